@@ -1,0 +1,377 @@
+/* qkv: transformer self-attention on CPUs.
+ *
+ *   Q = X·Wq, K = X·Wk, V = X·Wv        qkv_projection_*
+ *   out = softmax(scale·Q·Kᵀ + …)·V     qkv_attention_*
+ *   X → Q, K, V → heads → ·Wo           qkv_layer_*
+ *   joining partial results             qkv_merge_*
+ *
+ * Every operation follows the same four steps: fill a descriptor, make a plan (it says what is wrong and how much
+ * workspace is needed, and touches nothing), bring that workspace, run. A run is a number of phases, a phase is a
+ * number of independent tasks; run them in this thread, through a parallel_for of yours, or one by one.
+ *
+ * The library never allocates, starts threads, reads the environment, prints or aborts, and has no mutable global.
+ * All functions may be called from any thread at any time.
+ *
+ * Tensors are pointers plus strides, counted in elements, not bytes; the channels of one token and head are contiguous.
+ * A stride may be any number, 0 (broadcast) and negative ones included; strides of outputs must not make two elements
+ * meet. Inputs may alias each other. No byte outside the described elements is read or written, not even in gaps.
+ *
+ * Results are the same bits on every CPU and kernel set, for any thread count, batch and split of the work, under
+ * round-to-nearest and without flush-to-zero (docs/numerics.md).
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef QKV_H
+#define QKV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QKV_VERSION_MAJOR 0
+#define QKV_VERSION_MINOR 1
+#define QKV_VERSION_PATCH 0
+
+/* "0.1.0": the version of the library that is linked, which need not be that of this header. */
+const char *qkv_version(void);
+
+/* Compiler, kernel sets and options of the linked library, in one line for a bug report. */
+const char *qkv_build_info(void);
+
+/* ---------------------------------------------------------------------------------------------------- status */
+
+typedef enum qkv_status {
+    QKV_OK = 0,
+    QKV_ERROR_NULL = 1,        /* a required pointer is NULL */
+    QKV_ERROR_SIZE = 2,        /* the `size` field names no version of the struct, or unknown bytes are not zero */
+    QKV_ERROR_NEGATIVE = 3,    /* a size is negative */
+    QKV_ERROR_OVERFLOW = 4,    /* sizes or strides exceed what memory can hold */
+    QKV_ERROR_HEADS = 5,       /* num_heads is no multiple of num_kv_heads, or columns no multiple of head_dim */
+    QKV_ERROR_FLAGS = 6,       /* an unknown flag, layout or count, or options that exclude each other */
+    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, or softcap is negative */
+    QKV_ERROR_SHAPE = 8,       /* fields of the descriptor contradict each other */
+    QKV_ERROR_ALIAS = 9,       /* an output starts where an input or another output starts */
+    QKV_ERROR_ALIGNMENT = 10,  /* workspace or packed weights are not 64-byte aligned, a tensor not to its element */
+    QKV_ERROR_WORKSPACE = 11,  /* the workspace is smaller than plan.workspace_size */
+    QKV_ERROR_WORKERS = 12,    /* max_workers is below 1, or the parallel_for is NULL */
+    QKV_ERROR_PLAN = 13,       /* the plan is of another operation, or the descriptor changed more than pointers */
+    QKV_ERROR_ISA_UNKNOWN = 14,    /* no kernel set has that name */
+    QKV_ERROR_ISA_UNAVAILABLE = 15 /* this CPU, operating system or build can't run that kernel set */
+} qkv_status;
+
+/* One line of English for a status; never NULL, also for a value that is none. */
+const char *qkv_status_string(qkv_status status);
+
+/* --------------------------------------------------------------------------------------- context, kernel sets */
+
+/* CPU features as the library sees them: the instruction exists and the operating system saves its registers. */
+#define QKV_CPU_AVX2 (UINT64_C(1) << 0)
+#define QKV_CPU_FMA (UINT64_C(1) << 1)
+#define QKV_CPU_F16C (UINT64_C(1) << 2)
+#define QKV_CPU_AVX512F (UINT64_C(1) << 3)
+#define QKV_CPU_AVX512BW (UINT64_C(1) << 4)
+#define QKV_CPU_AVX512DQ (UINT64_C(1) << 5)
+#define QKV_CPU_AVX512VL (UINT64_C(1) << 6)
+#define QKV_CPU_NEON (UINT64_C(1) << 7)
+#define QKV_CPU_OS_YMM (UINT64_C(1) << 8)  /* XCR0: 256-bit registers are saved */
+#define QKV_CPU_OS_ZMM (UINT64_C(1) << 9)  /* XCR0: 512-bit and mask registers are saved */
+
+typedef struct qkv_cpu {
+    char name[64];                  /* as the CPU calls itself; "" when it does not tell */
+    uint64_t features;              /* QKV_CPU_* */
+    int64_t l1d_size, l2_size, l3_size; /* bytes; 0 when unknown */
+} qkv_cpu;
+
+void qkv_cpu_query(qkv_cpu *cpu);
+
+/* "avx2" for QKV_CPU_AVX2 and so on; NULL for a value that is not exactly one known bit. */
+const char *qkv_cpu_feature_name(uint64_t feature);
+
+/* What a caller may ask for; zero (or a NULL config) means the best kernel set this CPU can run. */
+typedef struct qkv_config {
+    size_t size;                /* sizeof(qkv_config) */
+    const char *isa;            /* run exactly this kernel set: "avx512", "avx2", "neon" or "ref" */
+    const char *max_isa;        /* run none above this one in the list of qkv_kernel_set_query */
+    uint64_t disabled_features; /* QKV_CPU_* bits to treat as missing */
+} qkv_config;
+
+/* A captured choice. Treat the fields as read-only; copy it freely. */
+typedef struct qkv_ctx {
+    const struct qkv_kernels *kernels; /* private */
+    const char *isa;                   /* the name of the kernel set that will run */
+    uint64_t features;                 /* those of the CPU less config.disabled_features */
+    int64_t l1d_size, l2_size, l3_size;
+    uint64_t allowed;                  /* private: bit i stands for kernel set i */
+} qkv_ctx;
+
+/* Detects the CPU and chooses a kernel set. On an error ctx is left untouched.
+ * QKV_ERROR_NULL, _SIZE, _FLAGS (isa and max_isa together), _ISA_UNKNOWN, _ISA_UNAVAILABLE. */
+qkv_status qkv_init(qkv_ctx *ctx, const qkv_config *config);
+
+typedef struct qkv_kernel_set {
+    const char *name;
+    int32_t available; /* this build, CPU and operating system can run it */
+    int32_t selected;  /* this context runs it */
+    char reason[112];  /* why it is not selected: the missing feature by name, the caller's cap, …; "" when it is */
+} qkv_kernel_set;
+
+/* How many kernel sets the library knows, those of other architectures included. */
+int32_t qkv_num_kernel_sets(void);
+
+/* Kernel set number index, the fastest first, "ref" last. QKV_ERROR_NULL, or _SHAPE when index is out of range. */
+qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_set *set);
+
+/* ----------------------------------------------------------------------------------------- tensors and plans */
+
+/* f32 elements; element (b, h, t, c) is data[b·batch + h·head + t·token + c]. */
+typedef struct qkv_input {
+    const void *data;
+    int64_t batch, head, token;
+} qkv_input;
+
+typedef struct qkv_output {
+    void *data;
+    int64_t batch, head, token;
+} qkv_output;
+
+/* One element for a (batch, head, query, key); the strides say which of the four matter (0: the same for all). */
+typedef struct qkv_matrix_input {
+    const void *data;
+    int64_t batch, head, query, key;
+} qkv_matrix_input;
+
+typedef struct qkv_matrix_output {
+    void *data;
+    int64_t batch, head, query, key;
+} qkv_matrix_output;
+
+#define QKV_MAX_PHASES 6
+
+/* Filled by qkv_*_plan; a plain value that may be copied and used by many threads at once. */
+typedef struct qkv_plan {
+    size_t workspace_size;  /* bytes, 64-byte aligned; 0 means that NULL will do */
+    int32_t num_phases;
+    int32_t max_workers;    /* worker indices of a task are below this */
+    int64_t num_tasks[QKV_MAX_PHASES];
+    const struct qkv_kernels *kernels; /* private from here on */
+    uint64_t operation, checksum;
+    int64_t geometry[60];
+} qkv_plan;
+
+/* One task of a phase. `worker` owns a part of the workspace: no two tasks with the same worker at the same time. */
+typedef void (*qkv_task)(void *arg, int64_t index, int32_t worker);
+
+/* Calls task(arg, i, worker) once for every i in [0, num_tasks), in any order, on any threads, and returns when all
+ * are done. 0 ≤ worker < max_workers of the plan. `pool` is what the caller handed to qkv_*_run_parallel. */
+typedef void (*qkv_parallel_for)(void *pool, int64_t num_tasks, qkv_task task, void *arg);
+
+/* ------------------------------------------------------------------------------------------- packed matrices */
+
+/* Weights are multiplied from a packed copy: columns in panels of 64, panel p being [in_features][64] floats. The
+ * layout is the same on every CPU, so packed weights can be saved, mapped and shared. Several matrices with the same
+ * in_features, Wq|Wk|Wv for example, are packed as parts of one; each part starts a panel of its own. Columns that
+ * fill a last panel up are zero. */
+#define QKV_PANEL 64
+#define QKV_MAX_PARTS 4
+
+#define QKV_IN_OUT 0 /* element (in, out) is data[in·stride + out]: Y = X·W */
+#define QKV_OUT_IN 1 /* element (in, out) is data[out·stride + in]: PyTorch's Linear */
+
+typedef struct qkv_weight {
+    const float *data;    /* read by qkv_pack */
+    float *unpacked;      /* written by qkv_unpack; NULL: this part is left out */
+    int64_t out_features;
+    int64_t stride;       /* 0: contiguous rows */
+    int64_t layout;       /* QKV_IN_OUT or QKV_OUT_IN */
+} qkv_weight;
+
+typedef struct qkv_pack_desc {
+    size_t size;          /* sizeof(qkv_pack_desc) */
+    int64_t in_features;
+    int64_t num_parts;    /* 1 … QKV_MAX_PARTS */
+    qkv_weight part[QKV_MAX_PARTS];
+} qkv_pack_desc;
+
+/* Bytes of the packed matrix; a multiple of 256. Data pointers are not looked at. */
+qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes);
+
+/* Writes the packed matrix, all packed_size bytes of it; `packed` is 64-byte aligned. */
+qkv_status qkv_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc, void *packed);
+
+/* The inverse: writes part[i].unpacked in the layout and stride given, bit for bit what was packed. */
+qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
+
+/* ---------------------------------------------------------------------------------------------- projections */
+
+/* One part of the packed matrix and where its columns go: column c of token t in batch b is element
+ * (b, h = c / head_dim, t, c % head_dim) of out. */
+typedef struct qkv_projection_part {
+    int64_t out_features;
+    int64_t head_dim;     /* 0: out_features, that is one head; else it divides out_features */
+    const float *bias;    /* [out_features], or NULL */
+    qkv_output out;
+} qkv_projection_part;
+
+/* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md). */
+typedef struct qkv_projection_desc {
+    size_t size;          /* sizeof(qkv_projection_desc) */
+    int64_t batch, tokens, in_features, num_parts;
+    qkv_input x;          /* (b, t, c): the head stride is not used */
+    const void *packed;   /* by qkv_pack, with the same in_features and out_features; 64-byte aligned */
+    qkv_projection_part part[QKV_MAX_PARTS];
+} qkv_projection_desc;
+
+/* Checks desc and fills plan. Pointers are checked by the run, which may change them; nothing else may change. */
+qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t max_workers,
+                               qkv_plan *plan);
+/* Runs every phase in this thread. Nothing is written on an error. */
+qkv_status qkv_projection_run(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace,
+                              size_t workspace_size);
+qkv_status qkv_projection_run_parallel(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace,
+                                       size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+/* Checks what a run checks and does no work: for callers of qkv_projection_task. */
+qkv_status qkv_projection_check(const qkv_plan *plan, const qkv_projection_desc *desc, const void *workspace,
+                                size_t workspace_size);
+/* One task; can't fail. All tasks of a phase must have ended before one of the next begins. */
+void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace, int32_t phase,
+                         int64_t index, int32_t worker);
+
+/* ------------------------------------------------------------------------------------------------ attention */
+
+#define QKV_LEFT 1u  /* only keys j ≥ p − left are visible */
+#define QKV_RIGHT 2u /* only keys j ≤ p + right are visible; with right = 0 this is causal attention */
+
+#define QKV_KEY_BLOCK 256 /* keys are summed in blocks of 256, counted from key 0 */
+
+/* For query i of [0, seq_q), key j of [0, seq_k), head h, KV head ⌊h / (num_heads/num_kv_heads)⌋, with the absolute
+ * position p = i + q_offset:
+ *
+ *   s = scale·(q·k);  softcap: s = softcap·tanh(s/softcap);  s += alibi_slopes[h]·(j − p);  s += bias
+ *   visible: j < kv_len, keep ≠ 0, the window of flags/left/right around p (both ends included), s ≠ −inf
+ *   out = Σ exp(s)·v / (Σ exp(s) + exp(sink)) over the visible keys;  lse = ln(Σ exp(s) + exp(sink))
+ *
+ *   causal, seq_q = 3, seq_k = 5:    q_offset = 0 (top-left)     q_offset = 2 (bottom-right: kv_len − seq_q)
+ *                                    ■ □ □ □ □                   ■ ■ ■ □ □
+ *                                    ■ ■ □ □ □                   ■ ■ ■ ■ □
+ *                                    ■ ■ ■ □ □                   ■ ■ ■ ■ ■
+ *
+ * Keys that are not visible take no part: NaN, infinity or uninitialised memory in their k and v changes no bit. A
+ * bias of −inf makes a key invisible; a large finite negative one is a number. A NaN in a visible input, or a visible
+ * s of +inf, gives a NaN row. A row without a visible key gives out = +0, probabilities 0 and lse = −inf, or the
+ * sink. seq_k = 0 is legal and makes all rows such rows. Without an output element nothing is touched.
+ *
+ * A descriptor that is zero but for size, sizes and q, k, v, out is full attention at 1/√head_dim. */
+typedef struct qkv_attention_desc {
+    size_t size;          /* sizeof(qkv_attention_desc) */
+    int64_t batch;
+    int64_t num_heads;
+    int64_t num_kv_heads; /* divides num_heads; 0: num_heads */
+    int64_t seq_q, seq_k;
+    int64_t head_dim;     /* of q and k */
+    int64_t head_dim_v;   /* of v and out; 0: head_dim */
+    qkv_input q, k, v;    /* q: (batch, num_heads, seq_q, head_dim); k, v: (batch, num_kv_heads, seq_k, …) */
+    qkv_output out;       /* (batch, num_heads, seq_q, head_dim_v) */
+    qkv_output lse;       /* optional: natural log of the sum, one float a (batch, head, token) */
+    float scale;          /* 0: 1/√head_dim; negative values are used as given */
+    float softcap;        /* 0: none */
+    uint32_t flags;       /* QKV_LEFT, QKV_RIGHT */
+    uint32_t reserved;    /* 0 */
+    int64_t left, right;
+    int64_t q_offset;
+    const int64_t *q_offsets;    /* optional, [batch]: in place of q_offset */
+    const int64_t *kv_len;       /* optional, [batch]: keys in use; taken as 0 below 0 and as seq_k above seq_k */
+    const float *alibi_slopes;   /* optional, [num_heads] */
+    const float *sinks;          /* optional, [num_heads]: a logit that enters the denominator only; −inf: none */
+    qkv_matrix_input bias;       /* optional, float: added to the logits */
+    qkv_matrix_input keep;       /* optional, uint8_t: 0 hides the key, anything else keeps it */
+    qkv_matrix_output probabilities; /* optional, float, for looking at: (batch, num_heads, seq_q, seq_k) */
+    /* optional: the state of every block of QKV_KEY_BLOCK keys, in place of out, lse and probabilities, which must be
+     * NULL then. A state is head_dim_v + 2 floats: the weighted sum of v, the maximum m of the base-2 logits and the
+     * sum ℓ of exp2(logit − m); (0, …, 0, −FLT_MAX, 0) without a visible key. Sinks take no part. State number
+     * ⌊j / 256⌋ of (b, h, t) begins at data[b·batch + h·head + t·query + ⌊j/256⌋·key]. */
+    qkv_matrix_output states;
+} qkv_attention_desc;
+
+qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers, qkv_plan *plan);
+qkv_status qkv_attention_run(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace,
+                             size_t workspace_size);
+qkv_status qkv_attention_run_parallel(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace,
+                                      size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+qkv_status qkv_attention_check(const qkv_plan *plan, const qkv_attention_desc *desc, const void *workspace,
+                               size_t workspace_size);
+void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace, int32_t phase,
+                        int64_t index, int32_t worker);
+
+/* ALiBi's slopes for num_heads heads, as its authors compute them for any number of heads (a power of two: 2^(−8h/n)
+ * for h = 1 … n). Each is within one ulp. */
+qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes);
+
+/* ---------------------------------------------------------------------------------------------------- merge */
+
+/* Joins partial results over disjoint sets of keys, in order. Each part is either an (out, lse) pair of an attention
+ * call without sinks, or a block state. Folding the block states of all keys in ascending order gives the bits of the
+ * undivided call; pairs, and states of other splits, give its value within the error bound of docs/numerics.md. */
+typedef struct qkv_merge_desc {
+    size_t size;             /* sizeof(qkv_merge_desc) */
+    int64_t batch, num_heads, seq_q, head_dim_v;
+    int64_t num_parts;       /* 0 is legal: every row is empty */
+    qkv_input part_out;      /* (batch, num_heads, seq_q, head_dim_v) of part 0 */
+    int64_t part_out_stride; /* from a part to the next */
+    qkv_input part_lse;      /* (batch, num_heads, seq_q) of part 0 */
+    int64_t part_lse_stride;
+    qkv_matrix_input states; /* in place of part_out and part_lse: as qkv_attention_desc.states wrote them */
+    const float *sinks;      /* optional, [num_heads] */
+    qkv_output out;
+    qkv_output lse;          /* optional */
+} qkv_merge_desc;
+
+qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_t max_workers, qkv_plan *plan);
+qkv_status qkv_merge_run(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace, size_t workspace_size);
+qkv_status qkv_merge_run_parallel(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace,
+                                  size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+qkv_status qkv_merge_check(const qkv_plan *plan, const qkv_merge_desc *desc, const void *workspace,
+                           size_t workspace_size);
+void qkv_merge_task(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace, int32_t phase, int64_t index,
+                    int32_t worker);
+
+/* ---------------------------------------------------------------------------------------------------- layer */
+
+/* One self-attention layer: x → Q, K, V → attention → ·Wo → out.
+ *
+ * `attention` gives sizes and options; its seq_q and seq_k are both the number of tokens, its q, k, v and out stay
+ * NULL. w_qkv holds the parts Wq [model_dim][num_heads·head_dim], Wk [model_dim][num_kv_heads·head_dim] and
+ * Wv [model_dim][num_kv_heads·head_dim_v]; w_o is [num_heads·head_dim_v][out_features].
+ *
+ * w_qkv = NULL is raw self-attention: Q = K = V = x, every head over the whole embedding (head_dim = head_dim_v =
+ * model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
+ * w_o = NULL leaves the heads side by side: out_features = num_heads·head_dim_v. */
+typedef struct qkv_layer_desc {
+    size_t size;                  /* sizeof(qkv_layer_desc) */
+    int64_t model_dim;
+    int64_t out_features;
+    qkv_input x;                  /* (batch, token, model_dim): the head stride is not used */
+    const void *w_qkv;            /* by qkv_pack: 3 parts */
+    const float *bias_q, *bias_k, *bias_v; /* optional */
+    const void *w_o;              /* by qkv_pack: 1 part */
+    const float *bias_o;          /* optional */
+    qkv_output out;               /* (batch, token, out_features): the head stride is not used */
+    qkv_attention_desc attention;
+} qkv_layer_desc;
+
+/* Whether w_qkv and w_o are NULL is part of the plan: a run may not change that. */
+qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan);
+qkv_status qkv_layer_run(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, size_t workspace_size);
+qkv_status qkv_layer_run_parallel(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
+                                  size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+qkv_status qkv_layer_check(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
+                           size_t workspace_size);
+void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, int32_t phase, int64_t index,
+                    int32_t worker);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

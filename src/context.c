@@ -1,0 +1,135 @@
+/* The list of kernel sets, and the choice among them.  SPDX-License-Identifier: MIT */
+#include <stdbool.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "plan.h"
+
+/* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture has no table. */
+static const struct {
+    const char *name;
+    const qkv_kernels *kernels;
+} sets[] = {
+#if QKV_X86_64
+    {"avx512", &qkv_kernels_avx512},
+    {"avx2", &qkv_kernels_avx2},
+    {"neon", NULL},
+#elif QKV_AARCH64
+    {"avx512", NULL},
+    {"avx2", NULL},
+    {"neon", &qkv_kernels_neon},
+#else
+    {"avx512", NULL},
+    {"avx2", NULL},
+    {"neon", NULL},
+#endif
+    {"ref", &qkv_kernels_ref},
+};
+
+enum { NUM_SETS = sizeof sets / sizeof sets[0] };
+
+/* No string functions: the library needs memcpy, memset, memmove and memcmp only. */
+static bool same(const char *a, const char *b) {
+    while (*a && *a == *b)
+        a++, b++;
+    return *a == *b;
+}
+
+static int find_set(const char *name) {
+    for (int i = 0; i < NUM_SETS; i++) {
+        if (same(sets[i].name, name))
+            return i;
+    }
+    return -1;
+}
+
+static bool can_run(int i, uint64_t features) {
+    return sets[i].kernels && (sets[i].kernels->needs & ~features) == 0;
+}
+
+qkv_status qkv_init(qkv_ctx *ctx, const qkv_config *config) {
+    if (!ctx)
+        return QKV_ERROR_NULL;
+    qkv_config wanted = {0};
+    if (config) {
+        qkv_status status = qkv_import(&wanted, sizeof wanted, config);
+        if (status != QKV_OK)
+            return status;
+    }
+    if (wanted.isa && wanted.max_isa)
+        return QKV_ERROR_FLAGS;
+
+    int first = 0, last = NUM_SETS - 1;
+    if (wanted.isa)
+        first = last = find_set(wanted.isa);
+    else if (wanted.max_isa)
+        first = find_set(wanted.max_isa);
+    if (first < 0)
+        return QKV_ERROR_ISA_UNKNOWN;
+
+    qkv_cpu cpu;
+    qkv_cpu_query(&cpu);
+    uint64_t features = cpu.features & ~wanted.disabled_features;
+    uint64_t allowed = 0;
+    int chosen = -1;
+    for (int i = first; i <= last; i++) {
+        allowed |= UINT64_C(1) << i;
+        if (chosen < 0 && can_run(i, features))
+            chosen = i;
+    }
+    if (chosen < 0)
+        return QKV_ERROR_ISA_UNAVAILABLE;
+    *ctx = (qkv_ctx){.kernels = sets[chosen].kernels,
+                     .isa = sets[chosen].name,
+                     .features = features,
+                     .l1d_size = cpu.l1d_size,
+                     .l2_size = cpu.l2_size,
+                     .l3_size = cpu.l3_size,
+                     .allowed = allowed};
+    return QKV_OK;
+}
+
+int32_t qkv_num_kernel_sets(void) {
+    return NUM_SETS;
+}
+
+/* Appends text to a string of the given capacity, cut where it is full. */
+static void append(char *to, size_t capacity, const char *text) {
+    size_t used = 0;
+    while (to[used])
+        used++;
+    for (; *text && used + 1 < capacity; text++)
+        to[used++] = *text;
+    to[used] = 0;
+}
+
+qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_set *set) {
+    if (!ctx || !set)
+        return QKV_ERROR_NULL;
+    if (index < 0 || index >= NUM_SETS)
+        return QKV_ERROR_SHAPE;
+    const qkv_kernels *kernels = sets[index].kernels;
+    memset(set, 0, sizeof *set);
+    set->name = sets[index].name;
+    set->available = can_run(index, ctx->features);
+    set->selected = kernels && kernels == ctx->kernels;
+    if (set->selected)
+        return QKV_OK;
+    if (!kernels) {
+        append(set->reason, sizeof set->reason, "built for another architecture");
+    } else if (!set->available) {
+        append(set->reason, sizeof set->reason, "missing:");
+        uint64_t missing = kernels->needs & ~ctx->features;
+        for (int bit = 0; bit < 64; bit++) {
+            if (missing >> bit & 1) {
+                append(set->reason, sizeof set->reason, " ");
+                append(set->reason, sizeof set->reason, qkv_cpu_feature_name(UINT64_C(1) << bit));
+            }
+        }
+    } else if (!(ctx->allowed >> index & 1)) {
+        append(set->reason, sizeof set->reason, "excluded by the caller's isa or max_isa");
+    } else {
+        append(set->reason, sizeof set->reason, "a faster set runs");
+    }
+    return QKV_OK;
+}

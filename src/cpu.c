@@ -1,0 +1,114 @@
+/* CPU detection: by instructions on x86, where CPUID tells what the CPU has and XGETBV what the operating system saves;
+ * by the auxiliary vector on AArch64 Linux. A feature counts only if both agree: a virtual machine or kernel that does
+ * not save a register file makes its instructions fault or, worse, lose data.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "cpu.h"
+
+#include <string.h>
+
+#include "config.h"
+
+#if QKV_X86_64
+#include <cpuid.h>
+
+typedef struct cpuid_leaf {
+    uint32_t eax, ebx, ecx, edx;
+} cpuid_leaf;
+
+static cpuid_leaf cpuid(uint32_t leaf, uint32_t subleaf) {
+    cpuid_leaf r = {0, 0, 0, 0};
+    if (leaf <= __get_cpuid_max(leaf & 0x80000000u, NULL))
+        __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
+    return r;
+}
+
+/* XCR0: which register files the operating system saves. */
+static uint64_t xgetbv0(void) {
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+static uint64_t x86_features(void) {
+    enum { YMM = 0x6, ZMM = 0xe6 }; /* XCR0: SSE, AVX; opmask, upper halves of zmm0–15, zmm16–31 */
+    cpuid_leaf one = cpuid(1, 0), seven = cpuid(7, 0);
+    uint64_t xcr0 = one.ecx >> 27 & 1 ? xgetbv0() : 0; /* OSXSAVE */
+    uint64_t found = 0;
+    if ((xcr0 & YMM) == YMM) {
+        found |= QKV_CPU_OS_YMM;
+        found |= one.ecx >> 12 & 1 ? QKV_CPU_FMA : 0;
+        found |= one.ecx >> 29 & 1 ? QKV_CPU_F16C : 0;
+        found |= seven.ebx >> 5 & 1 ? QKV_CPU_AVX2 : 0;
+    }
+    if ((xcr0 & ZMM) == ZMM) {
+        found |= QKV_CPU_OS_ZMM;
+        found |= seven.ebx >> 16 & 1 ? QKV_CPU_AVX512F : 0;
+        found |= seven.ebx >> 17 & 1 ? QKV_CPU_AVX512DQ : 0;
+        found |= seven.ebx >> 30 & 1 ? QKV_CPU_AVX512BW : 0;
+        found |= seven.ebx >> 31 & 1 ? QKV_CPU_AVX512VL : 0;
+    }
+    return found;
+}
+
+/* Leaf 4 of Intel and leaf 0x8000001D of AMD share one format. */
+static void x86_caches(qkv_cpu *cpu) {
+    uint32_t leaf = cpuid(4, 0).eax & 31 ? 4 : 0x8000001du;
+    for (uint32_t i = 0; i < 16; i++) {
+        cpuid_leaf r = cpuid(leaf, i);
+        uint32_t type = r.eax & 31, level = r.eax >> 5 & 7;
+        if (type == 0)
+            break;
+        int64_t ways = (r.ebx >> 22) + 1, partitions = (r.ebx >> 12 & 1023) + 1, line = (r.ebx & 4095) + 1;
+        int64_t size = ways * partitions * line * ((int64_t)r.ecx + 1);
+        if (level == 1 && type == 1)
+            cpu->l1d_size = size;
+        else if (level == 2)
+            cpu->l2_size = size;
+        else if (level == 3)
+            cpu->l3_size = size;
+    }
+}
+
+static void x86_name(char name[64]) {
+    char text[49] = {0};
+    for (uint32_t i = 0; i < 3; i++) {
+        cpuid_leaf r = cpuid(0x80000002u + i, 0);
+        memcpy(text + 16 * i, &r, 16);
+    }
+    const char *start = text;
+    while (*start == ' ')
+        start++;
+    memcpy(name, start, 48 - (size_t)(start - text));
+}
+#endif
+
+void qkv_cpu_query(qkv_cpu *cpu) {
+    memset(cpu, 0, sizeof *cpu);
+#if QKV_X86_64
+    cpu->features = x86_features();
+    x86_caches(cpu);
+    x86_name(cpu->name);
+#elif QKV_AARCH64
+    enum { HWCAP_ASIMD = 2 };
+    uint64_t hwcap = qkv_hwcap();
+    /* Without an auxiliary vector (bare metal, other systems) the architecture's base holds. */
+    cpu->features = hwcap == 0 || (hwcap & HWCAP_ASIMD) ? QKV_CPU_NEON : 0;
+#endif
+}
+
+const char *qkv_cpu_feature_name(uint64_t feature) {
+    switch (feature) {
+    case QKV_CPU_AVX2: return "avx2";
+    case QKV_CPU_FMA: return "fma";
+    case QKV_CPU_F16C: return "f16c";
+    case QKV_CPU_AVX512F: return "avx512f";
+    case QKV_CPU_AVX512BW: return "avx512bw";
+    case QKV_CPU_AVX512DQ: return "avx512dq";
+    case QKV_CPU_AVX512VL: return "avx512vl";
+    case QKV_CPU_NEON: return "neon";
+    case QKV_CPU_OS_YMM: return "os_ymm";
+    case QKV_CPU_OS_ZMM: return "os_zmm";
+    default: return NULL;
+    }
+}

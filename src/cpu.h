@@ -1,0 +1,10 @@
+/* What the CPU and the operating system offer.  SPDX-License-Identifier: MIT */
+#ifndef QKV_CPU_H
+#define QKV_CPU_H
+
+#include "qkv.h"
+
+/* AT_HWCAP of the operating system's auxiliary vector; 0 where there is none. The only question to an OS. */
+uint64_t qkv_hwcap(void);
+
+#endif

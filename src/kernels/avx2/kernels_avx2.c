@@ -1,0 +1,35 @@
+/* The AVX2 kernel set.  SPDX-License-Identifier: MIT */
+#include "../kernels.h"
+
+#if QKV_X86_64
+
+#include <immintrin.h>
+#include <string.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#define QKV_HAVE_FMA 1
+
+#include "../../ref/scalar.h"
+#include "simd_avx2.h"
+
+#define STRIP_VECTORS_MAX 2
+#include "../gemm.inc.h"
+#include "../rows.inc.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#define KERNELS qkv_kernels_avx2
+#define KERNELS_NAME "avx2"
+#define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
+#include "../table.inc.h"
+
+#endif

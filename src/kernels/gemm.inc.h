@@ -1,0 +1,150 @@
+/* Template: the register-tiled matrix product, and the panels it reads.
+ *
+ * Needs the vector header of an instruction set (V, T, VL, STRIP_VECTORS, TILE_ROWS, v_*), inside its target region.
+ * A tile is TILE_ROWS rows × STRIP_VECTORS vectors of C, held in registers over the whole inner dimension: each step
+ * loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads per fma
+ * of all tiles that fit the register file.
+ *
+ * SPDX-License-Identifier: MIT */
+
+/* One tile of rows × vectors. With tail, the last vector has only its first lanes in memory; C is padded scratch. */
+QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a,
+                          ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k, int accumulate) {
+    V sum[TILE_ROWS][STRIP_VECTORS];
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++) {
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = v_zero();
+    }
+    for (size_t x = 0; x < k; x++) {
+        V row[STRIP_VECTORS];
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++)
+            row[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
+        QKV_UNROLL
+        for (int i = 0; i < rows; i++) {
+            V factor = v_set(a[i * lda]);
+            QKV_UNROLL
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = v_fma(factor, row[j], sum[i][j]);
+        }
+        a++;
+        b += ldb;
+    }
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++) {
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++) {
+            float *out = c + i * ldc + j * VL;
+            v_store(out, accumulate ? v_add(v_load(out), sum[i][j]) : sum[i][j]);
+        }
+    }
+}
+
+/* All rows of one strip, a constant number of vectors wide. */
+QKV_INLINE void gemm_strip(int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda,
+                           const float *b, ptrdiff_t ldb, size_t rows, size_t k, int accumulate) {
+    for (; rows >= TILE_ROWS; rows -= TILE_ROWS) {
+        gemm_tile(TILE_ROWS, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate);
+        a += TILE_ROWS * lda;
+        c += TILE_ROWS * ldc;
+    }
+    switch (rows) {
+    case 5: gemm_tile(5, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 4: gemm_tile(4, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 3: gemm_tile(3, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 2: gemm_tile(2, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 1: gemm_tile(1, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    default: break;
+    }
+}
+
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                 size_t cols, size_t k, int accumulate) {
+    enum { STRIP = STRIP_VECTORS * VL };
+    for (; cols >= STRIP; cols -= STRIP) {
+        gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate);
+        b += STRIP;
+        c += STRIP;
+    }
+    if (cols == 0)
+        return;
+    size_t vectors = (cols + VL - 1) / VL;
+    T tail = v_tail(cols - (vectors - 1) * VL);
+    switch (vectors) {
+#if STRIP_VECTORS_MAX >= 4
+    case 4: gemm_strip(4, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
+    case 3: gemm_strip(3, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
+#endif
+    case 2: gemm_strip(2, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
+    default: gemm_strip(1, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
+    }
+}
+
+/* One row: four vectors at a time, so that four chains are under way. */
+QKV_INLINE void sum_visible_strip(int vectors, int has_tail, T tail, float *o, const float *p, const float *t,
+                                  const float *v, ptrdiff_t ldv, size_t k) {
+    V sum[4];
+    QKV_UNROLL
+    for (int j = 0; j < vectors; j++)
+        sum[j] = v_zero();
+    for (size_t x = 0; x < k; x++, v += ldv) {
+        if (t[x] == QKV_MINUS_INFINITY)
+            continue;
+        V factor = v_set(p[x]);
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++) {
+            V row = has_tail && j == vectors - 1 ? v_load_tail(v + j * VL, tail) : v_load(v + j * VL);
+            sum[j] = v_fma(factor, row, sum[j]);
+        }
+    }
+    QKV_UNROLL
+    for (int j = 0; j < vectors; j++)
+        v_store(o + j * VL, sum[j]);
+}
+
+static void sum_visible(float *o, const float *p, const float *t, const float *v, ptrdiff_t ldv, size_t k,
+                        size_t cols) {
+    for (; cols >= 4 * VL; cols -= 4 * VL, o += 4 * VL, v += 4 * VL)
+        sum_visible_strip(4, 0, v_tail(VL), o, p, t, v, ldv, k);
+    for (; cols >= VL; cols -= VL, o += VL, v += VL)
+        sum_visible_strip(1, 0, v_tail(VL), o, p, t, v, ldv, k);
+    if (cols > 0)
+        sum_visible_strip(1, 1, v_tail(cols), o, p, t, v, ldv, k);
+}
+
+/* VL rows at a time through an in-register transpose; rows that don't exist are zero. */
+static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
+    for (size_t r = 0; r < QKV_PANEL; r += VL) {
+        size_t present = r >= rows ? 0 : rows - r < VL ? rows - r : VL;
+        const float *from = src + (ptrdiff_t)r * ld;
+        for (size_t c = 0; c < k; c += VL) {
+            size_t width = k - c < VL ? k - c : VL;
+            T tail = v_tail(width);
+            V x[VL];
+            if (present == VL && width == VL) {
+                QKV_UNROLL
+                for (int i = 0; i < VL; i++)
+                    x[i] = v_load(from + i * ld + (ptrdiff_t)c);
+            } else {
+                QKV_UNROLL
+                for (int i = 0; i < VL; i++)
+                    x[i] = (size_t)i < present ? v_load_tail(from + i * ld + (ptrdiff_t)c, tail) : v_zero();
+            }
+            v_transpose(x);
+            float *to = panel + c * QKV_PANEL + r;
+            if (width == VL) {
+                QKV_UNROLL
+                for (int i = 0; i < VL; i++)
+                    v_store(to + i * QKV_PANEL, x[i]);
+            } else {
+                QKV_UNROLL
+                for (int i = 0; i < VL; i++) {
+                    if ((size_t)i < width)
+                        v_store(to + i * QKV_PANEL, x[i]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+/* The contract between the algorithms of src/ops and the CPU.
+ *
+ * One struct qkv_kernels per instruction set, const, complete (no NULL) and chosen whole. Every entry is a fixed
+ * sequence of IEEE-754 single operations for each result (docs/numerics.md), so all tables give the same bits, except
+ * for the payload of NaNs and, where an entry says so, the sign of a zero. Entries work on blocks, so that the
+ * indirect call costs nothing; they can't fail, read and write only what is stated, and need no alignment beyond that
+ * of float unless they say so. No operand overlaps an output unless an entry works in place.
+ *
+ * Leading dimensions (ld…) are in floats, from one row to the next.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef QKV_KERNELS_H
+#define QKV_KERNELS_H
+
+#include "qkv.h"
+
+#include "../config.h"
+
+/* Scratch tiles are 64-byte aligned, with an ld that is a multiple of this; a row of n floats may be written up to the
+ * next multiple of it. */
+#define QKV_LANES 16
+
+/* Dot products are fma chains over at most this many terms; the chains' results are added in order. */
+#define QKV_CHAIN 128
+
+/* The most rows softmax and fold take at once. */
+#define QKV_MAX_ROWS 16
+
+/* What happens to a row of raw logits between Q·Kᵀ and softmax, in this order. Zero and NULL: that step is left out. */
+typedef struct qkv_logit_steps {
+    float cap;             /* fl(softcap·log2 e): t = cap·tanh(t) */
+    float slope;           /* fl(alibi slope·log2 e): t = fma(slope, distance[j], t) */
+    const float *distance; /* (float)(j − p); NULL: no ALiBi */
+    const float *bias;     /* −inf: t = −inf; else t += max(fl(bias·log2 e), −FLT_MAX), where a NaN stays */
+    const uint8_t *keep;   /* 0: t = −inf */
+} qkv_logit_steps;
+
+struct qkv_kernels {
+    const char *name;
+    uint64_t needs;    /* QKV_CPU_* bits, all required */
+    int32_t tile_rows; /* rows of C that gemm keeps in registers: blocks cut at multiples of it waste nothing.
+                        * At most QKV_MAX_ROWS. */
+
+    /* panel[c][r] = src[r·ld + c] for r < rows ≤ 64, c < k; panel[c][r] = 0 for rows ≤ r < 64.
+     * panel: [k][64] floats, 64-byte aligned. For keys, and for weights stored [out][in]. */
+    void (*pack)(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k);
+
+    /* C = A·B, or C += A·B with accumulate: C[i][j] (+)= Σ A[i][x]·B[x][j], the sum being one fma chain from +0 over
+     * ascending x. A: rows × k, B: k × cols. C is a scratch tile (see QKV_LANES).
+     * The sign of a zero is not fixed: a term 0·b may be left out or not. */
+    void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                 size_t cols, size_t k, int accumulate);
+
+    /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
+     * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. */
+    void (*sum_visible)(float *o, const float *p, const float *t, const float *v, ptrdiff_t ldv, size_t k, size_t cols);
+
+    /* Applies the steps to t[0 … n) in place. */
+    void (*logits)(float *t, size_t n, const qkv_logit_steps *steps);
+
+    /* Softmax of one key block, row by row: m[i] = max(−FLT_MAX, t), p = t − m < −126 ? +0 : exp2(t − m), ℓ[i] = Σ p in
+     * 16 lanes (lane = column mod 16, each ascending from +0), then the tree +8, +4, +2, +1. t[i·ld + j] becomes p.
+     * t: scratch tile; cols is a multiple of QKV_LANES, rows ≤ QKV_MAX_ROWS. Column 0 belongs to lane 0.
+     * ℓ[i] is 0 exactly if no t of the row is above −inf, and NaN if one is NaN or +inf; m of a NaN row is anything, and so
+     * is the sign of an m of zero. */
+    void (*softmax)(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l);
+
+    /* Bit i is set if row i < rows ≤ QKV_MAX_ROWS of o (cols floats, scratch tile) holds a NaN. */
+    uint32_t (*nan_rows)(const float *o, ptrdiff_t ld, size_t rows, size_t cols);
+
+    /* Folds the block state (mb, lb, ob) into (m, l, o), row by row: m′ = max(m, mb); a = exp2(m − m′);
+     * b = exp2(mb − m′); l = fma(lb, b, l·a); o = fma(ob, b, o·a); both exp2 cut to +0 below −126. Rows with lb = 0 stay
+     * as they are. o and ob: scratch tiles, rows ≤ QKV_MAX_ROWS. The sign of a zero in m and o is not fixed. */
+    void (*fold)(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, const float *lb, const float *ob,
+                 ptrdiff_t ldob, size_t rows, size_t cols);
+
+    /* dst[j] = src[j]·factor + 0.0f for j < n. May work in place. */
+    void (*scale)(float *dst, const float *src, float factor, size_t n);
+
+    /* dst[j] = src[j] + bias[j] for j < n; without bias (NULL) a copy. */
+    void (*add_bias)(float *dst, const float *src, const float *bias, size_t n);
+
+    /* y[j] = exp2(y[j]) for −126 ≤ y ≤ 0; +0 below; NaN stays. In place. */
+    void (*exp2)(float *y, size_t n);
+
+    /* x[j] = tanh(x[j]) for every float. In place. */
+    void (*tanh)(float *x, size_t n);
+
+    /* x[j] = ln(x[j]) for every positive normal float; NaN stays. In place. */
+    void (*log)(float *x, size_t n);
+};
+
+typedef struct qkv_kernels qkv_kernels;
+
+/* A table exists only in builds for its architecture. */
+extern const qkv_kernels qkv_kernels_ref;
+#if QKV_X86_64
+extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
+#elif QKV_AARCH64
+extern const qkv_kernels qkv_kernels_neon;
+#endif
+
+#endif

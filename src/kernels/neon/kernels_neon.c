@@ -1,0 +1,21 @@
+/* The NEON kernel set: AArch64, where Advanced SIMD with fma is part of the base.  SPDX-License-Identifier: MIT */
+#include "../kernels.h"
+
+#if QKV_AARCH64
+
+#include <arm_neon.h>
+#include <string.h>
+
+#include "../../ref/scalar.h"
+#include "simd_neon.h"
+
+#define STRIP_VECTORS_MAX 4
+#include "../gemm.inc.h"
+#include "../rows.inc.h"
+
+#define KERNELS qkv_kernels_neon
+#define KERNELS_NAME "neon"
+#define KERNELS_NEEDS QKV_CPU_NEON
+#include "../table.inc.h"
+
+#endif

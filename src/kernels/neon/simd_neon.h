@@ -1,0 +1,93 @@
+/* Vectors of 4 floats for the templates: AArch64 Advanced SIMD.  SPDX-License-Identifier: MIT */
+#ifndef QKV_SIMD_NEON_H
+#define QKV_SIMD_NEON_H
+
+typedef float32x4_t V; /* VL floats */
+typedef uint32x4_t M;  /* one truth value a lane */
+typedef size_t T;      /* the first lanes of a vector: how much of it is memory */
+
+enum { VL = 4, STRIP_VECTORS = 4, TILE_ROWS = 6 };
+
+QKV_INLINE V v_zero(void) { return vdupq_n_f32(0.0f); }
+QKV_INLINE V v_set(float x) { return vdupq_n_f32(x); }
+QKV_INLINE V v_load(const float *p) { return vld1q_f32(p); }
+QKV_INLINE void v_store(float *p, V x) { vst1q_f32(p, x); }
+
+QKV_INLINE T v_tail(size_t n) { return n; } /* 1 ≤ n ≤ VL */
+QKV_INLINE V v_load_tail(const float *p, T t) {
+    V x = v_zero();
+    x = vld1q_lane_f32(p, x, 0);
+    if (t > 1)
+        x = vld1q_lane_f32(p + 1, x, 1);
+    if (t > 2)
+        x = vld1q_lane_f32(p + 2, x, 2);
+    if (t > 3)
+        x = vld1q_lane_f32(p + 3, x, 3);
+    return x;
+}
+QKV_INLINE void v_store_tail(float *p, V x, T t) {
+    vst1q_lane_f32(p, x, 0);
+    if (t > 1)
+        vst1q_lane_f32(p + 1, x, 1);
+    if (t > 2)
+        vst1q_lane_f32(p + 2, x, 2);
+    if (t > 3)
+        vst1q_lane_f32(p + 3, x, 3);
+}
+
+QKV_INLINE V v_add(V a, V b) { return vaddq_f32(a, b); }
+QKV_INLINE V v_sub(V a, V b) { return vsubq_f32(a, b); }
+QKV_INLINE V v_mul(V a, V b) { return vmulq_f32(a, b); }
+QKV_INLINE V v_div(V a, V b) { return vdivq_f32(a, b); }
+QKV_INLINE V v_fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }  /* a·b + c */
+QKV_INLINE V v_fnma(V a, V b, V c) { return vfmsq_f32(c, a, b); } /* c − a·b */
+QKV_INLINE V v_max(V a, V b) { return vmaxq_f32(a, b); } /* a NaN where either is one */
+QKV_INLINE V v_abs(V a) { return vabsq_f32(a); }
+QKV_INLINE V v_sign_of(V magnitude, V sign) { /* magnitude ≥ 0 */
+    return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
+}
+QKV_INLINE V v_round(V a) { return vrndnq_f32(a); }
+
+QKV_INLINE M v_less(V a, V b) { return vcltq_f32(a, b); }
+QKV_INLINE M v_equal(V a, V b) { return vceqq_f32(a, b); }
+QKV_INLINE M v_is_nan(V a) { return vmvnq_u32(vceqq_f32(a, a)); }
+QKV_INLINE V v_select(M m, V yes, V no) { return vbslq_f32(m, yes, no); }
+QKV_INLINE M m_none(void) { return vdupq_n_u32(0); }
+QKV_INLINE M m_or(M a, M b) { return vorrq_u32(a, b); }
+QKV_INLINE int m_any(M m) { return vmaxvq_u32(m) != 0; }
+
+/* Lanes whose byte is zero. */
+QKV_INLINE M m_zero_bytes(const uint8_t *p) {
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    uint16x8_t halves = vmovl_u8(vcreate_u8(word));
+    return vceqq_u32(vmovl_u16(vget_low_u16(halves)), vdupq_n_u32(0));
+}
+
+/* p·2^n where y is not below −126, else +0; p·2^n is a normal number there. A NaN n converts to a shift of nothing. */
+QKV_INLINE V v_exp2_scale(V p, V n, V y) {
+    int32x4_t shift = vshlq_n_s32(vcvtq_s32_f32(n), 23);
+    int32x4_t scaled = vaddq_s32(vreinterpretq_s32_f32(p), shift);
+    M below = vcltq_f32(y, vdupq_n_f32(-126.0f));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_s32(scaled), below));
+}
+
+QKV_INLINE float v_reduce_max(V a) { return vmaxvq_f32(a); }
+
+/* The tree +8, +4, +2, +1 over 16 lanes. */
+QKV_INLINE float v_sum_lanes(const V lanes[4]) {
+    V b = vaddq_f32(vaddq_f32(lanes[0], lanes[2]), vaddq_f32(lanes[1], lanes[3]));
+    float32x2_t c = vadd_f32(vget_low_f32(b), vget_high_f32(b));
+    return vget_lane_f32(c, 0) + vget_lane_f32(c, 1);
+}
+
+/* x[i] becomes column i of the matrix whose rows were x. */
+QKV_INLINE void v_transpose(V x[4]) {
+    float32x4x2_t a = vtrnq_f32(x[0], x[1]), b = vtrnq_f32(x[2], x[3]);
+    x[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
+#endif

@@ -1,0 +1,210 @@
+/* Template: everything that works on rows of scores and outputs: logit steps, softmax, fold, and the functions they
+ * need.
+ *
+ * Needs the vector header of an instruction set, inside its target region, and ../ref/scalar.h for the coefficients'
+ * meaning and for log.
+ *
+ * SPDX-License-Identifier: MIT */
+
+/* 2^f by the polynomial of qkv_exp2_fraction. */
+QKV_INLINE V v_exp2_fraction(V f) {
+    V p = v_set(0x1.41fbbcp-13f);
+    p = v_fma(p, f, v_set(0x1.5f3e52p-10f));
+    p = v_fma(p, f, v_set(0x1.3b2d4cp-7f));
+    p = v_fma(p, f, v_set(0x1.c6aee8p-5f));
+    p = v_fma(p, f, v_set(0x1.ebfbdcp-3f));
+    p = v_fma(p, f, v_set(0x1.62e430p-1f));
+    return v_fma(p, f, v_set(1.0f));
+}
+
+/* qkv_exp2, lane by lane. */
+QKV_INLINE V v_exp2(V y) {
+    V n = v_round(y);
+    return v_exp2_scale(v_exp2_fraction(v_sub(y, n)), n, y);
+}
+
+/* qkv_tanh, lane by lane: both branches, then a select, then the sign. */
+QKV_INLINE V v_tanh(V x) {
+    V a = v_abs(x);
+    V z = v_mul(a, a);
+    V p = v_set(0x1.c76de8p-10f);
+    p = v_fma(p, z, v_set(-0x1.f5dd60p-8f));
+    p = v_fma(p, z, v_set(0x1.5f79c0p-6f));
+    p = v_fma(p, z, v_set(-0x1.b97d6ap-5f));
+    p = v_fma(p, z, v_set(0x1.110db8p-3f));
+    p = v_fma(p, z, v_set(-0x1.55554ap-2f));
+    V small = v_fma(v_mul(a, z), p, a);
+
+    V one = v_set(1.0f), minus_2l = v_set(-2 * QKV_LOG2E);
+    V y = v_mul(a, minus_2l);
+    V n = v_round(y);
+    V f = v_fma(a, minus_2l, v_sub(v_zero(), n));
+    f = v_fma(a, v_set(-2 * 0x1.4ae0cp-26f), f);
+    V e = v_exp2_scale(v_exp2_fraction(f), n, y);
+    V e2 = v_add(e, e);
+    V s = v_add(one, e);
+    V low = v_sub(e, v_sub(s, one));
+    V inverse = v_div(one, s);
+    V g = v_mul(e2, inverse);
+    V r = v_fnma(g, s, e2);
+    r = v_fnma(g, low, r);
+    V h = v_sub(one, g);
+    V large = v_add(h, v_fnma(r, inverse, v_sub(v_sub(one, h), g)));
+    return v_sign_of(v_select(v_less(a, v_set(0.75f)), small, large), x);
+}
+
+/* One vector of logits through the steps, of which bias and keep have been loaded. */
+QKV_INLINE V logit_vector(V x, const qkv_logit_steps *steps, V distance, V bias, M hidden) {
+    V minus_infinity = v_set(QKV_MINUS_INFINITY);
+    if (steps->cap != 0)
+        x = v_mul(v_set(steps->cap), v_tanh(x));
+    if (steps->distance)
+        x = v_fma(v_set(steps->slope), distance, x);
+    if (steps->bias) {
+        V scaled = v_max(v_set(-FLT_MAX), v_mul(bias, v_set(QKV_LOG2E))); /* a NaN bias stays: see v_max */
+        x = v_select(v_equal(bias, minus_infinity), minus_infinity, v_add(x, scaled));
+    }
+    return steps->keep ? v_select(hidden, minus_infinity, x) : x;
+}
+
+static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
+    size_t j = 0;
+    V distance = v_zero(), bias = v_zero();
+    M hidden = m_none();
+    for (; j + VL <= n; j += VL) {
+        if (steps->distance)
+            distance = v_load(steps->distance + j);
+        if (steps->bias)
+            bias = v_load(steps->bias + j);
+        if (steps->keep)
+            hidden = m_zero_bytes(steps->keep + j);
+        v_store(t + j, logit_vector(v_load(t + j), steps, distance, bias, hidden));
+    }
+    if (j == n)
+        return;
+    T tail = v_tail(n - j);
+    if (steps->distance)
+        distance = v_load_tail(steps->distance + j, tail);
+    if (steps->bias)
+        bias = v_load_tail(steps->bias + j, tail);
+    if (steps->keep) {
+        uint8_t bytes[QKV_LANES] = {0};
+        for (size_t i = 0; i < n - j; i++)
+            bytes[i] = steps->keep[j + i];
+        hidden = m_zero_bytes(bytes);
+    }
+    v_store_tail(t + j, logit_vector(v_load_tail(t + j, tail), steps, distance, bias, hidden), tail);
+}
+
+static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
+    enum { N = QKV_LANES / VL };
+    for (size_t i = 0; i < rows; i++) {
+        float *row = t + (ptrdiff_t)i * ld;
+        V max[N], lanes[N];
+        QKV_UNROLL
+        for (int x = 0; x < N; x++) {
+            max[x] = v_set(-FLT_MAX);
+            lanes[x] = v_zero();
+        }
+        for (size_t j = 0; j < cols; j += QKV_LANES) {
+            QKV_UNROLL
+            for (int x = 0; x < N; x++)
+                max[x] = v_max(max[x], v_load(row + j + x * VL));
+        }
+        QKV_UNROLL
+        for (int x = 1; x < N; x++)
+            max[0] = v_max(max[0], max[x]);
+        m[i] = v_reduce_max(max[0]);
+        V top = v_set(m[i]);
+        for (size_t j = 0; j < cols; j += QKV_LANES) {
+            QKV_UNROLL
+            for (int x = 0; x < N; x++) {
+                V p = v_exp2(v_sub(v_load(row + j + x * VL), top));
+                v_store(row + j + x * VL, p);
+                lanes[x] = v_add(lanes[x], p);
+            }
+        }
+        l[i] = v_sum_lanes(lanes);
+    }
+}
+
+static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols) {
+    uint32_t found = 0;
+    for (size_t i = 0; i < rows; i++) {
+        const float *row = o + (ptrdiff_t)i * ld;
+        M any = m_none();
+        size_t j = 0;
+        for (; j + VL <= cols; j += VL)
+            any = m_or(any, v_is_nan(v_load(row + j)));
+        if (j < cols)
+            any = m_or(any, v_is_nan(v_load_tail(row + j, v_tail(cols - j))));
+        if (m_any(any))
+            found |= 1u << i;
+    }
+    return found;
+}
+
+static void exp2_array(float *y, size_t n) {
+    size_t j = 0;
+    for (; j + VL <= n; j += VL)
+        v_store(y + j, v_exp2(v_load(y + j)));
+    if (j < n)
+        v_store_tail(y + j, v_exp2(v_load_tail(y + j, v_tail(n - j))), v_tail(n - j));
+}
+
+static void tanh_array(float *x, size_t n) {
+    size_t j = 0;
+    for (; j + VL <= n; j += VL)
+        v_store(x + j, v_tanh(v_load(x + j)));
+    if (j < n)
+        v_store_tail(x + j, v_tanh(v_load_tail(x + j, v_tail(n - j))), v_tail(n - j));
+}
+
+static void log_array(float *x, size_t n) {
+    for (size_t j = 0; j < n; j++)
+        x[j] = qkv_log(x[j]);
+}
+
+static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, const float *lb, const float *ob,
+                 ptrdiff_t ldob, size_t rows, size_t cols) {
+    float factor[2 * QKV_MAX_ROWS]; /* first a = exp2(m − m′) of each row, then b = exp2(mb − m′) */
+    for (size_t i = 0; i < rows; i++) {
+        float max = m[i] > mb[i] ? m[i] : mb[i];
+        factor[i] = m[i] - max;
+        factor[rows + i] = mb[i] - max;
+    }
+    exp2_array(factor, 2 * rows);
+    for (size_t i = 0; i < rows; i++) {
+        if (lb[i] == 0)
+            continue;
+        m[i] = m[i] > mb[i] ? m[i] : mb[i];
+        l[i] = qkv_fma(lb[i], factor[rows + i], l[i] * factor[i]);
+        V a = v_set(factor[i]), b = v_set(factor[rows + i]);
+        float *row = o + (ptrdiff_t)i * ldo;
+        const float *block = ob + (ptrdiff_t)i * ldob;
+        for (size_t j = 0; j < cols; j += VL) /* scratch tiles are padded */
+            v_store(row + j, v_fma(v_load(block + j), b, v_mul(v_load(row + j), a)));
+    }
+}
+
+static void scale(float *dst, const float *src, float factor, size_t n) {
+    V by = v_set(factor), zero = v_zero();
+    size_t j = 0;
+    for (; j + VL <= n; j += VL)
+        v_store(dst + j, v_add(v_mul(v_load(src + j), by), zero));
+    if (j < n) {
+        T tail = v_tail(n - j);
+        v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
+    }
+}
+
+static void add_bias(float *dst, const float *src, const float *bias, size_t n) {
+    size_t j = 0;
+    for (; j + VL <= n; j += VL)
+        v_store(dst + j, bias ? v_add(v_load(src + j), v_load(bias + j)) : v_load(src + j));
+    if (j < n) {
+        T tail = v_tail(n - j);
+        V x = v_load_tail(src + j, tail);
+        v_store_tail(dst + j, bias ? v_add(x, v_load_tail(bias + j, tail)) : x, tail);
+    }
+}

@@ -1,0 +1,21 @@
+/* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME and
+ * KERNELS_NEEDS, and the entries as static functions.
+ *
+ * SPDX-License-Identifier: MIT */
+const qkv_kernels KERNELS = {
+    .name = KERNELS_NAME,
+    .needs = KERNELS_NEEDS,
+    .tile_rows = TILE_ROWS,
+    .pack = pack,
+    .gemm = gemm,
+    .sum_visible = sum_visible,
+    .logits = logits,
+    .softmax = softmax,
+    .nan_rows = nan_rows,
+    .fold = fold,
+    .scale = scale,
+    .add_bias = add_bias,
+    .exp2 = exp2_array,
+    .tanh = tanh_array,
+    .log = log_array,
+};

@@ -1,0 +1,264 @@
+/* A whole self-attention layer: projection, attention, projection, one after the other over one workspace.
+ *
+ * Q, K and V are kept head by head ([batch][head][token][channel]), so that attention reads them in long runs; the
+ * heads' outputs token by token, as the output projection wants its rows.
+ *
+ * SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "attention.h"
+
+enum stage { PROJECT_IN, PACK_KEYS, ATTEND, PROJECT_OUT, NUM_STAGES };
+
+typedef struct layer_shape {
+    qkv_projection_shape in, out;
+    qkv_attention_shape attention;
+    int64_t q, k, v, heads, scratch; /* floats from the workspace's base */
+} layer_shape;
+
+/* The three operations of a layer as the library's own descriptors. */
+typedef struct layer_calls {
+    qkv_projection_desc in, out;
+    qkv_attention_desc attention;
+} layer_calls;
+
+static qkv_status prepare(const qkv_layer_desc *desc, qkv_layer_desc *d) {
+    qkv_status status = qkv_import(d, sizeof *d, desc);
+    if (status != QKV_OK)
+        return status;
+    qkv_attention_desc *a = &d->attention;
+    status = qkv_attention_prepare(&desc->attention, a);
+    if (status != QKV_OK)
+        return status;
+    if (d->model_dim < 0 || d->out_features < 0)
+        return QKV_ERROR_NEGATIVE;
+    if (a->seq_q != a->seq_k || a->q.data || a->k.data || a->v.data || a->out.data || a->states.data)
+        return QKV_ERROR_SHAPE;
+    int64_t columns[3] = {a->num_heads, qkv_max(a->head_dim, a->head_dim_v), 8}, unused;
+    int64_t elements[4] = {a->batch, a->seq_q, a->num_heads, qkv_max(a->head_dim, a->head_dim_v)};
+    if (!qkv_product(columns, 3, INT64_MAX, &unused) || !qkv_product(elements, 4, PTRDIFF_MAX / 64, &unused))
+        return QKV_ERROR_OVERFLOW;
+    bool raw = !d->w_qkv;
+    if (raw && (a->head_dim != d->model_dim || a->head_dim_v != d->model_dim || d->bias_q || d->bias_k || d->bias_v ||
+                (a->num_kv_heads != a->num_heads && a->num_kv_heads != 1)))
+        return QKV_ERROR_SHAPE;
+    if (!d->w_o && (d->out_features != a->num_heads * a->head_dim_v || d->bias_o))
+        return QKV_ERROR_SHAPE;
+    return QKV_OK;
+}
+
+/* Contiguous [batch][head][token][channel]. */
+static void head_strides(const qkv_attention_desc *a, int64_t heads, int64_t head_dim, int64_t *batch, int64_t *head,
+                         int64_t *token) {
+    *token = head_dim;
+    *head = a->seq_q * head_dim;
+    *batch = heads * *head;
+}
+
+static void set_part(qkv_projection_part *part, const qkv_attention_desc *a, int64_t heads, int64_t head_dim,
+                     const float *bias, float *data) {
+    *part = (qkv_projection_part){.out_features = heads * head_dim, .head_dim = head_dim, .bias = bias};
+    part->out.data = data;
+    head_strides(a, heads, head_dim, &part->out.batch, &part->out.head, &part->out.token);
+}
+
+static qkv_input as_input(const qkv_output *x) {
+    return (qkv_input){x->data, x->batch, x->head, x->token};
+}
+
+/* Connects the operations. base may be NULL while nothing runs: then so are the tensors in the workspace. */
+static void connect(const qkv_layer_desc *d, const layer_shape *shape, float *base, layer_calls *calls) {
+    const qkv_attention_desc *a = &d->attention;
+    int64_t heads = a->num_heads, kv_heads = a->num_kv_heads;
+    memset(calls, 0, sizeof *calls);
+    calls->attention = *a;
+    qkv_attention_desc *attention = &calls->attention;
+    if (d->w_qkv) {
+        qkv_projection_desc *in = &calls->in;
+        *in = (qkv_projection_desc){.size = sizeof *in,
+                                    .batch = a->batch,
+                                    .tokens = a->seq_q,
+                                    .in_features = d->model_dim,
+                                    .num_parts = 3,
+                                    .x = d->x,
+                                    .packed = d->w_qkv};
+        set_part(&in->part[0], a, heads, a->head_dim, d->bias_q, base ? base + shape->q : NULL);
+        set_part(&in->part[1], a, kv_heads, a->head_dim, d->bias_k, base ? base + shape->k : NULL);
+        set_part(&in->part[2], a, kv_heads, a->head_dim_v, d->bias_v, base ? base + shape->v : NULL);
+        attention->q = as_input(&in->part[0].out);
+        attention->k = as_input(&in->part[1].out);
+        attention->v = as_input(&in->part[2].out);
+    } else {
+        qkv_input x = d->x;
+        x.head = 0; /* every head sees the whole embedding */
+        attention->q = attention->k = attention->v = x;
+    }
+    attention->out = d->out;
+    attention->out.head = a->head_dim_v;
+    if (d->w_o) {
+        int64_t width = heads * a->head_dim_v;
+        attention->out = (qkv_output){base ? base + shape->heads : NULL, a->seq_q * width, a->head_dim_v, width};
+        calls->out = (qkv_projection_desc){.size = sizeof calls->out,
+                                           .batch = a->batch,
+                                           .tokens = a->seq_q,
+                                           .in_features = width,
+                                           .num_parts = 1,
+                                           .x = as_input(&attention->out),
+                                           .packed = d->w_o};
+        calls->out.part[0] = (qkv_projection_part){.out_features = d->out_features, .bias = d->bias_o, .out = d->out};
+    }
+}
+
+/* Checks the operations with all that only they know, and cuts them. */
+static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
+                      size_t *workspace_size) {
+    const qkv_attention_desc *a = &d->attention;
+    memset(shape, 0, sizeof *shape);
+    int64_t tokens = a->batch * a->seq_q, used = 0;
+    const struct {
+        int64_t *offset, width;
+        bool wanted;
+    } tensors[] = {
+        {&shape->q, a->num_heads * a->head_dim, d->w_qkv},
+        {&shape->k, a->num_kv_heads * a->head_dim, d->w_qkv},
+        {&shape->v, a->num_kv_heads * a->head_dim_v, d->w_qkv},
+        {&shape->heads, a->num_heads * a->head_dim_v, d->w_o},
+    };
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        *tensors[i].offset = used;
+        used += tensors[i].wanted ? qkv_round_up(tokens * tensors[i].width, QKV_LANES) : 0;
+    }
+    shape->scratch = used;
+
+    layer_calls calls;
+    connect(d, shape, NULL, &calls);
+    qkv_projection_desc projection;
+    qkv_attention_desc attention;
+    qkv_status status = QKV_OK;
+    if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection)) == QKV_OK)
+        qkv_projection_cut(kernels, &projection, max_workers, &shape->in);
+    if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention)) == QKV_OK)
+        status = qkv_attention_cut(kernels, &attention, max_workers, &shape->attention);
+    if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection)) == QKV_OK)
+        qkv_projection_cut(kernels, &projection, max_workers, &shape->out);
+    if (status != QKV_OK)
+        return status;
+
+    int64_t worker = qkv_max(shape->in.worker_size, qkv_max(shape->out.worker_size, shape->attention.worker_size));
+    int64_t factors[2] = {worker, max_workers}, scratch;
+    int64_t kept = used * (int64_t)sizeof(float);
+    if (!qkv_product(factors, 2, PTRDIFF_MAX / 4, &scratch) || shape->attention.packed_size > PTRDIFF_MAX / 4)
+        return QKV_ERROR_OVERFLOW;
+    *workspace_size = (size_t)(kept + shape->attention.packed_size + scratch);
+    return QKV_OK;
+}
+
+/* The stages a layer has, in order; returns how many. */
+static int32_t stages(const qkv_layer_desc *d, const layer_shape *shape, enum stage list[NUM_STAGES]) {
+    int32_t n = 0;
+    if (d->w_qkv)
+        list[n++] = PROJECT_IN;
+    if (shape->attention.pack_tasks > 0)
+        list[n++] = PACK_KEYS;
+    list[n++] = ATTEND;
+    if (d->w_o)
+        list[n++] = PROJECT_OUT;
+    return n;
+}
+
+static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                    int32_t worker) {
+    const qkv_layer_desc *d = desc;
+    layer_shape shape;
+    memcpy(&shape, plan->geometry, sizeof shape);
+    enum stage list[NUM_STAGES];
+    stages(d, &shape, list);
+    layer_calls calls;
+    connect(d, &shape, workspace, &calls);
+    void *scratch = (float *)workspace + shape.scratch;
+    switch (list[phase]) {
+    case PROJECT_IN: qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker); break;
+    case PACK_KEYS:
+        qkv_attention_pack_keys(plan->kernels, &shape.attention, &calls.attention, scratch, index);
+        break;
+    case ATTEND:
+        qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, index, worker);
+        break;
+    default:
+        if (calls.out.part[0].head_dim == 0)
+            calls.out.part[0].head_dim = d->out_features;
+        qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
+        break;
+    }
+}
+
+static uint64_t checksum(const qkv_layer_desc *d) {
+    int64_t fields[72];
+    size_t n = qkv_attention_fields(&d->attention, fields);
+    const int64_t more[] = {d->model_dim,   d->out_features, d->x.batch, d->x.token,
+                            d->out.batch, d->out.token,    !!d->w_qkv, !!d->w_o};
+    memcpy(fields + n, more, sizeof more);
+    return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
+}
+
+static qkv_status check_call(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
+                             size_t workspace_size, qkv_layer_desc *d) {
+    if (!plan)
+        return QKV_ERROR_NULL;
+    qkv_status status = prepare(desc, d);
+    if (status != QKV_OK)
+        return status;
+    if (plan->operation != QKV_LAYER || plan->checksum != checksum(d))
+        return QKV_ERROR_PLAN;
+    const qkv_attention_desc *a = &d->attention;
+    bool tokens = a->batch > 0 && a->seq_q > 0, used = tokens && a->num_heads > 0;
+    bool in = tokens && d->w_qkv && d->model_dim > 0;
+    qkv_pointers pointers = {0};
+    qkv_add_input(&pointers, d->x.data, sizeof(float), used && d->model_dim > 0);
+    qkv_add_input(&pointers, d->w_qkv, 64, in);
+    qkv_add_input(&pointers, d->bias_q, sizeof(float), d->bias_q);
+    qkv_add_input(&pointers, d->bias_k, sizeof(float), d->bias_k);
+    qkv_add_input(&pointers, d->bias_v, sizeof(float), d->bias_v);
+    qkv_add_input(&pointers, d->w_o, 64, d->w_o);
+    qkv_add_input(&pointers, d->bias_o, sizeof(float), d->bias_o);
+    qkv_add_output(&pointers, d->out.data, sizeof(float), tokens && d->out_features > 0);
+    qkv_attention_add_options(&pointers, a);
+    status = qkv_check_pointers(&pointers);
+    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+}
+
+qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan) {
+    if (!ctx || !plan)
+        return QKV_ERROR_NULL;
+    qkv_layer_desc d;
+    qkv_status status = prepare(desc, &d);
+    if (status != QKV_OK)
+        return status;
+    if (max_workers < 1)
+        return QKV_ERROR_WORKERS;
+    layer_shape shape;
+    size_t workspace_size;
+    status = cut(ctx->kernels, &d, max_workers, &shape, &workspace_size);
+    if (status != QKV_OK)
+        return status;
+    enum stage list[NUM_STAGES];
+    qkv_plan p = {.workspace_size = workspace_size,
+                  .num_phases = stages(&d, &shape, list),
+                  .max_workers = max_workers,
+                  .kernels = ctx->kernels,
+                  .operation = QKV_LAYER,
+                  .checksum = checksum(&d)};
+    const int64_t num_tasks[NUM_STAGES] = {shape.in.num_tasks, shape.attention.pack_tasks, shape.attention.num_tasks,
+                                           shape.out.num_tasks};
+    for (int32_t i = 0; i < p.num_phases; i++)
+        p.num_tasks[i] = num_tasks[list[i]];
+    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
+    memcpy(p.geometry, &shape, sizeof shape);
+    *plan = p;
+    return QKV_OK;
+}
+
+#define QKV_OP(name) qkv_layer_##name
+#define DESC qkv_layer_desc
+#define PREPARE prepare
+#include "shell.inc.h"

@@ -1,0 +1,48 @@
+/* The operations as the layer uses them: prepare (check a descriptor and complete it), shape (cut it into tasks),
+ * execute (run one task). The public functions of each operation are thin shells around these.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef QKV_OPS_H
+#define QKV_OPS_H
+
+#include "../plan.h"
+
+/* How a projection is cut: a task is block_rows rows (tokens) times task_panels panels of 64 columns. */
+typedef struct qkv_projection_shape {
+    int64_t batch, tokens; /* tokens of several batches are one run of rows where the strides allow */
+    int64_t x_token, out_token[QKV_MAX_PARTS];
+    int64_t block_rows, row_blocks;
+    int64_t panels, task_panels, panel_groups;
+    int64_t num_tasks, worker_size; /* bytes */
+} qkv_projection_shape;
+
+qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d);
+void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
+                        qkv_projection_shape *shape);
+void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
+                            const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker);
+
+/* How attention is cut: the rows of one KV head (queries × heads of its group) in blocks; a task is one block. */
+typedef struct qkv_attention_shape {
+    int64_t group;                     /* query heads for each KV head */
+    int64_t rows, block_rows, row_blocks;
+    int64_t key_blocks;                /* of QKV_KEY_BLOCK keys */
+    int64_t pack_tasks;                /* of the phase that packs K; 0: every task packs its own keys */
+    int64_t num_tasks;
+    int64_t packed_size, worker_size;  /* bytes: K in panels, scratch of one worker */
+    int64_t ld_q, ld_o;                /* of the scratch tiles */
+    float q_scale, cap;                /* of the logits in base 2 */
+} qkv_attention_shape;
+
+qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d);
+qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_desc *d, int32_t max_workers,
+                             qkv_attention_shape *shape);
+void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
+                             const qkv_attention_desc *d, void *workspace, int64_t index);
+void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                           void *workspace, int64_t index, int32_t worker);
+/* The pointers of the descriptor except q, k, v and out, which a layer brings itself. */
+void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d);
+size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]);
+
+#endif

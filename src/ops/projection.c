@@ -1,0 +1,217 @@
+/* Y = X·W + bias: blocked matrix product over packed panels, with the columns of each part scattered to heads.
+ *
+ * A task takes a block of rows and some panels. For each panel the product is summed in a scratch tile, 128 terms at a
+ * time: that is where the arithmetic cuts its chains, and 128 rows of a panel (32 KiB) stay in the L1 cache while all
+ * rows of the block pass over them.
+ *
+ * SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "ops.h"
+
+/* Rows of a block: the scratch tile (96 × 64 floats) and a block of X stay in the L2 cache. */
+enum { MAX_BLOCK_ROWS = 192 };
+
+qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d) {
+    qkv_status status = qkv_import(d, sizeof *d, desc);
+    if (status != QKV_OK)
+        return status;
+    int64_t sizes[3] = {d->batch, d->tokens, d->in_features};
+    if (!qkv_not_negative(sizes, 3))
+        return QKV_ERROR_NEGATIVE;
+    if (d->num_parts < 1 || d->num_parts > QKV_MAX_PARTS)
+        return QKV_ERROR_FLAGS;
+    int64_t x_strides[3] = {d->x.batch, d->x.token, 1};
+    if (!qkv_fits(sizeof(float), sizes, x_strides, 3))
+        return QKV_ERROR_OVERFLOW;
+    int64_t panels = 0;
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        qkv_projection_part *part = &d->part[i];
+        if (part->out_features < 0 || part->head_dim < 0)
+            return QKV_ERROR_NEGATIVE;
+        if (part->head_dim == 0)
+            part->head_dim = part->out_features;
+        if (part->head_dim > 0 && part->out_features % part->head_dim != 0)
+            return QKV_ERROR_HEADS;
+        int64_t heads = part->head_dim > 0 ? part->out_features / part->head_dim : 0;
+        int64_t out_sizes[4] = {d->batch, heads, d->tokens, part->head_dim};
+        int64_t out_strides[4] = {part->out.batch, part->out.head, part->out.token, 1};
+        if (part->out_features > INT64_MAX / 8 || !qkv_fits(sizeof(float), out_sizes, out_strides, 4))
+            return QKV_ERROR_OVERFLOW;
+        panels += qkv_ceil_div(part->out_features, QKV_PANEL);
+    }
+    int64_t packed[3] = {d->in_features, panels, QKV_PANEL}, tasks[3] = {d->batch, d->tokens, panels}, unused;
+    if (!qkv_product(packed, 3, PTRDIFF_MAX / (int64_t)sizeof(float), &unused) ||
+        !qkv_product(tasks, 3, INT64_MAX / 2, &unused))
+        return QKV_ERROR_OVERFLOW;
+    return QKV_OK;
+}
+
+/* Whether the tokens of all batches lie at one stride: then batches are just more tokens. */
+static bool batches_join(const qkv_projection_desc *d) {
+    bool join = d->tokens == 1 || d->x.batch == d->x.token * d->tokens;
+    for (int64_t i = 0; i < d->num_parts; i++)
+        join = join && (d->tokens == 1 || d->part[i].out.batch == d->part[i].out.token * d->tokens);
+    return join && d->batch > 1;
+}
+
+void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
+                        qkv_projection_shape *shape) {
+    memset(shape, 0, sizeof *shape);
+    shape->batch = d->batch;
+    shape->tokens = d->tokens;
+    shape->x_token = d->x.token;
+    bool by_batch = d->tokens == 1;
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        shape->panels += qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
+        shape->out_token[i] = d->part[i].out.token;
+    }
+    if (batches_join(d)) {
+        shape->batch = 1;
+        shape->tokens = d->batch * d->tokens;
+        if (by_batch) {
+            shape->x_token = d->x.batch;
+            for (int64_t i = 0; i < d->num_parts; i++)
+                shape->out_token[i] = d->part[i].out.batch;
+        }
+    }
+    if (shape->batch == 0 || shape->tokens == 0 || shape->panels == 0)
+        return;
+    /* Blocks of equal height, whole tiles; then enough groups of panels to keep all workers busy. */
+    int64_t blocks = qkv_ceil_div(shape->tokens, MAX_BLOCK_ROWS);
+    shape->block_rows = qkv_round_up(qkv_ceil_div(shape->tokens, blocks), kernels->tile_rows);
+    shape->row_blocks = qkv_ceil_div(shape->tokens, shape->block_rows);
+    int64_t wanted = max_workers == 1 ? 1 : qkv_ceil_div(4 * (int64_t)max_workers, shape->batch * shape->row_blocks);
+    shape->task_panels = qkv_ceil_div(shape->panels, qkv_min(wanted, shape->panels));
+    shape->panel_groups = qkv_ceil_div(shape->panels, shape->task_panels);
+    shape->num_tasks = shape->batch * shape->row_blocks * shape->panel_groups;
+    shape->worker_size = shape->block_rows * QKV_PANEL * (int64_t)sizeof(float);
+}
+
+/* Rows of a finished tile to their heads: columns [first, first + n) of the part, row t at out + t·token. */
+static void store(const qkv_kernels *kernels, const qkv_projection_part *part, float *out, int64_t token,
+                  const float *tile, int64_t rows, int64_t first, int64_t n) {
+    while (n > 0) {
+        int64_t head = first / part->head_dim, channel = first % part->head_dim;
+        int64_t width = qkv_min(n, part->head_dim - channel);
+        float *to = out + head * part->out.head + channel;
+        for (int64_t r = 0; r < rows; r++)
+            kernels->add_bias(to + r * token, tile + r * QKV_PANEL, part->bias ? part->bias + first : NULL,
+                              (size_t)width);
+        tile += width;
+        first += width;
+        n -= width;
+    }
+}
+
+void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
+                            const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker) {
+    float *tile = (float *)((unsigned char *)workspace + worker * shape->worker_size);
+    int64_t group = index % shape->panel_groups, block = index / shape->panel_groups;
+    int64_t b = block / shape->row_blocks, row = block % shape->row_blocks * shape->block_rows;
+    int64_t rows = qkv_min(shape->block_rows, shape->tokens - row);
+    int64_t first_panel = group * shape->task_panels;
+    int64_t end_panel = qkv_min(first_panel + shape->task_panels, shape->panels);
+    /* Without an inner dimension x and the weights may be NULL, and nothing is read. */
+    bool empty = d->in_features == 0;
+    const float *x = empty ? tile : (const float *)d->x.data + b * d->x.batch + row * shape->x_token;
+    const float *packed = empty ? tile : d->packed;
+
+    int64_t part_panel = 0; /* the first panel of part i */
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        const qkv_projection_part *part = &d->part[i];
+        int64_t part_panels = qkv_ceil_div(part->out_features, QKV_PANEL);
+        int64_t panel = qkv_max(first_panel, part_panel), end = qkv_min(end_panel, part_panel + part_panels);
+        for (; panel < end; panel++) {
+            const float *weights = packed + panel * d->in_features * QKV_PANEL;
+            float *out = (float *)part->out.data + b * part->out.batch + row * shape->out_token[i];
+            int64_t k = 0;
+            do { /* also once without any term, which gives +0 */
+                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, weights + k * QKV_PANEL, QKV_PANEL,
+                              (size_t)rows, QKV_PANEL, (size_t)qkv_min(QKV_CHAIN, d->in_features - k), k > 0);
+                k += QKV_CHAIN;
+            } while (k < d->in_features);
+            int64_t first = (panel - part_panel) * QKV_PANEL;
+            store(kernels, part, out, shape->out_token[i], tile, rows, first,
+                  qkv_min(QKV_PANEL, part->out_features - first));
+        }
+        part_panel += part_panels;
+    }
+}
+
+static uint64_t checksum(const qkv_projection_desc *d) {
+    int64_t fields[6 + 5 * QKV_MAX_PARTS] = {d->batch, d->tokens,  d->in_features,
+                                             d->num_parts, d->x.batch, d->x.token};
+    size_t n = 6;
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        const qkv_projection_part *part = &d->part[i];
+        fields[n++] = part->out_features;
+        fields[n++] = part->head_dim;
+        fields[n++] = part->out.batch;
+        fields[n++] = part->out.head;
+        fields[n++] = part->out.token;
+    }
+    return qkv_checksum(fields, n);
+}
+
+static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                    int32_t worker) {
+    (void)phase;
+    qkv_projection_shape shape;
+    memcpy(&shape, plan->geometry, sizeof shape);
+    qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
+}
+
+static qkv_status check_call(const qkv_plan *plan, const qkv_projection_desc *desc, const void *workspace,
+                             size_t workspace_size, qkv_projection_desc *d) {
+    if (!plan)
+        return QKV_ERROR_NULL;
+    qkv_status status = qkv_projection_prepare(desc, d);
+    if (status != QKV_OK)
+        return status;
+    if (plan->operation != QKV_PROJECTION || plan->checksum != checksum(d))
+        return QKV_ERROR_PLAN;
+    bool rows = d->batch > 0 && d->tokens > 0;
+    bool columns = false;
+    qkv_pointers pointers = {0};
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        bool used = rows && d->part[i].out_features > 0;
+        columns = columns || used;
+        qkv_add_output(&pointers, d->part[i].out.data, sizeof(float), used);
+        qkv_add_input(&pointers, d->part[i].bias, sizeof(float), used && d->part[i].bias);
+    }
+    qkv_add_input(&pointers, d->x.data, sizeof(float), columns && d->in_features > 0);
+    qkv_add_input(&pointers, d->packed, 64, columns && d->in_features > 0);
+    status = qkv_check_pointers(&pointers);
+    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+}
+
+qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t max_workers,
+                               qkv_plan *plan) {
+    if (!ctx || !plan)
+        return QKV_ERROR_NULL;
+    qkv_projection_desc d;
+    qkv_status status = qkv_projection_prepare(desc, &d);
+    if (status != QKV_OK)
+        return status;
+    if (max_workers < 1)
+        return QKV_ERROR_WORKERS;
+    qkv_projection_shape shape;
+    qkv_projection_cut(ctx->kernels, &d, max_workers, &shape);
+    qkv_plan p = {.workspace_size = (size_t)(shape.worker_size * max_workers),
+                  .num_phases = 1,
+                  .max_workers = max_workers,
+                  .num_tasks = {shape.num_tasks},
+                  .kernels = ctx->kernels,
+                  .operation = QKV_PROJECTION,
+                  .checksum = checksum(&d)};
+    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
+    memcpy(p.geometry, &shape, sizeof shape);
+    *plan = p;
+    return QKV_OK;
+}
+
+#define QKV_OP(name) qkv_projection_##name
+#define DESC qkv_projection_desc
+#define PREPARE qkv_projection_prepare
+#include "shell.inc.h"

@@ -1,0 +1,69 @@
+/* What all operations share: reading descriptors, checking sizes and pointers, running phases.
+ * SPDX-License-Identifier: MIT */
+#ifndef QKV_PLAN_H
+#define QKV_PLAN_H
+
+#include <stdbool.h>
+
+#include "kernels/kernels.h"
+
+enum qkv_operation { QKV_ATTENTION = 1, QKV_PROJECTION, QKV_MERGE, QKV_LAYER };
+
+/* Copies a descriptor, which begins with its own size, into one of the size this library knows: bytes it does not have
+ * are zero, bytes beyond must be. */
+qkv_status qkv_import(void *copy, size_t known, const void *desc);
+
+/* True if all are ≥ 0. */
+bool qkv_not_negative(const int64_t *sizes, size_t n);
+
+/* True if a tensor of n dimensions has no byte farther from its base than memory reaches; so has one without elements. */
+bool qkv_fits(size_t element_size, const int64_t *sizes, const int64_t *strides, size_t n);
+
+/* *product = a·b·…; false if a factor is negative or the product exceeds max. */
+bool qkv_product(const int64_t *factors, size_t n, int64_t max, int64_t *product);
+
+/* The pointers of a call, collected with their problems; outputs must not start where another operand does. */
+typedef struct qkv_pointers {
+    const void *input[24], *output[12];
+    size_t num_inputs, num_outputs;
+    qkv_status status; /* the first problem */
+} qkv_pointers;
+
+/* An operand with elements is required and aligned; one without elements is not looked at. */
+void qkv_add_input(qkv_pointers *p, const void *data, size_t alignment, bool has_elements);
+void qkv_add_output(qkv_pointers *p, const void *data, size_t alignment, bool has_elements);
+qkv_status qkv_check_pointers(const qkv_pointers *p);
+
+qkv_status qkv_check_workspace(const qkv_plan *plan, const void *workspace, size_t workspace_size);
+
+/* A number for the fields that a run may not change. */
+uint64_t qkv_checksum(const int64_t *fields, size_t n);
+
+int64_t qkv_float_field(float x);
+
+/* A task of any operation; desc has been imported. */
+typedef void (*qkv_execute)(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                            int32_t worker);
+
+/* Runs all phases, in this thread when parallel_for is NULL. */
+void qkv_run_phases(const qkv_plan *plan, const void *desc, void *workspace, qkv_execute execute,
+                    qkv_parallel_for parallel_for, void *pool);
+
+/* The next multiple of m ≥ 1. */
+static inline int64_t qkv_round_up(int64_t x, int64_t m) {
+    return (x + m - 1) / m * m;
+}
+
+static inline int64_t qkv_ceil_div(int64_t x, int64_t y) {
+    return (x + y - 1) / y;
+}
+
+static inline int64_t qkv_min(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static inline int64_t qkv_max(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+#endif

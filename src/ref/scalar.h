@@ -1,0 +1,148 @@
+/* The elementary operations of the library in scalar C: fma, exp2, tanh and log. These definitions fix the bits; the
+ * SIMD kernels repeat them lane by lane. Coefficients and measured errors: docs/numerics.md.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef QKV_SCALAR_H
+#define QKV_SCALAR_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "../config.h"
+
+#define QKV_LOG2E 0x1.715476p+0f
+#define QKV_LN2 0x1.62e430p-1f
+#define QKV_MINUS_INFINITY (-__builtin_inff())
+
+QKV_INLINE uint32_t qkv_float_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+QKV_INLINE float qkv_bits_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* a·b + c rounded once, without the instruction: the product of two floats is exact in double; the sum is made
+ * round-to-odd in double, after which rounding to float rounds the exact value (Boldo and Melquiond, 2008). */
+QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
+    double product = (double)a * b;
+    double sum = product + c;
+    double virtual_c = sum - product;
+    double error = (product - (sum - virtual_c)) + (c - virtual_c);
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    /* NaN, infinities and exact sums have no error > 0 or < 0. */
+    if ((error > 0 || error < 0) && !(bits & 1)) {
+        bits += (error > 0) == (sum > 0) ? 1 : UINT64_MAX;
+        memcpy(&sum, &bits, sizeof bits);
+    }
+    return (float)sum;
+}
+
+/* Kernel files define QKV_HAVE_FMA inside their target region; clang has no macro for it there. */
+QKV_INLINE float qkv_fma(float a, float b, float c) {
+#if defined(QKV_HAVE_FMA) || defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__)
+    return __builtin_fmaf(a, b, c);
+#else
+    return qkv_fma_soft(a, b, c);
+#endif
+}
+
+/* The integer nearest to y, ties to even, for |y| < 2^30. */
+QKV_INLINE int32_t qkv_round_int(float y) {
+    int32_t i = (int32_t)y;
+    float rest = y - (float)i;
+    if (rest < -0.5f || (rest == -0.5f && (i & 1)))
+        i--;
+    else if (rest > 0.5f || (rest == 0.5f && (i & 1)))
+        i++;
+    return i;
+}
+
+/* 2^n for −126 ≤ n ≤ 127. */
+QKV_INLINE float qkv_power_of_two(int32_t n) {
+    return qkv_bits_float((uint32_t)(n + 127) << 23);
+}
+
+/* 2^f for |f| ≤ ½ (and a little more). */
+QKV_INLINE float qkv_exp2_fraction(float f) {
+    float p = 0x1.41fbbcp-13f;
+    p = qkv_fma(p, f, 0x1.5f3e52p-10f);
+    p = qkv_fma(p, f, 0x1.3b2d4cp-7f);
+    p = qkv_fma(p, f, 0x1.c6aee8p-5f);
+    p = qkv_fma(p, f, 0x1.ebfbdcp-3f);
+    p = qkv_fma(p, f, 0x1.62e430p-1f);
+    return qkv_fma(p, f, 1.0f);
+}
+
+/* 2^y for −126 ≤ y ≤ 0; +0 below; NaN stays. 0.952 ulp. */
+QKV_INLINE float qkv_exp2(float y) {
+    if (y != y)
+        return y;
+    if (y < -126.0f)
+        return 0.0f;
+    int32_t n = qkv_round_int(y);
+    return qkv_exp2_fraction(y - (float)n) * qkv_power_of_two(n);
+}
+
+/* 0.848 ulp for every float. */
+QKV_INLINE float qkv_tanh(float x) {
+    if (x != x)
+        return x;
+    float a = x < 0 ? -x : x;
+    float result;
+    if (a < 0.75f) {
+        float z = a * a;
+        float p = 0x1.c76de8p-10f;
+        p = qkv_fma(p, z, -0x1.f5dd60p-8f);
+        p = qkv_fma(p, z, 0x1.5f79c0p-6f);
+        p = qkv_fma(p, z, -0x1.b97d6ap-5f);
+        p = qkv_fma(p, z, 0x1.110db8p-3f);
+        p = qkv_fma(p, z, -0x1.55554ap-2f);
+        result = qkv_fma(a * z, p, a);
+    } else {
+        /* 1 − 2e/(1 + e) with e = exp(−2a), the quotient corrected by its remainder. */
+        float y = a * (-2 * QKV_LOG2E);
+        float e = 0.0f;
+        if (!(y < -126.0f)) {
+            int32_t n = qkv_round_int(y);
+            float f = qkv_fma(a, -2 * QKV_LOG2E, -(float)n);
+            f = qkv_fma(a, -2 * 0x1.4ae0cp-26f, f);
+            e = qkv_exp2_fraction(f) * qkv_power_of_two(n);
+        }
+        float s = 1 + e;
+        float low = e - (s - 1);
+        float inverse = 1 / s;
+        float g = 2 * e * inverse;
+        float r = qkv_fma(-g, s, 2 * e);
+        r = qkv_fma(-g, low, r);
+        float h = 1 - g;
+        result = h + qkv_fma(-r, inverse, (1 - h) - g);
+    }
+    return qkv_bits_float(qkv_float_bits(result) | (qkv_float_bits(x) & 0x80000000u));
+}
+
+/* ln x for every positive normal float; NaN stays. 0.921 ulp. */
+QKV_INLINE float qkv_log(float x) {
+    if (x != x)
+        return x;
+    uint32_t bits = qkv_float_bits(x);
+    int32_t k = (int32_t)(bits - 0x3f3504f4u) >> 23; /* x = m·2^k with m around 1 */
+    float f = qkv_bits_float(bits - ((uint32_t)k << 23)) - 1;
+    float q = -0x1.382564p-4f;
+    q = qkv_fma(q, f, 0x1.083fa0p-3f);
+    q = qkv_fma(q, f, -0x1.0f3528p-3f);
+    q = qkv_fma(q, f, 0x1.2272bep-3f);
+    q = qkv_fma(q, f, -0x1.5427d0p-3f);
+    q = qkv_fma(q, f, 0x1.99a3e8p-3f);
+    q = qkv_fma(q, f, -0x1.000424p-2f);
+    q = qkv_fma(q, f, 0x1.555550p-2f);
+    q = qkv_fma(q, f, -0x1.fffff8p-2f);
+    return qkv_fma((float)k, QKV_LN2, qkv_fma(f * f, q, f));
+}
+
+#endif

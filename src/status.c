@@ -1,0 +1,58 @@
+/* Texts: status codes, version, build.  SPDX-License-Identifier: MIT */
+#include "config.h"
+#include "qkv.h"
+
+const char *qkv_status_string(qkv_status status) {
+    switch (status) {
+    case QKV_OK: return "no error";
+    case QKV_ERROR_NULL: return "a required pointer is NULL";
+    case QKV_ERROR_SIZE: return "the size field names no known version of the struct, or unknown fields are not zero";
+    case QKV_ERROR_NEGATIVE: return "a size is negative";
+    case QKV_ERROR_OVERFLOW: return "sizes or strides exceed what memory can hold";
+    case QKV_ERROR_HEADS: return "num_heads is no multiple of num_kv_heads, or columns are no multiple of head_dim";
+    case QKV_ERROR_FLAGS: return "an unknown flag, layout or count, or options that exclude each other";
+    case QKV_ERROR_VALUE: return "scale or softcap is NaN or infinite, or softcap is negative";
+    case QKV_ERROR_SHAPE: return "fields of the descriptor contradict each other";
+    case QKV_ERROR_ALIAS: return "an output starts where an input or another output starts";
+    case QKV_ERROR_ALIGNMENT: return "a pointer is not aligned: workspace and packed weights to 64 bytes, others to their "
+                                     "element";
+    case QKV_ERROR_WORKSPACE: return "the workspace is smaller than plan.workspace_size";
+    case QKV_ERROR_WORKERS: return "max_workers is below 1, or parallel_for is NULL";
+    case QKV_ERROR_PLAN: return "the plan is of another operation, or the descriptor changed more than its pointers";
+    case QKV_ERROR_ISA_UNKNOWN: return "no kernel set has that name";
+    case QKV_ERROR_ISA_UNAVAILABLE: return "this CPU, operating system or build can't run that kernel set";
+    }
+    return "unknown status";
+}
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+#define VERSION TEXT(QKV_VERSION_MAJOR) "." TEXT(QKV_VERSION_MINOR) "." TEXT(QKV_VERSION_PATCH)
+
+#if defined(__clang__)
+#define COMPILER __VERSION__
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
+#if QKV_X86_64
+#define TARGET "x86_64: avx512 avx2 ref"
+#elif QKV_AARCH64
+#define TARGET "aarch64: neon ref"
+#else
+#define TARGET "other: ref"
+#endif
+
+#if __STDC_HOSTED__
+#define HOST "hosted"
+#else
+#define HOST "freestanding"
+#endif
+
+const char *qkv_version(void) {
+    return VERSION;
+}
+
+const char *qkv_build_info(void) {
+    return "qkv " VERSION ", " COMPILER ", " TARGET ", " HOST;
+}
