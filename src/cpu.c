@@ -18,7 +18,7 @@ typedef struct cpuid_leaf {
 
 static cpuid_leaf cpuid(uint32_t leaf, uint32_t subleaf) {
     cpuid_leaf r = {0, 0, 0, 0};
-    if (leaf <= __get_cpuid_max(leaf & 0x80000000u, NULL))
+    if (leaf <= (uint32_t)__get_cpuid_max(leaf & 0x80000000u, NULL))
         __cpuid_count(leaf, subleaf, r.eax, r.ebx, r.ecx, r.edx);
     return r;
 }

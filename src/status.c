@@ -14,8 +14,7 @@ const char *qkv_status_string(qkv_status status) {
     case QKV_ERROR_VALUE: return "scale or softcap is NaN or infinite, or softcap is negative";
     case QKV_ERROR_SHAPE: return "fields of the descriptor contradict each other";
     case QKV_ERROR_ALIAS: return "an output starts where an input or another output starts";
-    case QKV_ERROR_ALIGNMENT: return "a pointer is not aligned: workspace and packed weights to 64 bytes, others to their "
-                                     "element";
+    case QKV_ERROR_ALIGNMENT: return "workspace or packed weights are not 64-byte aligned, or a tensor not to its element";
     case QKV_ERROR_WORKSPACE: return "the workspace is smaller than plan.workspace_size";
     case QKV_ERROR_WORKERS: return "max_workers is below 1, or parallel_for is NULL";
     case QKV_ERROR_PLAN: return "the plan is of another operation, or the descriptor changed more than its pointers";

@@ -7,6 +7,22 @@
  *
  * SPDX-License-Identifier: MIT */
 
+/* One column of A against one row of B. */
+QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[TILE_ROWS][STRIP_VECTORS], const float *a,
+                          ptrdiff_t lda, const float *b) {
+    V row[STRIP_VECTORS];
+    QKV_UNROLL
+    for (int j = 0; j < vectors; j++)
+        row[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++) {
+        V factor = v_set(a[i * lda]);
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++)
+            sum[i][j] = v_fma(factor, row[j], sum[i][j]);
+    }
+}
+
 /* One tile of rows × vectors. With tail, the last vector has only its first lanes in memory; C is padded scratch. */
 QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a,
                           ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k, int accumulate) {
@@ -17,21 +33,17 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c,
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_zero();
     }
-    for (size_t x = 0; x < k; x++) {
-        V row[STRIP_VECTORS];
-        QKV_UNROLL
-        for (int j = 0; j < vectors; j++)
-            row[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
-        QKV_UNROLL
-        for (int i = 0; i < rows; i++) {
-            V factor = v_set(a[i * lda]);
+    if (rows == TILE_ROWS && !has_tail) {
+        /* Two steps at a time: twice as long a run before the loop's end, which no CPU predicts. With more, compilers run
+         * out of registers and copy sums about. */
+        for (; k >= 2; k -= 2) {
             QKV_UNROLL
-            for (int j = 0; j < vectors; j++)
-                sum[i][j] = v_fma(factor, row[j], sum[i][j]);
+            for (int step = 0; step < 2; step++, a++, b += ldb)
+                gemm_step(rows, vectors, 0, tail, sum, a, lda, b);
         }
-        a++;
-        b += ldb;
     }
+    for (; k > 0; k--, a++, b += ldb)
+        gemm_step(rows, vectors, has_tail, tail, sum, a, lda, b);
     QKV_UNROLL
     for (int i = 0; i < rows; i++) {
         QKV_UNROLL
@@ -70,6 +82,12 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
     }
     if (cols == 0)
         return;
+#if STRIP_VECTORS_MAX >= 4
+    if (cols == 2 * VL) { /* a head dimension of 32, on AVX-512 */
+        gemm_strip(2, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate);
+        return;
+    }
+#endif
     size_t vectors = (cols + VL - 1) / VL;
     T tail = v_tail(cols - (vectors - 1) * VL);
     switch (vectors) {

@@ -96,16 +96,15 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
     v_store_tail(t + j, logit_vector(v_load_tail(t + j, tail), steps, distance, bias, hidden), tail);
 }
 
+/* Two passes over all rows: no exponential waits for the maximum of its own row, which takes long to reduce. */
 static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
     enum { N = QKV_LANES / VL };
     for (size_t i = 0; i < rows; i++) {
-        float *row = t + (ptrdiff_t)i * ld;
-        V max[N], lanes[N];
+        const float *row = t + (ptrdiff_t)i * ld;
+        V max[N];
         QKV_UNROLL
-        for (int x = 0; x < N; x++) {
+        for (int x = 0; x < N; x++)
             max[x] = v_set(-FLT_MAX);
-            lanes[x] = v_zero();
-        }
         for (size_t j = 0; j < cols; j += QKV_LANES) {
             QKV_UNROLL
             for (int x = 0; x < N; x++)
@@ -115,7 +114,14 @@ static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, 
         for (int x = 1; x < N; x++)
             max[0] = v_max(max[0], max[x]);
         m[i] = v_reduce_max(max[0]);
+    }
+    for (size_t i = 0; i < rows; i++) {
+        float *row = t + (ptrdiff_t)i * ld;
         V top = v_set(m[i]);
+        V lanes[N];
+        QKV_UNROLL
+        for (int x = 0; x < N; x++)
+            lanes[x] = v_zero();
         for (size_t j = 0; j < cols; j += QKV_LANES) {
             QKV_UNROLL
             for (int x = 0; x < N; x++) {
@@ -167,19 +173,26 @@ static void log_array(float *x, size_t n) {
 
 static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, const float *lb, const float *ob,
                  ptrdiff_t ldob, size_t rows, size_t cols) {
-    float factor[2 * QKV_MAX_ROWS]; /* first a = exp2(m − m′) of each row, then b = exp2(mb − m′) */
-    for (size_t i = 0; i < rows; i++) {
-        float max = m[i] > mb[i] ? m[i] : mb[i];
-        factor[i] = m[i] - max;
-        factor[rows + i] = mb[i] - max;
+    float factor_a[QKV_MAX_ROWS], factor_b[QKV_MAX_ROWS];
+    uint32_t folded = 0; /* rows whose block has a visible key */
+    for (size_t i = 0; i < rows; i++)
+        folded |= (uint32_t)(lb[i] != 0) << i;
+    for (size_t i = 0; i < rows; i += VL) {
+        T tail = v_tail(rows - i < VL ? rows - i : VL);
+        V m0 = v_load_tail(m + i, tail), m1 = v_load_tail(mb + i, tail), l1 = v_load_tail(lb + i, tail);
+        V l0 = v_load_tail(l + i, tail);
+        M empty = v_equal(l1, v_zero());
+        V max = v_select(v_less(m1, m0), m0, m1);
+        V a = v_exp2(v_sub(m0, max)), b = v_exp2(v_sub(m1, max));
+        v_store(factor_a + i, a);
+        v_store(factor_b + i, b);
+        v_store_tail(m + i, v_select(empty, m0, max), tail);
+        v_store_tail(l + i, v_select(empty, l0, v_fma(l1, b, v_mul(l0, a))), tail);
     }
-    exp2_array(factor, 2 * rows);
     for (size_t i = 0; i < rows; i++) {
-        if (lb[i] == 0)
+        if (!(folded >> i & 1))
             continue;
-        m[i] = m[i] > mb[i] ? m[i] : mb[i];
-        l[i] = qkv_fma(lb[i], factor[rows + i], l[i] * factor[i]);
-        V a = v_set(factor[i]), b = v_set(factor[rows + i]);
+        V a = v_set(factor_a[i]), b = v_set(factor_b[i]);
         float *row = o + (ptrdiff_t)i * ldo;
         const float *block = ob + (ptrdiff_t)i * ldob;
         for (size_t j = 0; j < cols; j += VL) /* scratch tiles are padded */

@@ -81,8 +81,9 @@ static float default_scale(int64_t head_dim) {
     return head_dim == 0 ? 1.0f : 1 / (float)qkv_square_root((float)head_dim);
 }
 
-/* Rows of a task, at most: K and V of a block are read from the L2 cache once for so many rows. */
-enum { MAX_BLOCK_ROWS = 96, MAX_BLOCK_FLOATS = 96 * 256 };
+/* Rows of a task, at most: K and V of a block come from the L2 cache or beyond once for so many rows, whose q and out
+ * (256 KiB at most) stay in it. */
+enum { MAX_BLOCK_ROWS = 384, MAX_BLOCK_FLOATS = 65536 };
 
 qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_desc *d, int32_t max_workers,
                              qkv_attention_shape *shape) {
@@ -116,6 +117,8 @@ qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_des
     int64_t packed[3] = {heads, qkv_ceil_div(d->seq_k, QKV_PANEL), panel};
     if (shared && !qkv_product(packed, 3, PTRDIFF_MAX / 2, &shape->packed_size))
         return QKV_ERROR_OVERFLOW;
+    /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
+    shape->copies_values = d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
     int64_t scratch[2] = {shape->block_rows + tile, shape->ld_q + shape->ld_o + 64}, size;
     int64_t keys[2] = {shared ? 0 : qkv_min(block_panels, qkv_ceil_div(d->seq_k, QKV_PANEL)), panel}, key_size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size) || !qkv_product(keys, 2, PTRDIFF_MAX / 2, &key_size))

@@ -29,6 +29,7 @@ typedef struct qkv_attention_shape {
     int64_t key_blocks;                /* of QKV_KEY_BLOCK keys */
     int64_t pack_tasks;                /* of the phase that packs K; 0: every task packs its own keys */
     int64_t num_tasks;
+    int64_t copies_values;             /* tasks copy each block of V to where its rows are aligned */
     int64_t packed_size, worker_size;  /* bytes: K in panels, scratch of one worker */
     int64_t ld_q, ld_o;                /* of the scratch tiles */
     float q_scale, cap;                /* of the logits in base 2 */
