@@ -23,9 +23,15 @@ QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[TIL
     }
 }
 
-/* One tile of rows × vectors. With tail, the last vector has only its first lanes in memory; C is padded scratch. */
+/* Memory to fetch while a product runs, a little with every second step. */
+typedef struct gemm_ahead {
+    const char *at; /* NULL: none */
+    size_t step;    /* bytes */
+} gemm_ahead;
+
+/* One tile of rows × vectors. With has_tail, the last vector has only its first lanes in memory; C is padded scratch. */
 QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a,
-                          ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k, int accumulate) {
+                          ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k, int accumulate, gemm_ahead ahead) {
     V sum[TILE_ROWS][STRIP_VECTORS];
     QKV_UNROLL
     for (int i = 0; i < rows; i++) {
@@ -40,6 +46,10 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c,
             QKV_UNROLL
             for (int step = 0; step < 2; step++, a++, b += ldb)
                 gemm_step(rows, vectors, 0, tail, sum, a, lda, b);
+            if (ahead.at) {
+                __builtin_prefetch(ahead.at, 0, 2);
+                ahead.at += ahead.step;
+            }
         }
     }
     for (; k > 0; k--, a++, b += ldb)
@@ -56,35 +66,50 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c,
 
 /* All rows of one strip, a constant number of vectors wide. */
 QKV_INLINE void gemm_strip(int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda,
-                           const float *b, ptrdiff_t ldb, size_t rows, size_t k, int accumulate) {
+                           const float *b, ptrdiff_t ldb, size_t rows, size_t k, int accumulate, gemm_ahead ahead) {
+    const gemm_ahead none = {NULL, 0};
     for (; rows >= TILE_ROWS; rows -= TILE_ROWS) {
-        gemm_tile(TILE_ROWS, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate);
+        if (ahead.at) {
+            gemm_tile(TILE_ROWS, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, ahead);
+            ahead.at += k / 2 * ahead.step;
+        } else {
+            gemm_tile(TILE_ROWS, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none);
+        }
         a += TILE_ROWS * lda;
         c += TILE_ROWS * ldc;
     }
     switch (rows) {
-    case 5: gemm_tile(5, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 4: gemm_tile(4, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 3: gemm_tile(3, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 2: gemm_tile(2, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 1: gemm_tile(1, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 5: gemm_tile(5, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
+    case 4: gemm_tile(4, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
+    case 3: gemm_tile(3, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
+    case 2: gemm_tile(2, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
+    case 1: gemm_tile(1, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
     default: break;
     }
 }
 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate) {
-    enum { STRIP = STRIP_VECTORS * VL };
+                 size_t cols, size_t k, int accumulate, const float *next) {
+    enum { STRIP = STRIP_VECTORS * VL, CACHE_LINE = 64 };
+    const gemm_ahead none = {NULL, 0};
+    gemm_ahead ahead = none;
+    size_t strip_fetches = rows / TILE_ROWS * (k / 2), fetches = strip_fetches * (cols / STRIP);
+    if (next && fetches > 0) {
+        size_t step = (k * cols * sizeof(float) + fetches - 1) / fetches;
+        ahead = (gemm_ahead){(const char *)next, step < CACHE_LINE ? step : CACHE_LINE};
+    }
     for (; cols >= STRIP; cols -= STRIP) {
-        gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate);
+        gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate, ahead);
         b += STRIP;
         c += STRIP;
+        if (ahead.at)
+            ahead.at += strip_fetches * ahead.step;
     }
     if (cols == 0)
         return;
 #if STRIP_VECTORS_MAX >= 4
     if (cols == 2 * VL) { /* a head dimension of 32, on AVX-512 */
-        gemm_strip(2, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate);
+        gemm_strip(2, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate, none);
         return;
     }
 #endif
@@ -92,11 +117,11 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
     T tail = v_tail(cols - (vectors - 1) * VL);
     switch (vectors) {
 #if STRIP_VECTORS_MAX >= 4
-    case 4: gemm_strip(4, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
-    case 3: gemm_strip(3, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
+    case 4: gemm_strip(4, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
+    case 3: gemm_strip(3, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
 #endif
-    case 2: gemm_strip(2, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
-    default: gemm_strip(1, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate); break;
+    case 2: gemm_strip(2, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
+    default: gemm_strip(1, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
     }
 }
 

@@ -47,9 +47,10 @@ struct qkv_kernels {
 
     /* C = A·B, or C += A·B with accumulate: C[i][j] (+)= Σ A[i][x]·B[x][j], the sum being one fma chain from +0 over
      * ascending x. A: rows × k, B: k × cols. C is a scratch tile (see QKV_LANES).
-     * The sign of a zero is not fixed: a term 0·b may be left out or not. */
+     * The sign of a zero is not fixed: a term 0·b may be left out or not.
+     * next is a hint: the k·cols floats from there on are wanted soon and may be fetched meanwhile. NULL: none are. */
     void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate);
+                 size_t cols, size_t k, int accumulate, const float *next);
 
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
      * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. */
@@ -77,8 +78,9 @@ struct qkv_kernels {
     /* dst[j] = src[j]·factor + 0.0f for j < n. May work in place. */
     void (*scale)(float *dst, const float *src, float factor, size_t n);
 
-    /* dst[j] = src[j] + bias[j] for j < n; without bias (NULL) a copy. */
-    void (*add_bias)(float *dst, const float *src, const float *bias, size_t n);
+    /* dst[i][j] = src[i][j] + bias[j] for i < rows, j < n; without bias (NULL) a copy. */
+    void (*add_bias)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
+                     size_t n);
 
     /* y[j] = exp2(y[j]) for −126 ≤ y ≤ 0; +0 below; NaN stays. In place. */
     void (*exp2)(float *y, size_t n);

@@ -211,13 +211,16 @@ static void scale(float *dst, const float *src, float factor, size_t n) {
     }
 }
 
-static void add_bias(float *dst, const float *src, const float *bias, size_t n) {
-    size_t j = 0;
-    for (; j + VL <= n; j += VL)
-        v_store(dst + j, bias ? v_add(v_load(src + j), v_load(bias + j)) : v_load(src + j));
-    if (j < n) {
-        T tail = v_tail(n - j);
-        V x = v_load_tail(src + j, tail);
-        v_store_tail(dst + j, bias ? v_add(x, v_load_tail(bias + j, tail)) : x, tail);
+static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
+                     size_t n) {
+    T tail = v_tail(n % VL == 0 ? VL : n % VL);
+    for (; rows > 0; rows--, dst += ldd, src += lds) {
+        size_t j = 0;
+        for (; j + VL <= n; j += VL)
+            v_store(dst + j, bias ? v_add(v_load(src + j), v_load(bias + j)) : v_load(src + j));
+        if (j < n) {
+            V x = v_load_tail(src + j, tail);
+            v_store_tail(dst + j, bias ? v_add(x, v_load_tail(bias + j, tail)) : x, tail);
+        }
     }
 }

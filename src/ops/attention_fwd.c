@@ -279,7 +279,7 @@ static key_range score_tile(const task *t, int64_t row, int64_t n, const key_blo
         int64_t c = 0;
         do {
             kernels->gemm(t->scores + j, LD_SCORES, q + c, t->shape->ld_q, panel + c * QKV_PANEL, QKV_PANEL, (size_t)n,
-                          (size_t)width, (size_t)qkv_min(QKV_CHAIN, d->head_dim - c), c > 0);
+                          (size_t)width, (size_t)qkv_min(QKV_CHAIN, d->head_dim - c), c > 0, NULL);
             c += QKV_CHAIN;
         } while (c < d->head_dim);
         j += width;
@@ -318,7 +318,7 @@ static void attend_block(const task *t, int64_t row, int64_t n, const key_block 
     key_range columns = score_tile(t, row, n, block, keys);
     kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max, sum);
     kernels->gemm(out, t->shape->ld_o, t->scores + keys.first, LD_SCORES, block->v + keys.first * block->ld_v,
-                  block->ld_v, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0);
+                  block->ld_v, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, NULL);
 }
 
 /* The same for one row, into block_max, block_sum and block_out, by a loop that skips what the row does not see. */

@@ -2,7 +2,8 @@
  *
  * A task takes a block of rows and some panels. For each panel the product is summed in a scratch tile, 128 terms at a
  * time: that is where the arithmetic cuts its chains, and 128 rows of a panel (32 KiB) stay in the L1 cache while all
- * rows of the block pass over them.
+ * rows of the block pass over them. Meanwhile the next 128, which follow in memory, are fetched: the weights come from
+ * beyond the L2 cache, and the first rows to meet them would wait.
  *
  * SPDX-License-Identifier: MIT */
 #include <string.h>
@@ -95,9 +96,8 @@ static void store(const qkv_kernels *kernels, const qkv_projection_part *part, f
         int64_t head = first / part->head_dim, channel = first % part->head_dim;
         int64_t width = qkv_min(n, part->head_dim - channel);
         float *to = out + head * part->out.head + channel;
-        for (int64_t r = 0; r < rows; r++)
-            kernels->add_bias(to + r * token, tile + r * QKV_PANEL, part->bias ? part->bias + first : NULL,
-                              (size_t)width);
+        kernels->add_bias(to, token, tile, QKV_PANEL, part->bias ? part->bias + first : NULL, (size_t)rows,
+                          (size_t)width);
         tile += width;
         first += width;
         n -= width;
@@ -127,8 +127,11 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
             float *out = (float *)part->out.data + b * part->out.batch + row * shape->out_token[i];
             int64_t k = 0;
             do { /* also once without any term, which gives +0 */
-                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, weights + k * QKV_PANEL, QKV_PANEL,
-                              (size_t)rows, QKV_PANEL, (size_t)qkv_min(QKV_CHAIN, d->in_features - k), k > 0);
+                int64_t terms = qkv_min(QKV_CHAIN, d->in_features - k);
+                const float *from = weights + k * QKV_PANEL, *next = from + terms * QKV_PANEL;
+                bool last = panel + 1 == end_panel && k + terms == d->in_features;
+                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, (size_t)rows, QKV_PANEL,
+                              (size_t)terms, k > 0, last ? NULL : next);
                 k += QKV_CHAIN;
             } while (k < d->in_features);
             int64_t first = (panel - part_panel) * QKV_PANEL;

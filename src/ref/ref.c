@@ -15,7 +15,8 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
 }
 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate) {
+                 size_t cols, size_t k, int accumulate, const float *next) {
+    (void)next;
     for (size_t i = 0; i < rows; i++) {
         const float *a_row = a + (ptrdiff_t)i * lda;
         float *c_row = c + (ptrdiff_t)i * ldc;
@@ -112,9 +113,14 @@ static void scale(float *dst, const float *src, float factor, size_t n) {
         dst[j] = src[j] * factor + 0.0f;
 }
 
-static void add_bias(float *dst, const float *src, const float *bias, size_t n) {
-    for (size_t j = 0; j < n; j++)
-        dst[j] = bias ? src[j] + bias[j] : src[j];
+static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
+                     size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < n; j++) {
+            float x = src[(ptrdiff_t)i * lds + (ptrdiff_t)j];
+            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] = bias ? x + bias[j] : x;
+        }
+    }
 }
 
 static void exp2_array(float *y, size_t n) {
