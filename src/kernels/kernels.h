@@ -53,7 +53,8 @@ struct qkv_kernels {
                  size_t cols, size_t k, int accumulate, const float *next);
 
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
-     * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. */
+     * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. o: a row of a scratch
+     * tile. */
     void (*sum_visible)(float *o, const float *p, const float *t, const float *v, ptrdiff_t ldv, size_t k, size_t cols);
 
     /* Applies the steps to t[0 … n) in place. */

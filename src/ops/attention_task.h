@@ -1,0 +1,105 @@
+/* What the files of attention share: a task's rows and scratch, which keys a row may see, key blocks, scores.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef QKV_ATTENTION_TASK_H
+#define QKV_ATTENTION_TASK_H
+
+#include "attention.h"
+
+/* Row stride of a tile of scores: rows of exactly 1 KiB would compete for the same lines of the L1 cache. */
+enum { LD_SCORES = QKV_KEY_BLOCK + QKV_LANES };
+
+/* One task of the attention phase: what it owns, and the scratch of its worker. */
+typedef struct attention_task {
+    const qkv_kernels *kernels;
+    const qkv_attention_shape *shape;
+    const qkv_attention_desc *desc;
+    int64_t b, kv_head, first_row, rows;
+    int64_t kv_len, q_offset; /* of batch b */
+    /* scratch of the worker */
+    int64_t *query, *head;         /* [block_rows]: which query and head a row is */
+    float *scores;                 /* [tile_rows][LD_SCORES] */
+    float *block_out;              /* [tile_rows][ld_o]: O_b */
+    float *block_max, *block_sum;  /* [tile_rows]: m_b, ℓ_b */
+    float *q, *out;                /* [block_rows][ld_q] scaled, [block_rows][ld_o]: O */
+    float *max, *sum;              /* [block_rows]: m, ℓ */
+    float *distance, *bias, *logits;
+    uint8_t *keep;
+    float *values;                 /* [QKV_KEY_BLOCK][ld_o]: a copy of a block of V, where that pays */
+    float *packed;                 /* a block of keys in panels, where the task packs its own */
+    const float *shared_keys;      /* the panels of this KV head, else */
+} attention_task;
+
+/* Opens task `index`: names its rows, lays out the scratch of its worker and scales its queries into it. */
+void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
+                         const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker);
+
+/* --------------------------------------------------------------------------------------- positions, visibility */
+
+/* Keys [first, end) that kv_len and the window leave to a query. Neither bound decreases with the query. */
+typedef struct key_range {
+    int64_t first, end;
+} key_range;
+
+/* Positions and window widths beyond 2^61 mean no more than 2^61; so their sums can't overflow. */
+static inline int64_t bounded(int64_t x) {
+    int64_t limit = INT64_C(1) << 61;
+    return x > limit ? limit : x < -limit ? -limit : x;
+}
+
+static inline int64_t position_of(const attention_task *t, int64_t query) {
+    return query + t->q_offset;
+}
+
+static inline key_range visible_keys(const attention_task *t, int64_t query) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t p = position_of(t, query);
+    int64_t first = d->flags & QKV_LEFT ? qkv_min(t->kv_len, qkv_max(0, p - bounded(d->left))) : 0;
+    int64_t end = d->flags & QKV_RIGHT ? qkv_min(t->kv_len, p + bounded(d->right) + 1) : t->kv_len;
+    return (key_range){first, qkv_max(first, end)};
+}
+
+/* All that the queries from first to last see between them. */
+static inline key_range visible_to_queries(const attention_task *t, int64_t first, int64_t last) {
+    return (key_range){visible_keys(t, first).first, visible_keys(t, last).end};
+}
+
+static inline key_range visible_to_rows(const attention_task *t, int64_t row, int64_t n) {
+    return visible_to_queries(t, t->query[row], t->query[row + n - 1]);
+}
+
+/* The part of a range that lies in a key block, counted from the block's first key. */
+static inline key_range within_block(key_range keys, int64_t block) {
+    int64_t base = block * QKV_KEY_BLOCK;
+    int64_t first = qkv_max(0, keys.first - base), end = qkv_min(QKV_KEY_BLOCK, keys.end - base);
+    return first < end ? (key_range){first, end} : (key_range){0, 0};
+}
+
+/* -------------------------------------------------------------------------------------------------- key blocks */
+
+/* A key block as the tiles read it. */
+typedef struct key_block {
+    int64_t index;
+    const float *panels;   /* K */
+    const float *v;        /* of key 0 of the block */
+    int64_t ld_v;
+} key_block;
+
+/* Makes ready what the task's rows need of a block, which is no more than the given keys. */
+key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range keys);
+
+/* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
+ * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys);
+
+/* The state that n rows have from one key block: m_b, ℓ_b and O_b. */
+void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
+                      float *max, float *sum, float *out);
+
+/* The same for one row, into block_max, block_sum and block_out, by a loop that skips what the row does not see. */
+void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys);
+
+/* The states of all key blocks, in place of out. */
+void qkv_attention_write_states(const attention_task *t);
+
+#endif
