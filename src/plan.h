@@ -16,7 +16,7 @@ qkv_status qkv_import(void *copy, size_t known, const void *desc);
 /* True if all are ≥ 0. */
 bool qkv_not_negative(const int64_t *sizes, size_t n);
 
-/* True if a tensor of n dimensions has no byte farther from its base than memory reaches; so has one without elements. */
+/* True if no byte of an n-dimensional tensor is farther from its base than memory reaches, or if it has no element. */
 bool qkv_fits(size_t element_size, const int64_t *sizes, const int64_t *strides, size_t n);
 
 /* *product = a·b·…; false if a factor is negative or the product exceeds max. */

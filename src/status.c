@@ -6,7 +6,7 @@ const char *qkv_status_string(qkv_status status) {
     switch (status) {
     case QKV_OK: return "no error";
     case QKV_ERROR_NULL: return "a required pointer is NULL";
-    case QKV_ERROR_SIZE: return "the size field names no known version of the struct, or unknown fields are not zero";
+    case QKV_ERROR_SIZE: return "the size field names no version of the struct, or unknown bytes are not zero";
     case QKV_ERROR_NEGATIVE: return "a size is negative";
     case QKV_ERROR_OVERFLOW: return "sizes or strides exceed what memory can hold";
     case QKV_ERROR_HEADS: return "num_heads is no multiple of num_kv_heads, or columns are no multiple of head_dim";
@@ -14,7 +14,7 @@ const char *qkv_status_string(qkv_status status) {
     case QKV_ERROR_VALUE: return "scale or softcap is NaN or infinite, or softcap is negative";
     case QKV_ERROR_SHAPE: return "fields of the descriptor contradict each other";
     case QKV_ERROR_ALIAS: return "an output starts where an input or another output starts";
-    case QKV_ERROR_ALIGNMENT: return "workspace or packed weights are not 64-byte aligned, or a tensor not to its element";
+    case QKV_ERROR_ALIGNMENT: return "workspace or packed weights are not 64-byte aligned, or a tensor is misaligned";
     case QKV_ERROR_WORKSPACE: return "the workspace is smaller than plan.workspace_size";
     case QKV_ERROR_WORKERS: return "max_workers is below 1, or parallel_for is NULL";
     case QKV_ERROR_PLAN: return "the plan is of another operation, or the descriptor changed more than its pointers";

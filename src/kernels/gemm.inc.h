@@ -2,8 +2,8 @@
  *
  * Needs the vector header of an instruction set (V, T, VL, STRIP_VECTORS, TILE_ROWS, v_*), inside its target region.
  * A tile is TILE_ROWS rows × STRIP_VECTORS vectors of C, held in registers over the whole inner dimension: each step
- * loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads per fma
- * of all tiles that fit the register file.
+ * loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads per
+ * fma of all tiles that fit the register file.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -29,7 +29,7 @@ typedef struct gemm_ahead {
     size_t step;    /* bytes */
 } gemm_ahead;
 
-/* One tile of rows × vectors. With has_tail, the last vector has only its first lanes in memory; C is padded scratch. */
+/* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch. */
 QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a,
                           ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k, int accumulate, gemm_ahead ahead) {
     V sum[TILE_ROWS][STRIP_VECTORS];
@@ -40,8 +40,7 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c,
             sum[i][j] = v_zero();
     }
     if (rows == TILE_ROWS && !has_tail) {
-        /* Two steps at a time: twice as long a run before the loop's end, which no CPU predicts. With more, compilers run
-         * out of registers and copy sums about. */
+        /* Two steps at a time: half the branches. With more, compilers run out of registers and copy sums about. */
         for (; k >= 2; k -= 2) {
             QKV_UNROLL
             for (int step = 0; step < 2; step++, a++, b += ldb)
@@ -105,24 +104,25 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
         if (ahead.at)
             ahead.at += strip_fetches * ahead.step;
     }
-    if (cols == 0)
-        return;
-#if STRIP_VECTORS_MAX >= 4
-    if (cols == 2 * VL) { /* a head dimension of 32, on AVX-512 */
-        gemm_strip(2, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate, none);
-        return;
-    }
-#endif
     size_t vectors = (cols + VL - 1) / VL;
-    T tail = v_tail(cols - (vectors - 1) * VL);
+    T tail = v_tail(cols % VL == 0 ? VL : cols % VL);
     switch (vectors) {
 #if STRIP_VECTORS_MAX >= 4
     case 4: gemm_strip(4, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
     case 3: gemm_strip(3, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
-#endif
+    case 2:
+        if (cols == 2 * VL) /* a head dimension of 32, on AVX-512 */
+            gemm_strip(2, 0, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none);
+        else
+            gemm_strip(2, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none);
+        break;
+#else
     case 2: gemm_strip(2, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
-    default: gemm_strip(1, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
+#endif
+    case 1: gemm_strip(1, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
+    default: break;
     }
+    v_leave();
 }
 
 /* One row: four vectors at a time, so that four chains are under way. */
@@ -155,6 +155,7 @@ static void sum_visible(float *o, const float *p, const float *t, const float *v
         sum_visible_strip(1, 0, v_tail(VL), o, p, t, v, ldv, k);
     if (cols > 0)
         sum_visible_strip(1, 1, v_tail(cols), o, p, t, v, ldv, k);
+    v_leave();
 }
 
 /* VL rows at a time through an in-register transpose; rows that don't exist are zero. */
@@ -190,4 +191,5 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
             }
         }
     }
+    v_leave();
 }

@@ -60,19 +60,19 @@ struct qkv_kernels {
     /* Applies the steps to t[0 … n) in place. */
     void (*logits)(float *t, size_t n, const qkv_logit_steps *steps);
 
-    /* Softmax of one key block, row by row: m[i] = max(−FLT_MAX, t), p = t − m < −126 ? +0 : exp2(t − m), ℓ[i] = Σ p in
-     * 16 lanes (lane = column mod 16, each ascending from +0), then the tree +8, +4, +2, +1. t[i·ld + j] becomes p.
+    /* Softmax of one key block, row by row: m[i] = max(−FLT_MAX, t), p = t − m < −126 ? +0 : exp2(t − m), ℓ[i] = Σ p
+     * in 16 lanes (lane = column mod 16, each ascending from +0), then the tree +8, +4, +2, +1. t[i·ld + j] becomes p.
      * t: scratch tile; cols is a multiple of QKV_LANES, rows ≤ QKV_MAX_ROWS. Column 0 belongs to lane 0.
-     * ℓ[i] is 0 exactly if no t of the row is above −inf, and NaN if one is NaN or +inf; m of a NaN row is anything, and so
-     * is the sign of an m of zero. */
+     * ℓ[i] is 0 exactly if no t of the row is above −inf, and NaN if one is NaN or +inf; m of a NaN row is anything,
+     * and so is the sign of an m of zero. */
     void (*softmax)(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l);
 
     /* Bit i is set if row i < rows ≤ QKV_MAX_ROWS of o (cols floats, scratch tile) holds a NaN. */
     uint32_t (*nan_rows)(const float *o, ptrdiff_t ld, size_t rows, size_t cols);
 
     /* Folds the block state (mb, lb, ob) into (m, l, o), row by row: m′ = max(m, mb); a = exp2(m − m′);
-     * b = exp2(mb − m′); l = fma(lb, b, l·a); o = fma(ob, b, o·a); both exp2 cut to +0 below −126. Rows with lb = 0 stay
-     * as they are. o and ob: scratch tiles, rows ≤ QKV_MAX_ROWS. The sign of a zero in m and o is not fixed. */
+     * b = exp2(mb − m′); l = fma(lb, b, l·a); o = fma(ob, b, o·a); both exp2 cut to +0 below −126. Rows with lb = 0
+     * stay as they are. o and ob: scratch tiles, rows ≤ QKV_MAX_ROWS. The sign of a zero in m and o is not fixed. */
     void (*fold)(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, const float *lb, const float *ob,
                  ptrdiff_t ldob, size_t rows, size_t cols);
 

@@ -80,20 +80,21 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
             hidden = m_zero_bytes(steps->keep + j);
         v_store(t + j, logit_vector(v_load(t + j), steps, distance, bias, hidden));
     }
-    if (j == n)
-        return;
-    T tail = v_tail(n - j);
-    if (steps->distance)
-        distance = v_load_tail(steps->distance + j, tail);
-    if (steps->bias)
-        bias = v_load_tail(steps->bias + j, tail);
-    if (steps->keep) {
-        uint8_t bytes[QKV_LANES] = {0};
-        for (size_t i = 0; i < n - j; i++)
-            bytes[i] = steps->keep[j + i];
-        hidden = m_zero_bytes(bytes);
+    if (j < n) {
+        T tail = v_tail(n - j);
+        if (steps->distance)
+            distance = v_load_tail(steps->distance + j, tail);
+        if (steps->bias)
+            bias = v_load_tail(steps->bias + j, tail);
+        if (steps->keep) {
+            uint8_t bytes[QKV_LANES] = {0};
+            for (size_t i = 0; i < n - j; i++)
+                bytes[i] = steps->keep[j + i];
+            hidden = m_zero_bytes(bytes);
+        }
+        v_store_tail(t + j, logit_vector(v_load_tail(t + j, tail), steps, distance, bias, hidden), tail);
     }
-    v_store_tail(t + j, logit_vector(v_load_tail(t + j, tail), steps, distance, bias, hidden), tail);
+    v_leave();
 }
 
 /* Two passes over all rows: no exponential waits for the maximum of its own row, which takes long to reduce. */
@@ -132,6 +133,7 @@ static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, 
         }
         l[i] = v_sum_lanes(lanes);
     }
+    v_leave();
 }
 
 static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols) {
@@ -147,6 +149,7 @@ static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols)
         if (m_any(any))
             found |= 1u << i;
     }
+    v_leave();
     return found;
 }
 
@@ -156,6 +159,7 @@ static void exp2_array(float *y, size_t n) {
         v_store(y + j, v_exp2(v_load(y + j)));
     if (j < n)
         v_store_tail(y + j, v_exp2(v_load_tail(y + j, v_tail(n - j))), v_tail(n - j));
+    v_leave();
 }
 
 static void tanh_array(float *x, size_t n) {
@@ -164,6 +168,7 @@ static void tanh_array(float *x, size_t n) {
         v_store(x + j, v_tanh(v_load(x + j)));
     if (j < n)
         v_store_tail(x + j, v_tanh(v_load_tail(x + j, v_tail(n - j))), v_tail(n - j));
+    v_leave();
 }
 
 static void log_array(float *x, size_t n) {
@@ -198,6 +203,7 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
         for (size_t j = 0; j < cols; j += VL) /* scratch tiles are padded */
             v_store(row + j, v_fma(v_load(block + j), b, v_mul(v_load(row + j), a)));
     }
+    v_leave();
 }
 
 static void scale(float *dst, const float *src, float factor, size_t n) {
@@ -209,6 +215,7 @@ static void scale(float *dst, const float *src, float factor, size_t n) {
         T tail = v_tail(n - j);
         v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
     }
+    v_leave();
 }
 
 static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
@@ -223,4 +230,5 @@ static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds,
             v_store_tail(dst + j, bias ? v_add(x, v_load_tail(bias + j, tail)) : x, tail);
         }
     }
+    v_leave();
 }

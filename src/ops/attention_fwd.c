@@ -24,8 +24,8 @@
 
 /* ------------------------------------------------------------------------------------------------ one key block */
 
-void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys, float *max,
-                         float *sum, float *out) {
+void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
+                      float *max, float *sum, float *out) {
     const qkv_kernels *kernels = t->kernels;
     key_range columns = qkv_score_tile(t, row, n, block, keys);
     kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max, sum);

@@ -1,4 +1,5 @@
-/* Scores: Q·Kᵀ of a tile of rows and a key block, softcap, ALiBi, bias, masks and windows.  SPDX-License-Identifier: MIT */
+/* Scores: Q·Kᵀ of a tile of rows and a key block, softcap, ALiBi, bias, masks and windows.
+ * SPDX-License-Identifier: MIT */
 #include "attention_task.h"
 
 /* (float)(j − p) for every key of the range and every row of the tile. The rows' positions ascend, so one array of

@@ -1,4 +1,5 @@
-/* Attention that ends early: the state (m, ℓ, O) of every key block, for folding elsewhere.  SPDX-License-Identifier: MIT */
+/* Attention that ends early: the state (m, ℓ, O) of every key block, for folding elsewhere.
+ * SPDX-License-Identifier: MIT */
 #include "attention_task.h"
 
 #include <string.h>

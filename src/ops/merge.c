@@ -134,7 +134,7 @@ qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_
         return QKV_ERROR_WORKERS;
     merge_shape shape = {.row_blocks = qkv_ceil_div(d.seq_q, BLOCK_ROWS), .ld = qkv_round_up(d.head_dim_v, QKV_LANES)};
     int64_t num_tasks = d.batch * d.num_heads * shape.row_blocks;
-    shape.worker_size = num_tasks > 0 ? 2 * shape.ld * (int64_t)sizeof(float) : 0;
+    shape.worker_size = num_tasks > 0 ? 2 * qkv_max(shape.ld, QKV_LANES) * (int64_t)sizeof(float) : 0;
     int64_t factors[2] = {shape.worker_size, max_workers}, size;
     if (!qkv_product(factors, 2, PTRDIFF_MAX / 2, &size))
         return QKV_ERROR_OVERFLOW;

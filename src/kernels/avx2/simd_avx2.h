@@ -88,4 +88,7 @@ QKV_INLINE void v_transpose(V x[8]) {
     }
 }
 
+/* Ends every entry: SSE code after it must not find the upper halves in use. Compilers see to it only at -O2. */
+QKV_INLINE void v_leave(void) { _mm256_zeroupper(); }
+
 #endif

@@ -89,4 +89,7 @@ QKV_INLINE void v_transpose(V x[16]) {
     }
 }
 
+/* Ends every entry: SSE code after it must not find the upper halves in use. Compilers see to it only at -O2. */
+QKV_INLINE void v_leave(void) { _mm256_zeroupper(); }
+
 #endif

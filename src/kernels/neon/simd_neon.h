@@ -90,4 +90,7 @@ QKV_INLINE void v_transpose(V x[4]) {
     x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
 
+/* Ends every entry; there is nothing to leave behind here. */
+QKV_INLINE void v_leave(void) {}
+
 #endif
