@@ -37,7 +37,7 @@ extern "C" {
 /* "0.1.0": the version of the library that is linked, which need not be that of this header. */
 const char *qkv_version(void);
 
-/* Compiler, kernel sets and options of the linked library, in one line for a bug report. */
+/* Version, compiler and target of the linked library, in one line for a bug report. */
 const char *qkv_build_info(void);
 
 /* ---------------------------------------------------------------------------------------------------- status */
@@ -258,9 +258,10 @@ void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc *desc, 
  *                                    ■ ■ ■ □ □                   ■ ■ ■ ■ ■
  *
  * Keys that are not visible take no part: NaN, infinity or uninitialised memory in their k and v changes no bit. A
- * bias of −inf makes a key invisible; a large finite negative one is a number. A NaN in a visible input, or a visible
- * s of +inf, gives a NaN row. A row without a visible key gives out = +0, probabilities 0 and lse = −inf, or the
- * sink. seq_k = 0 is legal and makes all rows such rows. Without an output element nothing is touched.
+ * bias of −inf makes a key invisible; a large finite negative one is a number. A NaN in a visible q, k or bias, or a
+ * visible s of +inf, gives a NaN row; one in a visible v a NaN in its channel. A row without a visible key gives
+ * out = +0, probabilities 0 and lse = −inf, or the sink, rounded as every lse is. seq_k = 0 is legal and makes all rows
+ * such rows. Without an output element nothing is touched.
  *
  * A descriptor that is zero but for size, sizes and q, k, v, out is full attention at 1/√head_dim. */
 typedef struct qkv_attention_desc {

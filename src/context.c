@@ -5,24 +5,25 @@
 #include "kernels/kernels.h"
 #include "plan.h"
 
+#if QKV_X86_64
+#define X86(table) &table
+#else
+#define X86(table) NULL
+#endif
+#if QKV_AARCH64
+#define ARM(table) &table
+#else
+#define ARM(table) NULL
+#endif
+
 /* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture has no table. */
 static const struct {
     const char *name;
     const qkv_kernels *kernels;
 } sets[] = {
-#if QKV_X86_64
-    {"avx512", &qkv_kernels_avx512},
-    {"avx2", &qkv_kernels_avx2},
-    {"neon", NULL},
-#elif QKV_AARCH64
-    {"avx512", NULL},
-    {"avx2", NULL},
-    {"neon", &qkv_kernels_neon},
-#else
-    {"avx512", NULL},
-    {"avx2", NULL},
-    {"neon", NULL},
-#endif
+    {"avx512", X86(qkv_kernels_avx512)},
+    {"avx2", X86(qkv_kernels_avx2)},
+    {"neon", ARM(qkv_kernels_neon)},
     {"ref", &qkv_kernels_ref},
 };
 

@@ -35,11 +35,11 @@ const char *qkv_status_string(qkv_status status) {
 #endif
 
 #if QKV_X86_64
-#define TARGET "x86_64: avx512 avx2 ref"
+#define TARGET "x86_64"
 #elif QKV_AARCH64
-#define TARGET "aarch64: neon ref"
+#define TARGET "aarch64"
 #else
-#define TARGET "other: ref"
+#define TARGET "another architecture"
 #endif
 
 #if __STDC_HOSTED__

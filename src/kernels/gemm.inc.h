@@ -7,6 +7,9 @@
  *
  * SPDX-License-Identifier: MIT */
 
+_Static_assert(QKV_PANEL % (STRIP_VECTORS * VL) == 0 && QKV_LANES % VL == 0, "strips fill panels, vectors fill lanes");
+_Static_assert((STRIP_VECTORS == 2 || STRIP_VECTORS == 4) && TILE_ROWS == 6, "what the switches below spell out");
+
 /* One column of A against one row of B. */
 QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[TILE_ROWS][STRIP_VECTORS], const float *a,
                           ptrdiff_t lda, const float *b) {
@@ -107,7 +110,7 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
     size_t vectors = (cols + VL - 1) / VL;
     T tail = v_tail(cols % VL == 0 ? VL : cols % VL);
     switch (vectors) {
-#if STRIP_VECTORS_MAX >= 4
+#if STRIP_VECTORS == 4
     case 4: gemm_strip(4, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
     case 3: gemm_strip(3, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
     case 2:

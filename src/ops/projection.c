@@ -10,7 +10,7 @@
 
 #include "ops.h"
 
-/* Rows of a block: the scratch tile (96 × 64 floats) and a block of X stay in the L2 cache. */
+/* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. */
 enum { MAX_BLOCK_ROWS = 192 };
 
 qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d) {

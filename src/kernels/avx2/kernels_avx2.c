@@ -17,7 +17,6 @@
 #include "../../ref/scalar.h"
 #include "simd_avx2.h"
 
-#define STRIP_VECTORS_MAX 2
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 

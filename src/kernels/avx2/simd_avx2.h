@@ -6,7 +6,9 @@ typedef __m256 V;   /* VL floats */
 typedef __m256 M;   /* one truth value a lane */
 typedef __m256i T;  /* the first lanes of a vector: how much of it is memory */
 
-enum { VL = 8, STRIP_VECTORS = 2, TILE_ROWS = 6 };
+#define VL 8
+#define STRIP_VECTORS 2 /* vectors of C in a tile: times VL it divides 64 */
+#define TILE_ROWS 6
 
 QKV_INLINE V v_zero(void) { return _mm256_setzero_ps(); }
 QKV_INLINE V v_set(float x) { return _mm256_set1_ps(x); }

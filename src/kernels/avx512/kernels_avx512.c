@@ -18,7 +18,6 @@
 #include "../../ref/scalar.h"
 #include "simd_avx512.h"
 
-#define STRIP_VECTORS_MAX 4
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 

@@ -6,7 +6,9 @@ typedef __m512 V;      /* VL floats */
 typedef __mmask16 M;   /* one truth value a lane */
 typedef __mmask16 T;   /* the first lanes of a vector: how much of it is memory */
 
-enum { VL = 16, STRIP_VECTORS = 4, TILE_ROWS = 6 };
+#define VL 16
+#define STRIP_VECTORS 4 /* vectors of C in a tile: times VL it divides 64 */
+#define TILE_ROWS 6
 
 QKV_INLINE V v_zero(void) { return _mm512_setzero_ps(); }
 QKV_INLINE V v_set(float x) { return _mm512_set1_ps(x); }

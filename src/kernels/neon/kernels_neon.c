@@ -9,7 +9,6 @@
 #include "../../ref/scalar.h"
 #include "simd_neon.h"
 
-#define STRIP_VECTORS_MAX 4
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 

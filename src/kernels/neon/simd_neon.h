@@ -6,7 +6,9 @@ typedef float32x4_t V; /* VL floats */
 typedef uint32x4_t M;  /* one truth value a lane */
 typedef size_t T;      /* the first lanes of a vector: how much of it is memory */
 
-enum { VL = 4, STRIP_VECTORS = 4, TILE_ROWS = 6 };
+#define VL 4
+#define STRIP_VECTORS 4 /* vectors of C in a tile: times VL it divides 64 */
+#define TILE_ROWS 6
 
 QKV_INLINE V v_zero(void) { return vdupq_n_f32(0.0f); }
 QKV_INLINE V v_set(float x) { return vdupq_n_f32(x); }

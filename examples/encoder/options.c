@@ -1,0 +1,112 @@
+/* The command line.  SPDX-License-Identifier: MIT */
+#define _POSIX_C_SOURCE 200809L
+#include "options.h"
+
+#include "support.h"
+#include "threads.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MODEL_NAME "all-MiniLM-L6-v2"
+
+static const char help[] =
+    "usage: encoder [OPTION]… [SENTENCE]…\n"
+    "\n"
+    "Turns sentences into vectors of unit length with a BERT model; sentences of like meaning come out close.\n"
+    "Without a sentence it takes a few of its own.\n"
+    "\n"
+    "  -m, --model DIR     folder with config.json, vocab.txt and model.safetensors\n"
+    "                      (default: what scripts/model.sh fetches)\n"
+    "  -i, --input FILE    one sentence a line; - is standard input\n"
+    "  -j, --json          one object a line: text, tokens, embedding; nothing else on standard output\n"
+    "      --tokens        the same without embedding; the model's weights are not loaded\n"
+    "  -H, --heatmap FILE  draw what every head of a layer attends to in the first sentence, as SVG\n"
+    "  -l, --layer N       the layer for the heat map and the table of heads (default: 1, the first)\n"
+    "  -t, --threads N     default: one for every CPU\n"
+    "      --isa NAME      kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
+    "  -h, --help\n";
+
+enum { OPTION_ISA = 256, OPTION_TOKENS };
+
+static const struct option long_options[] = {
+    {"model", required_argument, NULL, 'm'},   {"input", required_argument, NULL, 'i'},
+    {"json", no_argument, NULL, 'j'},          {"tokens", no_argument, NULL, OPTION_TOKENS},
+    {"heatmap", required_argument, NULL, 'H'}, {"layer", required_argument, NULL, 'l'},
+    {"threads", required_argument, NULL, 't'}, {"isa", required_argument, NULL, OPTION_ISA},
+    {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+};
+
+static int64_t number(const char *text, const char *option, int64_t low, int64_t high) {
+    char *end;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || value < low || value > high)
+        die("--%s takes a whole number from %lld to %lld, not \"%s\"", option, (long long)low, (long long)high, text);
+    return value;
+}
+
+/* Where scripts/model.sh puts the model. */
+static char *default_model(void) {
+    static const char folder[] = "qkv/" MODEL_NAME;
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (cache && *cache)
+        return join_path(cache, folder);
+    char *below_home = join_path(home ? home : ".", ".cache");
+    char *path = join_path(below_home, folder);
+    free(below_home);
+    return path;
+}
+
+static void read_option(struct options *options, int option) {
+    switch (option) {
+    case 'm':
+        free(options->model);
+        options->model = join_path(optarg, ".");
+        options->model[strlen(optarg)] = '\0';
+        break;
+    case 'i':
+        options->input = optarg;
+        break;
+    case 'j':
+        options->json = 1;
+        break;
+    case 'H':
+        options->heatmap = optarg;
+        break;
+    case 'l':
+        options->layer = number(optarg, "layer", 1, 1000);
+        break;
+    case 't':
+        options->num_threads = (int32_t)number(optarg, "threads", 1, 1024);
+        break;
+    case OPTION_ISA:
+        options->isa = optarg;
+        break;
+    case OPTION_TOKENS:
+        options->json = options->tokens_only = 1;
+        break;
+    case 'h':
+        fputs(help, stdout);
+        exit(0);
+    default: /* getopt has said what is wrong */
+        fputs("encoder: --help lists what can be asked for\n", stderr);
+        exit(1);
+    }
+}
+
+void read_options(struct options *options, int argc, char **argv) {
+    const char *isa = getenv("QKV_ISA");
+    *options = (struct options){.num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL};
+    for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:t:h", long_options, NULL)) != -1;)
+        read_option(options, option);
+    options->sentences = argv + optind;
+    options->num_sentences = argc - optind;
+    if (options->input && options->num_sentences > 0)
+        die("give sentences or --input, not both");
+    if (options->json && options->heatmap)
+        die("--json and --heatmap don't go together");
+    if (!options->model)
+        options->model = default_model();
+}

@@ -1,0 +1,113 @@
+/* Giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
+#define _POSIX_C_SOURCE 200809L
+#include "support.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* No JSON or vocabulary file of a model comes near this; weights are not read through read_file. */
+#define MAX_FILE_SIZE ((long long)256 << 20)
+
+static int progress_shown;
+
+_Noreturn void die(const char *format, ...) {
+    va_list args;
+    end_progress();
+    fputs("encoder: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+void note(const char *format, ...) {
+    va_list args;
+    end_progress();
+    fputs("encoder: note: ", stderr);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+}
+
+void *allocate(size_t count, size_t element_size) {
+    void *memory = calloc(count ? count : 1, element_size);
+    if (!memory)
+        die("out of memory: %zu elements of %zu bytes", count, element_size);
+    return memory;
+}
+
+void *reallocate(void *memory, size_t count, size_t element_size) {
+    if (count > SIZE_MAX / element_size || !(memory = realloc(memory, count * element_size)))
+        die("out of memory: %zu elements of %zu bytes", count, element_size);
+    return memory;
+}
+
+float *allocate_floats(size_t count) {
+    float *memory = NULL;
+    if (count < SIZE_MAX / sizeof(float) - 64)
+        memory = aligned_alloc(64, (count * sizeof(float) + 64) / 64 * 64);
+    if (!memory)
+        die("out of memory: %zu floats", count);
+    return memory;
+}
+
+char *join_path(const char *directory, const char *name) {
+    size_t length = strlen(directory) + strlen(name) + 2;
+    char *path = allocate(length, 1);
+    snprintf(path, length, "%s/%s", directory, name);
+    return path;
+}
+
+char *read_file(const char *path, size_t *size, int optional) {
+    struct stat status;
+    FILE *file = fopen(path, "rb");
+    if (!file && optional && errno == ENOENT)
+        return NULL;
+    if (!file)
+        die("%s: %s", path, strerror(errno));
+    if (fstat(fileno(file), &status) != 0 || !S_ISREG(status.st_mode))
+        die("%s: not a regular file", path);
+    if (status.st_size > MAX_FILE_SIZE)
+        die("%s: %lld bytes are too many for a file of this kind", path, (long long)status.st_size);
+    *size = (size_t)status.st_size;
+    char *text = allocate(*size + 1, 1);
+    if (fread(text, 1, *size, file) != *size)
+        die("%s: can't be read", path);
+    fclose(file);
+    return text;
+}
+
+double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+void show_progress(const char *what, double share) {
+    enum { WIDTH = 30 };
+    static const char bar[] = "##############################";
+    static int quarters;
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\r%s [%-*.*s] %3d %%", what, WIDTH, (int)(share * WIDTH), bar, (int)(share * 100.0));
+    } else {
+        if (!progress_shown)
+            fputs(what, stderr);
+        for (; quarters < (int)(share * 4.0); quarters++)
+            fprintf(stderr, " %d %%", 25 * (quarters + 1));
+    }
+    progress_shown = 1;
+}
+
+void end_progress(void) {
+    if (progress_shown)
+        fputc('\n', stderr);
+    progress_shown = 0;
+}

@@ -1,0 +1,32 @@
+/* What every part of the example needs: giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
+#ifndef SUPPORT_H
+#define SUPPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Prints "encoder: " and the message on standard error and ends the program with exit status 1. */
+_Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* "encoder: note: …" on standard error; the program goes on. */
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Memory or the end of the program. */
+void *allocate(size_t count, size_t element_size);
+void *reallocate(void *memory, size_t count, size_t element_size);
+float *allocate_floats(size_t count); /* 64-byte aligned; free() releases them */
+
+/* "directory/name", to be freed. */
+char *join_path(const char *directory, const char *name);
+
+/* The whole file, followed by a byte 0 that `size` does not count. Without the file: NULL if optional, else die(). */
+char *read_file(const char *path, size_t *size, int optional);
+
+/* Seconds since some fixed moment. */
+double seconds_now(void);
+
+/* A bar on standard error, rewritten in place; where that is no terminal, one line that grows by every quarter. */
+void show_progress(const char *what, double share);
+void end_progress(void);
+
+#endif

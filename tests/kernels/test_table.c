@@ -1,0 +1,29 @@
+/* A table is complete, says what it needs, and keeps its tile within what softmax and fold take at once.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "harness.h"
+
+#include <string.h>
+
+static void test_table(const qt_set *set) {
+    const qkv_kernels *k = set->kernels;
+    QT_EXPECT(strcmp(k->name, set->name) == 0, "called %s in the list, %s in its table", set->name, k->name);
+    QT_EXPECT(strcmp(set->ctx.isa, set->name) == 0, "the context says %s", set->ctx.isa);
+    QT_EXPECT((k->needs & ~set->ctx.features) == 0, "available without a feature it needs");
+    QT_EXPECT((k->needs == 0) == (strcmp(k->name, "ref") == 0), "needs %llx", (unsigned long long)k->needs);
+    QT_EXPECT(k->tile_rows >= 1 && k->tile_rows <= QKV_MAX_ROWS, "tile_rows is %d", (int)k->tile_rows);
+
+    /* Every function pointer of the struct lies behind tile_rows. */
+    const unsigned char *bytes = (const unsigned char *)k;
+    for (size_t at = offsetof(qkv_kernels, pack); at < sizeof *k; at += sizeof(void (*)(void))) {
+        void (*entry)(void);
+        memcpy(&entry, bytes + at, sizeof entry);
+        QT_EXPECT(entry != NULL, "the entry at byte %zu is NULL", at);
+    }
+}
+
+int main(int argc, char **argv) {
+    qt_init(argc, argv);
+    qt_each_set("table", test_table);
+    return qt_run();
+}

@@ -1,0 +1,131 @@
+/* Attention forward over all features in combination: the reference within the analytic bound of the oracle, every
+ * kernel set the same words as the reference, and nothing touched that is not an output.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "oracle_cases.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct totals {
+    double worst_out, worst_lse, worst_probability;      /* error / bound, of ordinary cases */
+    struct {
+        double squares, unfused_squares, elements; /* (error / (u·Σ p|v|))² */
+    } rms[CASE_NUM_DATA + 1];                      /* by kind of data; the last: all */
+    uint64_t cases, rows, by_kind[4];
+} totals;
+
+/* Adds the errors of one row, and those of a plain float program, to the root mean squares. */
+static void compare_accuracy(const attention_case *c, const oracle_row *r, int64_t b, int64_t h, int64_t i,
+                             const float *out, totals *t) {
+    float *plain = oracle_alloc((size_t)c->dv, sizeof *plain);
+    oracle_unfused_f32(&c->desc, b, h, i, plain);
+    for (int64_t x = 0; x < c->dv; x++) {
+        if (!(r->magnitude[x] > 0x1p-100))
+            continue;
+        const double unit = ORACLE_U * r->magnitude[x];
+        const double e = ((double)out[x] - r->out[x]) / unit, plain_e = ((double)plain[x] - r->out[x]) / unit;
+        for (int k = (int)c->data;; k = CASE_NUM_DATA) {
+            t->rms[k].squares += e * e;
+            t->rms[k].unfused_squares += plain_e * plain_e;
+            t->rms[k].elements++;
+            if (k == CASE_NUM_DATA)
+                break;
+        }
+    }
+    free(plain);
+}
+
+static void check_row(const attention_case *c, const oracle_row *r, const case_results *got, size_t row, totals *t) {
+    const float *out = got->out + row * (size_t)c->dv;
+    t->rows++;
+    t->by_kind[r->kind]++;
+    if (r->kind == ORACLE_ANY)
+        return;
+    double *worst[3] = {NULL, NULL, NULL};
+    if (c->ordinary) {
+        worst[0] = &t->worst_out;
+        worst[1] = &t->worst_lse;
+        worst[2] = &t->worst_probability;
+    }
+    for (int64_t x = 0; x < c->dv; x++) {
+        if (r->kind == ORACLE_EMPTY)
+            QT_EXPECT(qt_bits(out[x]) == 0, "out of row %zu, channel %lld: want +0, got %a", row, (long long)x,
+                      (double)out[x]);
+        QT_EXPECT(oracle_within((double)out[x], r->out[x], r->out_bound[x], worst[0]),
+                  "out of row %zu, channel %lld: want %.9g ± %.3g, got %.9g", row, (long long)x, r->out[x],
+                  r->out_bound[x], (double)out[x]);
+    }
+    if (got->lse)
+        QT_EXPECT(oracle_within((double)got->lse[row], r->lse, r->lse_bound, worst[1]),
+                  "lse of row %zu: want %.9g ± %.3g, got %.9g", row, r->lse, r->lse_bound, (double)got->lse[row]);
+    if (!got->probabilities || r->kind == ORACLE_NAN)
+        return;
+    const float *p = got->probabilities + row * (size_t)c->desc.seq_k;
+    for (int64_t j = 0; j < c->desc.seq_k; j++)
+        QT_EXPECT(oracle_within((double)p[j], r->prob[j], r->prob_bound[j], worst[2]),
+                  "probability of row %zu, key %lld: want %.9g ± %.3g, got %.9g", row, (long long)j, r->prob[j],
+                  r->prob_bound[j], (double)p[j]);
+}
+
+static void check_against_oracle(const attention_case *c, const case_results *got, totals *t) {
+    const qkv_attention_desc *d = &c->desc;
+    oracle *o = oracle_open(d);
+    for (int64_t b = 0; b < d->batch; b++)
+        for (int64_t h = 0; h < d->num_heads; h++) {
+            oracle_head(o, b, h);
+            for (int64_t i = 0; i < d->seq_q; i++) {
+                const size_t row = (size_t)((b * d->num_heads + h) * d->seq_q + i);
+                const oracle_row *r = oracle_attention_row(o, b, h, i);
+                check_row(c, r, got, row, t);
+                if (c->ordinary && r->kind == ORACLE_NUMBER && i < 4)
+                    compare_accuracy(c, r, b, h, i, got->out + row * (size_t)c->dv, t);
+            }
+        }
+    oracle_close(o);
+}
+
+static void test_forward(void) {
+    const uint64_t count = case_count(2500);
+    const qkv_ctx reference = case_reference();
+    totals t = {0};
+    for (uint64_t i = 0; i < count; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        attention_case c;
+        case_attention(&rng, 4000000, &c);
+        if (qt_chance(&rng, 50))
+            case_poison_invisible(&rng, &c);
+        case_protect(&c.desc);
+        const case_results want = case_run(&reference, &c, 0, 0);
+        for (size_t s = 0; s < qt_num_sets(); s++) {
+            const qt_set *set = qt_get_set(s);
+            const int32_t threads = qt_chance(&rng, 50) ? 0 : (int32_t)qt_range(&rng, 1, 8);
+            const case_results got = case_run(&set->ctx, &c, threads, qt_chance(&rng, 50) ? qt_u64(&rng) : 0);
+            case_expect_same(set->name, &c, &want, &got);
+        }
+        check_against_oracle(&c, &want, &t);
+        t.cases++;
+    }
+    qt_note("worst error/bound: out %.3f, lse %.3f, probabilities %.3f", t.worst_out, t.worst_lse, t.worst_probability);
+    qt_note("%llu rows: %llu numbers, %llu empty, %llu NaN, %llu beyond float", (unsigned long long)t.rows,
+            (unsigned long long)t.by_kind[ORACLE_NUMBER], (unsigned long long)t.by_kind[ORACLE_EMPTY],
+            (unsigned long long)t.by_kind[ORACLE_NAN], (unsigned long long)t.by_kind[ORACLE_ANY]);
+    for (int k = 0; k <= CASE_NUM_DATA; k++) {
+        const double elements = t.rms[k].elements, ratio = sqrt(t.rms[k].squares / t.rms[k].unfused_squares);
+        qt_note("rms error of %s: %.3f u·Σp|v|, unfused f32 %.3f, ratio %.3f",
+                k < CASE_NUM_DATA ? case_data_name[k] : "all", sqrt(t.rms[k].squares / elements),
+                sqrt(t.rms[k].unfused_squares / elements), ratio);
+        /* Of all together: with ties the plain program makes no error in the logits at all. */
+        QT_EXPECT(k < CASE_NUM_DATA || t.cases < 200 || ratio <= 1.25, "rms error %.3f times that of unfused f32",
+                  ratio);
+    }
+    QT_EXPECT(t.cases < 200 || t.by_kind[ORACLE_ANY] * 20 <= t.rows, "the oracle can't judge more than one row in 20");
+}
+
+int main(int argc, char **argv) {
+    qt_init(argc, argv);
+    qt_once("forward", test_forward);
+    return qt_run();
+}

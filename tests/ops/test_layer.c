@@ -1,0 +1,228 @@
+/* A whole layer: the same bits as projection, attention and projection called one by one, within the bound of the
+ * oracle; and raw attention, whose heads are all the same.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "oracle_cases.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct layer_case {
+    qkv_layer_desc desc;
+    qkv_pack_desc pack_qkv, pack_o;
+    oracle_weights weights;
+    int64_t tokens, kv_heads, dv, width; /* width: of all heads side by side */
+    bool raw;
+} layer_case;
+
+static const float *draw_floats(qt_rng *rng, int64_t n, float size) {
+    float *x = case_floats(rng, n);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = size * qt_normal(rng);
+    if (n > 0)
+        qt_read_only(x);
+    return x;
+}
+
+static void draw_options(qt_rng *rng, qkv_attention_desc *a, int64_t tokens) {
+    if (qt_chance(rng, 50))
+        a->flags = QKV_RIGHT;
+    if (qt_chance(rng, 20)) {
+        a->flags |= QKV_LEFT;
+        a->left = qt_range(rng, 0, tokens);
+    }
+    if (qt_chance(rng, 20))
+        a->softcap = 20;
+    if (qt_chance(rng, 20))
+        a->scale = qt_uniform(rng, -0.5f, 0.5f);
+    if (qt_chance(rng, 20))
+        a->alibi_slopes = draw_floats(rng, a->num_heads, 0.2f);
+    if (qt_chance(rng, 20))
+        a->sinks = draw_floats(rng, a->num_heads, 2);
+    if (qt_chance(rng, 20))
+        a->bias = (qkv_matrix_input){draw_floats(rng, tokens * tokens, 1), 0, 0, tokens, 1};
+    if (qt_chance(rng, 30)) {
+        int64_t *len = qt_alloc((size_t)a->batch * sizeof *len, sizeof *len, qt_place(rng));
+        for (int64_t b = 0; b < a->batch; b++)
+            len[b] = qt_range(rng, 0, tokens);
+        a->kv_len = len;
+    }
+}
+
+static void draw_sizes(qt_rng *rng, layer_case *c) {
+    qkv_layer_desc *d = &c->desc;
+    qkv_attention_desc *a = &d->attention;
+    c->tokens = qt_chance(rng, 80) ? qt_range(rng, 0, 40) : case_size(rng, 300);
+    a->batch = qt_chance(rng, 3) ? 0 : qt_range(rng, 1, 3);
+    a->seq_q = a->seq_k = c->tokens;
+    d->model_dim = c->tokens > 60 ? qt_range(rng, 1, 40) : qt_range(rng, 1, 200);
+    c->raw = qt_chance(rng, 25);
+    c->kv_heads = c->raw ? 1 : qt_range(rng, 1, 3);
+    a->num_heads = c->kv_heads * qt_range(rng, 1, 3);
+    a->num_kv_heads = c->raw && qt_chance(rng, 50) ? 0 : c->kv_heads;
+    a->head_dim = c->raw ? d->model_dim : qt_range(rng, 1, 70);
+    a->head_dim_v = qt_chance(rng, 60) ? 0 : c->raw ? d->model_dim : qt_range(rng, 1, 70);
+    c->dv = a->head_dim_v ? a->head_dim_v : a->head_dim;
+    c->width = a->num_heads * c->dv;
+}
+
+static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
+    qkv_layer_desc *d = &c->desc;
+    const qkv_attention_desc *a = &d->attention;
+    const int64_t in = d->model_dim, size[3] = {a->num_heads * a->head_dim, c->kv_heads * a->head_dim,
+                                                c->kv_heads * c->dv};
+    const float spread = 1 / sqrtf((float)in);
+    if (!c->raw) {
+        const float *w[3], *bias[3];
+        c->pack_qkv = (qkv_pack_desc){.size = sizeof c->pack_qkv, .in_features = in, .num_parts = 3};
+        for (int p = 0; p < 3; p++) {
+            w[p] = draw_floats(rng, in * size[p], spread);
+            bias[p] = qt_chance(rng, 50) ? draw_floats(rng, size[p], 0.5f) : NULL;
+            c->pack_qkv.part[p] = (qkv_weight){.data = w[p], .out_features = size[p]};
+        }
+        c->weights = (oracle_weights){w[0], w[1], w[2], NULL};
+        d->bias_q = bias[0];
+        d->bias_k = bias[1];
+        d->bias_v = bias[2];
+        d->w_qkv = case_pack(ctx, &c->pack_qkv);
+        qt_read_only(d->w_qkv);
+    }
+    d->out_features = c->width;
+    if (qt_chance(rng, 70)) {
+        d->out_features = qt_range(rng, 1, 150);
+        c->weights.wo = draw_floats(rng, c->width * d->out_features, 1 / sqrtf((float)c->width));
+        d->bias_o = qt_chance(rng, 50) ? draw_floats(rng, d->out_features, 0.5f) : NULL;
+        c->pack_o = (qkv_pack_desc){.size = sizeof c->pack_o, .in_features = c->width, .num_parts = 1,
+                                    .part = {{.data = c->weights.wo, .out_features = d->out_features}}};
+        d->w_o = case_pack(ctx, &c->pack_o);
+        qt_read_only(d->w_o);
+    }
+}
+
+static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
+    *c = (layer_case){.desc = {.size = sizeof c->desc, .attention = {.size = sizeof c->desc.attention}}};
+    qkv_layer_desc *d = &c->desc;
+    draw_sizes(rng, c);
+    draw_options(rng, &d->attention, c->tokens);
+    draw_weights(rng, ctx, c);
+    d->x = case_input(rng, d->attention.batch, 1, c->tokens, d->model_dim, false);
+    if (d->attention.batch * c->tokens > 0)
+        qt_read_only(d->x.data);
+    d->out = case_output(rng, d->attention.batch, 1, c->tokens, d->out_features);
+    qt_describe("B=%" PRId64 " S=%" PRId64 " model=%" PRId64 " H=%" PRId64 ":%" PRId64 " D=%" PRId64 ",%" PRId64
+                " out=%" PRId64 "%s%s flags=%u", d->attention.batch, c->tokens, d->model_dim, d->attention.num_heads,
+                d->attention.num_kv_heads, d->attention.head_dim, d->attention.head_dim_v, d->out_features,
+                c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags);
+}
+
+/* The same layer from the public operations, into contiguous memory: [batch][tokens][out_features]. */
+static float *step_by_step(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c) {
+    const qkv_layer_desc *d = &c->desc;
+    qkv_attention_desc a = d->attention;
+    const int64_t dk = a.head_dim, hq = a.num_heads, hkv = c->kv_heads, n = c->tokens;
+    a.q = a.k = a.v = (qkv_input){d->x.data, d->x.batch, 0, d->x.token};
+    if (!c->raw) {
+        const int64_t row = hq * dk + hkv * dk + hkv * c->dv;
+        float *qkv = case_floats(rng, a.batch * n * row);
+        qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = n, .in_features = d->model_dim,
+                                 .num_parts = 3, .x = d->x, .packed = d->w_qkv};
+        p.part[0] = (qkv_projection_part){hq * dk, dk, d->bias_q, {qkv, n * row, dk, row}};
+        p.part[1] = (qkv_projection_part){hkv * dk, dk, d->bias_k, {qkv + hq * dk, n * row, dk, row}};
+        p.part[2] = (qkv_projection_part){hkv * c->dv, c->dv, d->bias_v,
+                                          {qkv + (hq + hkv) * dk, n * row, c->dv, row}};
+        case_run_projection(ctx, &p, 0, 0);
+        a.q = (qkv_input){qkv, n * row, dk, row};
+        a.k = (qkv_input){qkv + hq * dk, n * row, dk, row};
+        a.v = (qkv_input){qkv + (hq + hkv) * dk, n * row, c->dv, row};
+    }
+    float *heads = case_floats(rng, a.batch * n * c->width);
+    a.out = (qkv_output){heads, n * c->width, c->dv, c->width};
+    case_run_attention(ctx, &a, 0, 0);
+    if (!d->w_o)
+        return heads;
+    float *y = case_floats(rng, a.batch * n * d->out_features);
+    qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = n, .in_features = c->width, .num_parts = 1,
+                             .x = {heads, n * c->width, 0, c->width}, .packed = d->w_o};
+    p.part[0] = (qkv_projection_part){d->out_features, 0, d->bias_o, {y, n * d->out_features, 0, d->out_features}};
+    case_run_projection(ctx, &p, 0, 0);
+    return y;
+}
+
+static const float *run_layer(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c) {
+    const qkv_layer_desc *d = &c->desc;
+    qt_poison(d->out.data);
+    case_run_layer(ctx, d, (int32_t)qt_range(rng, 0, 8), qt_u64(rng));
+    const qt_view view = qt_view_output(&d->out, d->attention.batch, 1, c->tokens, d->out_features);
+    qt_expect_gaps("out", &view);
+    return case_gather(&d->out, d->attention.batch, 1, c->tokens, d->out_features);
+}
+
+static void test_layer_equals_its_steps(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(250); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        layer_case c;
+        draw_layer(&rng, &set->ctx, &c);
+        const float *want = step_by_step(&rng, &set->ctx, &c), *got = run_layer(&rng, &set->ctx, &c);
+        qt_expect_words("layer", want, got, (size_t)(c.desc.attention.batch * c.tokens * c.desc.out_features), 0);
+    }
+}
+
+static void test_sets_agree_within_the_bound(void) {
+    const qkv_ctx reference = case_reference();
+    double worst = 0;
+    for (uint64_t i = 0; i < case_count(200); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        layer_case c;
+        draw_layer(&rng, &reference, &c);
+        const size_t n = (size_t)(c.desc.attention.batch * c.tokens * c.desc.out_features);
+        const float *want = run_layer(&rng, &reference, &c);
+        for (size_t s = 0; s < qt_num_sets(); s++)
+            qt_expect_words(qt_get_set(s)->name, want, run_layer(&rng, &qt_get_set(s)->ctx, &c), n, 0);
+        double *value = oracle_alloc(n, sizeof *value), *bound = oracle_alloc(n, sizeof *bound);
+        QT_EXPECT(oracle_layer(&c.desc, &c.weights, value, bound), "the oracle finds rows beyond float");
+        for (size_t at = 0; at < n; at++)
+            QT_EXPECT(oracle_within((double)want[at], value[at], bound[at], &worst),
+                      "element %zu: want %.9g ± %.3g, got %.9g", at, value[at], bound[at], (double)want[at]);
+        free(value);
+        free(bound);
+    }
+    qt_note("worst error/bound %.3f", worst);
+}
+
+/* Raw: Q = K = V = X. */
+static void test_raw_heads_are_plain_attention(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(60); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        const int64_t heads = qt_range(&rng, 1, 5), dim = qt_range(&rng, 1, 130), n = qt_range(&rng, 1, 300);
+        qt_describe("H=%" PRId64 " D=%" PRId64 " S=%" PRId64, heads, dim, n);
+        const float *x = draw_floats(&rng, n * dim, 1);
+        float *out = case_floats(&rng, n * heads * dim), *plain = case_floats(&rng, n * dim);
+        qkv_layer_desc d = {.size = sizeof d, .model_dim = dim, .out_features = heads * dim, .x = {x, n * dim, 0, dim},
+                            .out = {out, n * heads * dim, 0, heads * dim},
+                            .attention = {.size = sizeof d.attention, .batch = 1, .num_heads = heads, .seq_q = n,
+                                          .seq_k = n, .head_dim = dim}};
+        d.attention.num_kv_heads = qt_chance(&rng, 50) ? 1 : 0;
+        case_run_layer(&set->ctx, &d, (int32_t)qt_range(&rng, 0, 4), 0);
+        qkv_attention_desc a = {.size = sizeof a, .batch = 1, .num_heads = 1, .seq_q = n, .seq_k = n, .head_dim = dim,
+                                .q = {x, 0, 0, dim}, .k = {x, 0, 0, dim}, .v = {x, 0, 0, dim},
+                                .out = {plain, 0, 0, dim}};
+        case_run_attention(&set->ctx, &a, 0, 0);
+        for (int64_t h = 0; h < heads; h++)
+            qt_expect_rows("head", plain, dim, out + h * dim, heads * dim, (size_t)n, (size_t)dim, 0);
+    }
+}
+
+int main(int argc, char **argv) {
+    qt_init(argc, argv);
+    qt_each_set("layer_equals_its_steps", test_layer_equals_its_steps);
+    qt_once("sets_agree_within_the_bound", test_sets_agree_within_the_bound);
+    qt_each_set("raw_heads_are_plain_attention", test_raw_heads_are_plain_attention);
+    return qt_run();
+}

@@ -1,0 +1,94 @@
+/* What the library must compute, in double and in plain loops, and how far a result in float may be from it.
+ *
+ * Written from qkv.h and the arithmetic in docs/numerics.md alone, not from src/. Every bound is a bound: it is derived
+ * term by term beside the code that adds the term up, and no factor was chosen by looking at results.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef ORACLE_H
+#define ORACLE_H
+
+#include "qkv.h"
+
+#include <math.h>
+#include <stddef.h>
+
+#define ORACLE_U 0x1p-24      /* u: the relative error of one rounding to float */
+#define ORACLE_TINY 0x1p-149  /* the absolute error of one rounding below the normal range is less than this */
+
+/* γ_n = n·u / (1 − n·u): n roundings in a row. */
+static inline double oracle_gamma(double n) {
+    return n * ORACLE_U / (1 - n * ORACLE_U);
+}
+
+/* γ of a dot product of n terms in chains of 128: a term meets at most min(n, 128) fma and one add for each chain. */
+double oracle_chain(int64_t n);
+
+typedef enum oracle_kind {
+    ORACLE_NUMBER, /* within the bounds */
+    ORACLE_EMPTY,  /* no visible key: out is +0, probabilities 0, lse is −inf or the sink */
+    ORACLE_NAN,    /* NaN: a NaN in q, k or a logit's terms, or a visible logit of +inf */
+    ORACLE_ANY     /* an intermediate value is too large for float: the value is not promised, only the bits are */
+} oracle_kind;
+
+typedef struct oracle_row {
+    oracle_kind kind;
+    double *out, *out_bound; /* [head_dim_v] */
+    double *magnitude;       /* [head_dim_v]: Σ p·|v|, the natural unit of the error of out */
+    double lse, lse_bound;
+    double *prob, *prob_bound; /* [seq_k]; both exactly 0 where the key is not visible */
+    unsigned char *visible;    /* [seq_k] */
+} oracle_row;
+
+/* One head at a time: q, k and v in double, contiguous. The errors (NULL: none) say how far the caller knows them to be
+ * from what the library was given; only oracle_layer uses them. */
+typedef struct oracle {
+    qkv_attention_desc desc; /* with num_kv_heads and head_dim_v filled in */
+    double *q, *k, *v;
+    double *q_error, *k_error, *v_error;
+    oracle_row row;
+    double *logit, *error; /* [seq_k]: s and how far the library's may be from it */
+    double *weight_error, *largest_weight; /* [seq_k]: how far p_j may be off without the sums, and how large be */
+} oracle;
+
+oracle *oracle_open(const qkv_attention_desc *desc);
+void oracle_close(oracle *o);
+/* Whether row i of head h sees key j, whatever their values are: kv_len, keep, the window and a bias of −inf. */
+int oracle_sees(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, int64_t j);
+/* Reads q, k and v of a head, as desc describes them. */
+void oracle_head(oracle *o, int64_t b, int64_t h);
+/* Row i of the head that was read last. The result lives until the next call. */
+const oracle_row *oracle_attention_row(oracle *o, int64_t b, int64_t h, int64_t i);
+
+/* What an attention row and a merge share: softmax and weighted sum of the logits, errors, v that are in *o. `folds`
+ * states are folded, each with a chain of at most `chain` keys. sink: NULL for none. */
+const oracle_row *oracle_softmax(oracle *o, oracle_kind kind, const float *sink, int64_t folds, int64_t chain);
+
+/* Whether `got` is `want` within `bound`; NaN only where NaN is wanted. *worst (or NULL) keeps the largest error/bound,
+ * bounds below 2^−100 aside: there a weight may be cut off as a whole, which uses all of its bound. */
+int oracle_within(double got, double want, double bound, double *worst);
+
+/* Row i of head h as a plain program in float would compute it: no blocks, no fma, expf. out: [head_dim_v]. */
+void oracle_unfused_f32(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, float *out);
+
+/* value[n] = Σ x[k]·w[k][n] + bias[n] and its bound. w: [in][out] contiguous; bias may be NULL; x_error may be NULL. */
+void oracle_projection_row(const double *x, const double *x_error, const float *w, const float *bias, int64_t in,
+                           int64_t out, double *value, double *bound);
+
+/* A merge, row by row: parts are the keys of an oracle, their logsumexp the logits and their out v. */
+oracle *oracle_open_merge(const qkv_merge_desc *desc);
+/* out_error and lse_error say how far the parts themselves may be off, an element for each part (and channel:
+ * out_error[part·head_dim_v + c]); NULL: not at all. */
+const oracle_row *oracle_merge_row(oracle *o, const qkv_merge_desc *desc, int64_t b, int64_t h, int64_t i,
+                                   const double *out_error, const double *lse_error);
+
+/* A layer's weights before packing, [in][out] contiguous; wq = NULL: raw; wo = NULL: heads side by side. */
+typedef struct oracle_weights {
+    const float *wq, *wk, *wv, *wo;
+} oracle_weights;
+/* value and bound: [batch][tokens][out_features]. Returns 0 if some row is not ORACLE_NUMBER or ORACLE_EMPTY. */
+int oracle_layer(const qkv_layer_desc *desc, const oracle_weights *weights, double *value, double *bound);
+
+/* Memory for tests: zeroed, never NULL. */
+void *oracle_alloc(size_t count, size_t size);
+
+#endif

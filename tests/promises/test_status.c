@@ -1,0 +1,423 @@
+/* Every status code of every operation, and that a refusal writes nothing: not the plan, not an output, not the
+ * workspace.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "oracle_cases.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static qkv_ctx ctx;
+static bool reached[QKV_ERROR_ISA_UNAVAILABLE + 1];
+
+static void expect_status(qkv_status want, qkv_status got, const char *what) {
+    reached[want] = true;
+    QT_EXPECT(want == got, "%s: want \"%s\", got \"%s\"", what, qkv_status_string(want), qkv_status_string(got));
+    qt_count_words(1);
+}
+
+/* A descriptor `good` with one change is refused by the plan with this status, and the plan stays as it was. */
+#define PLAN_REFUSES(operation, status, change)                                                                        \
+    do {                                                                                                               \
+        qkv_##operation##_desc d = good;                                                                               \
+        change;                                                                                                        \
+        qkv_plan plan, before;                                                                                         \
+        memset(&plan, 0xa5, sizeof plan);                                                                              \
+        memset(&before, 0xa5, sizeof before);                                                                          \
+        expect_status(status, qkv_##operation##_plan(&ctx, &d, 2, &plan), #operation " plan with " #change);           \
+        qt_expect_bytes("the plan", &before, &plan, sizeof plan);                                                      \
+    } while (0)
+
+/* The same for a run with a plan of `good`: check, run and run_parallel agree, and nothing is written. */
+#define RUN_REFUSES(operation, status, change)                                                                         \
+    do {                                                                                                               \
+        qkv_##operation##_desc d = good;                                                                               \
+        qkv_plan plan;                                                                                                 \
+        assert_int_equal(qkv_##operation##_plan(&ctx, &d, 2, &plan), QKV_OK);                                          \
+        size_t size = plan.workspace_size;                                                                             \
+        char *workspace = space;                                                                                       \
+        change;                                                                                                        \
+        qt_pool pool = {2, 0};                                                                                         \
+        const char *what = #operation " run with " #change;                                                            \
+        expect_status(status, qkv_##operation##_check(&plan, &d, workspace, size), what);                              \
+        expect_status(status, qkv_##operation##_run(&plan, &d, workspace, size), what);                                \
+        expect_status(status, qkv_##operation##_run_parallel(&plan, &d, workspace, size, qt_parallel_for, &pool),      \
+                      what);                                                                                           \
+        qt_expect_untouched("out", out);                                                                               \
+        qt_expect_untouched("lse", lse);                                                                               \
+        qt_expect_untouched("workspace", space);                                                                       \
+    } while (0)
+
+/* What every operation refuses alike. */
+#define COMMON_REFUSALS(operation)                                                                                     \
+    do {                                                                                                               \
+        qkv_plan p;                                                                                                    \
+        expect_status(QKV_ERROR_NULL, qkv_##operation##_plan(NULL, &good, 1, &p), "no ctx");                           \
+        expect_status(QKV_ERROR_NULL, qkv_##operation##_plan(&ctx, NULL, 1, &p), "no descriptor");                     \
+        expect_status(QKV_ERROR_NULL, qkv_##operation##_plan(&ctx, &good, 1, NULL), "no plan");                        \
+        expect_status(QKV_ERROR_WORKERS, qkv_##operation##_plan(&ctx, &good, 0, &p), "0 workers");                     \
+        expect_status(QKV_ERROR_WORKERS, qkv_##operation##_plan(&ctx, &good, -3, &p), "-3 workers");                   \
+        PLAN_REFUSES(operation, QKV_ERROR_SIZE, d.size = 0);                                                           \
+        PLAN_REFUSES(operation, QKV_ERROR_SIZE, d.size--);                                                             \
+        PLAN_REFUSES(operation, QKV_ERROR_SIZE, d.size = (size_t)1 << 40);                                             \
+        assert_int_equal(qkv_##operation##_plan(&ctx, &good, 2, &p), QKV_OK);                                          \
+        expect_status(QKV_ERROR_NULL, qkv_##operation##_run(NULL, &good, space, 1 << 20), "run without plan");         \
+        expect_status(QKV_ERROR_NULL, qkv_##operation##_run(&p, NULL, space, 1 << 20), "run without descriptor");      \
+        expect_status(QKV_ERROR_WORKERS,                                                                               \
+                      qkv_##operation##_run_parallel(&p, &good, space, p.workspace_size, NULL, NULL),                  \
+                      "no parallel_for");                                                                              \
+        RUN_REFUSES(operation, QKV_ERROR_PLAN, memset(&plan, 0, sizeof plan));                                         \
+        if (p.workspace_size > 0) {                                                                                    \
+            RUN_REFUSES(operation, QKV_ERROR_WORKSPACE, size--);                                                       \
+            RUN_REFUSES(operation, QKV_ERROR_WORKSPACE, size = 0);                                                     \
+            RUN_REFUSES(operation, QKV_ERROR_NULL, workspace = NULL);                                                  \
+            RUN_REFUSES(operation, QKV_ERROR_ALIGNMENT, workspace += 4);                                               \
+            RUN_REFUSES(operation, QKV_ERROR_ALIGNMENT, workspace += 32);                                              \
+        }                                                                                                              \
+    } while (0)
+
+static void *space; /* a workspace large enough for every descriptor here */
+static float *out, *lse;
+
+static void allocate(qt_rng *rng) {
+    space = qt_alloc(1 << 20, 64, QT_TAIL);
+    out = case_floats(rng, 4096);
+    lse = case_floats(rng, 64);
+}
+
+static void *shifted(const void *p, ptrdiff_t bytes) {
+    return (char *)(uintptr_t)p + bytes;
+}
+
+static const int64_t far = INT64_MAX / 4;
+
+static qkv_attention_desc good_attention(qt_rng *rng) {
+    allocate(rng);
+    attention_case c;
+    case_plain(rng, &c, 2, 4, 2, 3, 70, 8, 9);
+    c.desc.out.data = out;
+    c.desc.lse.data = lse;
+    return c.desc;
+}
+
+static void test_attention_plan_refuses(void) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    const qkv_attention_desc good = good_attention(&rng);
+    COMMON_REFUSALS(attention);
+    PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.batch = -1);
+    PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.num_heads = -1);
+    PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.num_kv_heads = -2);
+    PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.seq_q = -1);
+    PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.seq_k = INT64_MIN);
+    PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.head_dim = -64);
+    PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.head_dim_v = -1);
+    PLAN_REFUSES(attention, QKV_ERROR_HEADS, d.num_kv_heads = 3);
+    PLAN_REFUSES(attention, QKV_ERROR_HEADS, d.num_kv_heads = 8);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.flags = 4);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.flags = 0x80000001u);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.reserved = 1);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.scale = NAN);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.scale = INFINITY);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.scale = -INFINITY);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.softcap = NAN);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.softcap = INFINITY);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.softcap = -1);
+    PLAN_REFUSES(attention, QKV_ERROR_SHAPE, d.states.data = out + 1);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.batch = INT64_MAX);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.num_heads = INT64_MAX - 1);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.seq_q = INT64_MAX);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.seq_k = INT64_MAX);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.head_dim = INT64_MAX);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.head_dim_v = INT64_MAX);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.q.token = far);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.k.head = -INT64_MAX);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.v.batch = INT64_MIN);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.out.token = INT64_MAX);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.lse.head = far);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.bias = ((qkv_matrix_input){out, far, 0, 0, far}));
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.keep = ((qkv_matrix_input){out, 0, 0, INT64_MAX, 0}));
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.probabilities = ((qkv_matrix_output){out, 0, 0, 0, far}));
+}
+
+static void test_attention_run_refuses(void) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    const qkv_attention_desc good = good_attention(&rng);
+    const float values[4] = {0};
+    const int64_t lengths[4] = {0};
+    RUN_REFUSES(attention, QKV_ERROR_NULL, d.q.data = NULL);
+    RUN_REFUSES(attention, QKV_ERROR_NULL, d.k.data = NULL);
+    RUN_REFUSES(attention, QKV_ERROR_NULL, d.v.data = NULL);
+    RUN_REFUSES(attention, QKV_ERROR_NULL, d.out.data = NULL);
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.q.data = shifted(d.q.data, 1));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.k.data = shifted(d.k.data, 2));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.v.data = shifted(d.v.data, 3));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.out.data = shifted(out, 2));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.lse.data = shifted(lse, 1));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.kv_len = shifted(lengths, 4));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.q_offsets = shifted(lengths, 1));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.sinks = shifted(values, 2));
+    RUN_REFUSES(attention, QKV_ERROR_ALIGNMENT, d.alibi_slopes = shifted(values, 2));
+    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.q.data = out);
+    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.k.data = out);
+    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.v.data = lse);
+    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.lse.data = out);
+    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.sinks = lse);
+    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.alibi_slopes = out);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.seq_q--);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.seq_k--);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.batch--);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.num_kv_heads = 4);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.head_dim--);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.head_dim_v--);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scale = 2);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.softcap = 2);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.flags = QKV_RIGHT);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.right = 1);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.q_offset = 1);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.q.token++);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.k.head++);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.out.token++);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, {
+        const qkv_merge_desc m = {.size = sizeof m};
+        assert_int_equal(qkv_merge_plan(&ctx, &m, 1, &plan), QKV_OK);
+    });
+}
+
+static qkv_projection_desc good_projection(qt_rng *rng) {
+    allocate(rng);
+    float *packed = qt_alloc(2 * 10 * QKV_PANEL * sizeof(float), 64, QT_TAIL), *x = case_floats(rng, 50);
+    qt_fill(rng, packed, 2 * 10 * QKV_PANEL, QT_NORMAL);
+    qt_fill(rng, x, 50, QT_NORMAL);
+    return (qkv_projection_desc){.size = sizeof(qkv_projection_desc), .batch = 1, .tokens = 5, .in_features = 10,
+                                 .num_parts = 2, .x = {x, 0, 0, 10}, .packed = packed,
+                                 .part = {{.out_features = 12, .head_dim = 4, .out = {out, 0, 20, 4}},
+                                          {.out_features = 6, .out = {lse, 0, 0, 6}}}};
+}
+
+static void test_projection_refuses(void) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    const qkv_projection_desc good = good_projection(&rng);
+    COMMON_REFUSALS(projection);
+    PLAN_REFUSES(projection, QKV_ERROR_NEGATIVE, d.batch = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_NEGATIVE, d.tokens = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_NEGATIVE, d.in_features = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_NEGATIVE, d.part[1].out_features = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_NEGATIVE, d.part[0].head_dim = -4);
+    PLAN_REFUSES(projection, QKV_ERROR_HEADS, d.part[0].head_dim = 5);
+    PLAN_REFUSES(projection, QKV_ERROR_HEADS, d.part[0].head_dim = 24);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.num_parts = 0);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.num_parts = QKV_MAX_PARTS + 1);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.num_parts = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.batch = INT64_MAX);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.tokens = INT64_MAX);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.in_features = INT64_MAX);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.part[1].out_features = INT64_MAX);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.x.token = far);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.part[0].out.head = INT64_MIN);
+    RUN_REFUSES(projection, QKV_ERROR_NULL, d.x.data = NULL);
+    RUN_REFUSES(projection, QKV_ERROR_NULL, d.packed = NULL);
+    RUN_REFUSES(projection, QKV_ERROR_NULL, d.part[1].out.data = NULL);
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.x.data = shifted(d.x.data, 1));
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.packed = shifted(d.packed, 32));
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.part[0].out.data = shifted(out, 2));
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.part[0].bias = shifted(d.x.data, 2));
+    RUN_REFUSES(projection, QKV_ERROR_ALIAS, d.x.data = out);
+    RUN_REFUSES(projection, QKV_ERROR_ALIAS, d.part[1].bias = lse);
+    RUN_REFUSES(projection, QKV_ERROR_ALIAS, d.part[1].out.data = out);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.tokens--);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.in_features--);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.num_parts = 1);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.part[0].head_dim = 6);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.part[1].out.token++);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.x.token--);
+}
+
+static void test_merge_refuses(void) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    allocate(&rng);
+    float *part = case_floats(&rng, 1000), *part_lse = case_floats(&rng, 100);
+    memset(part, 0, 4000);
+    memset(part_lse, 0, 400);
+    const qkv_merge_desc good = {.size = sizeof good, .batch = 1, .num_heads = 2, .seq_q = 3, .head_dim_v = 4,
+                                 .num_parts = 2, .part_out = {part, 0, 12, 4}, .part_out_stride = 24,
+                                 .part_lse = {part_lse, 0, 3, 1}, .part_lse_stride = 6, .out = {out, 0, 12, 4},
+                                 .lse = {lse, 0, 3, 1}};
+    COMMON_REFUSALS(merge);
+    PLAN_REFUSES(merge, QKV_ERROR_NEGATIVE, d.batch = -1);
+    PLAN_REFUSES(merge, QKV_ERROR_NEGATIVE, d.num_heads = -1);
+    PLAN_REFUSES(merge, QKV_ERROR_NEGATIVE, d.seq_q = -1);
+    PLAN_REFUSES(merge, QKV_ERROR_NEGATIVE, d.head_dim_v = -1);
+    PLAN_REFUSES(merge, QKV_ERROR_NEGATIVE, d.num_parts = -1);
+    PLAN_REFUSES(merge, QKV_ERROR_SHAPE, d.states.data = part);
+    PLAN_REFUSES(merge, QKV_ERROR_OVERFLOW, d.num_parts = INT64_MAX);
+    PLAN_REFUSES(merge, QKV_ERROR_OVERFLOW, d.head_dim_v = INT64_MAX);
+    PLAN_REFUSES(merge, QKV_ERROR_OVERFLOW, d.part_out_stride = INT64_MIN);
+    PLAN_REFUSES(merge, QKV_ERROR_OVERFLOW, d.part_lse_stride = INT64_MAX);
+    PLAN_REFUSES(merge, QKV_ERROR_OVERFLOW, d.out.head = far);
+    RUN_REFUSES(merge, QKV_ERROR_NULL, d.part_out.data = NULL);
+    RUN_REFUSES(merge, QKV_ERROR_NULL, d.part_lse.data = NULL);
+    RUN_REFUSES(merge, QKV_ERROR_NULL, d.out.data = NULL);
+    RUN_REFUSES(merge, QKV_ERROR_ALIGNMENT, d.part_lse.data = shifted(part_lse, 2));
+    RUN_REFUSES(merge, QKV_ERROR_ALIAS, d.part_out.data = out);
+    RUN_REFUSES(merge, QKV_ERROR_ALIAS, d.lse.data = out);
+    RUN_REFUSES(merge, QKV_ERROR_PLAN, d.num_parts--);
+    RUN_REFUSES(merge, QKV_ERROR_PLAN, d.part_out_stride--);
+}
+
+static void test_layer_refuses(void) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    allocate(&rng);
+    float *x = case_floats(&rng, 100), *w = qt_alloc(3 * 8 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
+    qt_fill(&rng, x, 100, QT_NORMAL);
+    qt_fill(&rng, w, 3 * 8 * QKV_PANEL, QT_NORMAL);
+    const qkv_layer_desc good = {.size = sizeof good, .model_dim = 8, .out_features = 8, .x = {x, 0, 0, 8}, .w_qkv = w,
+                                 .w_o = w, .out = {out, 0, 0, 8},
+                                 .attention = {.size = sizeof good.attention, .batch = 1, .num_heads = 2, .seq_q = 5,
+                                               .seq_k = 5, .head_dim = 4, .lse = {lse, 0, 5, 1}}};
+    COMMON_REFUSALS(layer);
+    PLAN_REFUSES(layer, QKV_ERROR_SIZE, d.attention.size = 0);
+    PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.model_dim = -1);
+    PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.out_features = -1);
+    PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.attention.head_dim = -1);
+    PLAN_REFUSES(layer, QKV_ERROR_HEADS, d.attention.num_kv_heads = 3);
+    PLAN_REFUSES(layer, QKV_ERROR_FLAGS, d.attention.flags = 8);
+    PLAN_REFUSES(layer, QKV_ERROR_VALUE, d.attention.softcap = -1);
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.attention.seq_k = 6);
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.attention.q.data = x);
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.w_qkv = NULL); /* raw needs head_dim = model_dim */
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.w_o = NULL, d.out_features = 9));
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.model_dim = INT64_MAX);
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.out_features = INT64_MAX);
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.attention.seq_q = d.attention.seq_k = INT64_MAX);
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.attention.head_dim = INT64_MAX);
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.x.token = far);
+    RUN_REFUSES(layer, QKV_ERROR_NULL, d.x.data = NULL);
+    RUN_REFUSES(layer, QKV_ERROR_NULL, d.out.data = NULL);
+    RUN_REFUSES(layer, QKV_ERROR_ALIGNMENT, d.w_o = shifted(w, 4));
+    RUN_REFUSES(layer, QKV_ERROR_ALIGNMENT, d.x.data = shifted(x, 1));
+    RUN_REFUSES(layer, QKV_ERROR_ALIAS, d.x.data = out);
+    RUN_REFUSES(layer, QKV_ERROR_ALIAS, d.bias_o = out);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.model_dim--);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.w_o = NULL);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.attention.flags = QKV_RIGHT);
+}
+
+/* One change of a good descriptor, refused by whichever of the three calls `call` is. */
+#define PACK_REFUSES(status, call, change)                                                                             \
+    do {                                                                                                               \
+        qkv_pack_desc d = good;                                                                                        \
+        void *packed = room;                                                                                           \
+        size_t bytes = 12345;                                                                                          \
+        change;                                                                                                        \
+        expect_status(status, call, #call " with " #change);                                                           \
+        assert_int_equal(bytes, 12345);                                                                                \
+        qt_expect_untouched("packed", room);                                                                           \
+        qt_expect_untouched("unpacked", out);                                                                          \
+        (void)packed;                                                                                                  \
+    } while (0)
+
+static void test_packing_refuses(void) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    allocate(&rng);
+    float *w = case_floats(&rng, 6 * 5);
+    void *room = qt_alloc(6 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
+    const qkv_pack_desc good = {.size = sizeof good, .in_features = 6, .num_parts = 1,
+                                .part = {{.data = w, .unpacked = out, .out_features = 5}}};
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_packed_size(NULL, &bytes), (void)d);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_packed_size(&d, NULL), (void)d);
+    PACK_REFUSES(QKV_ERROR_SIZE, qkv_packed_size(&d, &bytes), d.size = 8);
+    PACK_REFUSES(QKV_ERROR_NEGATIVE, qkv_packed_size(&d, &bytes), d.in_features = -1);
+    PACK_REFUSES(QKV_ERROR_NEGATIVE, qkv_packed_size(&d, &bytes), d.part[0].out_features = -1);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_size(&d, &bytes), d.num_parts = 0);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_size(&d, &bytes), d.num_parts = 5);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_size(&d, &bytes), d.part[0].layout = 2);
+    PACK_REFUSES(QKV_ERROR_OVERFLOW, qkv_packed_size(&d, &bytes), d.in_features = INT64_MAX);
+    PACK_REFUSES(QKV_ERROR_OVERFLOW, qkv_packed_size(&d, &bytes), d.part[0].out_features = INT64_MAX);
+    PACK_REFUSES(QKV_ERROR_OVERFLOW, qkv_packed_size(&d, &bytes), d.in_features = INT64_C(1) << 58);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_pack(NULL, &d, packed), (void)d);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_pack(&ctx, NULL, packed), (void)d);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_pack(&ctx, &d, packed), packed = NULL);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_pack(&ctx, &d, packed), d.part[0].data = NULL);
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), packed = shifted(room, 32));
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), d.part[0].data = shifted(w, 1));
+    PACK_REFUSES(QKV_ERROR_ALIAS, qkv_pack(&ctx, &d, packed), d.part[0].data = room);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_unpack(NULL, packed), (void)d);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_unpack(&d, packed), packed = NULL);
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_unpack(&d, packed), packed = shifted(room, 4));
+    PACK_REFUSES(QKV_ERROR_ALIAS, qkv_unpack(&d, packed), d.part[0].unpacked = room);
+    float slope = 7;
+    expect_status(QKV_ERROR_NEGATIVE, qkv_alibi_slopes(-1, &slope), "-1 heads");
+    expect_status(QKV_ERROR_NULL, qkv_alibi_slopes(4, NULL), "no slopes");
+    expect_status(QKV_OK, qkv_alibi_slopes(0, NULL), "no heads");
+    assert_true(slope == 7);
+}
+
+static void test_contexts_refuse(void) {
+    qkv_ctx got, before;
+    memset(&got, 0xa5, sizeof got);
+    memcpy(&before, &got, sizeof got);
+    const struct {
+        qkv_status want;
+        qkv_config config;
+    } refused[] = {
+        {QKV_ERROR_SIZE, {.size = 0}},
+        {QKV_ERROR_SIZE, {.size = sizeof(qkv_config) - 1}},
+        {QKV_ERROR_FLAGS, {.size = sizeof(qkv_config), .isa = "ref", .max_isa = "ref"}},
+        {QKV_ERROR_ISA_UNKNOWN, {.size = sizeof(qkv_config), .isa = "avx"}},
+        {QKV_ERROR_ISA_UNKNOWN, {.size = sizeof(qkv_config), .isa = ""}},
+        {QKV_ERROR_ISA_UNKNOWN, {.size = sizeof(qkv_config), .max_isa = "avx5120"}},
+#if defined(__x86_64__)
+        {QKV_ERROR_ISA_UNAVAILABLE, {.size = sizeof(qkv_config), .isa = "neon"}},
+#else
+        {QKV_ERROR_ISA_UNAVAILABLE, {.size = sizeof(qkv_config), .isa = "avx2"}},
+#endif
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        expect_status(refused[i].want, qkv_init(&got, &refused[i].config), "qkv_init");
+    qt_expect_bytes("the context", &before, &got, sizeof got);
+    expect_status(QKV_ERROR_NULL, qkv_init(NULL, NULL), "no context");
+    qkv_kernel_set set;
+    expect_status(QKV_ERROR_NULL, qkv_kernel_set_query(NULL, 0, &set), "no context");
+    expect_status(QKV_ERROR_NULL, qkv_kernel_set_query(&ctx, 0, NULL), "no set");
+    expect_status(QKV_ERROR_SHAPE, qkv_kernel_set_query(&ctx, -1, &set), "set -1");
+    expect_status(QKV_ERROR_SHAPE, qkv_kernel_set_query(&ctx, qkv_num_kernel_sets(), &set), "one too many");
+}
+
+/* Has to come last: what the tests above have seen. */
+static void test_every_status_was_reached_and_has_a_text(void) {
+    for (int s = QKV_OK; s <= QKV_ERROR_ISA_UNAVAILABLE; s++) {
+        QT_EXPECT(reached[s] || s == QKV_OK, "no call has returned \"%s\"", qkv_status_string((qkv_status)s));
+        for (int other = QKV_OK; other < s; other++)
+            assert_string_not_equal(qkv_status_string((qkv_status)s), qkv_status_string((qkv_status)other));
+    }
+    assert_non_null(qkv_status_string((qkv_status)-1));
+    assert_non_null(qkv_status_string((qkv_status)1000));
+}
+
+int main(int argc, char **argv) {
+    qt_init(argc, argv);
+    if (qkv_init(&ctx, NULL) != QKV_OK)
+        return 1;
+    qt_once("attention_plan_refuses", test_attention_plan_refuses);
+    qt_once("attention_run_refuses", test_attention_run_refuses);
+    qt_once("projection_refuses", test_projection_refuses);
+    qt_once("merge_refuses", test_merge_refuses);
+    qt_once("layer_refuses", test_layer_refuses);
+    qt_once("packing_refuses", test_packing_refuses);
+    qt_once("contexts_refuse", test_contexts_refuse);
+    if (argc == 1)
+        qt_once("every_status_was_reached_and_has_a_text", test_every_status_was_reached_and_has_a_text);
+    return qt_run();
+}
