@@ -26,15 +26,17 @@ QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[TIL
     }
 }
 
-/* Memory to fetch while a product runs, a little with every second step. */
+/* Memory to fetch while a product runs: a line with every second step of a whole tile, step bytes on from the last. */
 typedef struct gemm_ahead {
     const char *at; /* NULL: none */
-    size_t step;    /* bytes */
+    size_t step;
 } gemm_ahead;
 
-/* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch. */
-QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a,
-                          ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k, int accumulate, gemm_ahead ahead) {
+/* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch.
+ * rows, vectors, has_tail and fetches are constants. */
+QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, int fetches, gemm_ahead ahead, float *c,
+                          ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k,
+                          int accumulate) {
     V sum[TILE_ROWS][STRIP_VECTORS];
     QKV_UNROLL
     for (int i = 0; i < rows; i++) {
@@ -48,7 +50,7 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, float *c,
             QKV_UNROLL
             for (int step = 0; step < 2; step++, a++, b += ldb)
                 gemm_step(rows, vectors, 0, tail, sum, a, lda, b);
-            if (ahead.at) {
+            if (fetches) {
                 __builtin_prefetch(ahead.at, 0, 2);
                 ahead.at += ahead.step;
             }
@@ -72,20 +74,20 @@ QKV_INLINE void gemm_strip(int vectors, int has_tail, T tail, float *c, ptrdiff_
     const gemm_ahead none = {NULL, 0};
     for (; rows >= TILE_ROWS; rows -= TILE_ROWS) {
         if (ahead.at) {
-            gemm_tile(TILE_ROWS, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, ahead);
+            gemm_tile(TILE_ROWS, vectors, has_tail, tail, 1, ahead, c, ldc, a, lda, b, ldb, k, accumulate);
             ahead.at += k / 2 * ahead.step;
         } else {
-            gemm_tile(TILE_ROWS, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none);
+            gemm_tile(TILE_ROWS, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate);
         }
         a += TILE_ROWS * lda;
         c += TILE_ROWS * ldc;
     }
     switch (rows) {
-    case 5: gemm_tile(5, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
-    case 4: gemm_tile(4, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
-    case 3: gemm_tile(3, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
-    case 2: gemm_tile(2, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
-    case 1: gemm_tile(1, vectors, has_tail, tail, c, ldc, a, lda, b, ldb, k, accumulate, none); break;
+    case 5: gemm_tile(5, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 4: gemm_tile(4, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 3: gemm_tile(3, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 2: gemm_tile(2, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
+    case 1: gemm_tile(1, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
     default: break;
     }
 }
