@@ -1,5 +1,5 @@
-/* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME and
- * KERNELS_NEEDS, and the entries as static functions.
+/* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME,
+ * KERNELS_NEEDS, TILE_ROWS, and the entries as static functions.
  *
  * SPDX-License-Identifier: MIT */
 const qkv_kernels KERNELS = {

@@ -105,7 +105,8 @@ static void connect(const qkv_layer_desc *d, const layer_shape *shape, float *ba
                                            .num_parts = 1,
                                            .x = as_input(&attention->out),
                                            .packed = d->w_o};
-        calls->out.part[0] = (qkv_projection_part){.out_features = d->out_features, .bias = d->bias_o, .out = d->out};
+        calls->out.part[0] = (qkv_projection_part){
+            .out_features = d->out_features, .head_dim = d->out_features, .bias = d->bias_o, .out = d->out};
     }
 }
 
@@ -184,11 +185,7 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
     case ATTEND:
         qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, index, worker);
         break;
-    default:
-        if (calls.out.part[0].head_dim == 0)
-            calls.out.part[0].head_dim = d->out_features;
-        qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
-        break;
+    default: qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker); break;
     }
 }
 

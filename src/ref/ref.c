@@ -138,20 +138,8 @@ static void log_array(float *x, size_t n) {
         x[j] = qkv_log(x[j]);
 }
 
-const qkv_kernels qkv_kernels_ref = {
-    .name = "ref",
-    .needs = 0,
-    .tile_rows = 4,
-    .pack = pack,
-    .gemm = gemm,
-    .sum_visible = sum_visible,
-    .logits = logits,
-    .softmax = softmax,
-    .nan_rows = nan_rows,
-    .fold = fold,
-    .scale = scale,
-    .add_bias = add_bias,
-    .exp2 = exp2_array,
-    .tanh = tanh_array,
-    .log = log_array,
-};
+#define TILE_ROWS 4
+#define KERNELS qkv_kernels_ref
+#define KERNELS_NAME "ref"
+#define KERNELS_NEEDS 0
+#include "../kernels/table.inc.h"
