@@ -55,7 +55,8 @@ static const float *row_of(const qkv_input *in, int64_t b, int64_t h, int64_t t)
 }
 
 /* The base-2 logit of a key that the row sees. q is multiplied by c already. */
-static float logit(const qkv_attention_desc *d, const float *q, int64_t b, int64_t h, int64_t kv, int64_t i, int64_t j) {
+static float logit(const qkv_attention_desc *d, const float *q, int64_t b, int64_t h, int64_t kv, int64_t i,
+                   int64_t j) {
     float t = dot(q, row_of(&d->k, b, kv, j), 1, d->head_dim);
     if (d->softcap != 0) {
         kernels->tanh(&t, 1);
