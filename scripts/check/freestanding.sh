@@ -1,0 +1,41 @@
+#!/bin/sh
+# Everything but the one hosted file compiles for a machine without an operating system, and asks for nothing but
+# memcpy, memset, memmove and memcmp.  SPDX-License-Identifier: MIT
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+root=$PWD hosted=src/cpu_hosted.c
+work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
+failed=0 checked=0
+test -e $hosted || { echo "$hosted is not there"; exit 1; }
+
+for cc in gcc clang aarch64-linux-gnu-gcc; do
+    command -v $cc >/dev/null 2>&1 || { echo "$cc is not there: left out"; continue; }
+    case $cc in
+    aarch64-*) nm=aarch64-linux-gnu-nm ;;
+    *) nm=nm ;;
+    esac
+    rm -rf "$work/out" && mkdir "$work/out" && cd "$work/out" || exit 1
+    # shellcheck disable=SC2046  # no spaces below src/
+    $cc -std=c11 -O2 -ffreestanding -fno-stack-protector -Wall -Wextra -Wpedantic -Werror -I"$root/include" \
+        -c $(find "$root/src" -name '*.c' ! -path "$root/$hosted") || { failed=1; continue; }
+    cat >allowed <<'NAMES'
+_GLOBAL_OFFSET_TABLE_
+memcmp
+memcpy
+memmove
+memset
+NAMES
+    "$cc" -std=c11 -O2 -I"$root/include" -c "$root/$hosted" -o hosted.out || failed=1
+    "$nm" --defined-only --extern-only hosted.out | awk 'NF == 3 { print $3 }' >>allowed
+    "$nm" --defined-only --extern-only ./*.o | awk 'NF == 3 { print $3 }' >>allowed
+    sort -u allowed -o allowed
+    "$nm" --undefined-only ./*.o | awk 'NF == 2 { print $2 }' | sort -u | comm -23 - allowed >bad
+    if [ -s bad ]; then
+        echo "$cc -ffreestanding: the core needs $(tr '\n' ' ' <bad)"
+        failed=1
+    fi
+    checked=$((checked + 1))
+done
+test $checked -gt 0 || { echo "no compiler was found"; exit 1; }
+test $failed = 0 && echo "$checked compilers: all but $hosted is freestanding"
+exit $failed

@@ -1,0 +1,69 @@
+#!/bin/sh
+# The rules of the source tree that a search can check.  SPDX-License-Identifier: MIT
+set -u
+export LC_ALL=C.UTF-8 # columns are characters, not bytes
+cd "$(dirname "$0")/../.." || exit 1
+failed=0
+
+# forbid WHAT PATTERN FILE…: no line of the files matches. Comment lines don't count, unless COMMENTS=yes.
+forbid() {
+    what=$1 pattern=$2
+    shift 2
+    found=$(grep -nE -e "$pattern" "$@" /dev/null)
+    test "${COMMENTS:-no}" = yes || found=$(printf '%s\n' "$found" | grep -vE '^[^:]+:[0-9]+: *(/\*|\*|//|#( |$))')
+    if [ -n "$found" ]; then
+        echo "$what:"
+        printf '%s\n' "$found" | sed 's/^/    /'
+        failed=1
+    fi
+}
+
+files() {
+    find "$@" -type f ! -path '*/__pycache__/*'
+}
+
+# shellcheck disable=SC2046  # no spaces in the names below these folders
+{
+    generic=$(files include src -name '*.[ch]' ! -path 'src/kernels/*/*' ! -name 'cpu*')
+    forbid "intrinsics or vector types outside src/kernels/<isa>/" \
+        '_mm(256|512)?_|__m(128|256|512)|immintrin|arm_neon|float32x4|\bv(ld|st)[1-4]q_|__builtin_ia32' $generic
+    forbid "an instruction set is named in src/ops" \
+        '__AVX|__SSE|__ARM|__aarch64|__x86_64|QKV_(X86_64|AARCH64)|target *\(' $(files src/ops)
+    calls='[a-z]*alloc|free|alloca|[a-z]*printf|f?puts|fopen|getenv|abort|exit|assert|pthread_[a-z_]*|[a-z]*jmp'
+    forbid "allocation, input and output, environment, exits or threads in the library" "\\b($calls) *\(" $(files src)
+    forbid "libm in the library" 'math\.h|(^|[^>.a-z0-9_])(exp2?|log2?|tanh|fma|sqrt|pow|floor|rint|fabs|fmax)f? *\(' \
+        $(files src/ops) $(files src -maxdepth 1 -name '*.[ch]')
+    forbid "a build that depends on this machine or breaks IEEE arithmetic" \
+        '-march=native|-mtune=native|-mcpu=native|-ffast-math|-Ofast|-funsafe-math' \
+        CMakeLists.txt CMakePresets.json .ci/run $(files cmake) $(files scripts ! -name tree.sh) \
+        $(files tests examples bench tools -name CMakeLists.txt)
+    for isa in $(cd src/kernels && find . -mindepth 1 -maxdepth 1 -type d | sed 's:./::'); do
+        # Beside system headers: the contract, the templates, its own vector header, the scalar functions.
+        for header in $(cat $(files "src/kernels/$isa") | sed -n 's/^ *# *include *"\(.*\)".*/\1/p' | sort -u); do
+            case $header in
+            ../kernels.h | ../*.inc.h | "simd_$isa.h" | ../../ref/scalar.h | ../../config.h) ;;
+            *)
+                echo "src/kernels/$isa includes $header"
+                failed=1
+                ;;
+            esac
+        done
+    done
+
+    sources=$(files include src tests bench tools examples scripts cmake .ci \
+        ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md')
+    sources="$sources CMakeLists.txt $(files tests examples bench tools -name CMakeLists.txt)"
+    COMMENTS=yes
+    forbid "a line over 120 columns" '^.{121}' $(echo "$sources" | tr ' ' '\n' | grep -v '\.py$')
+    forbid "a tab or a space at the end of a line" '(	|[ ]+$)' $(files include src -name '*.[ch]')
+    forbid "unfinished work" '\b(TODO|FIXME|XXX)\b' $(echo "$sources" | tr ' ' '\n' | grep -v tree.sh)
+    for file in $sources; do
+        lines=$(wc -l <"$file")
+        test "$lines" -le 600 || { echo "$file has $lines lines, over 600"; failed=1; }
+        head -n 40 "$file" | grep -q 'SPDX-License-Identifier: MIT' || { echo "$file has no SPDX line"; failed=1; }
+    done
+    same=$(files include src tests bench tools examples -name '*.[ch]*' | sed 's:.*/::' | sort | uniq -d)
+    test -z "$same" || { echo "file names that are not unique: $same"; failed=1; }
+}
+test $failed = 0 && echo "$(echo "$sources" | wc -w) files, every rule holds"
+exit $failed

@@ -1,0 +1,148 @@
+#!/bin/sh
+# Installs what a command of this project needs, when something is missing and apt may be used without a password;
+# else prints the command for your system and exits with status 1.   sh scripts/packages.sh lib|demo|test|bench
+# SPDX-License-Identifier: MIT
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+group=${1:-}
+arch=$(uname -m)
+
+# groups, what is needed, and its packages on Debian and Ubuntu, Fedora, Arch, macOS (-: none, or comes with another)
+needs() {
+    cat <<'TABLE'
+lib,demo,test,bench compiler gcc,libc6-dev gcc,glibc-devel gcc -
+lib,demo,test,bench command:cmake cmake cmake cmake cmake
+lib,demo,test,bench command:make make make make -
+demo,test header:cjson/cJSON.h libcjson-dev cjson-devel cjson cjson
+demo,test header:utf8proc.h libutf8proc-dev utf8proc-devel libutf8proc utf8proc
+demo,test command:pkg-config pkg-config pkgconf-pkg-config pkgconf pkgconf
+demo,test python:pip python3,python3-pip python3-pip python-pip python
+demo,test certificates ca-certificates ca-certificates ca-certificates -
+test python:numpy python3-numpy python3-numpy python-numpy numpy
+test python:ensurepip python3-venv python3 python python
+test header:cmocka.h libcmocka-dev libcmocka-devel cmocka cmocka
+test command:clang clang clang clang llvm
+test,bench command:c++ g++ gcc-c++ gcc -
+test,bench header:benchmark/benchmark.h libbenchmark-dev google-benchmark-devel benchmark google-benchmark
+cross cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
+cross qemu qemu-user qemu-user qemu-user -
+TABLE
+}
+
+have_command() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+have() {
+    case $1 in
+    compiler) have_command cc && echo '#include <stdio.h>' | cc -x c -E - >/dev/null 2>&1 ;;
+    cross-gcc) have_command aarch64-linux-gnu-gcc ;;
+    command:*) have_command "${1#command:}" ;;
+    qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
+    certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;
+    python:*) python3 -c "import ${1#python:}" >/dev/null 2>&1 ;;
+    header:benchmark/*) echo "#include <${1#header:}>" | c++ -x c++ -E - >/dev/null 2>&1 ;;
+    header:*) echo "#include <${1#header:}>" | cc -x c -E - >/dev/null 2>&1 ;;
+    esac
+}
+
+# The packages (column $1 of the table: 3 Debian, 4 Fedora, 5 Arch, 6 macOS) for everything that is not there.
+missing() {
+    needs | while read -r groups what debian fedora arch_linux macos; do
+        case ,$groups, in
+        *,"$group",*) ;;
+        *,cross,*) [ "$group" = test ] && [ "$arch" = x86_64 ] && [ "$(uname -s)" = Linux ] || continue ;;
+        *) continue ;;
+        esac
+        have "$what" && continue
+        case $1 in
+        3) echo "$debian" ;;
+        4) echo "$fedora" ;;
+        5) echo "$arch_linux" ;;
+        6) echo "$macos" ;;
+        esac
+    done | tr ',' '\n' | grep -v '^-$' | sort -u | tr '\n' ' '
+}
+
+say_commands() {
+    echo "qkv: packages are missing. Install them with the line for your system, then run this again:"
+    echo "  Debian, Ubuntu:  sudo apt-get install $(missing 3)"
+    echo "  Fedora:          sudo dnf install $(missing 4)"
+    echo "  Arch:            sudo pacman -S $(missing 5)"
+    if [ "$group" = lib ] || [ "$group" = demo ]; then
+        echo "  macOS:           xcode-select --install; brew install $(missing 6)"
+    else
+        echo "  macOS:           xcode-select --install; brew install $(missing 6) (no cross tests there)"
+    fi
+}
+
+# The arm64 build of cmocka, unpacked beside the builds. apt looks into a state of its own, so neither root nor a
+# foreign architecture is needed.
+cmocka_for_arm64() {
+    deps=$PWD/build/aarch64-deps
+    test -e "$deps/usr/include/cmocka.h" && return 0
+    apt=$PWD/build/aarch64-apt
+    rm -rf "$apt" && mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$deps" || return 1
+    : >"$apt/status"
+    cat >"$apt/apt.conf" <<CONF
+APT::Architecture "arm64";
+APT::Architectures { "arm64"; };
+Dir::State "$apt/state";
+Dir::State::status "$apt/status";
+Dir::Cache "$apt/cache";
+APT::Sandbox::User "";
+CONF
+    (
+        cd "$apt" && export APT_CONFIG="$apt/apt.conf" &&
+            apt-get -qq update && apt-get -qq download libcmocka0 libcmocka-dev &&
+            for deb in ./*.deb; do dpkg -x "$deb" "$deps" || exit 1; done
+    )
+    status=$?
+    rm -rf "$apt"
+    test $status -eq 0 -a -e "$deps/usr/include/cmocka.h"
+}
+
+case $group in
+lib | demo | test | bench) ;;
+*)
+    echo "usage: sh scripts/packages.sh lib|demo|test|bench" >&2
+    exit 2
+    ;;
+esac
+
+if [ -n "$(missing 3)" ]; then
+    if ! have_command apt-get; then
+        say_commands
+        exit 1
+    elif [ "$(id -u)" = 0 ]; then
+        as_root=
+    elif have_command sudo && sudo -n true 2>/dev/null; then
+        as_root='sudo -n'
+    else
+        say_commands
+        exit 1
+    fi
+    packages=$(missing 3)
+    echo "qkv: installing $packages"
+    install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install"
+    $as_root apt-get -qq update || echo "qkv: apt-get update failed, trying with the package lists that are there"
+    # shellcheck disable=SC2086  # words
+    if ! $install $packages >/dev/null; then
+        for package in $packages; do # one by one: as much as there is
+            $install "$package" >/dev/null || echo "qkv: could not install $package"
+        done
+    fi
+    if [ -n "$(missing 3)" ]; then
+        say_commands
+        exit 1
+    fi
+fi
+
+if [ "$group" = test ] && [ "$arch" = x86_64 ] && have_command dpkg; then
+    cmocka_for_arm64 || {
+        echo "qkv: could not fetch libcmocka for arm64; the tests under qemu will be skipped"
+        exit 1
+    }
+fi
+exit 0
