@@ -72,7 +72,8 @@ stage() {
         test "$f" -gt 0 || f=1
         ;;
     esac
-    grep -h '^skipped: ' "$log" | sed "s/^skipped: /$name: /" | sort -u >>"$logs/skips"
+    # CTest puts the test's number before each line.
+    sed -nE "s/^([0-9]+: )?skipped: /$name: /p" "$log" | sort -u >>"$logs/skips"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
     printf '%-22s %-8s %6d passed %4d failed %4d skipped %6d s\n' "$name" $result $p $f $s $seconds |
         tee -a "$logs/table"
