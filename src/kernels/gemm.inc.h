@@ -103,7 +103,10 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
         ahead = (gemm_ahead){(const char *)next, step < CACHE_LINE ? step : CACHE_LINE};
     }
     for (; cols >= STRIP; cols -= STRIP) {
-        gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate, ahead);
+        if (ldb == QKV_PANEL) /* a constant costs no instruction at each step */
+            gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, QKV_PANEL, rows, k, accumulate, ahead);
+        else
+            gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate, ahead);
         b += STRIP;
         c += STRIP;
         if (ahead.at)
