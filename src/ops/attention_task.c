@@ -67,7 +67,7 @@ static int64_t batch_q_offset(const qkv_attention_desc *d, int64_t b) {
     return bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
 }
 
-/* Packs the panels of a key block that hold the keys [0, end) of it. */
+/* Packs the panels of a key block that hold the given keys of it. */
 static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, float *panels, int64_t b,
                        int64_t kv_head, int64_t block, key_range keys) {
     const float *k = (const float *)d->k.data + b * d->k.batch + kv_head * d->k.head;
