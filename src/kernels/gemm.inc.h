@@ -3,132 +3,186 @@
  * Needs the vector header of an instruction set (V, T, VL, STRIP_VECTORS, TILE_ROWS, v_*), inside its target region.
  * A tile is TILE_ROWS rows × STRIP_VECTORS vectors of C, held in registers over the whole inner dimension: each step
  * loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads per
- * fma of all tiles that fit the register file.
+ * fma of all tiles that fit the register file; where only half a strip is left, twice the rows fill it.
  *
  * SPDX-License-Identifier: MIT */
 
 _Static_assert(QKV_PANEL % (STRIP_VECTORS * VL) == 0 && QKV_LANES % VL == 0, "strips fill panels, vectors fill lanes");
 _Static_assert((STRIP_VECTORS == 2 || STRIP_VECTORS == 4) && TILE_ROWS == 6, "what the switches below spell out");
 
+enum { STRIP = STRIP_VECTORS * VL };
+
+/* Operands of one tile. Products of many tiles hand it on by reference: each tile is a function of its own, or the
+ * compiler would work out the addresses of all of them before the first. */
+typedef struct gemm_operands {
+    ptrdiff_t ldc, lda, ldb;
+    size_t k;
+    int accumulate;
+    size_t fetch_step; /* bytes from a fetch to the next; 0: nothing is fetched ahead */
+} gemm_operands;
+
 /* One column of A against one row of B. */
-QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[TILE_ROWS][STRIP_VECTORS], const float *a,
-                          ptrdiff_t lda, const float *b) {
+QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[][STRIP_VECTORS], const float *a,
+                          const float *lower, ptrdiff_t lda, const float *b) {
     V row[STRIP_VECTORS];
     QKV_UNROLL
     for (int j = 0; j < vectors; j++)
         row[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
     QKV_UNROLL
     for (int i = 0; i < rows; i++) {
-        V factor = v_set(a[i * lda]);
+        V factor = v_set(i < TILE_ROWS ? a[i * lda] : lower[(i - TILE_ROWS) * lda]);
         QKV_UNROLL
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_fma(factor, row[j], sum[i][j]);
     }
 }
 
-/* Memory to fetch while a product runs: a line with every second step of a whole tile, step bytes on from the last. */
-typedef struct gemm_ahead {
-    const char *at; /* NULL: none */
-    size_t step;
-} gemm_ahead;
-
 /* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch.
- * rows, vectors, has_tail and fetches are constants. */
-QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, T tail, int fetches, gemm_ahead ahead, float *c,
-                          ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t k,
-                          int accumulate) {
-    V sum[TILE_ROWS][STRIP_VECTORS];
+ * rows, vectors, has_tail, in_panels and fetches are constants. */
+QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, int fetches, const gemm_operands *o,
+                          float *c, const float *a, const float *b, T tail, const char *fetch) {
+    V sum[2 * TILE_ROWS][STRIP_VECTORS];
+    const ptrdiff_t lda = o->lda, ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */
+    const float *lower = rows > TILE_ROWS ? a + TILE_ROWS * lda : a;
+    QKV_OPAQUE(lower); /* else compilers address all rows from a, by more offsets than there are registers */
+    size_t k = o->k;
     QKV_UNROLL
     for (int i = 0; i < rows; i++) {
         QKV_UNROLL
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_zero();
     }
-    if (rows == TILE_ROWS && !has_tail) {
+    if (rows >= TILE_ROWS && !has_tail) {
         /* Two steps at a time: half the branches. With more, compilers run out of registers and copy sums about. */
         for (; k >= 2; k -= 2) {
             QKV_UNROLL
-            for (int step = 0; step < 2; step++, a++, b += ldb)
-                gemm_step(rows, vectors, 0, tail, sum, a, lda, b);
+            for (int step = 0; step < 2; step++, a++, lower++, b += ldb)
+                gemm_step(rows, vectors, 0, tail, sum, a, lower, lda, b);
             if (fetches) {
-                __builtin_prefetch(ahead.at, 0, 2);
-                ahead.at += ahead.step;
+                __builtin_prefetch(fetch, 0, 2);
+                fetch += o->fetch_step;
             }
         }
     }
-    for (; k > 0; k--, a++, b += ldb)
-        gemm_step(rows, vectors, has_tail, tail, sum, a, lda, b);
-    QKV_UNROLL
-    for (int i = 0; i < rows; i++) {
+    for (; k > 0; k--, a++, lower++, b += ldb)
+        gemm_step(rows, vectors, has_tail, tail, sum, a, lower, lda, b);
+    const ptrdiff_t ldc = o->ldc;
+    if (o->accumulate) {
+        float *from = c;
         QKV_UNROLL
-        for (int j = 0; j < vectors; j++) {
-            float *out = c + i * ldc + j * VL;
-            v_store(out, accumulate ? v_add(v_load(out), sum[i][j]) : sum[i][j]);
+        for (int i = 0; i < rows; i++, from += ldc) {
+            QKV_UNROLL
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = v_add(v_load(from + j * VL), sum[i][j]);
         }
+    }
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++, c += ldc) {
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++)
+            v_store(c + j * VL, sum[i][j]);
     }
 }
 
-/* All rows of one strip, a constant number of vectors wide. */
-QKV_INLINE void gemm_strip(int vectors, int has_tail, T tail, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda,
-                           const float *b, ptrdiff_t ldb, size_t rows, size_t k, int accumulate, gemm_ahead ahead) {
-    const gemm_ahead none = {NULL, 0};
-    for (; rows >= TILE_ROWS; rows -= TILE_ROWS) {
-        if (ahead.at) {
-            gemm_tile(TILE_ROWS, vectors, has_tail, tail, 1, ahead, c, ldc, a, lda, b, ldb, k, accumulate);
-            ahead.at += k / 2 * ahead.step;
-        } else {
-            gemm_tile(TILE_ROWS, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate);
-        }
-        a += TILE_ROWS * lda;
-        c += TILE_ROWS * ldc;
-    }
-    switch (rows) {
-    case 5: gemm_tile(5, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 4: gemm_tile(4, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 3: gemm_tile(3, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 2: gemm_tile(2, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    case 1: gemm_tile(1, vectors, has_tail, tail, 0, none, c, ldc, a, lda, b, ldb, k, accumulate); break;
-    default: break;
-    }
+/* The tiles that most of the time goes into. */
+static QKV_NOINLINE void gemm_full(const gemm_operands *o, float *c, const float *a, const float *b) {
+    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, 0, o, c, a, b, v_tail(VL), NULL);
 }
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate, const float *next) {
-    enum { STRIP = STRIP_VECTORS * VL, CACHE_LINE = 64 };
-    const gemm_ahead none = {NULL, 0};
-    gemm_ahead ahead = none;
-    size_t strip_fetches = rows / TILE_ROWS * (k / 2), fetches = strip_fetches * (cols / STRIP);
-    if (next && fetches > 0) {
-        size_t step = (k * cols * sizeof(float) + fetches - 1) / fetches;
-        ahead = (gemm_ahead){(const char *)next, step < CACHE_LINE ? step : CACHE_LINE};
+static QKV_NOINLINE void gemm_full_panel(const gemm_operands *o, float *c, const float *a, const float *b) {
+    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 1, 0, o, c, a, b, v_tail(VL), NULL);
+}
+
+static QKV_NOINLINE void gemm_full_fetching(const gemm_operands *o, float *c, const float *a, const float *b,
+                                            const char *fetch) {
+    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, 1, o, c, a, b, v_tail(VL), fetch);
+}
+
+/* Strips at the right edge, tiles at the lower one. */
+#define GEMM_EDGE(name, vectors, has_tail)                                                                         \
+    static QKV_NOINLINE void name(const gemm_operands *o, float *c, const float *a, const float *b, size_t rows,   \
+                                  T tail) {                                                                        \
+        switch (rows) {                                                                                            \
+        case 6: gemm_tile(6, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
+        case 5: gemm_tile(5, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
+        case 4: gemm_tile(4, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
+        case 3: gemm_tile(3, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
+        case 2: gemm_tile(2, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
+        default: gemm_tile(1, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                             \
+        }                                                                                                          \
     }
-    for (; cols >= STRIP; cols -= STRIP) {
-        if (ldb == QKV_PANEL) /* a constant costs no instruction at each step */
-            gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, QKV_PANEL, rows, k, accumulate, ahead);
-        else
-            gemm_strip(STRIP_VECTORS, 0, v_tail(VL), c, ldc, a, lda, b, ldb, rows, k, accumulate, ahead);
-        b += STRIP;
-        c += STRIP;
-        if (ahead.at)
-            ahead.at += strip_fetches * ahead.step;
-    }
-    size_t vectors = (cols + VL - 1) / VL;
-    T tail = v_tail(cols % VL == 0 ? VL : cols % VL);
-    switch (vectors) {
+GEMM_EDGE(gemm_edge_1, 1, 1)
+GEMM_EDGE(gemm_edge_2, 2, 1)
 #if STRIP_VECTORS == 4
-    case 4: gemm_strip(4, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
-    case 3: gemm_strip(3, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
-    case 2:
-        if (cols == 2 * VL) /* a head dimension of 32, on AVX-512 */
-            gemm_strip(2, 0, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none);
-        else
-            gemm_strip(2, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none);
-        break;
-#else
-    case 2: gemm_strip(2, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
+GEMM_EDGE(gemm_edge_3, 3, 1)
+GEMM_EDGE(gemm_edge_4, 4, 1)
+GEMM_EDGE(gemm_half, 2, 0)
+
+static QKV_NOINLINE void gemm_half_twice(const gemm_operands *o, float *c, const float *a, const float *b) {
+    gemm_tile(2 * TILE_ROWS, STRIP_VECTORS / 2, 0, 0, 0, o, c, a, b, v_tail(VL), NULL);
+}
 #endif
-    case 1: gemm_strip(1, 1, tail, c, ldc, a, lda, b, ldb, rows, k, accumulate, none); break;
-    default: break;
+GEMM_EDGE(gemm_lower, STRIP_VECTORS, 0)
+
+/* Fewer columns than a strip, 1 ≤ cols < STRIP. */
+QKV_INLINE void gemm_right_edge(const gemm_operands *o, float *c, const float *a, const float *b, size_t rows,
+                                size_t cols) {
+    size_t vectors = (cols + VL - 1) / VL;
+    T tail = v_tail(cols - (vectors - 1) * VL);
+#if STRIP_VECTORS == 4
+    if (cols == STRIP / 2) { /* a head dimension of 32, on AVX-512 */
+        for (; rows >= 2 * TILE_ROWS; rows -= 2 * TILE_ROWS, a += 2 * TILE_ROWS * o->lda, c += 2 * TILE_ROWS * o->ldc)
+            gemm_half_twice(o, c, a, b);
+    }
+#endif
+    while (rows > 0) {
+        size_t n = rows < TILE_ROWS ? rows : TILE_ROWS;
+        switch (vectors) {
+#if STRIP_VECTORS == 4
+        case 4: gemm_edge_4(o, c, a, b, n, tail); break;
+        case 3: gemm_edge_3(o, c, a, b, n, tail); break;
+        case 2: (cols == STRIP / 2 ? gemm_half : gemm_edge_2)(o, c, a, b, n, tail); break;
+#else
+        case 2: gemm_edge_2(o, c, a, b, n, tail); break;
+#endif
+        default: gemm_edge_1(o, c, a, b, n, tail); break;
+        }
+        a += TILE_ROWS * o->lda;
+        c += TILE_ROWS * o->ldc;
+        rows -= n;
+    }
+}
+
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const float *next) {
+    enum { CACHE_LINE = 64 };
+    gemm_operands o = {ldc, lda, ldb, k, accumulate, 0};
+    const char *fetch = (const char *)next;
+    if (next) {
+        size_t fetches = rows / TILE_ROWS * (k / 2) * (cols / STRIP);
+        size_t step = fetches == 0 ? 0 : (k * cols * sizeof(float) + fetches - 1) / fetches;
+        o.fetch_step = step < CACHE_LINE ? step : CACHE_LINE;
+    }
+    for (size_t j = 0; j < cols; j += STRIP) {
+        const float *strip = b + (ptrdiff_t)(j / QKV_PANEL) * panel + j % QKV_PANEL, *a_row = a;
+        float *c_row = c + j;
+        if (cols - j < STRIP) {
+            gemm_right_edge(&o, c_row, a, strip, rows, cols - j);
+            break;
+        }
+        size_t left = rows;
+        for (; left >= TILE_ROWS; left -= TILE_ROWS, a_row += TILE_ROWS * lda, c_row += TILE_ROWS * ldc) {
+            if (o.fetch_step > 0) {
+                gemm_full_fetching(&o, c_row, a_row, strip, fetch);
+                fetch += k / 2 * o.fetch_step;
+            } else if (ldb == QKV_PANEL) {
+                gemm_full_panel(&o, c_row, a_row, strip);
+            } else {
+                gemm_full(&o, c_row, a_row, strip);
+            }
+        }
+        if (left > 0)
+            gemm_lower(&o, c_row, a_row, strip, left, v_tail(VL));
     }
     v_leave();
 }

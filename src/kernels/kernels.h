@@ -47,10 +47,11 @@ struct qkv_kernels {
 
     /* C = A·B, or C += A·B with accumulate: C[i][j] (+)= Σ A[i][x]·B[x][j], the sum being one fma chain from +0 over
      * ascending x. A: rows × k, B: k × cols. C is a scratch tile (see QKV_LANES).
+     * B[x][j] is b[⌊j/64⌋·panel + x·ldb + j mod 64]: panel = 64 for rows in memory, more for columns in panels.
      * The sign of a zero is not fixed: a term 0·b may be left out or not.
      * next is a hint: the k·cols floats from there on are wanted soon and may be fetched meanwhile. NULL: none are. */
-    void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate, const float *next);
+    void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const float *next);
 
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
      * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. o: a row of a scratch

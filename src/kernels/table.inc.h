@@ -5,7 +5,7 @@
 const qkv_kernels KERNELS = {
     .name = KERNELS_NAME,
     .needs = KERNELS_NEEDS,
-    .tile_rows = TILE_ROWS,
+    .tile_rows = 2 * TILE_ROWS,
     .pack = pack,
     .gemm = gemm,
     .sum_visible = sum_visible,

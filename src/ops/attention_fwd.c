@@ -30,7 +30,8 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key
     key_range columns = qkv_score_tile(t, row, n, block, keys);
     kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max, sum);
     kernels->gemm(out, t->shape->ld_o, t->scores + keys.first, LD_SCORES, block->v + keys.first * block->ld_v,
-                  block->ld_v, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, NULL);
+                  block->ld_v, QKV_PANEL, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0,
+                  NULL);
 }
 
 void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys) {

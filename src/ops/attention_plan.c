@@ -83,7 +83,7 @@ static float default_scale(int64_t head_dim) {
 
 /* Rows of a task, at most: K and V of a block come from the L2 cache or beyond once for so many rows, whose q and out
  * (512 KiB at most) stay near. */
-enum { MAX_BLOCK_ROWS = 1024, MAX_BLOCK_FLOATS = 131072 };
+enum { MAX_BLOCK_ROWS = 1024, MAX_BLOCK_FLOATS = 65536 };
 
 qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_desc *d, int32_t max_workers,
                              qkv_attention_shape *shape) {

@@ -130,8 +130,8 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 int64_t terms = qkv_min(QKV_CHAIN, d->in_features - k);
                 const float *from = weights + k * QKV_PANEL, *next = from + terms * QKV_PANEL;
                 bool last = panel + 1 == end_panel && k + terms == d->in_features;
-                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, (size_t)rows, QKV_PANEL,
-                              (size_t)terms, k > 0, last ? NULL : next);
+                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
+                              QKV_PANEL, (size_t)terms, k > 0, last ? NULL : next);
                 k += QKV_CHAIN;
             } while (k < d->in_features);
             int64_t first = (panel - part_panel) * QKV_PANEL;

@@ -14,16 +14,17 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     }
 }
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate, const float *next) {
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const float *next) {
     (void)next;
     for (size_t i = 0; i < rows; i++) {
         const float *a_row = a + (ptrdiff_t)i * lda;
         float *c_row = c + (ptrdiff_t)i * ldc;
         for (size_t j = 0; j < cols; j++) {
+            const float *b_column = b + (ptrdiff_t)(j / QKV_PANEL) * panel + j % QKV_PANEL;
             float sum = 0.0f;
             for (size_t x = 0; x < k; x++)
-                sum = qkv_fma(a_row[x], b[(ptrdiff_t)x * ldb + (ptrdiff_t)j], sum);
+                sum = qkv_fma(a_row[x], b_column[(ptrdiff_t)x * ldb], sum);
             c_row[j] = accumulate ? c_row[j] + sum : sum;
         }
     }
