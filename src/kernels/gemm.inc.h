@@ -18,8 +18,47 @@ typedef struct gemm_operands {
     ptrdiff_t ldc, lda, ldb;
     size_t k;
     int accumulate;
-    size_t fetch_step; /* bytes from a fetch to the next; 0: nothing is fetched ahead */
 } gemm_operands;
+
+/* Memory to fetch while a product runs, a few lines with every step of a tile. */
+typedef struct gemm_fetch {
+    const char *at, *row_end;
+    ptrdiff_t next_row; /* bytes from the end of a row to the next one */
+    size_t row_bytes, rows, lines; /* rows left; lines a step: 0 at the end */
+} gemm_fetch;
+
+enum { CACHE_LINE = 64 };
+
+QKV_INLINE void gemm_fetch_lines(gemm_fetch *f) {
+    const char *at = f->at;
+    for (size_t n = f->lines; n > 0; n--) {
+        __builtin_prefetch(at, 0, 2);
+        at += CACHE_LINE;
+        if (at >= f->row_end) {
+            at = f->row_end + f->next_row;
+            f->row_end = at + f->row_bytes;
+            if (--f->rows == 0) {
+                f->lines = 0;
+                break;
+            }
+        }
+    }
+    f->at = at;
+}
+
+/* Spreads what is wanted soon over so many steps. */
+QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
+    gemm_fetch f = {NULL, NULL, 0, 0, 0, 0};
+    if (!soon || soon->rows == 0 || soon->cols == 0 || steps == 0)
+        return f;
+    f.rows = soon->rows;
+    f.row_bytes = soon->cols * sizeof(float);
+    f.next_row = soon->ld * (ptrdiff_t)sizeof(float) - (ptrdiff_t)f.row_bytes;
+    f.at = (const char *)soon->data;
+    f.row_end = f.at + f.row_bytes;
+    f.lines = (f.rows * ((f.row_bytes + CACHE_LINE - 1) / CACHE_LINE) + steps - 1) / steps;
+    return f;
+}
 
 /* One column of A against one row of B. */
 QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[][STRIP_VECTORS], const float *a,
@@ -37,12 +76,43 @@ QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[][S
     }
 }
 
+/* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its value
+ * on the way from the adder costs nothing; one that reads the register file keeps an fma from reading its three. */
+QKV_INLINE void gemm_last_steps(int rows, int vectors, V sum[][STRIP_VECTORS], const float *a, const float *lower,
+                                ptrdiff_t lda, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
+                                int accumulate) {
+    V first[STRIP_VECTORS], second[STRIP_VECTORS];
+    QKV_UNROLL
+    for (int j = 0; j < vectors; j++) {
+        first[j] = v_load(b + j * VL);
+        sum[0][j] = v_fma(v_set(a[0]), first[j], sum[0][j]);
+    }
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++, c += ldc) {
+        const float *now = i < TILE_ROWS ? a + i * lda : lower + (i - TILE_ROWS) * lda;
+        const float *next = i + 1 < TILE_ROWS ? a + (i + 1) * lda : lower + (i + 1 - TILE_ROWS) * lda;
+        V factor = v_set(now[1]), next_factor = i + 1 < rows ? v_set(next[0]) : v_zero();
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++) {
+            if (i == 0)
+                second[j] = v_load(b + ldb + j * VL);
+            sum[i][j] = v_fma(factor, second[j], sum[i][j]);
+            v_store(c + j * VL, accumulate ? v_add(v_load(c + j * VL), sum[i][j]) : sum[i][j]);
+            if (i + 1 < rows)
+                sum[i + 1][j] = v_fma(next_factor, first[j], sum[i + 1][j]);
+        }
+    }
+}
+
 /* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch.
- * rows, vectors, has_tail, in_panels and fetches are constants. */
-QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, int fetches, const gemm_operands *o,
-                          float *c, const float *a, const float *b, T tail, const char *fetch) {
+ * rows, vectors, has_tail and in_panels are constants; fetch is a pointer or the constant NULL. */
+QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, const gemm_operands *o, float *c,
+                          const float *a, const float *b, T tail, gemm_fetch *fetch) {
     V sum[2 * TILE_ROWS][STRIP_VECTORS];
-    const ptrdiff_t lda = o->lda, ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */
+    const ptrdiff_t lda = o->lda, ldc = o->ldc;
+    const int accumulate = o->accumulate;
+    const ptrdiff_t ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */
+    const int whole = rows >= TILE_ROWS && !has_tail;
     const float *lower = rows > TILE_ROWS ? a + TILE_ROWS * lda : a;
     QKV_OPAQUE(lower); /* else compilers address all rows from a, by more offsets than there are registers */
     size_t k = o->k;
@@ -52,77 +122,77 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, in
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_zero();
     }
-    if (rows >= TILE_ROWS && !has_tail) {
+    while (whole ? k % 2 == 1 : k > 0) {
+        gemm_step(rows, vectors, has_tail, tail, sum, a, lower, lda, b);
+        a++, lower++, b += ldb, k--;
+        if (fetch && !whole)
+            gemm_fetch_lines(fetch);
+    }
+    if (whole && k > 0) {
         /* Two steps at a time: half the branches. With more, compilers run out of registers and copy sums about. */
-        for (; k >= 2; k -= 2) {
+        for (; k > 2; k -= 2) {
             QKV_UNROLL
             for (int step = 0; step < 2; step++, a++, lower++, b += ldb)
                 gemm_step(rows, vectors, 0, tail, sum, a, lower, lda, b);
-            if (fetches) {
-                __builtin_prefetch(fetch, 0, 2);
-                fetch += o->fetch_step;
-            }
+            if (fetch)
+                gemm_fetch_lines(fetch);
         }
-    }
-    for (; k > 0; k--, a++, lower++, b += ldb)
-        gemm_step(rows, vectors, has_tail, tail, sum, a, lower, lda, b);
-    const ptrdiff_t ldc = o->ldc;
-    if (o->accumulate) {
-        float *from = c;
-        QKV_UNROLL
-        for (int i = 0; i < rows; i++, from += ldc) {
-            QKV_UNROLL
-            for (int j = 0; j < vectors; j++)
-                sum[i][j] = v_add(v_load(from + j * VL), sum[i][j]);
-        }
+        if (accumulate)
+            gemm_last_steps(rows, vectors, sum, a, lower, lda, b, ldb, c, ldc, 1);
+        else
+            gemm_last_steps(rows, vectors, sum, a, lower, lda, b, ldb, c, ldc, 0);
+        return;
     }
     QKV_UNROLL
     for (int i = 0; i < rows; i++, c += ldc) {
         QKV_UNROLL
         for (int j = 0; j < vectors; j++)
-            v_store(c + j * VL, sum[i][j]);
+            v_store(c + j * VL, accumulate ? v_add(v_load(c + j * VL), sum[i][j]) : sum[i][j]);
     }
 }
 
 /* The tiles that most of the time goes into. */
 static QKV_NOINLINE void gemm_full(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, 0, o, c, a, b, v_tail(VL), NULL);
+    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, o, c, a, b, v_tail(VL), NULL);
 }
 
 static QKV_NOINLINE void gemm_full_panel(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 1, 0, o, c, a, b, v_tail(VL), NULL);
+    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 1, o, c, a, b, v_tail(VL), NULL);
 }
 
 static QKV_NOINLINE void gemm_full_fetching(const gemm_operands *o, float *c, const float *a, const float *b,
-                                            const char *fetch) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, 1, o, c, a, b, v_tail(VL), fetch);
+                                            gemm_fetch *fetch) {
+    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, o, c, a, b, v_tail(VL), fetch);
 }
 
 /* Strips at the right edge, tiles at the lower one. */
-#define GEMM_EDGE(name, vectors, has_tail)                                                                         \
+#define GEMM_EDGE(name, vectors, has_tail, FETCH, fetch)                                                           \
     static QKV_NOINLINE void name(const gemm_operands *o, float *c, const float *a, const float *b, size_t rows,   \
-                                  T tail) {                                                                        \
+                                  T tail FETCH) {                                                                  \
         switch (rows) {                                                                                            \
-        case 6: gemm_tile(6, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
-        case 5: gemm_tile(5, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
-        case 4: gemm_tile(4, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
-        case 3: gemm_tile(3, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
-        case 2: gemm_tile(2, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                              \
-        default: gemm_tile(1, vectors, has_tail, 0, 0, o, c, a, b, tail, NULL); break;                             \
+        case 6: gemm_tile(6, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
+        case 5: gemm_tile(5, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
+        case 4: gemm_tile(4, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
+        case 3: gemm_tile(3, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
+        case 2: gemm_tile(2, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
+        default: gemm_tile(1, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                               \
         }                                                                                                          \
     }
-GEMM_EDGE(gemm_edge_1, 1, 1)
-GEMM_EDGE(gemm_edge_2, 2, 1)
+#define GEMM_NO_FETCH
+#define GEMM_FETCH , gemm_fetch *fetch
+GEMM_EDGE(gemm_edge_1, 1, 1, GEMM_NO_FETCH, NULL)
+GEMM_EDGE(gemm_edge_2, 2, 1, GEMM_NO_FETCH, NULL)
 #if STRIP_VECTORS == 4
-GEMM_EDGE(gemm_edge_3, 3, 1)
-GEMM_EDGE(gemm_edge_4, 4, 1)
-GEMM_EDGE(gemm_half, 2, 0)
+GEMM_EDGE(gemm_edge_3, 3, 1, GEMM_NO_FETCH, NULL)
+GEMM_EDGE(gemm_edge_4, 4, 1, GEMM_NO_FETCH, NULL)
+GEMM_EDGE(gemm_half, 2, 0, GEMM_NO_FETCH, NULL)
 
 static QKV_NOINLINE void gemm_half_twice(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(2 * TILE_ROWS, STRIP_VECTORS / 2, 0, 0, 0, o, c, a, b, v_tail(VL), NULL);
+    gemm_tile(2 * TILE_ROWS, STRIP_VECTORS / 2, 0, 0, o, c, a, b, v_tail(VL), NULL);
 }
 #endif
-GEMM_EDGE(gemm_lower, STRIP_VECTORS, 0)
+GEMM_EDGE(gemm_lower, STRIP_VECTORS, 0, GEMM_NO_FETCH, NULL)
+GEMM_EDGE(gemm_lower_fetching, STRIP_VECTORS, 0, GEMM_FETCH, fetch)
 
 /* Fewer columns than a strip, 1 ≤ cols < STRIP. */
 QKV_INLINE void gemm_right_edge(const gemm_operands *o, float *c, const float *a, const float *b, size_t rows,
@@ -154,15 +224,10 @@ QKV_INLINE void gemm_right_edge(const gemm_operands *o, float *c, const float *a
 }
 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const float *next) {
-    enum { CACHE_LINE = 64 };
-    gemm_operands o = {ldc, lda, ldb, k, accumulate, 0};
-    const char *fetch = (const char *)next;
-    if (next) {
-        size_t fetches = rows / TILE_ROWS * (k / 2) * (cols / STRIP);
-        size_t step = fetches == 0 ? 0 : (k * cols * sizeof(float) + fetches - 1) / fetches;
-        o.fetch_step = step < CACHE_LINE ? step : CACHE_LINE;
-    }
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    const gemm_operands o = {ldc, lda, ldb, k, accumulate};
+    size_t strip_steps = rows / TILE_ROWS * (k / 2) + (rows % TILE_ROWS > 0 ? k : 0);
+    gemm_fetch fetch = gemm_fetch_plan(soon, strip_steps * (cols / STRIP));
     for (size_t j = 0; j < cols; j += STRIP) {
         const float *strip = b + (ptrdiff_t)(j / QKV_PANEL) * panel + j % QKV_PANEL, *a_row = a;
         float *c_row = c + j;
@@ -172,16 +237,16 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
         }
         size_t left = rows;
         for (; left >= TILE_ROWS; left -= TILE_ROWS, a_row += TILE_ROWS * lda, c_row += TILE_ROWS * ldc) {
-            if (o.fetch_step > 0) {
-                gemm_full_fetching(&o, c_row, a_row, strip, fetch);
-                fetch += k / 2 * o.fetch_step;
-            } else if (ldb == QKV_PANEL) {
+            if (fetch.lines > 0)
+                gemm_full_fetching(&o, c_row, a_row, strip, &fetch);
+            else if (ldb == QKV_PANEL)
                 gemm_full_panel(&o, c_row, a_row, strip);
-            } else {
+            else
                 gemm_full(&o, c_row, a_row, strip);
-            }
         }
-        if (left > 0)
+        if (left > 0 && fetch.lines > 0)
+            gemm_lower_fetching(&o, c_row, a_row, strip, left, v_tail(VL), &fetch);
+        else if (left > 0)
             gemm_lower(&o, c_row, a_row, strip, left, v_tail(VL));
     }
     v_leave();

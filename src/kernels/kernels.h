@@ -35,11 +35,17 @@ typedef struct qkv_logit_steps {
     const uint8_t *keep;   /* 0: t = −inf */
 } qkv_logit_steps;
 
+/* A hint: rows of floats in memory that are wanted soon and may be fetched meanwhile. */
+typedef struct qkv_soon {
+    const float *data;
+    ptrdiff_t ld;
+    size_t rows, cols;
+} qkv_soon;
+
 struct qkv_kernels {
     const char *name;
     uint64_t needs;    /* QKV_CPU_* bits, all required */
-    int32_t tile_rows; /* rows of C that gemm keeps in registers: blocks cut at multiples of it waste nothing.
-                        * At most QKV_MAX_ROWS. */
+    int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
 
     /* panel[c][r] = src[r·ld + c] for r < rows ≤ 64, c < k; panel[c][r] = 0 for rows ≤ r < 64.
      * panel: [k][64] floats, 64-byte aligned. For keys, and for weights stored [out][in]. */
@@ -48,10 +54,9 @@ struct qkv_kernels {
     /* C = A·B, or C += A·B with accumulate: C[i][j] (+)= Σ A[i][x]·B[x][j], the sum being one fma chain from +0 over
      * ascending x. A: rows × k, B: k × cols. C is a scratch tile (see QKV_LANES).
      * B[x][j] is b[⌊j/64⌋·panel + x·ldb + j mod 64]: panel = 64 for rows in memory, more for columns in panels.
-     * The sign of a zero is not fixed: a term 0·b may be left out or not.
-     * next is a hint: the k·cols floats from there on are wanted soon and may be fetched meanwhile. NULL: none are. */
+     * The sign of a zero is not fixed: a term 0·b may be left out or not. soon may be NULL. */
     void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const float *next);
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
      * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. o: a row of a scratch

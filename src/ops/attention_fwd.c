@@ -29,9 +29,10 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key
     const qkv_kernels *kernels = t->kernels;
     key_range columns = qkv_score_tile(t, row, n, block, keys);
     kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max, sum);
+    const qkv_soon soon = share_of(t, &block->next_k, row, n);
     kernels->gemm(out, t->shape->ld_o, t->scores + keys.first, LD_SCORES, block->v + keys.first * block->ld_v,
                   block->ld_v, QKV_PANEL, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0,
-                  NULL);
+                  &soon);
 }
 
 void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys) {
@@ -62,6 +63,7 @@ static void attend(const attention_task *t) {
     key_range all = visible_to_rows(t, 0, t->rows);
     for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
         key_block block = qkv_open_key_block(t, index, within_block(all, index));
+        qkv_look_ahead(t, &block, all);
         for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
             int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
             key_range seen = visible_to_rows(t, row, n), keys = within_block(seen, index);

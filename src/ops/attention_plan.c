@@ -91,6 +91,7 @@ qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_des
     if (d->batch == 0 || d->num_heads == 0 || d->seq_q == 0)
         return QKV_OK;
     int64_t tile = kernels->tile_rows;
+    shape->workers = max_workers;
     shape->group = d->num_heads / d->num_kv_heads;
     shape->rows = shape->group * d->seq_q;
     shape->ld_q = qkv_round_up(d->head_dim, QKV_LANES);

@@ -57,6 +57,7 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
     const qkv_kernels *kernels = t->kernels;
     key_range columns = {keys.first / QKV_LANES * QKV_LANES, qkv_round_up(keys.end, QKV_LANES)};
     const float *q = t->q + row * t->shape->ld_q;
+    const qkv_soon soon = share_of(t, &block->next_v, row, n);
     for (int64_t j = columns.first; j < columns.end;) { /* a first part up to the next panel, then all of the rest */
         int64_t in_panel = j % QKV_PANEL;
         int64_t width = in_panel == 0 ? columns.end - j : qkv_min(QKV_PANEL - in_panel, columns.end - j);
@@ -65,7 +66,7 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
         do {
             kernels->gemm(t->scores + j, LD_SCORES, q + c, t->shape->ld_q, panel + c * QKV_PANEL, QKV_PANEL,
                           QKV_PANEL * d->head_dim, (size_t)n, (size_t)width,
-                          (size_t)qkv_min(QKV_CHAIN, d->head_dim - c), c > 0, NULL);
+                          (size_t)qkv_min(QKV_CHAIN, d->head_dim - c), c > 0, c == 0 ? &soon : NULL);
             c += QKV_CHAIN;
         } while (c < d->head_dim);
         j += width;

@@ -43,6 +43,7 @@ void qkv_attention_write_states(const attention_task *t) {
     key_range all = visible_to_rows(t, 0, t->rows);
     for (int64_t index = 0; index < t->shape->key_blocks; index++) {
         key_block block = qkv_open_key_block(t, index, within_block(all, index));
+        qkv_look_ahead(t, &block, all);
         for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
             int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
             key_range keys = within_block(visible_to_rows(t, row, n), index);

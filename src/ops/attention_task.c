@@ -114,6 +114,35 @@ key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range k
     return block;
 }
 
+void qkv_look_ahead(const attention_task *t, key_block *block, key_range all) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t b = t->b, kv_head = t->kv_head, index = block->index + 1;
+    key_range keys = within_block(all, index);
+    if (keys.first == keys.end) {
+        int64_t task = t->index + t->shape->workers, head = task / t->shape->row_blocks;
+        if (task >= t->shape->num_tasks)
+            return;
+        b = head / d->num_kv_heads;
+        kv_head = head % d->num_kv_heads;
+        attention_task other = {.desc = d, .kv_len = batch_kv_len(d, b), .q_offset = batch_q_offset(d, b)};
+        int64_t query = task % t->shape->row_blocks * t->shape->block_rows / t->shape->group;
+        key_range seen = visible_to_queries(&other, query, query);
+        index = seen.first / QKV_KEY_BLOCK;
+        keys = within_block(seen, index);
+    }
+    size_t rows = (size_t)(keys.end - keys.first);
+    int64_t key = index * QKV_KEY_BLOCK + keys.first;
+    const float *k = (const float *)d->k.data + b * d->k.batch + kv_head * d->k.head + key * d->k.token;
+    block->next_k = (qkv_soon){k, d->k.token, rows, (size_t)d->head_dim};
+    if (t->shared_keys) {
+        const float *panels = t->shared_keys + (b * d->num_kv_heads + kv_head - t->b * d->num_kv_heads - t->kv_head) *
+                                                   head_panels(d);
+        block->next_k = (qkv_soon){panels + key * d->head_dim, d->head_dim, rows, (size_t)d->head_dim};
+    }
+    const float *v = (const float *)d->v.data + b * d->v.batch + kv_head * d->v.head + key * d->v.token;
+    block->next_v = (qkv_soon){v, d->v.token, rows, (size_t)d->head_dim_v};
+}
+
 static void scale_queries(const attention_task *t) {
     const qkv_input *q = &t->desc->q;
     for (int64_t row = 0; row < t->rows; row++) {
@@ -131,6 +160,7 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
         .kernels = kernels,
         .shape = shape,
         .desc = d,
+        .index = index,
         .b = head / d->num_kv_heads,
         .kv_head = head % d->num_kv_heads,
         .first_row = first_row,

@@ -14,7 +14,7 @@ typedef struct attention_task {
     const qkv_kernels *kernels;
     const qkv_attention_shape *shape;
     const qkv_attention_desc *desc;
-    int64_t b, kv_head, first_row, rows;
+    int64_t index, b, kv_head, first_row, rows;
     int64_t kv_len, q_offset; /* of batch b */
     /* scratch of the worker */
     int64_t *query, *head;         /* [block_rows]: which query and head a row is */
@@ -80,13 +80,24 @@ static inline key_range within_block(key_range keys, int64_t block) {
 /* A key block as the tiles read it. */
 typedef struct key_block {
     int64_t index;
-    const float *panels;   /* K */
-    const float *v;        /* of key 0 of the block */
+    const float *panels;     /* K */
+    const float *v;          /* of key 0 of the block */
     int64_t ld_v;
+    qkv_soon next_k, next_v; /* of the block after it: every tile fetches its share */
 } key_block;
 
 /* Makes ready what the task's rows need of a block, which is no more than the given keys. */
 key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range keys);
+
+/* Finds what follows the block: the next one of `all` that the task's rows see, or the first of the worker's next task,
+ * if tasks are handed out in order. */
+void qkv_look_ahead(const attention_task *t, key_block *block, key_range all);
+
+/* The share that n rows from `row` on have in fetching it. */
+static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, int64_t row, int64_t n) {
+    int64_t first = (int64_t)soon->rows * row / t->rows, end = (int64_t)soon->rows * (row + n) / t->rows;
+    return (qkv_soon){soon->data + first * soon->ld, soon->ld, (size_t)(end - first), soon->cols};
+}
 
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */

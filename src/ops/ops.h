@@ -25,6 +25,7 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
 /* How attention is cut: the rows of one KV head (queries × heads of its group) in blocks; a task is one block. */
 typedef struct qkv_attention_shape {
     int64_t group;                     /* query heads for each KV head */
+    int64_t workers;
     int64_t rows, block_rows, row_blocks;
     int64_t key_blocks;                /* of QKV_KEY_BLOCK keys */
     int64_t pack_tasks;                /* of the phase that packs K; 0: every task packs its own keys */

@@ -15,8 +15,8 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
 }
 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const float *next) {
-    (void)next;
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    (void)soon;
     for (size_t i = 0; i < rows; i++) {
         const float *a_row = a + (ptrdiff_t)i * lda;
         float *c_row = c + (ptrdiff_t)i * ldc;
