@@ -52,6 +52,15 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, in
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_zero();
     }
+#ifdef LANE_STEPS /* the set has a step of its own: so many columns of A at once, lane by lane */
+    if (rows <= TILE_ROWS && !has_tail) {
+        for (; k >= LANE_STEPS; k -= LANE_STEPS, a += LANE_STEPS, b += LANE_STEPS * ldb) {
+            gemm_lanes(rows, vectors, sum, a, lda, b, ldb);
+            for (int line = 0; fetches && line < LANE_STEPS / 2; line++, fetch += o->fetch_step)
+                __builtin_prefetch(fetch, 0, 2);
+        }
+    } else
+#endif
     if (rows >= TILE_ROWS && !has_tail) {
         /* Two steps at a time: half the branches. With more, compilers run out of registers and copy sums about. */
         for (; k >= 2; k -= 2) {
@@ -117,10 +126,11 @@ GEMM_EDGE(gemm_edge_2, 2, 1)
 GEMM_EDGE(gemm_edge_3, 3, 1)
 GEMM_EDGE(gemm_edge_4, 4, 1)
 GEMM_EDGE(gemm_half, 2, 0)
-
+#ifndef LANE_STEPS
 static QKV_NOINLINE void gemm_half_twice(const gemm_operands *o, float *c, const float *a, const float *b) {
     gemm_tile(2 * TILE_ROWS, STRIP_VECTORS / 2, 0, 0, 0, o, c, a, b, v_tail(VL), NULL);
 }
+#endif
 #endif
 GEMM_EDGE(gemm_lower, STRIP_VECTORS, 0)
 
@@ -129,7 +139,7 @@ QKV_INLINE void gemm_right_edge(const gemm_operands *o, float *c, const float *a
                                 size_t cols) {
     size_t vectors = (cols + VL - 1) / VL;
     T tail = v_tail(cols - (vectors - 1) * VL);
-#if STRIP_VECTORS == 4
+#if STRIP_VECTORS == 4 && !defined(LANE_STEPS)
     if (cols == STRIP / 2) { /* a head dimension of 32, on AVX-512 */
         for (; rows >= 2 * TILE_ROWS; rows -= 2 * TILE_ROWS, a += 2 * TILE_ROWS * o->lda, c += 2 * TILE_ROWS * o->ldc)
             gemm_half_twice(o, c, a, b);
