@@ -230,6 +230,20 @@ static void sum_visible(float *o, const float *p, const float *t, const float *v
     v_leave();
 }
 
+/* The first vectors of VL rows; of those present, only the first lanes are memory unless whole, which is a constant. */
+QKV_INLINE void load_rows(int whole, V x[VL], const float *row, ptrdiff_t ld, size_t present, T tail) {
+    QKV_UNROLL
+    for (int i = 0; i < VL; i++) {
+        if (i % 4 == 0)
+            QKV_OPAQUE(row); /* a pointer to each row is more than fits the registers */
+        if (whole)
+            x[i] = v_load(row);
+        else
+            x[i] = (size_t)i < present ? v_load_tail(row, tail) : v_zero();
+        row += ld;
+    }
+}
+
 /* VL rows at a time through an in-register transpose; rows that don't exist are zero. */
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
     for (size_t r = 0; r < QKV_PANEL; r += VL) {
@@ -239,15 +253,10 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
             size_t width = k - c < VL ? k - c : VL;
             T tail = v_tail(width);
             V x[VL];
-            if (present == VL && width == VL) {
-                QKV_UNROLL
-                for (int i = 0; i < VL; i++)
-                    x[i] = v_load(from + i * ld + (ptrdiff_t)c);
-            } else {
-                QKV_UNROLL
-                for (int i = 0; i < VL; i++)
-                    x[i] = (size_t)i < present ? v_load_tail(from + i * ld + (ptrdiff_t)c, tail) : v_zero();
-            }
+            if (present == VL && width == VL)
+                load_rows(1, x, from + c, ld, VL, tail);
+            else
+                load_rows(0, x, from + c, present > 1 ? ld : 0, present, tail);
             v_transpose(x);
             float *to = panel + c * QKV_PANEL + r;
             if (width == VL) {
