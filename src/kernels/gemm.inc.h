@@ -112,7 +112,6 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, co
     const ptrdiff_t lda = o->lda, ldc = o->ldc;
     const int accumulate = o->accumulate;
     const ptrdiff_t ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */
-    const int whole = rows >= TILE_ROWS && !has_tail;
     const float *lower = rows > TILE_ROWS ? a + TILE_ROWS * lda : a;
     QKV_OPAQUE(lower); /* else compilers address all rows from a, by more offsets than there are registers */
     size_t k = o->k;
@@ -122,10 +121,21 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, co
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_zero();
     }
+#ifdef LANE_STEPS /* the set has a step of its own: so many columns of A at once, lane by lane */
+    const int whole = 0;
+    for (; rows <= TILE_ROWS && !has_tail && k >= LANE_STEPS; k -= LANE_STEPS) {
+        gemm_lanes(rows, vectors, sum, a, lda, b, ldb);
+        a += LANE_STEPS, lower += LANE_STEPS, b += LANE_STEPS * ldb;
+        for (int step = 0; fetch && step < LANE_STEPS; step += rows < TILE_ROWS ? 1 : 2)
+            gemm_fetch_lines(fetch);
+    }
+#else
+    const int whole = rows >= TILE_ROWS && !has_tail;
+#endif
     while (whole ? k % 2 == 1 : k > 0) {
         gemm_step(rows, vectors, has_tail, tail, sum, a, lower, lda, b);
         a++, lower++, b += ldb, k--;
-        if (fetch && !whole)
+        if (fetch && rows < TILE_ROWS)
             gemm_fetch_lines(fetch);
     }
     if (whole && k > 0) {
@@ -186,10 +196,11 @@ GEMM_EDGE(gemm_edge_2, 2, 1, GEMM_NO_FETCH, NULL)
 GEMM_EDGE(gemm_edge_3, 3, 1, GEMM_NO_FETCH, NULL)
 GEMM_EDGE(gemm_edge_4, 4, 1, GEMM_NO_FETCH, NULL)
 GEMM_EDGE(gemm_half, 2, 0, GEMM_NO_FETCH, NULL)
-
+#ifndef LANE_STEPS
 static QKV_NOINLINE void gemm_half_twice(const gemm_operands *o, float *c, const float *a, const float *b) {
     gemm_tile(2 * TILE_ROWS, STRIP_VECTORS / 2, 0, 0, o, c, a, b, v_tail(VL), NULL);
 }
+#endif
 #endif
 GEMM_EDGE(gemm_lower, STRIP_VECTORS, 0, GEMM_NO_FETCH, NULL)
 GEMM_EDGE(gemm_lower_fetching, STRIP_VECTORS, 0, GEMM_FETCH, fetch)
@@ -199,7 +210,7 @@ QKV_INLINE void gemm_right_edge(const gemm_operands *o, float *c, const float *a
                                 size_t cols) {
     size_t vectors = (cols + VL - 1) / VL;
     T tail = v_tail(cols - (vectors - 1) * VL);
-#if STRIP_VECTORS == 4
+#if STRIP_VECTORS == 4 && !defined(LANE_STEPS)
     if (cols == STRIP / 2) { /* a head dimension of 32, on AVX-512 */
         for (; rows >= 2 * TILE_ROWS; rows -= 2 * TILE_ROWS, a += 2 * TILE_ROWS * o->lda, c += 2 * TILE_ROWS * o->ldc)
             gemm_half_twice(o, c, a, b);
@@ -285,6 +296,20 @@ static void sum_visible(float *o, const float *p, const float *t, const float *v
     v_leave();
 }
 
+/* The first vectors of VL rows; of those present, only the first lanes are memory unless whole, which is a constant. */
+QKV_INLINE void load_rows(int whole, V x[VL], const float *row, ptrdiff_t ld, size_t present, T tail) {
+    QKV_UNROLL
+    for (int i = 0; i < VL; i++) {
+        if (i % 4 == 0)
+            QKV_OPAQUE(row); /* a pointer to each row is more than fits the registers */
+        if (whole)
+            x[i] = v_load(row);
+        else
+            x[i] = (size_t)i < present ? v_load_tail(row, tail) : v_zero();
+        row += ld;
+    }
+}
+
 /* VL rows at a time through an in-register transpose; rows that don't exist are zero. */
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
     for (size_t r = 0; r < QKV_PANEL; r += VL) {
@@ -294,15 +319,10 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
             size_t width = k - c < VL ? k - c : VL;
             T tail = v_tail(width);
             V x[VL];
-            if (present == VL && width == VL) {
-                QKV_UNROLL
-                for (int i = 0; i < VL; i++)
-                    x[i] = v_load(from + i * ld + (ptrdiff_t)c);
-            } else {
-                QKV_UNROLL
-                for (int i = 0; i < VL; i++)
-                    x[i] = (size_t)i < present ? v_load_tail(from + i * ld + (ptrdiff_t)c, tail) : v_zero();
-            }
+            if (present == VL && width == VL)
+                load_rows(1, x, from + c, ld, VL, tail);
+            else
+                load_rows(0, x, from + c, present > 1 ? ld : 0, present, tail);
             v_transpose(x);
             float *to = panel + c * QKV_PANEL + r;
             if (width == VL) {
