@@ -82,8 +82,9 @@ struct qkv_kernels {
     void (*fold)(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, const float *lb, const float *ob,
                  ptrdiff_t ldob, size_t rows, size_t cols);
 
-    /* dst[j] = src[j]·factor + 0.0f for j < n. May work in place. */
-    void (*scale)(float *dst, const float *src, float factor, size_t n);
+    /* dst[i][j] = src[i][j]·factors[i] + 0.0f for i < rows, j < n. May work in place. */
+    void (*scale)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
+                  size_t n);
 
     /* dst[i][j] = src[i][j] + bias[j] for i < rows, j < n; without bias (NULL) a copy. */
     void (*add_bias)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,

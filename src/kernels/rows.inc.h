@@ -250,14 +250,17 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     v_leave();
 }
 
-static void scale(float *dst, const float *src, float factor, size_t n) {
-    V by = v_set(factor), zero = v_zero();
-    size_t j = 0;
-    for (; j + VL <= n; j += VL)
-        v_store(dst + j, v_add(v_mul(v_load(src + j), by), zero));
-    if (j < n) {
-        T tail = v_tail(n - j);
-        v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
+static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
+                  size_t n) {
+    T tail = v_tail(n % VL == 0 ? VL : n % VL);
+    V zero = v_zero();
+    for (size_t i = 0; i < rows; i++, dst += ldd, src += lds) {
+        V by = v_set(factors[i]);
+        size_t j = 0;
+        for (; j + VL <= n; j += VL)
+            v_store(dst + j, v_add(v_mul(v_load(src + j), by), zero));
+        if (j < n)
+            v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
     }
     v_leave();
 }

@@ -111,6 +111,20 @@ static void fold_sinks(const attention_task *t, int64_t row, int64_t n) {
     fold_rows(t, row, n);
 }
 
+/* O/ℓ of n rows, one head after the other: its queries follow each other in memory. */
+static void write_out(const attention_task *t, int64_t row, int64_t n) {
+    const qkv_output *out = &t->desc->out;
+    int64_t group = t->shape->group, ld = t->shape->ld_o;
+    for (int64_t first = row; first < row + qkv_min(group, n); first++) {
+        float factors[QKV_MAX_ROWS];
+        size_t count = rows_of_head(t, first, row + n);
+        for (size_t i = 0; i < count; i++)
+            factors[i] = qkv_inverse_sum(t->sum[first + (int64_t)i * group]);
+        t->kernels->scale(output_row(t, out, first), out->token, t->out + first * ld, group * ld, factors, count,
+                          (size_t)t->desc->head_dim_v);
+    }
+}
+
 static void write_probabilities(const attention_task *t, int64_t row, float inverse) {
     const qkv_matrix_output *x = &t->desc->probabilities;
     float *to = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
@@ -144,14 +158,10 @@ static void finish(const attention_task *t) {
         }
         if (d->sinks)
             fold_sinks(t, row, n);
-        for (int64_t i = row; i < row + n; i++) {
-            float inverse = qkv_inverse_sum(t->sum[i]);
-            if (d->head_dim_v > 0)
-                t->kernels->scale(output_row(t, &d->out, i), t->out + i * t->shape->ld_o, inverse,
-                                  (size_t)d->head_dim_v);
-            if (d->probabilities.data)
-                write_probabilities(t, i, inverse);
-        }
+        if (d->head_dim_v > 0)
+            write_out(t, row, n);
+        for (int64_t i = row; d->probabilities.data && i < row + n; i++)
+            write_probabilities(t, i, qkv_inverse_sum(t->sum[i]));
     }
     for (int64_t row = 0; d->lse.data && row < t->rows; row++)
         *output_row(t, &d->lse, row) = qkv_log_sum_exp(t->kernels, t->max[row], t->sum[row]);

@@ -145,10 +145,14 @@ void qkv_look_ahead(const attention_task *t, key_block *block, key_range all) {
 
 static void scale_queries(const attention_task *t) {
     const qkv_input *q = &t->desc->q;
-    for (int64_t row = 0; row < t->rows; row++) {
+    int64_t group = t->shape->group, ld = t->shape->ld_q;
+    for (int64_t row = 0; row < t->rows; row++)
+        t->sum[row] = t->shape->q_scale; /* not in use yet */
+    for (int64_t row = 0; row < qkv_min(group, t->rows); row++) { /* the rows of one head at a time */
         const float *from = (const float *)q->data + t->b * q->batch + t->head[row] * q->head +
                             t->query[row] * q->token;
-        t->kernels->scale(t->q + row * t->shape->ld_q, from, t->shape->q_scale, (size_t)t->desc->head_dim);
+        t->kernels->scale(t->q + row * ld, group * ld, from, q->token, t->sum, rows_of_head(t, row, t->rows),
+                          (size_t)t->desc->head_dim);
     }
 }
 

@@ -75,6 +75,11 @@ static inline key_range within_block(key_range keys, int64_t block) {
     return first < end ? (key_range){first, end} : (key_range){0, 0};
 }
 
+/* How many of the rows from `row` to `end` are of its head: row, row + group, … */
+static inline size_t rows_of_head(const attention_task *t, int64_t row, int64_t end) {
+    return (size_t)qkv_ceil_div(end - row, t->shape->group);
+}
+
 /* -------------------------------------------------------------------------------------------------- key blocks */
 
 /* A key block as the tiles read it. */

@@ -75,8 +75,8 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
         kernels->fold(&m, &l, out, ld, &part_m, &part_l, part_out, ld, 1, n);
     }
     if (n > 0)
-        kernels->scale((float *)d->out.data + b * d->out.batch + h * d->out.head + i * d->out.token, out,
-                       qkv_inverse_sum(l), n);
+        qkv_scale_row(kernels, (float *)d->out.data + b * d->out.batch + h * d->out.head + i * d->out.token, out,
+                      qkv_inverse_sum(l), d->head_dim_v);
     if (d->lse.data)
         ((float *)d->lse.data)[b * d->lse.batch + h * d->lse.head + i * d->lse.token] = qkv_log_sum_exp(kernels, m, l);
 }

@@ -109,9 +109,12 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     }
 }
 
-static void scale(float *dst, const float *src, float factor, size_t n) {
-    for (size_t j = 0; j < n; j++)
-        dst[j] = src[j] * factor + 0.0f;
+static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
+                  size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < n; j++)
+            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] = src[(ptrdiff_t)i * lds + (ptrdiff_t)j] * factors[i] + 0.0f;
+    }
 }
 
 static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
