@@ -10,10 +10,6 @@ static const float *at_row(const qkv_input *x, int64_t b, int64_t head, int64_t 
     return (const float *)x->data + b * x->batch + head * x->head + token * x->token;
 }
 
-static qkv_input as_input(const qkv_output *x) {
-    return (qkv_input){x->data, x->batch, x->head, x->token};
-}
-
 /* Adds Σ 0·x to the sum of each row, which makes it NaN if an x is infinite or NaN. */
 static void find_infinities(const qkv_kernels *kernels, float *sums, float *more, const float *zeros, const float *x,
                             int64_t stride, int64_t n, int64_t dim) {
@@ -30,7 +26,7 @@ static bool is_empty(const qkv_kernels *kernels, const qkv_attention_desc *d, in
     qkv_single_state(d->sinks[head], &m, &l);
     if (lse != qkv_log_sum_exp(kernels, m, l))
         return false;
-    qkv_input out = as_input(&d->out);
+    qkv_input out = qkv_as_input(&d->out);
     const float *o = d->head_dim_v > 0 ? at_row(&out, b, head, i) : NULL;
     for (int64_t c = 0; c < d->head_dim_v; c++) {
         if (o[c] != 0)
@@ -68,14 +64,14 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
     if (d->head_dim > 0 && d->seq_k > 0)
         find_infinities(kernels, clean, more, zeros, at_row(&d->q, b, head, first), d->q.token, n, d->head_dim);
     if (d->head_dim_v > 0) {
-        qkv_input out = as_input(&d->out);
+        qkv_input out = qkv_as_input(&d->out);
         const float *grad_out = at_row(&desc->grad_out, b, head, first);
         kernels->row_dots(delta, grad_out, desc->grad_out.token, at_row(&out, b, head, first), out.token, (size_t)n,
                           (size_t)d->head_dim_v);
         find_infinities(kernels, clean, more, zeros, grad_out, desc->grad_out.token, n, d->head_dim_v);
     }
     for (int64_t i = 0; i < n; i++) {
-        qkv_input in = as_input(&d->lse);
+        qkv_input in = qkv_as_input(&d->lse);
         float natural = *at_row(&in, b, head, first + i);
         if (natural == QKV_MINUS_INFINITY || (delta[i] != delta[i] && is_empty(kernels, d, b, head, first + i, natural)))
             delta[i] = 0;
