@@ -12,11 +12,11 @@ _Static_assert((STRIP_VECTORS == 2 || STRIP_VECTORS == 4) && TILE_ROWS == 6, "wh
 
 enum { STRIP = STRIP_VECTORS * VL };
 
-/* Operands of one tile. Products of many tiles hand it on by reference: each tile is a function of its own, or the
- * compiler would work out the addresses of all of them before the first. */
+/* A product, handed on to its tiles by reference: each tile is a function of its own, or the compiler would work out
+ * the addresses of all of them before the first. */
 typedef struct gemm_operands {
-    ptrdiff_t ldc, lda, ldb;
-    size_t k;
+    ptrdiff_t ldc, lda, ldb, panel;
+    size_t rows, cols, k;
     int accumulate;
 } gemm_operands;
 
@@ -60,26 +60,26 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
     return f;
 }
 
-/* One column of A against one row of B. */
+/* One column of A against one row of B. From a row of A to the next it is `row` floats, `lower` is row TILE_ROWS. */
 QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[][STRIP_VECTORS], const float *a,
-                          const float *lower, ptrdiff_t lda, const float *b) {
-    V row[STRIP_VECTORS];
+                          const float *lower, ptrdiff_t row, const float *b) {
+    V of_b[STRIP_VECTORS];
     QKV_UNROLL
     for (int j = 0; j < vectors; j++)
-        row[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
+        of_b[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
     QKV_UNROLL
     for (int i = 0; i < rows; i++) {
-        V factor = v_set(i < TILE_ROWS ? a[i * lda] : lower[(i - TILE_ROWS) * lda]);
+        V factor = v_set(i < TILE_ROWS ? a[i * row] : lower[(i - TILE_ROWS) * row]);
         QKV_UNROLL
         for (int j = 0; j < vectors; j++)
-            sum[i][j] = v_fma(factor, row[j], sum[i][j]);
+            sum[i][j] = v_fma(factor, of_b[j], sum[i][j]);
     }
 }
 
 /* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its value
  * on the way from the adder costs nothing; one that reads the register file keeps an fma from reading its three. */
 QKV_INLINE void gemm_last_steps(int rows, int vectors, V sum[][STRIP_VECTORS], const float *a, const float *lower,
-                                ptrdiff_t lda, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
+                                ptrdiff_t row, ptrdiff_t step, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
                                 int accumulate) {
     V first[STRIP_VECTORS], second[STRIP_VECTORS];
     QKV_UNROLL
@@ -89,9 +89,9 @@ QKV_INLINE void gemm_last_steps(int rows, int vectors, V sum[][STRIP_VECTORS], c
     }
     QKV_UNROLL
     for (int i = 0; i < rows; i++, c += ldc) {
-        const float *now = i < TILE_ROWS ? a + i * lda : lower + (i - TILE_ROWS) * lda;
-        const float *next = i + 1 < TILE_ROWS ? a + (i + 1) * lda : lower + (i + 1 - TILE_ROWS) * lda;
-        V factor = v_set(now[1]), next_factor = i + 1 < rows ? v_set(next[0]) : v_zero();
+        const float *now = i < TILE_ROWS ? a + i * row : lower + (i - TILE_ROWS) * row;
+        const float *next = i + 1 < TILE_ROWS ? a + (i + 1) * row : lower + (i + 1 - TILE_ROWS) * row;
+        V factor = v_set(now[step]), next_factor = i + 1 < rows ? v_set(next[0]) : v_zero();
         QKV_UNROLL
         for (int j = 0; j < vectors; j++) {
             if (i == 0)
@@ -105,14 +105,15 @@ QKV_INLINE void gemm_last_steps(int rows, int vectors, V sum[][STRIP_VECTORS], c
 }
 
 /* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch.
- * rows, vectors, has_tail and in_panels are constants; fetch is a pointer or the constant NULL. */
-QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, const gemm_operands *o, float *c,
-                          const float *a, const float *b, T tail, gemm_fetch *fetch) {
+ * A lies in rows or, transposed, in columns. rows, vectors, has_tail, transposed and in_panels are constants; fetch is a
+ * pointer or the constant NULL. */
+QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int transposed, int in_panels, const gemm_operands *o,
+                          float *c, const float *a, const float *b, T tail, gemm_fetch *fetch) {
     V sum[2 * TILE_ROWS][STRIP_VECTORS];
-    const ptrdiff_t lda = o->lda, ldc = o->ldc;
+    const ptrdiff_t row = transposed ? 1 : o->lda, step = transposed ? o->lda : 1, ldc = o->ldc;
     const int accumulate = o->accumulate;
     const ptrdiff_t ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */
-    const float *lower = rows > TILE_ROWS ? a + TILE_ROWS * lda : a;
+    const float *lower = rows > TILE_ROWS ? a + TILE_ROWS * row : a;
     QKV_OPAQUE(lower); /* else compilers address all rows from a, by more offsets than there are registers */
     size_t k = o->k;
     QKV_UNROLL
@@ -122,19 +123,19 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, co
             sum[i][j] = v_zero();
     }
 #ifdef LANE_STEPS /* the set has a step of its own: so many columns of A at once, lane by lane */
-    const int whole = 0;
-    for (; rows <= TILE_ROWS && !has_tail && k >= LANE_STEPS; k -= LANE_STEPS) {
-        gemm_lanes(rows, vectors, sum, a, lda, b, ldb);
+    const int whole = transposed && rows >= TILE_ROWS && !has_tail;
+    for (; rows <= TILE_ROWS && !has_tail && !transposed && k >= LANE_STEPS; k -= LANE_STEPS) {
+        gemm_lanes(rows, vectors, sum, a, row, b, ldb);
         a += LANE_STEPS, lower += LANE_STEPS, b += LANE_STEPS * ldb;
-        for (int step = 0; fetch && step < LANE_STEPS; step += rows < TILE_ROWS ? 1 : 2)
+        for (int x = 0; fetch && x < LANE_STEPS; x += rows < TILE_ROWS ? 1 : 2)
             gemm_fetch_lines(fetch);
     }
 #else
     const int whole = rows >= TILE_ROWS && !has_tail;
 #endif
     while (whole ? k % 2 == 1 : k > 0) {
-        gemm_step(rows, vectors, has_tail, tail, sum, a, lower, lda, b);
-        a++, lower++, b += ldb, k--;
+        gemm_step(rows, vectors, has_tail, tail, sum, a, lower, row, b);
+        a += step, lower += step, b += ldb, k--;
         if (fetch && rows < TILE_ROWS)
             gemm_fetch_lines(fetch);
     }
@@ -142,15 +143,15 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, co
         /* Two steps at a time: half the branches. With more, compilers run out of registers and copy sums about. */
         for (; k > 2; k -= 2) {
             QKV_UNROLL
-            for (int step = 0; step < 2; step++, a++, lower++, b += ldb)
-                gemm_step(rows, vectors, 0, tail, sum, a, lower, lda, b);
+            for (int x = 0; x < 2; x++, a += step, lower += step, b += ldb)
+                gemm_step(rows, vectors, 0, tail, sum, a, lower, row, b);
             if (fetch)
                 gemm_fetch_lines(fetch);
         }
         if (accumulate)
-            gemm_last_steps(rows, vectors, sum, a, lower, lda, b, ldb, c, ldc, 1);
+            gemm_last_steps(rows, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 1);
         else
-            gemm_last_steps(rows, vectors, sum, a, lower, lda, b, ldb, c, ldc, 0);
+            gemm_last_steps(rows, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 0);
         return;
     }
     QKV_UNROLL
@@ -161,105 +162,28 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int in_panels, co
     }
 }
 
-/* The tiles that most of the time goes into. */
-static QKV_NOINLINE void gemm_full(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, o, c, a, b, v_tail(VL), NULL);
-}
-
-static QKV_NOINLINE void gemm_full_panel(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 1, o, c, a, b, v_tail(VL), NULL);
-}
-
-static QKV_NOINLINE void gemm_full_fetching(const gemm_operands *o, float *c, const float *a, const float *b,
-                                            gemm_fetch *fetch) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, 0, o, c, a, b, v_tail(VL), fetch);
-}
-
-/* Strips at the right edge, tiles at the lower one. */
-#define GEMM_EDGE(name, vectors, has_tail, FETCH, fetch)                                                           \
-    static QKV_NOINLINE void name(const gemm_operands *o, float *c, const float *a, const float *b, size_t rows,   \
-                                  T tail FETCH) {                                                                  \
-        switch (rows) {                                                                                            \
-        case 6: gemm_tile(6, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
-        case 5: gemm_tile(5, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
-        case 4: gemm_tile(4, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
-        case 3: gemm_tile(3, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
-        case 2: gemm_tile(2, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                                \
-        default: gemm_tile(1, vectors, has_tail, 0, o, c, a, b, tail, fetch); break;                               \
-        }                                                                                                          \
-    }
-#define GEMM_NO_FETCH
-#define GEMM_FETCH , gemm_fetch *fetch
-GEMM_EDGE(gemm_edge_1, 1, 1, GEMM_NO_FETCH, NULL)
-GEMM_EDGE(gemm_edge_2, 2, 1, GEMM_NO_FETCH, NULL)
-#if STRIP_VECTORS == 4
-GEMM_EDGE(gemm_edge_3, 3, 1, GEMM_NO_FETCH, NULL)
-GEMM_EDGE(gemm_edge_4, 4, 1, GEMM_NO_FETCH, NULL)
-GEMM_EDGE(gemm_half, 2, 0, GEMM_NO_FETCH, NULL)
-#ifndef LANE_STEPS
-static QKV_NOINLINE void gemm_half_twice(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(2 * TILE_ROWS, STRIP_VECTORS / 2, 0, 0, o, c, a, b, v_tail(VL), NULL);
-}
-#endif
-#endif
-GEMM_EDGE(gemm_lower, STRIP_VECTORS, 0, GEMM_NO_FETCH, NULL)
-GEMM_EDGE(gemm_lower_fetching, STRIP_VECTORS, 0, GEMM_FETCH, fetch)
-
-/* Fewer columns than a strip, 1 ≤ cols < STRIP. */
-QKV_INLINE void gemm_right_edge(const gemm_operands *o, float *c, const float *a, const float *b, size_t rows,
-                                size_t cols) {
-    size_t vectors = (cols + VL - 1) / VL;
-    T tail = v_tail(cols - (vectors - 1) * VL);
-#if STRIP_VECTORS == 4 && !defined(LANE_STEPS)
-    if (cols == STRIP / 2) { /* a head dimension of 32, on AVX-512 */
-        for (; rows >= 2 * TILE_ROWS; rows -= 2 * TILE_ROWS, a += 2 * TILE_ROWS * o->lda, c += 2 * TILE_ROWS * o->ldc)
-            gemm_half_twice(o, c, a, b);
-    }
-#endif
-    while (rows > 0) {
-        size_t n = rows < TILE_ROWS ? rows : TILE_ROWS;
-        switch (vectors) {
-#if STRIP_VECTORS == 4
-        case 4: gemm_edge_4(o, c, a, b, n, tail); break;
-        case 3: gemm_edge_3(o, c, a, b, n, tail); break;
-        case 2: (cols == STRIP / 2 ? gemm_half : gemm_edge_2)(o, c, a, b, n, tail); break;
-#else
-        case 2: gemm_edge_2(o, c, a, b, n, tail); break;
-#endif
-        default: gemm_edge_1(o, c, a, b, n, tail); break;
-        }
-        a += TILE_ROWS * o->lda;
-        c += TILE_ROWS * o->ldc;
-        rows -= n;
-    }
-}
+#define TRANSPOSED 0
+#define PRODUCT(name) gemm##name
+#include "gemm_tiles.inc.h"
+#undef TRANSPOSED
+#undef PRODUCT
+#define TRANSPOSED 1
+#define PRODUCT(name) gemm_t##name
+#include "gemm_tiles.inc.h"
+#undef TRANSPOSED
+#undef PRODUCT
 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
                  ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    const gemm_operands o = {ldc, lda, ldb, k, accumulate};
-    size_t strip_steps = rows / TILE_ROWS * (k / 2) + (rows % TILE_ROWS > 0 ? k : 0);
-    gemm_fetch fetch = gemm_fetch_plan(soon, strip_steps * (cols / STRIP));
-    for (size_t j = 0; j < cols; j += STRIP) {
-        const float *strip = b + (ptrdiff_t)(j / QKV_PANEL) * panel + j % QKV_PANEL, *a_row = a;
-        float *c_row = c + j;
-        if (cols - j < STRIP) {
-            gemm_right_edge(&o, c_row, a, strip, rows, cols - j);
-            break;
-        }
-        size_t left = rows;
-        for (; left >= TILE_ROWS; left -= TILE_ROWS, a_row += TILE_ROWS * lda, c_row += TILE_ROWS * ldc) {
-            if (fetch.lines > 0)
-                gemm_full_fetching(&o, c_row, a_row, strip, &fetch);
-            else if (ldb == QKV_PANEL)
-                gemm_full_panel(&o, c_row, a_row, strip);
-            else
-                gemm_full(&o, c_row, a_row, strip);
-        }
-        if (left > 0 && fetch.lines > 0)
-            gemm_lower_fetching(&o, c_row, a_row, strip, left, v_tail(VL), &fetch);
-        else if (left > 0)
-            gemm_lower(&o, c_row, a_row, strip, left, v_tail(VL));
-    }
+    const gemm_operands o = {ldc, lda, ldb, panel, rows, cols, k, accumulate};
+    gemm_product(&o, c, a, b, soon);
+    v_leave();
+}
+
+static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                   size_t cols, size_t k, int accumulate) {
+    const gemm_operands o = {ldc, lda, ldb, QKV_PANEL, rows, cols, k, accumulate};
+    gemm_t_product(&o, c, a, b, NULL);
     v_leave();
 }
 

@@ -26,11 +26,6 @@ static inline void qkv_single_state(float x, float *m, float *l) {
     *l = x == QKV_MINUS_INFINITY ? 0.0f : 1.0f;
 }
 
-/* dst[j] = src[j]·factor + 0.0f for j < n. */
-static inline void qkv_scale_row(const qkv_kernels *kernels, float *dst, const float *src, float factor, int64_t n) {
-    kernels->scale(dst, 0, src, 0, &factor, 1, (size_t)n);
-}
-
 /* 1/ℓ, by which an output is scaled at the end. An empty row is all zeros, whatever it is scaled by. */
 static inline float qkv_inverse_sum(float l) {
     return l == 0 ? 0.0f : 1 / l;

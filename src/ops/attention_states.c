@@ -9,7 +9,7 @@ static void write_state(const attention_task *t, int64_t row, int64_t block, flo
     float *state = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
                    block * x->key;
     int64_t n = t->desc->head_dim_v;
-    qkv_scale_row(t->kernels, state, out, 1.0f, n);
+    qkv_scale_row(t->kernels, state, out, 1.0f, (size_t)n);
     state[n] = sum == sum ? max + 0.0f : sum;
     state[n + 1] = sum;
 }

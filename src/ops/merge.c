@@ -76,7 +76,7 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
     }
     if (n > 0)
         qkv_scale_row(kernels, (float *)d->out.data + b * d->out.batch + h * d->out.head + i * d->out.token, out,
-                      qkv_inverse_sum(l), d->head_dim_v);
+                      qkv_inverse_sum(l), n);
     if (d->lse.data)
         ((float *)d->lse.data)[b * d->lse.batch + h * d->lse.head + i * d->lse.token] = qkv_log_sum_exp(kernels, m, l);
 }

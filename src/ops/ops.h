@@ -39,6 +39,8 @@ typedef struct qkv_attention_shape {
 qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d);
 qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_desc *d, int32_t max_workers,
                              qkv_attention_shape *shape);
+/* The scale of a complete descriptor, 1/√head_dim where it is 0. */
+float qkv_attention_scale(const qkv_attention_desc *d);
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
                              const qkv_attention_desc *d, void *workspace, int64_t index);
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
@@ -46,5 +48,10 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
 /* The pointers of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d);
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]);
+
+/* dst[j] = src[j]·factor + 0.0f for j < n. */
+static inline void qkv_scale_row(const qkv_kernels *kernels, float *dst, const float *src, float factor, size_t n) {
+    kernels->scale(dst, 0, src, 0, &factor, 1, n);
+}
 
 #endif
