@@ -167,14 +167,64 @@ static void finish(const attention_task *t) {
         *output_row(t, &d->lse, row) = qkv_log_sum_exp(t->kernels, t->max[row], t->sum[row]);
 }
 
-void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
-                           void *workspace, int64_t index, int32_t worker) {
+/* ------------------------------------------------------------------------------------------------------- phases */
+
+enum stage { PACK_KEYS, ATTEND, MERGE_STATES };
+
+int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]) {
+    int32_t n = 0;
+    if (shape->pack_tasks > 0)
+        num_tasks[n++] = shape->pack_tasks;
+    num_tasks[n++] = shape->num_tasks * shape->key_chunks;
+    if (shape->merge_tasks > 0)
+        num_tasks[n++] = shape->merge_tasks;
+    return n;
+}
+
+/* The states between the phases, in the workspace. */
+static qkv_matrix_output inner_states(const qkv_attention_shape *shape, const qkv_attention_desc *d, void *workspace) {
+    int64_t state = qkv_round_up(d->head_dim_v + 2, QKV_LANES), query = shape->key_blocks * state;
+    int64_t head = d->seq_q * query;
+    return (qkv_matrix_output){(unsigned char *)workspace + shape->packed_size, d->num_heads * head, head, query, state};
+}
+
+static void attend_chunk(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                         void *workspace, int64_t index, int32_t worker) {
     attention_task t;
-    qkv_attention_begin(&t, kernels, shape, d, workspace, index, worker);
-    if (d->states.data) {
-        qkv_attention_write_states(&t);
+    qkv_attention_desc divided = *d;
+    if (shape->merge_tasks > 0)
+        divided.states = inner_states(shape, d, workspace);
+    qkv_attention_begin(&t, kernels, shape, &divided, workspace, index / shape->key_chunks, worker);
+    if (divided.states.data) {
+        int64_t first = index % shape->key_chunks * shape->chunk_blocks;
+        qkv_attention_write_states(&t, first, qkv_min(first + shape->chunk_blocks, shape->key_blocks));
         return;
     }
     attend(&t);
     finish(&t);
+}
+
+static void merge_states(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                         void *workspace, int64_t index, int32_t worker) {
+    qkv_matrix_output x = inner_states(shape, d, workspace);
+    const qkv_merge_desc merge = {.size = sizeof merge,
+                                  .batch = d->batch,
+                                  .num_heads = d->num_heads,
+                                  .seq_q = d->seq_q,
+                                  .head_dim_v = d->head_dim_v,
+                                  .num_parts = shape->key_blocks,
+                                  .states = {x.data, x.batch, x.head, x.query, x.key},
+                                  .sinks = d->sinks,
+                                  .out = d->out,
+                                  .lse = d->lse};
+    qkv_merge_execute(kernels, &merge, qkv_attention_scratch(shape, workspace, worker), index);
+}
+
+void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                           void *workspace, int32_t phase, int64_t index, int32_t worker) {
+    switch (phase + (shape->pack_tasks > 0 ? PACK_KEYS : ATTEND)) {
+    case PACK_KEYS: qkv_attention_pack_keys(kernels, shape, d, workspace, index); break;
+    case ATTEND: attend_chunk(kernels, shape, d, workspace, index, worker); break;
+    default: merge_states(kernels, shape, d, workspace, index, worker); break;
+    }
 }

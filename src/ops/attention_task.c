@@ -110,7 +110,7 @@ void qkv_look_ahead(const attention_task *t, key_block *block, key_range all) {
     key_range keys = within_block(all, index);
     if (keys.first == keys.end) {
         int64_t task = t->index + t->shape->workers, head = task / t->shape->row_blocks;
-        if (task >= t->shape->num_tasks)
+        if (task >= t->shape->num_tasks || t->shape->key_chunks > 1)
             return;
         b = head / d->num_kv_heads;
         kv_head = head % d->num_kv_heads;
@@ -149,7 +149,7 @@ static void scale_queries(const attention_task *t) {
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker) {
     int64_t head = index / shape->row_blocks, first_row = index % shape->row_blocks * shape->block_rows;
-    unsigned char *scratch = (unsigned char *)workspace + shape->packed_size + worker * shape->worker_size;
+    unsigned char *scratch = qkv_attention_scratch(shape, workspace, worker);
     *t = (attention_task){
         .kernels = kernels,
         .shape = shape,

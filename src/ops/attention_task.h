@@ -33,7 +33,16 @@ typedef struct attention_task {
     const float *shared_keys;      /* the panels of this KV head, else */
 } attention_task;
 
-/* Opens task `index`: names its rows, lays out the scratch of its worker and scales its queries into it. */
+/* The scratch of a worker, behind what all tasks share. */
+static inline void *qkv_attention_scratch(const qkv_attention_shape *shape, void *workspace, int32_t worker) {
+    return (unsigned char *)workspace + shape->packed_size + shape->states_size + worker * shape->worker_size;
+}
+
+/* Packs a block of keys for all tasks of its KV head. */
+void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
+                             const qkv_attention_desc *d, void *workspace, int64_t index);
+
+/* Opens block of rows `index`: names its rows, lays out the scratch of its worker and scales its queries into it. */
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker);
 
@@ -139,7 +148,7 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key
 /* The same for one row, into block_max, block_sum and block_out, by a loop that skips what the row does not see. */
 void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys);
 
-/* The states of all key blocks, in place of out. */
-void qkv_attention_write_states(const attention_task *t);
+/* The states of key blocks from `first` to `end`, in place of out. */
+void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end);
 
 #endif

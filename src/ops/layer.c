@@ -9,8 +9,6 @@
 #include "attention.h"
 #include "layer.h"
 
-enum stage { PROJECT_IN, PACK_KEYS, ATTEND, PROJECT_OUT, NUM_STAGES };
-
 typedef struct layer_shape {
     qkv_projection_shape in, out;
     qkv_attention_shape attention;
@@ -97,8 +95,9 @@ void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, fl
 }
 
 /* Checks the operations with all that only they know, and cuts them. */
-static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
+static qkv_status cut(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
                       size_t *workspace_size) {
+    const qkv_kernels *kernels = ctx->kernels;
     const qkv_attention_desc *a = &d->attention;
     memset(shape, 0, sizeof *shape);
     int64_t tokens = a->batch * a->seq_q, used = 0;
@@ -125,7 +124,7 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32
     if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->in);
     if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention)) == QKV_OK)
-        status = qkv_attention_cut(kernels, &attention, max_workers, &shape->attention);
+        status = qkv_attention_cut(ctx, &attention, max_workers, &shape->attention);
     if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->out);
     if (status != QKV_OK)
@@ -134,23 +133,11 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32
     int64_t worker = qkv_max(shape->in.worker_size, qkv_max(shape->out.worker_size, shape->attention.worker_size));
     int64_t factors[2] = {worker, max_workers}, scratch;
     int64_t kept = used * (int64_t)sizeof(float);
-    if (!qkv_product(factors, 2, PTRDIFF_MAX / 4, &scratch) || shape->attention.packed_size > PTRDIFF_MAX / 4)
+    if (!qkv_product(factors, 2, PTRDIFF_MAX / 4, &scratch))
         return QKV_ERROR_OVERFLOW;
-    *workspace_size = (size_t)(kept + shape->attention.packed_size + scratch);
+    *workspace_size = (size_t)kept + (size_t)(shape->attention.packed_size + shape->attention.states_size) +
+                      (size_t)scratch;
     return QKV_OK;
-}
-
-/* The stages a layer has, in order; returns how many. */
-static int32_t stages(const qkv_layer_desc *d, const layer_shape *shape, enum stage list[NUM_STAGES]) {
-    int32_t n = 0;
-    if (d->w_qkv)
-        list[n++] = PROJECT_IN;
-    if (shape->attention.pack_tasks > 0)
-        list[n++] = PACK_KEYS;
-    list[n++] = ATTEND;
-    if (d->w_o)
-        list[n++] = PROJECT_OUT;
-    return n;
 }
 
 static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
@@ -158,21 +145,17 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
     const qkv_layer_desc *d = desc;
     layer_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
-    enum stage list[NUM_STAGES];
-    stages(d, &shape, list);
     layer_calls calls;
     qkv_layer_connect(d, &shape.tensors, workspace, &calls);
     void *scratch = (float *)workspace + shape.scratch;
-    switch (list[phase]) {
-    case PROJECT_IN: qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker); break;
-    case PACK_KEYS:
-        qkv_attention_pack_keys(plan->kernels, &shape.attention, &calls.attention, scratch, index);
-        break;
-    case ATTEND:
-        qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, index, worker);
-        break;
-    default: qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker); break;
-    }
+    int64_t unused[3];
+    phase -= d->w_qkv ? 1 : 0;
+    if (phase < 0)
+        qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker);
+    else if (phase < qkv_attention_phases(&shape.attention, unused))
+        qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, phase, index, worker);
+    else
+        qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
 
 static uint64_t checksum(const qkv_layer_desc *d) {
@@ -221,20 +204,19 @@ qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_
         return QKV_ERROR_WORKERS;
     layer_shape shape;
     size_t workspace_size;
-    status = cut(ctx->kernels, &d, max_workers, &shape, &workspace_size);
+    status = cut(ctx, &d, max_workers, &shape, &workspace_size);
     if (status != QKV_OK)
         return status;
-    enum stage list[NUM_STAGES];
     qkv_plan p = {.workspace_size = workspace_size,
-                  .num_phases = stages(&d, &shape, list),
                   .max_workers = max_workers,
                   .kernels = ctx->kernels,
                   .operation = QKV_LAYER,
                   .checksum = checksum(&d)};
-    const int64_t num_tasks[NUM_STAGES] = {shape.in.num_tasks, shape.attention.pack_tasks, shape.attention.num_tasks,
-                                           shape.out.num_tasks};
-    for (int32_t i = 0; i < p.num_phases; i++)
-        p.num_tasks[i] = num_tasks[list[i]];
+    if (d.w_qkv)
+        p.num_tasks[p.num_phases++] = shape.in.num_tasks;
+    p.num_phases += qkv_attention_phases(&shape.attention, p.num_tasks + p.num_phases);
+    if (d.w_o)
+        p.num_tasks[p.num_phases++] = shape.out.num_tasks;
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
     memcpy(p.geometry, &shape, sizeof shape);
     *plan = p;
