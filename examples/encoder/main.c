@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char program_name[] = "encoder";
+
 /* How many lines of --input --json are taken, computed and printed at a time. */
 #define CHUNK 1024
 

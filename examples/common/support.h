@@ -1,14 +1,17 @@
-/* What every part of the example needs: giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
+/* What every example needs: giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
 #ifndef SUPPORT_H
 #define SUPPORT_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Prints "encoder: " and the message on standard error and ends the program with exit status 1. */
+/* What messages begin with. Every program defines its own. */
+extern const char program_name[];
+
+/* Prints the program's name and the message on standard error and ends the program with exit status 1. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* "encoder: note: …" on standard error; the program goes on. */
+/* The same with "note: "; the program goes on. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Memory or the end of the program. */
