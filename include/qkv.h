@@ -389,7 +389,8 @@ void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *work
 
 /* dQ, dK, dV, and those of bias and sinks, from one attention call as it ran, `forward`. Its q, k, v and options must
  * be as they were; its out and lse are inputs here: what it wrote. lse is required (QKV_ERROR_LSE), states is not
- * allowed (QKV_ERROR_SHAPE), probabilities are not looked at. Whether forward.q_offsets is NULL is part of the plan.
+ * allowed (QKV_ERROR_SHAPE), probabilities are not looked at. Which gradients are NULL is part of the plan, and so is
+ * whether forward.q_offsets is.
  *
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ

@@ -60,6 +60,11 @@ typedef void (*qkv_execute)(const qkv_plan *plan, const void *desc, void *worksp
 void qkv_run_phases(const qkv_plan *plan, const void *desc, void *workspace, qkv_execute execute,
                     qkv_parallel_for parallel_for, void *pool);
 
+/* What one operation wrote, for the next one to read. */
+static inline qkv_input qkv_as_input(const qkv_output *x) {
+    return (qkv_input){x->data, x->batch, x->head, x->token};
+}
+
 /* The next multiple of m ≥ 1. */
 static inline int64_t qkv_round_up(int64_t x, int64_t m) {
     return (x + m - 1) / m * m;

@@ -91,6 +91,30 @@ struct qkv_kernels {
 
     /* x[j] = ln(x[j]) for every positive normal float; NaN stays. In place. */
     void (*log)(float *x, size_t n);
+
+    /* -------------------------------------------------------------------------------------------- gradients */
+
+    /* C = Aᵀ·B, or C += Aᵀ·B with accumulate: C[i][j] (+)= Σ A[x][i]·B[x][j], the sum being one fma chain from +0 over
+     * ascending x. A: k × rows, B: k × cols. C is a scratch tile. The sign of a zero is not fixed, as in gemm. */
+    void (*gemm_t)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                   size_t cols, size_t k, int accumulate);
+
+    /* Probabilities from logits in base 2: t[i·ld + j] becomes exp2(min(t − lse[i], 0)), +0 below −126; NaN stays.
+     * t: scratch tile; cols is a multiple of QKV_LANES. lse: in base 2. */
+    void (*recompute)(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *lse);
+
+    /* From gradients of probabilities to those of scores: d[i·ld + j] becomes x = p·fma(d, scale, −delta[i]), and with
+     * cap_tanh (else NULL; same ld) x·fma(−u, u, 1) where u is its element. The sign of a zero is not fixed.
+     * d, p and cap_tanh: scratch tiles; cols is a multiple of QKV_LANES. */
+    void (*score_grad)(float *d, const float *p, ptrdiff_t ld, size_t rows, size_t cols, const float *delta,
+                       float scale, const float *cap_tanh);
+
+    /* d[i] = Σ a[i·lda + j]·b[i·ldb + j] over j < n in 16 lanes (lane = j mod 16, each an ascending fma chain from +0),
+     * then the tree +8, +4, +2, +1. */
+    void (*row_dots)(float *d, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows, size_t n);
+
+    /* dst[i·ldd + j] += src[i·lds + j] for i < rows, j < n. */
+    void (*add)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size_t rows, size_t n);
 };
 
 typedef struct qkv_kernels qkv_kernels;

@@ -18,4 +18,9 @@ const qkv_kernels KERNELS = {
     .exp2 = exp2_array,
     .tanh = tanh_array,
     .log = log_array,
+    .gemm_t = gemm_t,
+    .recompute = recompute,
+    .score_grad = score_grad,
+    .row_dots = row_dots,
+    .add = add,
 };

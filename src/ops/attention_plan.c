@@ -77,8 +77,10 @@ qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_d
 
 /* fl(1/fl(√head_dim)), the scale that 0 stands for. The root in double, rounded, is the float's root correctly rounded:
  * no float's root lies within an ulp of double of a rounding boundary. */
-static float default_scale(int64_t head_dim) {
-    return head_dim == 0 ? 1.0f : 1 / (float)qkv_square_root((float)head_dim);
+float qkv_attention_scale(const qkv_attention_desc *d) {
+    if (d->scale != 0)
+        return d->scale;
+    return d->head_dim == 0 ? 1.0f : 1 / (float)qkv_square_root((float)d->head_dim);
 }
 
 /* Rows of a task, at most: K and V of a block come from the L2 cache or beyond once for so many rows, whose q and out
@@ -96,7 +98,7 @@ qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_des
     shape->ld_q = qkv_round_up(d->head_dim, QKV_LANES);
     shape->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
     shape->key_blocks = qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK);
-    float scale = d->scale == 0 ? default_scale(d->head_dim) : d->scale;
+    float scale = qkv_attention_scale(d);
     shape->q_scale = d->softcap == 0 ? scale * QKV_LOG2E : scale / d->softcap;
     shape->cap = d->softcap * QKV_LOG2E;
 

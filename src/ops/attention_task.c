@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-enum { DISTANCES = QKV_KEY_BLOCK + 2 * QKV_MAX_ROWS };
-
 /* Hands out the parts of a worker's scratch; with base = NULL it only counts. */
 static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_shape *shape) {
     int64_t used = 0, int64_floats = sizeof(int64_t) / sizeof(float);
@@ -59,14 +57,6 @@ static void name_rows(const attention_task *t) {
     }
 }
 
-static int64_t batch_kv_len(const qkv_attention_desc *d, int64_t b) {
-    return d->kv_len ? qkv_max(0, qkv_min(d->seq_k, d->kv_len[b])) : d->seq_k;
-}
-
-static int64_t batch_q_offset(const qkv_attention_desc *d, int64_t b) {
-    return bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
-}
-
 /* Packs the panels of a key block that hold the given keys of it. */
 static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, float *panels, int64_t b,
                        int64_t kv_head, int64_t block, key_range keys) {
@@ -85,7 +75,7 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
                              const qkv_attention_desc *d, void *workspace, int64_t index) {
     int64_t block = index % shape->key_blocks, head = index / shape->key_blocks;
     int64_t b = head / d->num_kv_heads;
-    attention_task all = {.desc = d, .shape = shape, .kv_len = batch_kv_len(d, b), .q_offset = batch_q_offset(d, b)};
+    attention_task all = {.desc = d, .shape = shape, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
     key_range keys = within_block(visible_to_queries(&all, 0, d->seq_q - 1), block);
     float *panels = (float *)workspace + head * head_panels(d) + block * QKV_KEY_BLOCK * d->head_dim;
     pack_block(kernels, d, panels, b, head % d->num_kv_heads, block, keys);
@@ -135,8 +125,8 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
         .kv_head = head % d->num_kv_heads,
         .first_row = first_row,
         .rows = qkv_min(shape->block_rows, shape->rows - first_row),
-        .kv_len = batch_kv_len(d, head / d->num_kv_heads),
-        .q_offset = batch_q_offset(d, head / d->num_kv_heads),
+        .kv_len = qkv_batch_kv_len(d, head / d->num_kv_heads),
+        .q_offset = qkv_batch_q_offset(d, head / d->num_kv_heads),
         .shared_keys = shape->pack_tasks > 0 ? (const float *)workspace + head * head_panels(d) : NULL,
     };
     lay_out(t, (float *)(void *)scratch, kernels, shape);

@@ -9,6 +9,9 @@
 /* Row stride of a tile of scores: rows of exactly 1 KiB would compete for the same lines of the L1 cache. */
 enum { LD_SCORES = QKV_KEY_BLOCK + QKV_LANES };
 
+/* Room for the distances between the keys of a block and the queries of a tile. */
+enum { DISTANCES = QKV_KEY_BLOCK + 2 * QKV_MAX_ROWS };
+
 /* One task of the attention phase: what it owns, and the scratch of its worker. */
 typedef struct attention_task {
     const qkv_kernels *kernels;
@@ -47,6 +50,14 @@ static inline int64_t bounded(int64_t x) {
     return x > limit ? limit : x < -limit ? -limit : x;
 }
 
+static inline int64_t qkv_batch_kv_len(const qkv_attention_desc *d, int64_t b) {
+    return d->kv_len ? qkv_max(0, qkv_min(d->seq_k, d->kv_len[b])) : d->seq_k;
+}
+
+static inline int64_t qkv_batch_q_offset(const qkv_attention_desc *d, int64_t b) {
+    return bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
+}
+
 static inline int64_t position_of(const attention_task *t, int64_t query) {
     return query + t->q_offset;
 }
@@ -75,6 +86,11 @@ static inline key_range within_block(key_range keys, int64_t block) {
     return first < end ? (key_range){first, end} : (key_range){0, 0};
 }
 
+/* Keys of a block, widened to whole lanes. */
+static inline key_range whole_lanes(key_range keys) {
+    return (key_range){keys.first / QKV_LANES * QKV_LANES, qkv_round_up(keys.end, QKV_LANES)};
+}
+
 /* -------------------------------------------------------------------------------------------------- key blocks */
 
 /* A key block as the tiles read it. */
@@ -91,6 +107,14 @@ key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range k
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys);
+
+/* Its first half, c[i][j] = Σ a[i·lda + x]·panels(j)[x] for n rows, the given columns of a key block, and x < dim … */
+void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
+                         const float *panels, int64_t dim, key_range columns);
+
+/* … and its second, in place in t->scores: softcap (cap = 0: none), ALiBi, bias, masks. */
+void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                       key_range columns, float cap);
 
 /* The state that n rows have from one key block: m_b, ℓ_b and O_b. */
 void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,

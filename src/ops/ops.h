@@ -38,6 +38,8 @@ typedef struct qkv_attention_shape {
 qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d);
 qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_desc *d, int32_t max_workers,
                              qkv_attention_shape *shape);
+/* The scale of a complete descriptor, 1/√head_dim where it is 0. */
+float qkv_attention_scale(const qkv_attention_desc *d);
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
                              const qkv_attention_desc *d, void *workspace, int64_t index);
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,

@@ -44,6 +44,7 @@ QKV_INLINE V v_div(V a, V b) { return vdivq_f32(a, b); }
 QKV_INLINE V v_fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }  /* a·b + c */
 QKV_INLINE V v_fnma(V a, V b, V c) { return vfmsq_f32(c, a, b); } /* c − a·b */
 QKV_INLINE V v_max(V a, V b) { return vmaxq_f32(a, b); } /* a NaN where either is one */
+QKV_INLINE V v_min(V a, V b) { return vminq_f32(a, b); } /* a NaN where either is one */
 QKV_INLINE V v_abs(V a) { return vabsq_f32(a); }
 QKV_INLINE V v_sign_of(V magnitude, V sign) { /* magnitude ≥ 0 */
     return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
