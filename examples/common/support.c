@@ -85,6 +85,22 @@ char *read_file(const char *path, size_t *size, int optional) {
     return text;
 }
 
+int64_t whole_number(const char *text, const char *option, int64_t low, int64_t high) {
+    char *end;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || value < low || value > high)
+        die("--%s takes a whole number from %lld to %lld, not \"%s\"", option, (long long)low, (long long)high, text);
+    return value;
+}
+
+void choose_kernels(qkv_ctx *ctx, const char *isa) {
+    qkv_config config = {.size = sizeof config, .isa = isa};
+    qkv_status status = qkv_init(ctx, &config);
+    if (status != QKV_OK)
+        die("kernel set \"%s\": %s; qkv-info shows what this machine can run", isa ? isa : "any",
+            qkv_status_string(status));
+}
+
 double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

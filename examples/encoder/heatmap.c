@@ -1,12 +1,10 @@
-/* Drawing attention as an SVG picture. Cells of one shade make one path, so that the file stays small.
- * SPDX-License-Identifier: MIT */
+/* Drawing attention as an SVG picture.  SPDX-License-Identifier: MIT */
 #include "heatmap.h"
 
 #include "heads.h"
 #include "support.h"
 #include "svg.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -61,12 +59,6 @@ static const char *label(const struct drawing *d, int64_t token) {
     return token_text(&d->encoder->tokenizer, d->sentence->ids[token]);
 }
 
-/* The shade of a probability: its square root, because most of them are small. */
-static int shade_of(double probability) {
-    double shade = sqrt(probability < 0.0 ? 0.0 : probability) * (NUM_SHADES - 1);
-    return shade > NUM_SHADES - 1 ? NUM_SHADES - 1 : (int)(shade + 0.5);
-}
-
 static struct panel_size panel_size(const struct drawing *d, double side) {
     struct panel_size size;
     size.cell = side / (double)d->num_drawn;
@@ -94,53 +86,13 @@ static void draw_labels(const struct drawing *d, const struct panel_size *size, 
     fputs("</g>\n", d->file);
 }
 
-static void draw_cells(const struct drawing *d, const struct panel_size *size, double x, double y,
-                       const float *probabilities) {
-    char hex[8];
-    fprintf(d->file, "<g transform=\"translate(%.1f %.1f) scale(%.4f)\" shape-rendering=\"crispEdges\">\n", x, y,
-            size->cell);
-    fprintf(d->file, "<rect width=\"%lld\" height=\"%lld\" fill=\"%s\"/>\n", (long long)d->num_drawn,
-            (long long)d->num_drawn, shade_colour(0, hex));
-    for (int shade = 1; shade < NUM_SHADES; shade++) {
-        int begun = 0;
-        for (int64_t i = 0; i < d->num_drawn; i++) {
-            for (int64_t j = 0; j < d->num_drawn; j++) {
-                if (shade_of((double)probabilities[i * d->num_tokens + j]) != shade)
-                    continue;
-                if (!begun++)
-                    fprintf(d->file, "<path fill=\"%s\" d=\"", shade_colour(shade, hex));
-                fprintf(d->file, "M%lld %lldh1v1h-1z", (long long)j, (long long)i);
-            }
-        }
-        if (begun)
-            fputs("\"/>\n", d->file);
-    }
-    fputs("</g>\n", d->file);
-    fprintf(d->file, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" class=\"frame\"/>\n", x, y,
-            size->cell * (double)d->num_drawn, size->cell * (double)d->num_drawn);
-}
-
 /* A panel with its upper left corner at (x, y). */
 static void draw_panel(const struct drawing *d, const struct panel_size *size, double x, double y, const char *title,
                        const float *probabilities) {
     double left = x + size->label, top = y + TITLE + size->label;
     fprintf(d->file, "<text class=\"title\" x=\"%.1f\" y=\"%.1f\">%s</text>\n", left, y + 14.0, title);
     draw_labels(d, size, left, top);
-    draw_cells(d, size, left, top, probabilities);
-}
-
-static void draw_legend(const struct drawing *d, double x, double y) {
-    static const double ticks[] = {0.0, 0.05, 0.2, 0.5, 1.0};
-    char hex[8];
-    fprintf(d->file, "<text class=\"note\" x=\"%.1f\" y=\"%.1f\">share of a token's attention</text>\n", x, y - 8.0);
-    for (int shade = 0; shade < NUM_SHADES; shade++)
-        fprintf(d->file, "<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"12\" fill=\"%s\"/>\n",
-                x + LEGEND_WIDTH * shade / NUM_SHADES, y, LEGEND_WIDTH / NUM_SHADES + 0.3, shade_colour(shade, hex));
-    fprintf(d->file, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"12\" class=\"frame\"/>\n", x, y,
-            LEGEND_WIDTH);
-    for (size_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
-        fprintf(d->file, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%.1f\">%g %%</text>\n",
-                x + LEGEND_WIDTH * sqrt(ticks[i]), y + 25.0, 100.0 * ticks[i]);
+    svg_shares(d->file, left, top, size->cell, d->num_drawn, d->num_tokens, probabilities);
 }
 
 static void draw_header(const struct drawing *d, int64_t layer) {
@@ -185,7 +137,8 @@ static void draw(struct drawing *d, const char *path, int64_t layer, const struc
     d->file = open_svg(path, width, height);
     draw_header(d, layer);
     draw_panel(d, &raw, MARGIN, HEADER, "raw attention, the same for every head", view->raw);
-    draw_legend(d, MARGIN + 12.0, below_raw);
+    svg_text(d->file, "note", "start", MARGIN + 12.0, below_raw - 8.0, "share of a token's attention");
+    svg_shares_legend(d->file, MARGIN + 12.0, below_raw, LEGEND_WIDTH);
     draw_notes(d, view, MARGIN + 12.0, below_raw + 60.0);
     for (int64_t i = 0; i < view->num_heads; i++) {
         char title[32];

@@ -166,14 +166,6 @@ static void run_report(const struct encoder *encoder, const struct options *opti
     free_sentences(sentences, count);
 }
 
-static void choose_kernels(qkv_ctx *ctx, const char *isa) {
-    qkv_config config = {.size = sizeof config, .isa = isa};
-    qkv_status status = qkv_init(ctx, &config);
-    if (status != QKV_OK)
-        die("kernel set \"%s\": %s; qkv-info shows what this machine can run", isa ? isa : "any",
-            qkv_status_string(status));
-}
-
 int main(int argc, char **argv) {
     struct options options;
     struct encoder encoder;
