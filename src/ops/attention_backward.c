@@ -304,15 +304,15 @@ static void add_query_gradient(const gradient_task *t, int64_t row, int64_t n) {
                              t->shape->scores.ld_q, (size_t)n, (size_t)t->desc->forward.head_dim);
 }
 
-/* Columns of the block that a tile did not come to: its rows don't see these keys. */
-static void clear_columns(const gradient_task *t, int64_t row, int64_t n, key_range from, key_range to) {
-    size_t before = (size_t)(to.first - from.first) * sizeof(float);
-    size_t behind = (size_t)(from.end - to.end) * sizeof(float);
+/* Keys that other rows of the block see, but none of this tile. */
+static void clear_columns(const gradient_task *t, int64_t row, int64_t n, key_range block, key_range keys) {
+    size_t before = (size_t)(keys.first - block.first) * sizeof(float);
+    size_t behind = (size_t)(block.end - keys.end) * sizeof(float);
     for (int64_t at = row * LD_SCORES; n > 0; n--, at += LD_SCORES) {
-        memset(t->p + at + from.first, 0, before);
-        memset(t->ds + at + from.first, 0, before);
-        memset(t->p + at + to.end, 0, behind);
-        memset(t->ds + at + to.end, 0, behind);
+        memset(t->p + at + block.first, 0, before);
+        memset(t->ds + at + block.first, 0, before);
+        memset(t->p + at + keys.end, 0, behind);
+        memset(t->ds + at + keys.end, 0, behind);
     }
 }
 
@@ -453,15 +453,17 @@ void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n)
     int64_t tile = t->rows.kernels->tile_rows;
     for (int64_t row = 0; row < n; row += tile) {
         int64_t height = qkv_min(tile, n - row);
-        key_range keys = keys_of_rows(t, first + row, height), columns = {block.first, block.first};
-        if (keys.first < keys.end) {
-            columns = differentiate_tile(t, row, height, keys);
+        key_range keys = keys_of_rows(t, first + row, height);
+        if (keys.first == keys.end) {
+            keys = (key_range){block.first, block.first};
+        } else {
+            key_range columns = differentiate_tile(t, row, height, keys);
             finish_tile(t, row, height, keys, columns);
             add_query_gradient(t, row, height);
             if (t->sums_bias)
                 add_bias_gradient(t, row, height, keys);
         }
-        clear_columns(t, row, height, whole_lanes(block), columns);
+        clear_columns(t, row, height, block, keys);
     }
     if (rows_are_finite(t))
         sum_visible_rows(t, block);
