@@ -15,7 +15,7 @@ enum { MAX_SENTENCES = 3, QUESTIONS = 2, WORDS = 2, WIDTH = 2, SIZE = MAX_SENTEN
 
 #define SGD_RATE 100.0f /* large, because dog and cat differ by 0.1 only and the gradient is in proportion */
 #define ADAMW_RATE 0.05f
-#define ENOUGH 0.99f    /* of the attention */
+#define RIGHT 0.99f     /* of the attention on the right word */
 #define NEAR 0.02f      /* an answer to what it should be */
 
 static const float dog_and_cat[WORDS * WIDTH] = {1.0f, 1.0f, 1.0f, 0.9f};
@@ -129,7 +129,7 @@ static int is_shown(int step) {
     return shown || step == 0;
 }
 
-static void learn_keys(const qkv_ctx *ctx, struct toy_result *result) {
+static void learn_keys(const qkv_ctx *ctx, float enough, struct toy_result *result) {
     struct toy toy = raw_toy(ctx);
     memcpy(toy.input[V], identity, sizeof identity); /* the tags */
     toy.target[0] = 1.0f;
@@ -147,13 +147,13 @@ static void learn_keys(const qkv_ctx *ctx, struct toy_result *result) {
         result->curve[step] = toy.attention[0][0][DOG];
         if (step == 0)
             memcpy(result->raw_keys, toy.y[K], sizeof result->raw_keys);
-        int done = toy.attention[0][0][DOG] >= ENOUGH;
+        int done = toy.attention[0][0][DOG] >= enough;
         if (done || is_shown(step))
             print_key_step(&toy, step);
         if (done)
             break;
         if (step == TOY_CURVE - 1)
-            die("%d steps have not brought the subject %.2f of the attention", step, (double)ENOUGH);
+            die("%d steps have not brought the subject %.2f of the attention", step, (double)enough);
         backward(&toy);
         sgd_step(toy.w[K], toy.dw[K], WIDTH * WIDTH, SGD_RATE);
     }
@@ -192,7 +192,7 @@ static struct toy full_toy(const qkv_ctx *ctx) {
 }
 
 static int answers_are_right(const struct toy *toy) {
-    if (toy->attention[0][0][DOG] < ENOUGH || toy->attention[0][1][CAT] < ENOUGH)
+    if (toy->attention[0][0][DOG] < RIGHT || toy->attention[0][1][CAT] < RIGHT)
         return 0;
     for (int i = 0; i < QUESTIONS * WIDTH; i++)
         if (toy->out[i] - toy->target[i] > NEAR || toy->target[i] - toy->out[i] > NEAR)
@@ -247,8 +247,8 @@ static void learn_all(const qkv_ctx *ctx, struct toy_result *result) {
          "   all three together.\n");
 }
 
-void tell_learned_keys(const qkv_ctx *ctx, struct toy_result *result) {
+void tell_learned_keys(const qkv_ctx *ctx, float enough, struct toy_result *result) {
     *result = (struct toy_result){.hash = HASH_START};
-    learn_keys(ctx, result);
+    learn_keys(ctx, enough, result);
     learn_all(ctx, result);
 }

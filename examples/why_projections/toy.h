@@ -17,7 +17,8 @@ struct toy_result {
 /* Part 1: raw attention finds nothing. */
 void tell_raw_attention(const qkv_ctx *ctx);
 
-/* Part 2: Wk alone by gradient descent, then Wq, Wk and Wv together. */
-void tell_learned_keys(const qkv_ctx *ctx, struct toy_result *result);
+/* Part 2: Wk alone by gradient descent until the subject has the share `enough` of the attention, then Wq, Wk and Wv
+ * together. */
+void tell_learned_keys(const qkv_ctx *ctx, float enough, struct toy_result *result);
 
 #endif
