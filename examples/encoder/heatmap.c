@@ -1,18 +1,15 @@
-/* Drawing attention as an SVG picture. Cells of one shade make one path, so that the file stays small.
- * SPDX-License-Identifier: MIT */
+/* Drawing attention as an SVG picture.  SPDX-License-Identifier: MIT */
 #include "heatmap.h"
 
 #include "heads.h"
 #include "support.h"
+#include "svg.h"
 
-#include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #define MAX_DRAWN 64        /* tokens; more could not be read */
 #define MAX_LABEL 14        /* characters */
-#define NUM_SHADES 40
 #define MARGIN 28.0
 #define HEADER 84.0
 #define TITLE 22.0          /* above a panel */
@@ -62,24 +59,6 @@ static const char *label(const struct drawing *d, int64_t token) {
     return token_text(&d->encoder->tokenizer, d->sentence->ids[token]);
 }
 
-/* The shade of a probability: its square root, because most of them are small. */
-static int shade_of(double probability) {
-    double shade = sqrt(probability < 0.0 ? 0.0 : probability) * (NUM_SHADES - 1);
-    return shade > NUM_SHADES - 1 ? NUM_SHADES - 1 : (int)(shade + 0.5);
-}
-
-/* From near white over blue to almost black, as "#rrggbb". */
-static const char *colour(int shade, char text[8]) {
-    static const int stops[][3] = {{246, 248, 252}, {205, 220, 241}, {133, 173, 220},
-                                   {62, 117, 188},  {28, 65, 138},   {10, 24, 66}};
-    double at = (double)shade / (NUM_SHADES - 1) * 5.0;
-    int i = at >= 5.0 ? 4 : (int)at, rgb[3];
-    for (int k = 0; k < 3; k++)
-        rgb[k] = (int)(stops[i][k] + (at - i) * (stops[i + 1][k] - stops[i][k]) + 0.5) & 0xff;
-    snprintf(text, 8, "#%02x%02x%02x", (unsigned)rgb[0] & 0xff, (unsigned)rgb[1] & 0xff, (unsigned)rgb[2] & 0xff);
-    return text;
-}
-
 static struct panel_size panel_size(const struct drawing *d, double side) {
     struct panel_size size;
     size.cell = side / (double)d->num_drawn;
@@ -107,53 +86,13 @@ static void draw_labels(const struct drawing *d, const struct panel_size *size, 
     fputs("</g>\n", d->file);
 }
 
-static void draw_cells(const struct drawing *d, const struct panel_size *size, double x, double y,
-                       const float *probabilities) {
-    char hex[8];
-    fprintf(d->file, "<g transform=\"translate(%.1f %.1f) scale(%.4f)\" shape-rendering=\"crispEdges\">\n", x, y,
-            size->cell);
-    fprintf(d->file, "<rect width=\"%lld\" height=\"%lld\" fill=\"%s\"/>\n", (long long)d->num_drawn,
-            (long long)d->num_drawn, colour(0, hex));
-    for (int shade = 1; shade < NUM_SHADES; shade++) {
-        int begun = 0;
-        for (int64_t i = 0; i < d->num_drawn; i++) {
-            for (int64_t j = 0; j < d->num_drawn; j++) {
-                if (shade_of((double)probabilities[i * d->num_tokens + j]) != shade)
-                    continue;
-                if (!begun++)
-                    fprintf(d->file, "<path fill=\"%s\" d=\"", colour(shade, hex));
-                fprintf(d->file, "M%lld %lldh1v1h-1z", (long long)j, (long long)i);
-            }
-        }
-        if (begun)
-            fputs("\"/>\n", d->file);
-    }
-    fputs("</g>\n", d->file);
-    fprintf(d->file, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" class=\"frame\"/>\n", x, y,
-            size->cell * (double)d->num_drawn, size->cell * (double)d->num_drawn);
-}
-
 /* A panel with its upper left corner at (x, y). */
 static void draw_panel(const struct drawing *d, const struct panel_size *size, double x, double y, const char *title,
                        const float *probabilities) {
     double left = x + size->label, top = y + TITLE + size->label;
     fprintf(d->file, "<text class=\"title\" x=\"%.1f\" y=\"%.1f\">%s</text>\n", left, y + 14.0, title);
     draw_labels(d, size, left, top);
-    draw_cells(d, size, left, top, probabilities);
-}
-
-static void draw_legend(const struct drawing *d, double x, double y) {
-    static const double ticks[] = {0.0, 0.05, 0.2, 0.5, 1.0};
-    char hex[8];
-    fprintf(d->file, "<text class=\"note\" x=\"%.1f\" y=\"%.1f\">share of a token's attention</text>\n", x, y - 8.0);
-    for (int shade = 0; shade < NUM_SHADES; shade++)
-        fprintf(d->file, "<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"12\" fill=\"%s\"/>\n",
-                x + LEGEND_WIDTH * shade / NUM_SHADES, y, LEGEND_WIDTH / NUM_SHADES + 0.3, colour(shade, hex));
-    fprintf(d->file, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"12\" class=\"frame\"/>\n", x, y,
-            LEGEND_WIDTH);
-    for (size_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
-        fprintf(d->file, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"%.1f\">%g %%</text>\n",
-                x + LEGEND_WIDTH * sqrt(ticks[i]), y + 25.0, 100.0 * ticks[i]);
+    svg_shares(d->file, left, top, size->cell, d->num_drawn, d->num_tokens, probabilities);
 }
 
 static void draw_header(const struct drawing *d, int64_t layer) {
@@ -184,19 +123,7 @@ static void draw_notes(const struct drawing *d, const struct attention_view *vie
                 y + 40.0, (long long)d->num_drawn, (long long)d->num_tokens);
 }
 
-static const char style[] =
-    "<style>\n"
-    "text { font-family: 'Helvetica Neue', Helvetica, Arial, 'DejaVu Sans', sans-serif; fill: #1b2436; }\n"
-    ".heading { font-size: 22px; font-weight: bold; }\n"
-    ".sentence { font-size: 14px; fill: #4a5568; }\n"
-    ".title { font-size: 13px; font-weight: bold; }\n"
-    ".note { font-size: 12px; fill: #4a5568; }\n"
-    ".tick { font-size: 9.5px; fill: #4a5568; }\n"
-    ".label text { fill: #333d50; }\n"
-    ".frame { fill: none; stroke: #a9b4c6; stroke-width: 0.8; }\n"
-    "</style>\n";
-
-static void draw(const struct drawing *d, int64_t layer, const struct attention_view *view) {
+static void draw(struct drawing *d, const char *path, int64_t layer, const struct attention_view *view) {
     int64_t columns = view->num_heads <= 4 ? view->num_heads : view->num_heads <= 6 ? 3 : 4;
     int64_t rows = (view->num_heads + columns - 1) / columns, matrix = d->num_tokens * d->num_tokens;
     struct panel_size raw = panel_size(d, 300.0), head = panel_size(d, 200.0);
@@ -207,14 +134,11 @@ static void draw(const struct drawing *d, int64_t layer, const struct attention_
     double height = HEADER + (double)rows * (head.height + GAP) + MARGIN - GAP;
     height = height > left_height ? height : left_height;
 
-    fprintf(d->file,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\">\n",
-            width, height, width, height);
-    fputs(style, d->file);
-    fputs("<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n", d->file);
+    d->file = open_svg(path, width, height);
     draw_header(d, layer);
     draw_panel(d, &raw, MARGIN, HEADER, "raw attention, the same for every head", view->raw);
-    draw_legend(d, MARGIN + 12.0, below_raw);
+    svg_text(d->file, "note", "start", MARGIN + 12.0, below_raw - 8.0, "share of a token's attention");
+    svg_shares_legend(d->file, MARGIN + 12.0, below_raw, LEGEND_WIDTH);
     draw_notes(d, view, MARGIN + 12.0, below_raw + 60.0);
     for (int64_t i = 0; i < view->num_heads; i++) {
         char title[32];
@@ -222,7 +146,7 @@ static void draw(const struct drawing *d, int64_t layer, const struct attention_
         draw_panel(d, &head, heads_x + (double)(i % columns) * (head.width + GAP),
                    HEADER + (double)(i / columns) * (head.height + GAP), title, view->learned + i * matrix);
     }
-    fputs("</svg>\n", d->file);
+    close_svg(d->file, path);
 }
 
 void write_heatmap(const char *path, const struct encoder *encoder, const struct sentence *sentence, int64_t layer,
@@ -232,10 +156,5 @@ void write_heatmap(const char *path, const struct encoder *encoder, const struct
     for (int64_t i = 0; i < d.num_drawn; i++)
         if (count_characters(label(&d, i)) > d.longest_label)
             d.longest_label = count_characters(label(&d, i));
-    d.file = fopen(path, "wb");
-    if (!d.file)
-        die("%s: %s", path, strerror(errno));
-    draw(&d, layer, view);
-    if (ferror(d.file) || fclose(d.file) != 0)
-        die("%s: can't be written", path);
+    draw(&d, path, layer, view);
 }

@@ -18,6 +18,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char program_name[] = "encoder";
+
 /* How many lines of --input --json are taken, computed and printed at a time. */
 #define CHUNK 1024
 
@@ -162,14 +164,6 @@ static void run_report(const struct encoder *encoder, const struct options *opti
     print_speed(encoder, sentences, count, speed);
     show_heads(encoder, options, &sentences[0]);
     free_sentences(sentences, count);
-}
-
-static void choose_kernels(qkv_ctx *ctx, const char *isa) {
-    qkv_config config = {.size = sizeof config, .isa = isa};
-    qkv_status status = qkv_init(ctx, &config);
-    if (status != QKV_OK)
-        die("kernel set \"%s\": %s; qkv-info shows what this machine can run", isa ? isa : "any",
-            qkv_status_string(status));
 }
 
 int main(int argc, char **argv) {

@@ -39,14 +39,6 @@ static const struct option long_options[] = {
     {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
 };
 
-static int64_t number(const char *text, const char *option, int64_t low, int64_t high) {
-    char *end;
-    long long value = strtoll(text, &end, 10);
-    if (end == text || *end || value < low || value > high)
-        die("--%s takes a whole number from %lld to %lld, not \"%s\"", option, (long long)low, (long long)high, text);
-    return value;
-}
-
 /* Where scripts/model.sh puts the model. */
 static char *default_model(void) {
     static const char folder[] = "qkv/" MODEL_NAME;
@@ -76,10 +68,10 @@ static void read_option(struct options *options, int option) {
         options->heatmap = optarg;
         break;
     case 'l':
-        options->layer = number(optarg, "layer", 1, 1000);
+        options->layer = whole_number(optarg, "layer", 1, 1000);
         break;
     case 't':
-        options->num_threads = (int32_t)number(optarg, "threads", 1, 1024);
+        options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024);
         break;
     case OPTION_ISA:
         options->isa = optarg;

@@ -14,12 +14,12 @@
 /* No JSON or vocabulary file of a model comes near this; weights are not read through read_file. */
 #define MAX_FILE_SIZE ((long long)256 << 20)
 
-static int progress_shown;
+static int progress_shown, quarters;
 
 _Noreturn void die(const char *format, ...) {
     va_list args;
     end_progress();
-    fputs("encoder: ", stderr);
+    fprintf(stderr, "%s: ", program_name);
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
@@ -30,7 +30,7 @@ _Noreturn void die(const char *format, ...) {
 void note(const char *format, ...) {
     va_list args;
     end_progress();
-    fputs("encoder: note: ", stderr);
+    fprintf(stderr, "%s: note: ", program_name);
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
@@ -85,6 +85,22 @@ char *read_file(const char *path, size_t *size, int optional) {
     return text;
 }
 
+int64_t whole_number(const char *text, const char *option, int64_t low, int64_t high) {
+    char *end;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || value < low || value > high)
+        die("--%s takes a whole number from %lld to %lld, not \"%s\"", option, (long long)low, (long long)high, text);
+    return value;
+}
+
+void choose_kernels(qkv_ctx *ctx, const char *isa) {
+    qkv_config config = {.size = sizeof config, .isa = isa};
+    qkv_status status = qkv_init(ctx, &config);
+    if (status != QKV_OK)
+        die("kernel set \"%s\": %s; qkv-info shows what this machine can run", isa ? isa : "any",
+            qkv_status_string(status));
+}
+
 double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -94,12 +110,13 @@ double seconds_now(void) {
 void show_progress(const char *what, double share) {
     enum { WIDTH = 30 };
     static const char bar[] = "##############################";
-    static int quarters;
     if (isatty(STDERR_FILENO)) {
         fprintf(stderr, "\r%s [%-*.*s] %3d %%", what, WIDTH, (int)(share * WIDTH), bar, (int)(share * 100.0));
     } else {
-        if (!progress_shown)
+        if (!progress_shown) {
             fputs(what, stderr);
+            quarters = 0;
+        }
         for (; quarters < (int)(share * 4.0); quarters++)
             fprintf(stderr, " %d %%", 25 * (quarters + 1));
     }

@@ -1,14 +1,18 @@
-/* What every part of the example needs: giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
+/* What every example needs: giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
 #ifndef SUPPORT_H
 #define SUPPORT_H
 
+#include <qkv.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Prints "encoder: " and the message on standard error and ends the program with exit status 1. */
+/* What messages begin with. Every program defines its own. */
+extern const char program_name[];
+
+/* Prints the program's name and the message on standard error and ends the program with exit status 1. */
 _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* "encoder: note: …" on standard error; the program goes on. */
+/* The same with "note: "; the program goes on. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Memory or the end of the program. */
@@ -21,6 +25,12 @@ char *join_path(const char *directory, const char *name);
 
 /* The whole file, followed by a byte 0 that `size` does not count. Without the file: NULL if optional, else die(). */
 char *read_file(const char *path, size_t *size, int optional);
+
+/* The value of --option, a whole number from low to high, or the end of the program. */
+int64_t whole_number(const char *text, const char *option, int64_t low, int64_t high);
+
+/* The kernel set of that name, or the best of this machine for NULL, or the end of the program. */
+void choose_kernels(qkv_ctx *ctx, const char *isa);
 
 /* Seconds since some fixed moment. */
 double seconds_now(void);
