@@ -264,3 +264,52 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     }
     v_leave();
 }
+
+/* VL columns of C for a constant number of rows: B a square at a time, turned in registers. */
+QKV_INLINE void gemm_nt_columns(int rows, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b,
+                                ptrdiff_t ldb, size_t cols, size_t k, int accumulate, gemm_fetch *fetch) {
+    V sum[QKV_FEW_ROWS];
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++)
+        sum[i] = v_zero();
+    for (size_t x = 0; x < k; x += VL) {
+        size_t width = k - x < VL ? k - x : VL;
+        T tail = v_tail(width);
+        V of_b[VL];
+        if (cols == VL && width == VL)
+            load_rows(1, of_b, b + x, ldb, VL, tail);
+        else
+            load_rows(0, of_b, b + x, cols > 1 ? ldb : 0, cols, tail);
+        v_transpose(of_b);
+        gemm_fetch_lines(fetch);
+        QKV_UNROLL
+        for (int y = 0; y < VL; y++) {
+            if (width < VL && (size_t)y >= width)
+                break;
+            QKV_UNROLL
+            for (int i = 0; i < rows; i++)
+                sum[i] = v_fma(v_set(a[i * lda + (ptrdiff_t)x + y]), of_b[y], sum[i]);
+        }
+    }
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++, c += ldc)
+        v_store(c, accumulate ? v_add(v_load(c), sum[i]) : sum[i]);
+}
+
+static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                    size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    gemm_fetch fetch = gemm_fetch_plan(soon, (cols + VL - 1) / VL * ((k + VL - 1) / VL));
+    for (size_t j = 0; j < cols; j += VL, c += VL, b += VL * ldb) {
+        size_t n = cols - j < VL ? cols - j : VL;
+        switch (rows) {
+        case 6: gemm_nt_columns(6, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
+        case 5: gemm_nt_columns(5, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
+        case 4: gemm_nt_columns(4, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
+        case 3: gemm_nt_columns(3, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
+        case 2: gemm_nt_columns(2, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
+        case 1: gemm_nt_columns(1, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
+        default: break;
+        }
+    }
+    v_leave();
+}

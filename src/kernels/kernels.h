@@ -23,6 +23,9 @@
 /* Dot products are fma chains over at most this many terms; the chains' results are added in order. */
 #define QKV_CHAIN 128
 
+/* The most rows gemm_nt takes. */
+#define QKV_FEW_ROWS 6
+
 /* The most rows softmax and fold take at once. */
 #define QKV_MAX_ROWS 16
 
@@ -57,6 +60,11 @@ struct qkv_kernels {
      * The sign of a zero is not fixed: a term 0·b may be left out or not. soon may be NULL. */
     void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
                  ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon);
+
+    /* C[i][j] = Σ A[i][x]·B[j][x], as gemm, from rows of B as they lie in memory. For so few rows of A that packing B
+     * would not pay: rows ≤ QKV_FEW_ROWS. Columns of C up to the next multiple of QKV_LANES become anything. */
+    void (*gemm_nt)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                    size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
      * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. o: a row of a scratch

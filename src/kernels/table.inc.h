@@ -8,6 +8,7 @@ const qkv_kernels KERNELS = {
     .tile_rows = 2 * TILE_ROWS,
     .pack = pack,
     .gemm = gemm,
+    .gemm_nt = gemm_nt,
     .sum_visible = sum_visible,
     .logits = logits,
     .softmax = softmax,

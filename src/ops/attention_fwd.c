@@ -62,8 +62,7 @@ static void clear_row(const attention_task *t, int64_t row) {
 static void attend(const attention_task *t) {
     key_range all = visible_to_rows(t, 0, t->rows);
     for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
-        key_block block = qkv_open_key_block(t, index, within_block(all, index));
-        qkv_look_ahead(t, &block, all);
+        key_block block = qkv_open_key_block(t, index, all);
         for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
             int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
             key_range seen = visible_to_rows(t, row, n), keys = within_block(seen, index);
@@ -90,7 +89,7 @@ static void attend_row_exactly(const attention_task *t, int64_t row) {
     clear_row(t, row);
     for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
         key_range keys = within_block(all, index);
-        key_block block = qkv_open_key_block(t, index, keys);
+        key_block block = qkv_open_key_block(t, index, all);
         qkv_attend_block_exactly(t, row, &block, keys);
         fold_rows(t, row, 1);
     }
@@ -133,7 +132,7 @@ static void write_probabilities(const attention_task *t, int64_t row, float inve
         int64_t end = qkv_min(QKV_KEY_BLOCK, t->desc->seq_k - index * QKV_KEY_BLOCK);
         key_range keys = within_block(all, index);
         if (keys.first < keys.end) {
-            key_block block = qkv_open_key_block(t, index, keys);
+            key_block block = qkv_open_key_block(t, index, all);
             qkv_score_tile(t, row, 1, &block, keys);
             for (int64_t j = keys.first; j < keys.end; j++)
                 t->logits[j] = t->scores[j] - t->max[row];

@@ -89,11 +89,28 @@ void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t 
     }
 }
 
+/* The same from the keys in memory. */
+static void multiply_rows(const attention_task *t, const float *q, int64_t n, const key_block *block, key_range keys,
+                          const qkv_soon *soon) {
+    int64_t dim = t->desc->head_dim, x = 0;
+    do {
+        t->kernels->gemm_nt(t->scores + keys.first, LD_SCORES, q + x, t->shape->ld_q,
+                            block->k + keys.first * block->ld_k + x, block->ld_k, (size_t)n,
+                            (size_t)(keys.end - keys.first), (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0,
+                            x == 0 ? soon : NULL);
+        x += QKV_CHAIN;
+    } while (x < dim);
+}
+
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys) {
     key_range columns = whole_lanes(keys);
     const qkv_soon soon = share_of(t, &block->next_v, row, n);
-    qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
-                        t->desc->head_dim, columns, &soon);
+    const float *q = t->q + row * t->shape->ld_q;
+    if (block->panels)
+        qkv_multiply_panels(t->kernels, t->scores, q, t->shape->ld_q, n, block->panels, t->desc->head_dim, columns,
+                            &soon);
+    else
+        multiply_rows(t, q, n, block, keys, &soon);
     qkv_finish_scores(t, row, n, block->index, keys, columns, t->shape->cap);
     return columns;
 }

@@ -43,8 +43,7 @@ void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t 
     key_range all = visible_to_rows(t, 0, t->rows);
     all.end = qkv_min(all.end, end * QKV_KEY_BLOCK);
     for (int64_t index = first; index < end; index++) {
-        key_block block = qkv_open_key_block(t, index, within_block(all, index));
-        qkv_look_ahead(t, &block, all);
+        key_block block = qkv_open_key_block(t, index, all);
         for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
             int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
             key_range keys = within_block(visible_to_rows(t, row, n), index);

@@ -75,36 +75,13 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
                              const qkv_attention_desc *d, void *workspace, int64_t index) {
     int64_t block = index % shape->key_blocks, head = index / shape->key_blocks;
     int64_t b = head / d->num_kv_heads;
-    attention_task all = {.desc = d, .shape = shape, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
-    key_range keys = within_block(visible_to_queries(&all, 0, d->seq_q - 1), block);
+    attention_task t = {.desc = d, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
+    key_range keys = within_block(visible_to_queries(&t, 0, d->seq_q - 1), block);
     float *panels = (float *)workspace + head * head_panels(d) + block * QKV_KEY_BLOCK * d->head_dim;
     pack_block(kernels, d, panels, b, head % d->num_kv_heads, block, keys);
 }
 
-key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range keys) {
-    const qkv_attention_desc *d = t->desc;
-    const qkv_input *v = &d->v;
-    key_block block = {.index = index, .ld_v = v->token};
-    if (keys.first == keys.end)
-        return block;
-    if (t->shared_keys) {
-        block.panels = t->shared_keys + index * QKV_KEY_BLOCK * d->head_dim;
-    } else {
-        pack_block(t->kernels, d, t->packed, t->b, t->kv_head, index, keys);
-        block.panels = t->packed;
-    }
-    block.v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + index * QKV_KEY_BLOCK * v->token;
-    if (t->shape->copies_values) {
-        size_t bytes = (size_t)d->head_dim_v * sizeof(float);
-        for (int64_t j = keys.first; j < keys.end; j++)
-            memcpy(t->values + j * t->shape->ld_o, block.v + j * v->token, bytes);
-        block.v = t->values;
-        block.ld_v = t->shape->ld_o;
-    }
-    return block;
-}
-
-void qkv_look_ahead(const attention_task *t, key_block *block, key_range all) {
+static void look_ahead(const attention_task *t, key_block *block, key_range all) {
     const qkv_attention_desc *d = t->desc;
     int64_t b = t->b, kv_head = t->kv_head, index = block->index + 1;
     key_range keys = within_block(all, index);
@@ -131,6 +108,39 @@ void qkv_look_ahead(const attention_task *t, key_block *block, key_range all) {
     }
     const float *v = (const float *)d->v.data + b * d->v.batch + kv_head * d->v.head + key * d->v.token;
     block->next_v = (qkv_soon){v, d->v.token, rows, (size_t)d->head_dim_v};
+}
+
+key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range all) {
+    const qkv_attention_desc *d = t->desc;
+    const qkv_input *v = &d->v;
+    key_range keys = within_block(all, index);
+    key_block block = {.index = index, .ld_v = v->token};
+    if (keys.first == keys.end)
+        return block;
+    look_ahead(t, &block, all);
+    if (t->shared_keys) {
+        block.panels = t->shared_keys + index * QKV_KEY_BLOCK * d->head_dim;
+    } else if (t->rows <= QKV_FEW_ROWS) {
+        block.k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
+                  index * QKV_KEY_BLOCK * d->k.token;
+        block.ld_k = d->k.token;
+        /* K is fetched while the scores are computed; V then comes by itself, as its rows are read in order. A CPU drops
+         * what it is asked to fetch faster than memory delivers. */
+        block.next_v = block.next_k;
+        block.next_k.rows = 0;
+    } else {
+        pack_block(t->kernels, d, t->packed, t->b, t->kv_head, index, keys);
+        block.panels = t->packed;
+    }
+    block.v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + index * QKV_KEY_BLOCK * v->token;
+    if (t->shape->copies_values) {
+        size_t bytes = (size_t)d->head_dim_v * sizeof(float);
+        for (int64_t j = keys.first; j < keys.end; j++)
+            memcpy(t->values + j * t->shape->ld_o, block.v + j * v->token, bytes);
+        block.v = t->values;
+        block.ld_v = t->shape->ld_o;
+    }
+    return block;
 }
 
 static void scale_queries(const attention_task *t) {

@@ -110,23 +110,27 @@ static inline key_range whole_lanes(key_range keys) {
 /* A key block as the tiles read it. */
 typedef struct key_block {
     int64_t index;
-    const float *panels;     /* K */
+    const float *panels;     /* K; NULL: as it lies in memory, since the rows are few */
+    const float *k;          /* of key 0 of the block, as v */
+    int64_t ld_k;
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
-    qkv_soon next_k, next_v; /* of the block after it: every tile fetches its share */
+    /* What follows: the next block that the task's rows see, or the first of the worker's next task if tasks are handed
+     * out in order. Every tile fetches its share. */
+    qkv_soon next_k, next_v;
 } key_block;
 
-/* Makes ready what the task's rows need of a block, which is no more than the given keys. */
-key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range keys);
+/* Makes ready what the task's rows need of a block; `all` is what they see of all blocks. */
+key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range all);
 
-/* Finds what follows the block: the next one of `all` that the task's rows see, or the first of the worker's next task,
- * if tasks are handed out in order. */
-void qkv_look_ahead(const attention_task *t, key_block *block, key_range all);
+/* The part that begins at first/whole and ends at end/whole. */
+static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
+    int64_t rows = (int64_t)soon->rows, row = rows * first / whole;
+    return (qkv_soon){soon->data + row * soon->ld, soon->ld, (size_t)(rows * end / whole - row), soon->cols};
+}
 
-/* The share that n rows from `row` on have in fetching it. */
 static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, int64_t row, int64_t n) {
-    int64_t first = (int64_t)soon->rows * row / t->rows, end = (int64_t)soon->rows * (row + n) / t->rows;
-    return (qkv_soon){soon->data + first * soon->ld, soon->ld, (size_t)(end - first), soon->cols};
+    return part_of(soon, row, row + n, t->rows);
 }
 
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.

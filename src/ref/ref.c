@@ -30,6 +30,20 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
     }
 }
 
+static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                    size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    (void)soon;
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < cols; j++) {
+            float sum = 0.0f;
+            for (size_t x = 0; x < k; x++)
+                sum = qkv_fma(a[(ptrdiff_t)i * lda + (ptrdiff_t)x], b[(ptrdiff_t)j * ldb + (ptrdiff_t)x], sum);
+            float *to = &c[(ptrdiff_t)i * ldc + (ptrdiff_t)j];
+            *to = accumulate ? *to + sum : sum;
+        }
+    }
+}
+
 static void sum_visible(float *o, const float *p, const float *t, const float *v, ptrdiff_t ldv, size_t k,
                         size_t cols) {
     for (size_t j = 0; j < cols; j++) {
