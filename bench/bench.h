@@ -73,6 +73,12 @@ struct Errors {
     double largest = 0, scale = 0; // |result − double|, and the largest |double|
 };
 
+struct Input {
+    std::string name;
+    const float *data;
+    int64_t count;
+};
+
 // A case with its data in place. The data is made once and used for every kernel set, baseline and peer; all of them
 // write the same output.
 class Problem {
@@ -87,7 +93,7 @@ public:
     virtual std::string compare(const qkv_ctx &ref) = 0;
     virtual Errors errors() = 0;           // of sampled rows of the output
     virtual Buffer *output() = 0;          // floats; nullptr: nothing that could be compared by others
-    virtual std::vector<std::pair<std::string, const Buffer *>> inputs() const { return {}; } // for peers
+    virtual std::vector<Input> inputs() const { return {}; } // for peers, which copy them as often as they need
     virtual int64_t copies() const { return 1; } // of the cold operands
     virtual double elements() const { return 0; } // not 0: report cycles per element
 };

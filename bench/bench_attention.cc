@@ -95,8 +95,9 @@ public:
     }
 
     Buffer *output() override { return &out_; }
-    std::vector<std::pair<std::string, const Buffer *>> inputs() const override {
-        return {{"q", &q_}, {"k", &k_}, {"v", &v_}};
+    std::vector<Input> inputs() const override {
+        const int64_t q_size = shape_.heads * shape_.queries * shape_.dim;
+        return {{"q", q_.as(), q_size}, {"k", k_.as(), kv_size_}, {"v", v_.as(), kv_size_}};
     }
 
 private:

@@ -20,9 +20,9 @@ public:
         desc_.batch = desc_.num_heads = desc_.num_kv_heads = desc_.seq_q = 1;
         desc_.seq_k = keys_, desc_.head_dim = dim_;
         const auto inputs = attention_->inputs();
-        desc_.q = {inputs[0].second->as(), 0, dim_, dim_};
-        desc_.k = {inputs[1].second->as(), 0, keys_ * dim_, dim_};
-        desc_.v = {inputs[2].second->as(), 0, keys_ * dim_, dim_};
+        desc_.q = {inputs[0].data, 0, dim_, dim_};
+        desc_.k = {inputs[1].data, 0, keys_ * dim_, dim_};
+        desc_.v = {inputs[2].data, 0, keys_ * dim_, dim_};
         desc_.out = {attention_->output()->as(), 0, dim_, dim_};
     }
     double flops() const override { return attention_->flops(); }

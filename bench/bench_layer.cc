@@ -111,9 +111,11 @@ public:
     }
 
     Buffer *output() override { return &out_; }
-    std::vector<std::pair<std::string, const Buffer *>> inputs() const override {
-        std::vector<std::pair<std::string, const Buffer *>> all = {{"x", &x_}, {"w_qkv", &w_qkv_}, {"w_o", &w_o_}};
-        if (b_o_.bytes() != 0) all.push_back({"b_qkv", &b_qkv_}), all.push_back({"b_o", &b_o_});
+    std::vector<Input> inputs() const override {
+        std::vector<Input> all = {{"x", x_.as(), shape_.keys * model_},
+                                  {"w_qkv", w_qkv_.as(), model_ * width_},
+                                  {"w_o", w_o_.as(), q_dim_ * model_}};
+        if (b_o_.bytes() != 0) all.push_back({"b_qkv", b_qkv_.as(), width_}), all.push_back({"b_o", b_o_.as(), model_});
         return all;
     }
 

@@ -33,8 +33,8 @@ struct Session {
 
 void print_progress(Session &session, const std::string &name, const Result &result) {
     std::printf("[%3zu/%zu] %-52s ", ++session.done, session.registered, name.c_str());
-    if (!result.failed.empty() || !result.skipped.empty()) {
-        std::printf("%s\n", result.failed.empty() ? ("skipped: " + result.skipped).c_str() : result.failed.c_str());
+    if (!result.failed.empty()) {
+        std::printf("FAILED: %s\n", result.failed.c_str());
     } else {
         std::vector<double> times;
         for (const Sample &sample : result.samples) times.push_back(sample.median);
@@ -45,10 +45,9 @@ void print_progress(Session &session, const std::string &name, const Result &res
 }
 
 void report(benchmark::State &state, Session &session, const Result &result, int64_t repetition, int32_t threads) {
-    if (!result.failed.empty() || !result.skipped.empty()) {
-        for (auto _ : state) break;
-        session.failed = session.failed || !result.failed.empty();
-        state.SkipWithError((result.failed.empty() ? "skipped: " + result.skipped : result.failed).c_str());
+    if (!result.failed.empty()) {
+        session.failed = true;
+        state.SkipWithError(result.failed.c_str());
         return;
     }
     const Sample &sample = result.samples[static_cast<size_t>(repetition) % result.samples.size()];
@@ -64,6 +63,7 @@ void report(benchmark::State &state, Session &session, const Result &result, int
     counter("read_bandwidth", sample.bandwidth, sample.bandwidth > 0); // GB/s
     counter("workspace", result.workspace, result.workspace >= 0);
     counter("max_error", result.max_error, result.max_error >= 0);
+    counter("cpu_share", sample.cpu_share, sample.cpu_share > 0);
     counter("cores", threads, true);
 }
 
@@ -113,7 +113,7 @@ int run(const Options &options, const std::string &filter) {
     register_all(session, options, filter);
     Silent silent;
     benchmark::RunSpecifiedBenchmarks(&silent);
-    if (session.failed) std::printf("\nSome results were wrong: those cases have no times.\n");
+    if (session.failed) std::printf("\nSome cases FAILED: they have no times.\n");
     return session.failed ? 1 : 0;
 }
 

@@ -125,9 +125,10 @@ public:
     }
 
     Buffer *output() override { return &out_; }
-    std::vector<std::pair<std::string, const Buffer *>> inputs() const override {
-        std::vector<std::pair<std::string, const Buffer *>> all = {{"x", &x_}, {"w", &weights_}};
-        if (bias_.bytes() != 0) all.push_back({"bias", &bias_});
+    std::vector<Input> inputs() const override {
+        const ProjectionShape &s = shape_;
+        std::vector<Input> all = {{"x", x_.as(), s.tokens * s.in}, {"w", weights_.as(), weight_size_}};
+        if (bias_.bytes() != 0) all.push_back({"bias", bias_.as(), s.out});
         return all;
     }
 

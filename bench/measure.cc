@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <numeric>
 
 namespace bench {
@@ -21,6 +22,13 @@ constexpr int64_t kPeakSteps = 50000;  // some 0.15 ms
 
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// That this thread was running.
+double cpu_seconds() {
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
 double median(std::vector<double> values) {
@@ -60,7 +68,7 @@ struct Bench::Subject {
     Peer *peer = nullptr;
     int64_t calls = 0;
     double call_seconds = 0; // of the last known call
-    bool ok() const { return result.skipped.empty() && result.failed.empty(); }
+    bool ok() const { return result.failed.empty(); }
 };
 
 Bench::~Bench() = default;
@@ -77,9 +85,12 @@ Bench::Bench(const Options &options) : options_(options), cases_(read_cases(opti
     }
     if (sets_.empty()) throw std::runtime_error("no such kernel set on this CPU: " + options.isa);
     start_peers(); // they load while the machine is measured
-    for (auto &peer : peers_) {
-        if (peer->ready()) machine_.emplace_back(peer->name(), peer->description());
-        if (!peer->ready()) std::printf("%s is left out: %s\n", peer->name().c_str(), peer->description().c_str());
+    for (auto peer = peers_.begin(); peer != peers_.end();) {
+        const bool ready = (*peer)->ready();
+        const std::string name = (*peer)->name(), description = (*peer)->description();
+        if (ready) machine_.emplace_back(name, description);
+        if (!ready) std::printf("skipped: %s: %s\n", name.c_str(), description.c_str());
+        peer = ready ? peer + 1 : peers_.erase(peer);
     }
     describe_machine();
 }
@@ -151,7 +162,7 @@ ReadBandwidth &Bench::bandwidth(Pages pages, int32_t threads) {
     return *entry;
 }
 
-std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) const {
+std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) {
     std::vector<std::string> names;
     for (const std::string &set : sets_) {
         // More threads say little new about the slower sets; the reference is too slow for more than the smallest.
@@ -162,10 +173,8 @@ std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) 
     if (!single && !c.has("huge") && !openblas_description().empty()) names.push_back("openblas");
     if (c.operation == "projection" && !c.has("huge") && !onednn_description().empty()) names.push_back("onednn");
     if (c.has("own")) return names;
-    for (const auto &machine : machine_) { // those that are ready
-        for (const auto &peer : peers_) {
-            if (peer->name() == machine.first) names.push_back(peer->name());
-        }
+    for (const auto &peer : peers_) {
+        if (peer->can(c).empty()) names.push_back(peer->name());
     }
     return names;
 }
@@ -205,20 +214,16 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
     }
     if (subject.peer != nullptr) {
         if (!written_) {
-            for (const auto &input : problem_->inputs()) folder_->write(input.first, *input.second);
+            for (const auto &input : problem_->inputs()) folder_->write(input);
             written_ = true;
         }
-        result.skipped = subject.peer->prepare(c, threads, problem_->copies(), folder_->path(), *problem_->output());
-        if (result.skipped.empty()) check(subject, false);
+        result.failed = subject.peer->prepare(c, threads, problem_->copies(), folder_->path(), *problem_->output());
+        if (result.failed.empty()) check(subject, false);
         return;
     }
     subject.prepared = ours                         ? problem_->qkv(context(subject.name), pool(threads))
                        : subject.name == "openblas" ? problem_->openblas(pool(threads))
                                                     : problem_->onednn(pool(threads));
-    if (!subject.prepared) {
-        result.skipped = "it does not do this";
-        return;
-    }
     result.workspace = static_cast<double>(subject.prepared.workspace);
     const auto start = Clock::now();
     subject.prepared.run(subject.calls++);
@@ -229,6 +234,7 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
 Sample Bench::sample(const Case &c, int32_t threads, Subject &subject) {
     Pool &threads_pool = pool(threads);
     std::vector<double> times, peaks, reads;
+    double cpu_share = 0;
     const auto peak = [&] {
         if (problem_->flops() > 0) peaks.push_back(fma_peak(subject.peak_isa, threads_pool, 1, kPeakSteps));
     };
@@ -244,20 +250,23 @@ Sample Bench::sample(const Case &c, int32_t threads, Subject &subject) {
         const auto &run = subject.prepared.run;
         if (subject.call_seconds < options_.seconds / 2) run(subject.calls++); // others have used the caches since
         const int64_t batch = std::max<int64_t>(1, static_cast<int64_t>(kShortCall / subject.call_seconds));
-        double since_peak = kPeakEvery, total = 0;
+        double since_peak = kPeakEvery, total = 0, cpu_total = 0;
         while (times.empty() || total < options_.seconds) {
             if (since_peak >= kPeakEvery) peak(), since_peak = 0;
+            const double cpu_start = cpu_seconds();
             const auto start = Clock::now();
             for (int64_t i = 0; i < batch; i++) run(subject.calls++);
             const double seconds = seconds_since(start);
+            cpu_total += cpu_seconds() - cpu_start;
             times.push_back(seconds / static_cast<double>(batch));
             since_peak += seconds, total += seconds;
         }
         peak();
         subject.call_seconds = median(times);
+        cpu_share = threads == 1 ? cpu_total / total : 0;
     }
     reading();
-    return {median(times), *std::min_element(times.begin(), times.end()), median(peaks), median(reads)};
+    return {median(times), *std::min_element(times.begin(), times.end()), median(peaks), median(reads), cpu_share};
 }
 
 const Result &Bench::measure(const Case &c, int32_t threads, const std::string &name,

@@ -21,12 +21,13 @@ struct Options {
 struct Sample {
     double median, best;    // seconds of a call
     double peak, bandwidth; // GFLOP/s and GB/s of the machine next to it; 0: nothing to compare with
+    double cpu_share;       // of one thread; less than 1: other programs had the core meanwhile. 0: unknown
 };
 
 struct Result {
     std::vector<Sample> samples;
     double flops = 0, bytes = 0, elements = 0, workspace = -1, max_error = -1; // below 0: unknown
-    std::string skipped, failed; // why there are no samples
+    std::string failed; // why there are no samples
 };
 
 class Bench {
@@ -37,8 +38,8 @@ public:
     const std::vector<Case> &cases() const { return cases_; }
     const std::vector<std::string> &kernel_sets() const { return sets_; }
     const std::vector<std::pair<std::string, std::string>> &machine() const { return machine_; } // key, value
-    // The names of what could do a case with so many threads.
-    std::vector<std::string> implementations(const Case &c, int32_t threads) const;
+    // The names of what does a case with so many threads.
+    std::vector<std::string> implementations(const Case &c, int32_t threads);
     // Measures all of `names` on the first call for a case and number of threads; later ones get what is known.
     const Result &measure(const Case &c, int32_t threads, const std::string &name,
                           const std::vector<std::string> &names);
@@ -61,7 +62,7 @@ private:
     std::map<int32_t, std::unique_ptr<Pool>> pools_;
     std::map<std::pair<Pages, int32_t>, std::unique_ptr<ReadBandwidth>> bandwidths_;
     std::unique_ptr<Folder> folder_;
-    std::vector<std::unique_ptr<Peer>> peers_;
+    std::vector<std::unique_ptr<Peer>> peers_; // those that are ready
     const Case *loaded_ = nullptr; // whose data is in problem_
     std::unique_ptr<Problem> problem_;
     bool written_ = false;         // the operands lie in folder_

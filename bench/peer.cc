@@ -73,13 +73,29 @@ bool Peer::ready() {
     return ready_;
 }
 
+namespace {
+
+std::string described(const Case &c) {
+    std::string text = " operation=" + c.operation + " name=" + c.name;
+    for (const auto &option : c.options) text += " " + option.first + "=" + std::to_string(option.second);
+    return text;
+}
+
+// "" for "ok", else what stands behind "no".
+std::string refusal(const std::string &answer) {
+    return answer == "ok" ? "" : answer.substr(answer.find(' ') + 1);
+}
+
+} // namespace
+
+std::string Peer::can(const Case &c) {
+    return refusal(ask("can" + described(c)));
+}
+
 std::string Peer::prepare(const Case &c, int32_t threads, int64_t copies, const std::string &folder, Buffer &output) {
-    std::ostringstream line;
-    line << "prepare operation=" << c.operation << " name=" << c.name << " threads=" << threads << " copies=" << copies
-         << " dir=" << folder;
-    for (const auto &option : c.options) line << ' ' << option.first << '=' << option.second;
-    const std::string answer = ask(line.str());
-    if (answer != "ok") return answer.substr(answer.find(' ') + 1);
+    const std::string reason = refusal(ask("prepare" + described(c) + " threads=" + std::to_string(threads) +
+                                           " copies=" + std::to_string(copies) + " dir=" + folder));
+    if (!reason.empty()) return reason;
     const std::string path = folder + "/out.f32";
     std::FILE *file = std::fopen(path.c_str(), "rb");
     if (file == nullptr) return "it left no result";
@@ -116,11 +132,12 @@ Folder::~Folder() {
     rmdir(path_.c_str());
 }
 
-void Folder::write(const std::string &name, const Buffer &buffer) {
-    const std::string path = path_ + "/" + name + ".f32";
+void Folder::write(const Input &input) {
+    const std::string path = path_ + "/" + input.name + ".f32";
+    const size_t count = static_cast<size_t>(input.count);
     std::FILE *file = std::fopen(path.c_str(), "wb");
     files_.push_back(path);
-    const bool ok = file != nullptr && std::fwrite(buffer.as<void>(), 1, buffer.bytes(), file) == buffer.bytes();
+    const bool ok = file != nullptr && std::fwrite(input.data, sizeof(float), count, file) == count;
     if ((file != nullptr && std::fclose(file) != 0) || !ok) throw std::runtime_error("can't write " + path);
 }
 

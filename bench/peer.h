@@ -12,7 +12,8 @@ namespace bench {
 
 // The conversation is one line each way:
 //   (start)                             ready DESCRIPTION | no REASON
-//   prepare KEY=VALUE … operation= name= threads= copies= dir=   ok | no REASON    and DIR/out.f32 holds the result
+//   can operation= name= KEY=VALUE …    ok | no REASON
+//   prepare the same threads= copies= dir=   ok | no REASON    DIR/NAME.f32 are the operands, out.f32 will be the result
 //   sample SECONDS                      times T1 T2 …         seconds of single calls, at least one
 //   drop                                ok
 class Peer {
@@ -26,7 +27,9 @@ public:
     // Waits for the process to have loaded its library. False: it can't; description() says why.
     bool ready();
     const std::string &description() const { return description_; } // version, threads, detected core
-    // "" or the reason why this peer does not do the case. The inputs lie in `folder`; the result is read into output.
+    // "" or the reason why this peer does not do the case.
+    std::string can(const Case &c);
+    // "" or the reason why it failed. The inputs lie in `folder`; the result is read into output.
     std::string prepare(const Case &c, int32_t threads, int64_t copies, const std::string &folder, Buffer &output);
     std::vector<double> sample(double seconds);
     void drop();
@@ -46,7 +49,7 @@ public:
     Folder();
     ~Folder();
     const std::string &path() const { return path_; }
-    void write(const std::string &name, const Buffer &buffer);
+    void write(const Input &input);
     void clear();
 
 private:
