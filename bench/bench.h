@@ -85,6 +85,7 @@ class Problem {
 public:
     virtual ~Problem() = default;
     virtual double flops() const = 0;      // of one call, visible pairs only
+    virtual double operands() const = 0;   // bytes of inputs and result together
     virtual double bytes() const { return 0; } // that one call must read from memory; 0: memory is not the limit
     virtual Prepared qkv(const qkv_ctx &ctx, Pool &pool) = 0;
     virtual Prepared openblas(Pool &) { return {}; } // empty: that baseline does not do this

@@ -47,6 +47,9 @@ public:
         if (s.causal) pairs -= static_cast<double>(s.queries * (s.queries - 1) / 2);
         return 4.0 * pairs * static_cast<double>(s.heads * s.dim);
     }
+    double operands() const override {
+        return 2.0 * sizeof(float) * static_cast<double>(shape_.heads * shape_.queries * shape_.dim + kv_size_);
+    }
     double bytes() const override { return cold_ ? 2.0 * sizeof(float) * static_cast<double>(kv_size_) : 0; }
     int64_t copies() const override { return copies_; }
 

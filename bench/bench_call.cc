@@ -26,6 +26,7 @@ public:
         desc_.out = {attention_->output()->as(), 0, dim_, dim_};
     }
     double flops() const override { return attention_->flops(); }
+    double operands() const override { return attention_->operands(); }
     Prepared qkv(const qkv_ctx &ctx, Pool &pool) override {
         if (prepared_) return attention_->qkv(ctx, pool);
         qkv_plan plan;
@@ -66,6 +67,7 @@ public:
         out_ = floats(kSize);
     }
     double flops() const override { return 0; }
+    double operands() const override { return sizeof(float) * elements(); }
     double elements() const override { return static_cast<double>(kSize * kCopies); }
 
     // All work in place. A softmax of its own result is as good as any; exp2 takes y ≤ 0 only, so that scale has to

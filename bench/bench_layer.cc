@@ -53,6 +53,10 @@ public:
         return 2.0 * static_cast<double>(s.keys * model_ * (width_ + q_dim_) + 2 * pairs * q_dim_);
     }
 
+    double operands() const override {
+        return sizeof(float) * static_cast<double>(model_ * (width_ + q_dim_) + 2 * shape_.keys * model_);
+    }
+
     Prepared qkv(const qkv_ctx &ctx, Pool &pool) override {
         auto operation = std::make_shared<Operation<qkv_layer_desc>>(ctx, desc_, pool.num_threads());
         return {[this, operation, &pool](int64_t) { operation->run(desc_, pool); }, operation->workspace()};

@@ -57,6 +57,7 @@ void report(benchmark::State &state, Session &session, const Result &result, int
     };
     counter("best", sample.best, true);
     counter("flops", result.flops, result.flops > 0);
+    counter("operands", result.operands, true);
     counter("bytes", result.bytes, result.bytes > 0);
     counter("elements", result.elements, result.elements > 0);
     counter("fma_peak", sample.peak, sample.peak > 0);           // GFLOP/s
@@ -106,6 +107,8 @@ void register_all(Session &session, const Options &options, const std::string &f
 
 int run(const Options &options, const std::string &filter) {
     Session session = {Bench(options)};
+    if (const char *command = std::getenv("QKV_BENCH_COMMAND")) benchmark::AddCustomContext("command", command);
+    benchmark::AddCustomContext("sample_seconds", std::to_string(options.seconds));
     for (const auto &entry : session.bench.machine()) {
         benchmark::AddCustomContext(entry.first, entry.second);
         std::printf("%-24s %s\n", entry.first.c_str(), entry.second.c_str());

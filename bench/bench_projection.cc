@@ -48,6 +48,10 @@ public:
     }
 
     double flops() const override { return 2.0 * static_cast<double>(shape_.tokens * weight_size_); }
+    double operands() const override {
+        const ProjectionShape &s = shape_;
+        return sizeof(float) * static_cast<double>(weight_size_ + s.tokens * (s.in + s.out));
+    }
     double bytes() const override { return cold_ ? sizeof(float) * static_cast<double>(weight_size_) : 0; }
     int64_t copies() const override { return copies_; }
 

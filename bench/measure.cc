@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <ctime>
+#include <fstream>
 #include <numeric>
 
 namespace bench {
@@ -14,7 +15,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kMostRefFlops = 5e7;  // the reference takes part in small cases only: it is slow by design
 constexpr double kPeakEvery = 5e-3;    // seconds of a case between two short runs of the peak loop
 constexpr double kShortCall = 20e-6;   // shorter calls are timed several at once
 constexpr double kTolerance = 1e-4;    // largest error of a baseline, relative to the largest result
@@ -29,6 +29,20 @@ double cpu_seconds() {
     timespec now;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
     return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// "family 25, model 17, stepping 1", or the Arm names of the same, as Linux has them.
+std::string cpu_model() {
+    std::ifstream file("/proc/cpuinfo");
+    std::string text;
+    for (std::string line; std::getline(file, line) && !line.empty();) {
+        for (const char *key : {"cpu family", "model\t", "stepping", "CPU implementer", "CPU part", "CPU variant"}) {
+            if (line.rfind(key, 0) != 0) continue;
+            const std::string name = line.substr(0, line.find_first_of("\t:"));
+            text += (text.empty() ? "" : ", ") + name + line.substr(line.find(':') + 1);
+        }
+    }
+    return text.empty() ? "unknown" : text;
 }
 
 double median(std::vector<double> values) {
@@ -117,6 +131,7 @@ void Bench::describe_machine() {
     qkv_cpu cpu;
     qkv_cpu_query(&cpu);
     add("cpu", cpu.name[0] ? cpu.name : "unknown");
+    add("cpu_model", cpu_model());
     add("cores", std::to_string(num_cores()));
     add("caches", std::to_string(cpu.l1d_size >> 10) + " KiB L1d, " + std::to_string(cpu.l2_size >> 10) + " KiB L2, " +
                       std::to_string(cpu.l3_size >> 20) + " MiB L3");
@@ -165,9 +180,9 @@ ReadBandwidth &Bench::bandwidth(Pages pages, int32_t threads) {
 std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) {
     std::vector<std::string> names;
     for (const std::string &set : sets_) {
-        // More threads say little new about the slower sets; the reference is too slow for more than the smallest.
-        if (set != "ref" && threads > 1 && set != sets_[0]) continue;
-        if (set != "ref" || c.operation == "call" || c.operation == "kernel" || c.name == "tiny-32") names.push_back(set);
+        if (set == "ref" && !c.has("ref")) continue;
+        if (threads > 1 && set != sets_[0]) continue; // says little new
+        names.push_back(set);
     }
     const bool single = c.operation == "call" || c.operation == "kernel";
     if (!single && !c.has("huge") && !openblas_description().empty()) names.push_back("openblas");
@@ -205,7 +220,8 @@ void Bench::check(Subject &subject, bool bits) {
 // Plans, runs once and checks the result.
 void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
     Result &result = subject.result;
-    result.flops = problem_->flops(), result.bytes = problem_->bytes(), result.elements = problem_->elements();
+    result.flops = problem_->flops(), result.operands = problem_->operands();
+    result.bytes = problem_->bytes(), result.elements = problem_->elements();
     if (Buffer *output = problem_->output()) std::memset(output->as<void>(), 0xff, output->bytes());
     const bool ours = std::find(sets_.begin(), sets_.end(), subject.name) != sets_.end();
     subject.peak_isa = ours ? subject.name : sets_[0];

@@ -26,7 +26,7 @@ struct Sample {
 
 struct Result {
     std::vector<Sample> samples;
-    double flops = 0, bytes = 0, elements = 0, workspace = -1, max_error = -1; // below 0: unknown
+    double flops = 0, operands = 0, bytes = 0, elements = 0, workspace = -1, max_error = -1; // below 0: unknown
     std::string failed; // why there are no samples
 };
 

@@ -60,7 +60,7 @@ __attribute__((target("avx512f"), noinline)) float fma_loop_avx512(int64_t count
 #undef SUM
 }
 
-// bf16 pairs: 1 as two bf16 is a step of 2·½·½ + x → a sum that grows slowly and stays finite.
+// Pairs of bf16, ½ and 2⁻²⁵: sums that grow slowly and stay finite.
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"), noinline)) float fma_loop_bf16(int64_t count) {
     const __m512bh half = (__m512bh)_mm512_set1_epi32(0x3f003f00), tiny = (__m512bh)_mm512_set1_epi32(0x33003300);
 #define START(i) __m512 a##i = _mm512_set1_ps(static_cast<float>(i) + 0.25f);
@@ -81,7 +81,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"), noinline)) float 
 __attribute__((target("avx512f,avx512vnni"), noinline)) float fma_loop_int8(int64_t count) {
     const __m512i one = _mm512_set1_epi8(1);
 #define START(i) __m512i a##i = _mm512_set1_epi32(i);
-#define STEP(i) a##i = _mm512_dpbusd_epi32(a##i, one, one);
+#define STEP(i) __asm__("vpdpbusd %1, %1, %0" : "+v"(a##i) : "v"(one)); // the intrinsic makes GCC 12 copy registers
 #define SUM(i) sum = _mm512_add_epi32(sum, a##i);
     ACCUMULATORS(START)
     for (; count > 0; count--) {

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 
+os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # 4 KiB pages, as the C++ cases have them
 import numpy as np
 
 from peer_case import Case
