@@ -256,6 +256,18 @@ def write_compact(results, path):
     path.write_text(f'{{"machine": {machine},\n"columns": {columns},\n"rows": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
+def label(key):
+    """peak_avx512_1t → FMA peak avx512, 1 thread (GFLOP/s)"""
+    kind, _, rest = key.partition("_")
+    name, _, threads = rest.rpartition("_")
+    if kind not in ("peak", "read") or not threads.endswith("t"):
+        return {"clock_mhz": "clock (MHz)", "caches": "caches of a core", "sample_seconds": "seconds of a sample"}.get(
+            key, key.replace("_", " "))
+    what = f"FMA peak {name}" if kind == "peak" else f"read bandwidth, {name.replace('4k', '4 KiB')} pages"
+    unit = "GB/s" if kind == "read" else "GOP/s" if name == "int8" else "GFLOP/s"
+    return f"{what}, {threads[:-1]} thread{'s' if threads != '1t' else ''} ({unit})"
+
+
 def write_docs(results, name):
     """Replaces the section of this CPU in docs/benchmarks.md, or adds one."""
     path = ROOT / "docs" / "benchmarks.md"
@@ -263,7 +275,13 @@ def write_docs(results, name):
     begin, end = f"<!-- results of {name}: made by scripts/bench.sh publish -->", f"<!-- end of {name} -->"
     machine = results.machine
     section = [begin, f"## {machine['cpu']} ({name})", "", "| | |", "|---|---|"]
-    section += [f"| {key.replace('_', ' ')} | {value} |" for key, value in machine.items()]
+    first = ("cpu", "cpu_model", "cores", "caches", "clock_mhz", "peak", "read", "qkv", "openblas", "onednn", "pytorch",
+             "onnxruntime", "openvino")
+
+    def place(key):
+        return next((i for i, start in enumerate(first) if key == start or key.startswith((f"{start}_", f"{start}-"))),
+                    len(first))
+    section += [f"| {label(key)} | {machine[key]} |" for key in sorted(machine, key=place)]
     section += ["", f"![Share of the machine's limits, next to other libraries](../bench/results/{name}-peers.svg)", "",
                 f"![Roofline](../bench/results/{name}-roofline.svg)", ""]
     for title, table in TABLES:

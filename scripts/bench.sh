@@ -6,7 +6,8 @@
 #   sh scripts/bench.sh peers                    installs PyTorch, ONNX Runtime and OpenVINO (in build/peers): the runs
 #                                                after it compare with them
 #   sh scripts/bench.sh report RESULT.json…      the table of a run again
-#   sh scripts/bench.sh publish NAME RESULT.json…  results, pictures and the table in docs/benchmarks.md for a CPU
+#   sh scripts/bench.sh plot RESULT.json         its pictures, beside it: a roofline, and each case next to the others
+#   sh scripts/bench.sh publish NAME RESULT.json…   table and pictures of a CPU: bench/results, docs/benchmarks.md
 #
 # OPTION: --out=FILE (default build/bench/results.json), --threads=1,4, --isa=avx2, --no-peers, and those of Google
 # Benchmark, such as --benchmark_filter=decode. SPDX-License-Identifier: MIT
@@ -15,17 +16,17 @@ cd "$(dirname "$0")/.."
 python=build/peers/bin/python
 
 usage() {
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
 build() {
     sh scripts/packages.sh bench
+    sh scripts/packages.sh baselines || echo "qkv: going on without the baselines that are missing"
     cmake -S . -B build/bench -DCMAKE_BUILD_TYPE=Release -DQKV_BUILD_TESTS=OFF -DQKV_BUILD_EXAMPLES=OFF >/dev/null
     cmake --build build/bench -j "$(getconf _NPROCESSORS_ONLN)" >/dev/null
 }
 
-export QKV_BENCH_COMMAND="sh scripts/bench.sh $*"
 what=${1:-full}
 case $what in
 --*) what=full ;;
@@ -42,6 +43,7 @@ quick | full)
         *) set -- "$@" "$option" ;;
         esac
     done
+    export QKV_BENCH_COMMAND="sh scripts/bench.sh $what${*:+ $*}"
     test $what = full || set -- --quick "$@"
     build
     if [ $peers = yes ] && [ -x $python ]; then
@@ -54,17 +56,22 @@ quick | full)
     exit $status
     ;;
 peers)
-    sh scripts/packages.sh bench
+    sh scripts/packages.sh peers
     test -x $python || python3 -m venv build/peers
     $python -m pip install --quiet --requirement bench/peers/requirements.txt
     $python -m pip list 2>/dev/null | grep -E '^(torch|onnxruntime|openvino|matplotlib) '
     ;;
 report) python3 bench/report.py "$@" ;;
+plot)
+    test $# -ge 1 || usage
+    test -x $python || python=python3 # which then needs matplotlib
+    exec $python bench/plot.py "$@"
+    ;;
 publish)
     test $# -ge 2 || usage
     name=$1
     shift
-    test -x $python || python=python3 # which then needs matplotlib
+    test -x $python || python=python3
     python3 bench/report.py --publish="$name" "$@"
     $python bench/plot.py "bench/results/$name.json"
     ;;
