@@ -146,7 +146,8 @@ private:
 
     using Doubles = std::vector<double>;
     // y = x·W + bias for columns [first, first + y.size()) of W, which is `width` wide
-    static void project(const Doubles &x, const Buffer &w, int64_t width, const Buffer &bias, int64_t first, Doubles &y) {
+    static void project(const Doubles &x, const Buffer &w, int64_t width, const Buffer &bias, int64_t first,
+                        Doubles &y) {
         for (size_t c = 0; c < y.size(); c++) {
             y[c] = bias.bytes() != 0 ? static_cast<double>(bias.as()[first + static_cast<int64_t>(c)]) : 0;
         }

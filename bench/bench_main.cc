@@ -68,9 +68,13 @@ void report(benchmark::State &state, Session &session, const Result &result, int
     counter("cores", threads, true);
 }
 
+std::string full_name(const Case &c, int32_t threads, const std::string &name) {
+    return c.operation + "/" + c.name + "/" + name + "/threads:" + std::to_string(threads);
+}
+
 void add(Session &session, const Case &c, int32_t threads, const std::string &name,
          const std::vector<std::string> &names, int rounds) {
-    const std::string full = c.operation + "/" + c.name + "/" + name + "/threads:" + std::to_string(threads);
+    const std::string full = full_name(c, threads, name);
     auto repetition = std::make_shared<int64_t>(0);
     benchmark::RegisterBenchmark(full.c_str(), [=, &session, &c](benchmark::State &state) {
         const Result &result = session.bench.measure(c, threads, name, names);
@@ -93,8 +97,7 @@ void register_all(Session &session, const Options &options, const std::string &f
             }
             std::vector<std::string> names;
             for (const std::string &name : session.bench.implementations(c, threads)) {
-                const std::string full = c.operation + "/" + c.name + "/" + name + "/threads:" + std::to_string(threads);
-                if (std::regex_search(full, wanted)) names.push_back(name);
+                if (std::regex_search(full_name(c, threads, name), wanted)) names.push_back(name);
             }
             for (const std::string &name : names) add(session, c, threads, name, names, options.rounds);
         }

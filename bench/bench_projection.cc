@@ -138,7 +138,8 @@ public:
 
 private:
     std::vector<int64_t> sample() const {
-        return sample_rows(shape_.tokens, 1 + static_cast<int64_t>(kSampleFlops / 2 / static_cast<double>(weight_size_)));
+        const double rows = kSampleFlops / 2 / static_cast<double>(weight_size_);
+        return sample_rows(shape_.tokens, 1 + static_cast<int64_t>(rows));
     }
     // Plain [in][out] copies for the baselines, on 4 KiB pages.
     void unpack_copies() {

@@ -172,7 +172,8 @@ ReadBandwidth &Bench::bandwidth(Pages pages, int32_t threads) {
     auto &entry = bandwidths_[{pages, threads}];
     qkv_cpu cpu;
     qkv_cpu_query(&cpu);
-    const size_t bytes = std::max<size_t>(size_t{128} << 20, 4 * static_cast<size_t>(std::max(cpu.l2_size, cpu.l3_size)));
+    const size_t cache = static_cast<size_t>(std::max(cpu.l2_size, cpu.l3_size));
+    const size_t bytes = std::max(size_t{128} << 20, 4 * cache);
     if (!entry) entry = std::make_unique<ReadBandwidth>(pages, pool(threads), bytes);
     return *entry;
 }

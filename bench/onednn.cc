@@ -67,7 +67,8 @@ OnednnProjection::OnednnProjection(const ProjectionShape &s, int32_t threads, in
                                                         : dnnl::matmul::primitive_desc(t.engine, x, any, y);
 #else
     t.has_bias = bias != nullptr;
-    dnnl::matmul::desc operation = t.has_bias ? dnnl::matmul::desc(x, any, bias_desc, y) : dnnl::matmul::desc(x, any, y);
+    dnnl::matmul::desc operation = t.has_bias ? dnnl::matmul::desc(x, any, bias_desc, y)
+                                              : dnnl::matmul::desc(x, any, y);
     dnnl::matmul::primitive_desc primitive(operation, t.engine);
 #endif
     t.matmul = dnnl::matmul(primitive);

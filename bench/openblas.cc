@@ -16,7 +16,8 @@ namespace bench {
 std::string openblas_description() { return ""; }
 OpenblasAttention::OpenblasAttention(const AttentionShape &, Pool &pool) : pool_(pool) {}
 void OpenblasAttention::run(const float *, const float *, const float *, float *) {}
-void openblas_projection(const ProjectionShape &, int32_t, const float *, const float *, const float *, float *, int64_t) {}
+void openblas_projection(const ProjectionShape &, int32_t, const float *, const float *, const float *, float *,
+                         int64_t) {}
 
 #else
 
@@ -109,7 +110,8 @@ std::string openblas_description() {
     return std::string(openblas_get_config()) + ", core " + openblas_get_corename();
 }
 
-// Blocks of queries whose scores stay in the L2 cache; smaller ones where they save invisible pairs. With one query, the query heads of a KV head are the rows.
+// Blocks of queries whose scores stay in the L2 cache; smaller ones where they save invisible pairs. With one query,
+// the query heads of a KV head are the rows.
 OpenblasAttention::OpenblasAttention(const AttentionShape &shape, Pool &pool) : shape_(shape), pool_(pool) {
     const int64_t half_l2 = (512 << 10) / 4 / std::max<int64_t>(1, shape.keys);
     const int64_t most = shape.causal ? std::clamp<int64_t>(shape.keys / 8, 64, 128) : 256; // what was fastest

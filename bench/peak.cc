@@ -99,7 +99,8 @@ __attribute__((target("avx512f,avx512vnni"), noinline)) float fma_loop_int8(int6
 // of one overlap the loads of another; `ahead` floats are prefetched (0: none), which does no harm past the end.
 constexpr size_t kChunk = 256;
 
-__attribute__((target("avx2"), noinline)) float read_avx2(const float *data, size_t count, size_t streams, size_t ahead) {
+__attribute__((target("avx2"), noinline)) float read_avx2(const float *data, size_t count, size_t streams,
+                                                          size_t ahead) {
     __m256i sum[8] = {};
     const size_t part = count / streams;
     for (size_t i = 0; i + kChunk <= part; i += kChunk) {
@@ -278,7 +279,8 @@ double clock_ghz() {
 
 ReadBandwidth::ReadBandwidth(Pages pages, Pool &pool, size_t bytes)
     : pool_(pool), buffer_(random_floats(static_cast<int64_t>(bytes / sizeof(float)), 1.0f, 1, pages)) {
-    for (const Loop &loop : {Loop{1, 0}, Loop{1, 512}, Loop{1, 2048}, Loop{2, 0}, Loop{4, 0}, Loop{4, 512}, Loop{8, 0}}) {
+    const Loop loops[] = {{1, 0}, {1, 512}, {1, 2048}, {2, 0}, {4, 0}, {4, 512}, {8, 0}};
+    for (const Loop &loop : loops) {
         for (int i = 0; i < 3; i++) {
             const double rate = pass(loop);
             if (rate > best_) best_ = rate, fastest_ = loop;

@@ -13,7 +13,7 @@ namespace bench {
 // The conversation is one line each way:
 //   (start)                             ready DESCRIPTION | no REASON
 //   can operation= name= KEY=VALUE …    ok | no REASON
-//   prepare the same threads= copies= dir=   ok | no REASON    DIR/NAME.f32 are the operands, out.f32 will be the result
+//   prepare the same threads= copies= dir=   ok | no REASON   the operands are DIR/NAME.f32, the result DIR/out.f32
 //   sample SECONDS                      times T1 T2 …         seconds of single calls, at least one
 //   drop                                ok
 class Peer {

@@ -79,7 +79,8 @@ std::vector<Case> read_cases(const std::string &path) {
         for (std::string word; words >> word;) {
             c.text += (c.text.empty() ? "" : " ") + word;
             const size_t equals = word.find('=');
-            const std::string key = word.substr(0, equals), value = equals < word.size() ? word.substr(equals + 1) : "1";
+            const std::string key = word.substr(0, equals);
+            const std::string value = equals < word.size() ? word.substr(equals + 1) : "1";
             if (key != "threads") {
                 c.options[key] = std::stoll(value);
                 continue;
