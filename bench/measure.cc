@@ -8,7 +8,7 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
-#include <numeric>
+#include <set>
 
 namespace bench {
 namespace {
@@ -143,7 +143,9 @@ void Bench::describe_machine() {
     }
     add("clock_mhz", number(1000 * clock_ghz()));
     std::vector<int32_t> counts = {1};
-    for (int32_t n : options_.threads) counts.push_back(n);
+    for (int32_t n : options_.threads) {
+        if (n <= num_cores()) counts.push_back(n); // as register_all does
+    }
     if (!options_.quick && options_.threads.empty()) counts.push_back(num_cores());
     std::sort(counts.begin(), counts.end());
     counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
@@ -185,9 +187,10 @@ std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) 
         if (threads > 1 && set != sets_[0]) continue; // says little new
         names.push_back(set);
     }
-    const bool single = c.operation == "call" || c.operation == "kernel";
-    if (!single && !c.has("huge") && !openblas_description().empty()) names.push_back("openblas");
-    if (c.operation == "projection" && !c.has("huge") && !onednn_description().empty()) names.push_back("onednn");
+    // What Problem::openblas and Problem::onednn are written for. Their memory is on 4 KiB pages.
+    static const std::set<std::string> blas = {"attention", "decode", "projection", "layer"};
+    if (!c.has("huge") && blas.count(c.operation) && !openblas_description().empty()) names.push_back("openblas");
+    if (!c.has("huge") && c.operation == "projection" && !onednn_description().empty()) names.push_back("onednn");
     if (c.has("own")) return names;
     for (const auto &peer : peers_) {
         if (peer->can(c).empty()) names.push_back(peer->name());

@@ -69,7 +69,8 @@ def panel(axes, results, rows, title, limit, of_reading):
         top = max(top, value)
     for y, row in enumerate(rows):
         axes.text(top + 3, y, f"{share(row, of_reading):.0f}", va="center", ha="left", color=OURS_EDGE, fontsize=8.5)
-    axes.set_yticks(range(len(rows)), [("layer " if row.operation == "layer" else "") + row.case for row in rows])
+    axes.set_yticks(range(len(rows)), [(f"{row.operation} " if row.operation in ("layer", "backward") else "") + row.case
+                                          for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, top + 3)
@@ -79,7 +80,7 @@ def panel(axes, results, rows, title, limit, of_reading):
 
 
 def draw_peers(results, path):
-    panels = [("Attention, prefill", "% of FMA peak", ours(results, ("attention",), False), False),
+    panels = [("Attention, prefill", "% of FMA peak", ours(results, ("attention", "backward"), False), False),
               ("Projections and layers", "% of FMA peak", ours(results, ("projection", "layer"), False), False),
               ("Decode, cold cache", "% of read bandwidth", ours(results, ("decode",), True), True),
               ("Projections, cold weights", "% of read bandwidth", ours(results, ("projection",), True), True)]
@@ -118,11 +119,13 @@ def draw_roofline(results, path):
     axes.plot([low, ridge], [low * slope, ridge * slope], color=OURS_EDGE, linewidth=1.4)
     if huge:
         axes.plot([low, ridge], [low * huge, ridge * huge], color="#888888", linewidth=1, linestyle="--")
-    kinds = [("attention", "prefill", "#0072B2", "o"), ("decode", "decode", "#D55E00", "^"),
+    kinds = [("attention", "prefill", "#0072B2", "o"), ("backward", "backward", "#E69F00", "v"), ("decode", "decode", "#D55E00", "^"),
              ("projection", "projection", "#009E73", "s"), ("layer", "layer", "#CC79A7", "D")]
     for operation, label, colour, marker in kinds:
         rows = [r for r in results.rows if r.operation == operation and r.threads == 1 and r.name == results.sets[0]
                 and not r.case.endswith("-huge")]
+        if not rows:
+            continue
         axes.plot([r.flops / r.operands for r in rows], [r.gflops for r in rows], marker, color=colour, label=label,
                   markersize=5.5, markeredgecolor="white", markeredgewidth=0.6, linestyle="")
     axes.set_xscale("log", base=2)
