@@ -4,6 +4,7 @@
  *   out = softmax(scale·Q·Kᵀ + …)·V     qkv_attention_*
  *   X → Q, K, V → heads → ·Wo           qkv_layer_*
  *   joining partial results             qkv_merge_*
+ *   gradients of the first three        qkv_*_backward_*
  *
  * Every operation follows the same four steps: fill a descriptor, make a plan (it says what is wrong and how much
  * workspace is needed, and touches nothing), bring that workspace, run. A run is a number of phases, a phase is a
@@ -58,7 +59,8 @@ typedef enum qkv_status {
     QKV_ERROR_WORKERS = 12,    /* max_workers is below 1, or the parallel_for is NULL */
     QKV_ERROR_PLAN = 13,       /* the plan is of another operation, or the descriptor changed more than pointers */
     QKV_ERROR_ISA_UNKNOWN = 14,    /* no kernel set has that name */
-    QKV_ERROR_ISA_UNAVAILABLE = 15 /* this CPU, operating system or build can't run that kernel set */
+    QKV_ERROR_ISA_UNAVAILABLE = 15, /* this CPU, operating system or build can't run that kernel set */
+    QKV_ERROR_LSE = 16             /* a gradient of attention needs the forward's lse, and it is NULL */
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. */
@@ -147,18 +149,22 @@ typedef struct qkv_matrix_output {
     int64_t batch, head, query, key;
 } qkv_matrix_output;
 
-#define QKV_MAX_PHASES 6
+#define QKV_MAX_STAGES 16
 
 /* Filled by qkv_*_plan; a plain value that may be copied and used by many threads at once. */
 typedef struct qkv_plan {
     size_t workspace_size;  /* bytes, 64-byte aligned; 0 means that NULL will do */
-    int32_t num_phases;
+    int32_t num_phases;     /* how many tasks phase number p < num_phases has: qkv_plan_num_tasks(plan, p) */
     int32_t max_workers;    /* worker indices of a task are below this */
-    int64_t num_tasks[QKV_MAX_PHASES];
-    const struct qkv_kernels *kernels; /* private from here on */
+    int64_t num_tasks[QKV_MAX_STAGES]; /* private from here on: tasks of each phase of stage s, … */
+    int32_t more_phases[QKV_MAX_STAGES]; /* … which is 1 + more_phases[s] phases */
+    const struct qkv_kernels *kernels;
     uint64_t operation, checksum;
     int64_t geometry[60];
 } qkv_plan;
+
+/* The number of tasks of a phase; 0 for a phase that the plan does not have. */
+int64_t qkv_plan_num_tasks(const qkv_plan *plan, int32_t phase);
 
 /* One task of a phase. `worker` owns a part of the workspace: no two tasks with the same worker at the same time. */
 typedef void (*qkv_task)(void *arg, int64_t index, int32_t worker);
@@ -370,6 +376,113 @@ qkv_status qkv_layer_check(const qkv_plan *plan, const qkv_layer_desc *desc, con
                            size_t workspace_size);
 void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, int32_t phase, int64_t index,
                     int32_t worker);
+
+/* ------------------------------------------------------------------------------------------------- gradients */
+
+/* Of a number L that depends on the outputs of an operation, the gradients in its inputs, given those in its outputs.
+ * Same four steps as the forward. A gradient whose data is NULL is not wanted and costs nothing. They are the same bits
+ * for any thread count too, and no gradient depends on which others are wanted.
+ *
+ * No gradient may start where an input or another gradient does (QKV_ERROR_ALIAS); interleaved ones are legal. */
+
+#define QKV_ACCUMULATE 1u /* gradients are added to what is there; without it they are overwritten */
+
+/* dQ, dK, dV, and those of bias and sinks, from one attention call as it ran, `forward`. Its q, k, v and options must
+ * be as they were; its out and lse are inputs here: what it wrote. lse is required (QKV_ERROR_LSE), states is not
+ * allowed (QKV_ERROR_SHAPE), probabilities are not looked at. Which gradients are NULL is part of the plan, and so is
+ * whether forward.q_offsets is.
+ *
+ *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
+ *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
+ *
+ * dK and dV of a KV head are sums over the heads of its group. Keys that a query does not see take no part, as in the
+ * forward; gradients of a key that no query sees, and of a query that sees no key, are 0, whatever their operands hold.
+ * Memory grows with seq_q + seq_k, never with their product. */
+typedef struct qkv_attention_backward_desc {
+    size_t size;              /* sizeof(qkv_attention_backward_desc) */
+    uint32_t flags;           /* QKV_ACCUMULATE */
+    uint32_t reserved;        /* 0 */
+    qkv_input grad_out;       /* as forward.out: (batch, num_heads, seq_q, head_dim_v) */
+    qkv_input grad_lse;       /* optional: one float a (batch, head, token) */
+    qkv_output grad_q, grad_k, grad_v; /* each optional; sizes as q, k and v */
+    /* optional: (batch, num_heads, seq_q, seq_k), also where forward.bias is NULL and so zero. A stride of 0 sums over
+     * that axis, as the gradient of a bias that was broadcast wants it. */
+    qkv_matrix_output grad_bias;
+    float *grad_sinks;        /* optional, [num_heads] */
+    qkv_attention_desc forward; /* last, so that it can grow */
+} qkv_attention_backward_desc;
+
+qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
+                                       int32_t max_workers, qkv_plan *plan);
+qkv_status qkv_attention_backward_run(const qkv_plan *plan, const qkv_attention_backward_desc *desc, void *workspace,
+                                      size_t workspace_size);
+qkv_status qkv_attention_backward_run_parallel(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                               void *workspace, size_t workspace_size, qkv_parallel_for parallel_for,
+                                               void *pool);
+qkv_status qkv_attention_backward_check(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                        const void *workspace, size_t workspace_size);
+void qkv_attention_backward_task(const qkv_plan *plan, const qkv_attention_backward_desc *desc, void *workspace,
+                                 int32_t phase, int64_t index, int32_t worker);
+
+/* Gradients of one part of a packed matrix, in the layout in which an optimiser holds the weights: qkv_pack takes the
+ * updated ones up again. */
+typedef struct qkv_weight_grad {
+    float *data;          /* optional; shape, layout and stride as in qkv_weight */
+    int64_t stride;       /* 0: contiguous rows */
+    int64_t layout;       /* QKV_IN_OUT or QKV_OUT_IN */
+    float *bias;          /* optional, [out_features] */
+} qkv_weight_grad;
+
+/* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. */
+typedef struct qkv_projection_backward_desc {
+    size_t size;          /* sizeof(qkv_projection_backward_desc) */
+    uint32_t flags;       /* QKV_ACCUMULATE */
+    uint32_t reserved;    /* 0 */
+    qkv_output grad_x;    /* optional (b, t, c): the head stride is not used */
+    qkv_input grad_out[QKV_MAX_PARTS]; /* as forward.part[i].out: column c of token t is (b, c / head_dim, t, …) */
+    qkv_weight_grad grad[QKV_MAX_PARTS];
+    qkv_projection_desc forward; /* its outputs and biases are not looked at; x and packed only where needed */
+} qkv_projection_backward_desc;
+
+/* Which of grad_x, grad[i].data and grad[i].bias are NULL is part of the plan: a run may not change that. */
+qkv_status qkv_projection_backward_plan(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc,
+                                        int32_t max_workers, qkv_plan *plan);
+qkv_status qkv_projection_backward_run(const qkv_plan *plan, const qkv_projection_backward_desc *desc, void *workspace,
+                                       size_t workspace_size);
+qkv_status qkv_projection_backward_run_parallel(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
+                                                void *workspace, size_t workspace_size,
+                                                qkv_parallel_for parallel_for, void *pool);
+qkv_status qkv_projection_backward_check(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
+                                         const void *workspace, size_t workspace_size);
+void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projection_backward_desc *desc, void *workspace,
+                                  int32_t phase, int64_t index, int32_t worker);
+
+/* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x in the workspace: of the
+ * forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse and probabilities are
+ * not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must be empty. */
+typedef struct qkv_layer_backward_desc {
+    size_t size;              /* sizeof(qkv_layer_backward_desc) */
+    uint32_t flags;           /* QKV_ACCUMULATE */
+    uint32_t reserved;        /* 0 */
+    qkv_input grad_out;       /* as forward.out: (b, t, c), the head stride is not used */
+    qkv_output grad_x;        /* optional (b, t, c) */
+    qkv_weight_grad grad_q, grad_k, grad_v, grad_o; /* of Wq, Wk, Wv, Wo and their biases */
+    qkv_matrix_output grad_bias; /* optional: of forward.attention.bias */
+    float *grad_sinks;        /* optional, [num_heads] */
+    qkv_layer_desc forward;   /* last, so that it can grow */
+} qkv_layer_backward_desc;
+
+/* Which gradients are NULL is part of the plan: a run may not change that. */
+qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc, int32_t max_workers,
+                                   qkv_plan *plan);
+qkv_status qkv_layer_backward_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
+                                  size_t workspace_size);
+qkv_status qkv_layer_backward_run_parallel(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
+                                           size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+qkv_status qkv_layer_backward_check(const qkv_plan *plan, const qkv_layer_backward_desc *desc, const void *workspace,
+                                    size_t workspace_size);
+void qkv_layer_backward_task(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace, int32_t phase,
+                             int64_t index, int32_t worker);
 
 #ifdef __cplusplus
 }

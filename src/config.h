@@ -44,5 +44,9 @@
 #endif
 
 #define QKV_INLINE static inline __attribute__((always_inline))
+#define QKV_NOINLINE __attribute__((noinline))
+
+/* The compiler no longer knows how x was computed. */
+#define QKV_OPAQUE(x) __asm__("" : "+r"(x))
 
 #endif

@@ -120,6 +120,19 @@ int64_t qkv_float_field(float x) {
     return (int64_t)bits;
 }
 
+int32_t qkv_stage_of_phase(const qkv_plan *plan, int32_t *phase) {
+    int32_t stage = 0;
+    while (stage + 1 < QKV_MAX_STAGES && *phase > plan->more_phases[stage])
+        *phase -= 1 + plan->more_phases[stage++];
+    return stage;
+}
+
+int64_t qkv_plan_num_tasks(const qkv_plan *plan, int32_t phase) {
+    if (!plan || phase < 0 || phase >= plan->num_phases)
+        return 0;
+    return plan->num_tasks[qkv_stage_of_phase(plan, &phase)];
+}
+
 typedef struct phase_call {
     const qkv_plan *plan;
     const void *desc;
@@ -137,7 +150,7 @@ void qkv_run_phases(const qkv_plan *plan, const void *desc, void *workspace, qkv
                     qkv_parallel_for parallel_for, void *pool) {
     phase_call call = {plan, desc, workspace, execute, 0};
     for (; call.phase < plan->num_phases; call.phase++) {
-        int64_t num_tasks = plan->num_tasks[call.phase];
+        int64_t num_tasks = qkv_plan_num_tasks(plan, call.phase);
         if (parallel_for && num_tasks > 1) {
             parallel_for(pool, num_tasks, phase_task, &call);
             continue;

@@ -7,7 +7,15 @@
 
 #include "kernels/kernels.h"
 
-enum qkv_operation { QKV_ATTENTION = 1, QKV_PROJECTION, QKV_MERGE, QKV_LAYER };
+enum qkv_operation {
+    QKV_ATTENTION = 1,
+    QKV_PROJECTION,
+    QKV_MERGE,
+    QKV_LAYER,
+    QKV_ATTENTION_BACKWARD,
+    QKV_PROJECTION_BACKWARD,
+    QKV_LAYER_BACKWARD
+};
 
 /* Copies a descriptor, which begins with its own size, into one of the size this library knows: bytes it does not have
  * are zero, bytes beyond must be. */
@@ -41,6 +49,9 @@ uint64_t qkv_checksum(const int64_t *fields, size_t n);
 
 int64_t qkv_float_field(float x);
 
+/* The stage of a phase; *phase becomes its number within the stage. */
+int32_t qkv_stage_of_phase(const qkv_plan *plan, int32_t *phase);
+
 /* A task of any operation; desc has been imported. */
 typedef void (*qkv_execute)(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
                             int32_t worker);
@@ -48,6 +59,11 @@ typedef void (*qkv_execute)(const qkv_plan *plan, const void *desc, void *worksp
 /* Runs all phases, in this thread when parallel_for is NULL. */
 void qkv_run_phases(const qkv_plan *plan, const void *desc, void *workspace, qkv_execute execute,
                     qkv_parallel_for parallel_for, void *pool);
+
+/* What one operation wrote, for the next one to read. */
+static inline qkv_input qkv_as_input(const qkv_output *x) {
+    return (qkv_input){x->data, x->batch, x->head, x->token};
+}
 
 /* The next multiple of m ≥ 1. */
 static inline int64_t qkv_round_up(int64_t x, int64_t m) {

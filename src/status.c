@@ -20,6 +20,7 @@ const char *qkv_status_string(qkv_status status) {
     case QKV_ERROR_PLAN: return "the plan is of another operation, or the descriptor changed more than its pointers";
     case QKV_ERROR_ISA_UNKNOWN: return "no kernel set has that name";
     case QKV_ERROR_ISA_UNAVAILABLE: return "this CPU, operating system or build can't run that kernel set";
+    case QKV_ERROR_LSE: return "a gradient of attention needs the forward's lse, and it is NULL";
     }
     return "unknown status";
 }

@@ -65,6 +65,10 @@ oracle *oracle_open(const qkv_attention_desc *desc) {
     o->v = oracle_alloc(sk * dv, sizeof(double));
     o->logit = oracle_alloc(sk, sizeof(double));
     o->error = oracle_alloc(sk, sizeof(double));
+    o->given_logit = oracle_alloc(sk, sizeof(double));
+    o->given_error = oracle_alloc(sk, sizeof(double));
+    o->cap_tanh = oracle_alloc(sk, sizeof(double));
+    o->cap_error = oracle_alloc(sk, sizeof(double));
     o->weight_error = oracle_alloc(sk, sizeof(double));
     o->largest_weight = oracle_alloc(sk, sizeof(double));
     o->row.out = oracle_alloc(dv, sizeof(double));
@@ -79,7 +83,7 @@ oracle *oracle_open(const qkv_attention_desc *desc) {
 void oracle_close(oracle *o) {
     void *owned[] = {o->q, o->k, o->v, o->q_error, o->k_error, o->v_error, o->logit, o->error, o->weight_error,
                      o->largest_weight, o->row.out, o->row.out_bound, o->row.magnitude, o->row.prob,
-                     o->row.prob_bound, o->row.visible, o};
+                     o->row.prob_bound, o->row.visible, o->given_logit, o->given_error, o->cap_tanh, o->cap_error, o};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         free(owned[i]);
 }
@@ -115,6 +119,7 @@ int oracle_sees(const qkv_attention_desc *d, int64_t b, int64_t h, int64_t i, in
 }
 
 typedef struct logit {
+    double tanh, tanh_error; /* of the softcap */
     double value, error; /* in units of the natural logarithm; in base 2 the relative errors are the same */
     int too_large, cut;  /* cut: a bias beyond −FLT_MAX in base 2, which the library takes as −FLT_MAX */
 } logit;
@@ -149,6 +154,8 @@ static logit scaled_dot(const oracle *o, int64_t i, int64_t j) {
         /* tanh grows by at most sech² at the nearer end; tanh itself 0.848 ulp, times fl(softcap·log2 e): 3 more. */
         const double x = l.value / cap, e = l.error / cap, slope = 1 / cosh(fmin(fmax(0, fabs(x) - e), 300));
         l.value = cap * tanh(x);
+        l.tanh = tanh(x);
+        l.tanh_error = fmin(2, e * slope * slope) + 2 * ORACLE_U * fabs(l.tanh) + ORACLE_TINY;
         l.error = cap * fmin(2, e * slope * slope) + 5 * ORACLE_U * fabs(l.value) + cap * LOG2E * ORACLE_TINY;
         l.too_large |= cap * LOG2E > TOO_LARGE;
     }
@@ -294,8 +301,10 @@ static oracle_kind find_logits(oracle *o, int64_t b, int64_t h, int64_t i) {
         if (l.value == -INFINITY)
             continue;
         o->row.visible[j] = 1;
-        o->logit[j] = l.value;
-        o->error[j] = l.error;
+        o->logit[j] = o->given_logit[j] = l.value;
+        o->error[j] = o->given_error[j] = l.error;
+        o->cap_tanh[j] = l.tanh;
+        o->cap_error[j] = l.tanh_error;
         if (kind != ORACLE_ANY && (isnan(l.value) || l.value == INFINITY))
             kind = ORACLE_NAN;
         else if (kind == ORACLE_EMPTY)

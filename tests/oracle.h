@@ -47,6 +47,8 @@ typedef struct oracle {
     double *q_error, *k_error, *v_error;
     oracle_row row;
     double *logit, *error; /* [seq_k]: s and how far the library's may be from it */
+    double *given_logit, *given_error; /* the same, before softmax counts from the largest and adds its own errors */
+    double *cap_tanh, *cap_error;      /* [seq_k]: tanh of the softcap, and how far off */
     double *weight_error, *largest_weight; /* [seq_k]: how far p_j may be off without the sums, and how large be */
 } oracle;
 

@@ -77,6 +77,12 @@ void case_run_attention(const qkv_ctx *ctx, const qkv_attention_desc *desc, int3
 void case_run_projection(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t threads, uint64_t shuffle);
 void case_run_merge(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_t threads, uint64_t shuffle);
 void case_run_layer(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t threads, uint64_t shuffle);
+void case_run_attention_backward(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc, int32_t threads,
+                                 uint64_t shuffle);
+void case_run_projection_backward(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc, int32_t threads,
+                                  uint64_t shuffle);
+void case_run_layer_backward(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc, int32_t threads,
+                             uint64_t shuffle);
 void *case_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc);
 
 /* A context that runs the reference. */

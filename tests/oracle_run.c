@@ -39,6 +39,9 @@ CASE_RUN(attention)
 CASE_RUN(projection)
 CASE_RUN(merge)
 CASE_RUN(layer)
+CASE_RUN(attention_backward)
+CASE_RUN(projection_backward)
+CASE_RUN(layer_backward)
 
 void *case_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc) {
     size_t bytes = 0;

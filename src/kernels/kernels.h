@@ -35,11 +35,17 @@ typedef struct qkv_logit_steps {
     const uint8_t *keep;   /* 0: t = −inf */
 } qkv_logit_steps;
 
+/* A hint: rows of floats in memory that are wanted soon and may be fetched meanwhile. */
+typedef struct qkv_soon {
+    const float *data;
+    ptrdiff_t ld;
+    size_t rows, cols;
+} qkv_soon;
+
 struct qkv_kernels {
     const char *name;
     uint64_t needs;    /* QKV_CPU_* bits, all required */
-    int32_t tile_rows; /* rows of C that gemm keeps in registers: blocks cut at multiples of it waste nothing.
-                        * At most QKV_MAX_ROWS. */
+    int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
 
     /* panel[c][r] = src[r·ld + c] for r < rows ≤ 64, c < k; panel[c][r] = 0 for rows ≤ r < 64.
      * panel: [k][64] floats, 64-byte aligned. For keys, and for weights stored [out][in]. */
@@ -47,10 +53,10 @@ struct qkv_kernels {
 
     /* C = A·B, or C += A·B with accumulate: C[i][j] (+)= Σ A[i][x]·B[x][j], the sum being one fma chain from +0 over
      * ascending x. A: rows × k, B: k × cols. C is a scratch tile (see QKV_LANES).
-     * The sign of a zero is not fixed: a term 0·b may be left out or not.
-     * next is a hint: the k·cols floats from there on are wanted soon and may be fetched meanwhile. NULL: none are. */
-    void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate, const float *next);
+     * B[x][j] is b[⌊j/64⌋·panel + x·ldb + j mod 64]: panel = 64 for rows in memory, more for columns in panels.
+     * The sign of a zero is not fixed: a term 0·b may be left out or not. soon may be NULL. */
+    void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
      * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. o: a row of a scratch
@@ -76,8 +82,9 @@ struct qkv_kernels {
     void (*fold)(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, const float *lb, const float *ob,
                  ptrdiff_t ldob, size_t rows, size_t cols);
 
-    /* dst[j] = src[j]·factor + 0.0f for j < n. May work in place. */
-    void (*scale)(float *dst, const float *src, float factor, size_t n);
+    /* dst[i][j] = src[i][j]·factors[i] + 0.0f for i < rows, j < n. May work in place. */
+    void (*scale)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
+                  size_t n);
 
     /* dst[i][j] = src[i][j] + bias[j] for i < rows, j < n; without bias (NULL) a copy. */
     void (*add_bias)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
@@ -91,6 +98,30 @@ struct qkv_kernels {
 
     /* x[j] = ln(x[j]) for every positive normal float; NaN stays. In place. */
     void (*log)(float *x, size_t n);
+
+    /* -------------------------------------------------------------------------------------------- gradients */
+
+    /* C = Aᵀ·B, or C += Aᵀ·B with accumulate: C[i][j] (+)= Σ A[x][i]·B[x][j], the sum being one fma chain from +0 over
+     * ascending x. A: k × rows, B: k × cols. C is a scratch tile. The sign of a zero is not fixed, as in gemm. */
+    void (*gemm_t)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                   size_t cols, size_t k, int accumulate);
+
+    /* Probabilities from logits in base 2: t[i·ld + j] becomes exp2(min(t − lse[i], 0)), +0 below −126; NaN stays.
+     * t: scratch tile; cols is a multiple of QKV_LANES. lse: in base 2. */
+    void (*recompute)(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *lse);
+
+    /* From gradients of probabilities to those of scores: d[i·ld + j] becomes x = p·fma(d, scale, −delta[i]), and with
+     * cap_tanh (else NULL; same ld) x·fma(−u, u, 1) where u is its element. The sign of a zero is not fixed.
+     * d, p and cap_tanh: scratch tiles; cols is a multiple of QKV_LANES. */
+    void (*score_grad)(float *d, const float *p, ptrdiff_t ld, size_t rows, size_t cols, const float *delta,
+                       float scale, const float *cap_tanh);
+
+    /* d[i] = Σ a[i·lda + j]·b[i·ldb + j] over j < n in 16 lanes (lane = j mod 16, each an ascending fma chain from +0),
+     * then the tree +8, +4, +2, +1. */
+    void (*row_dots)(float *d, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows, size_t n);
+
+    /* dst[i·ldd + j] += src[i·lds + j] for i < rows, j < n. */
+    void (*add)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size_t rows, size_t n);
 };
 
 typedef struct qkv_kernels qkv_kernels;

@@ -6,21 +6,50 @@
  *
  * SPDX-License-Identifier: MIT */
 
-/* 2^f by the polynomial of qkv_exp2_fraction. */
+/* The polynomial of qkv_exp2_fraction, from its highest power down. */
+static const float exp2_coefficients[7] = {0x1.41fbbcp-13f, 0x1.5f3e52p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f,
+                                           0x1.ebfbdcp-3f,  0x1.62e430p-1f,  1.0f};
+
+/* 2^f, lane by lane, for `count` vectors at once: step by step through all of them, since a CPU that waits for one chain
+ * after the other runs out of places to keep what waits. */
+enum { EXP2_VECTORS = VL == 8 ? 2 : 4 };
+QKV_INLINE void v_exp2_fractions(V *p, const V *f, int count) {
+    QKV_UNROLL
+    for (int i = 0; i < count; i++)
+        p[i] = v_set(exp2_coefficients[0]);
+    QKV_UNROLL
+    for (int power = 1; power < 7; power++) {
+        V c = v_set(exp2_coefficients[power]);
+        QKV_UNROLL
+        for (int i = 0; i < count; i++)
+            p[i] = v_fma(p[i], f[i], c);
+    }
+}
+
 QKV_INLINE V v_exp2_fraction(V f) {
-    V p = v_set(0x1.41fbbcp-13f);
-    p = v_fma(p, f, v_set(0x1.5f3e52p-10f));
-    p = v_fma(p, f, v_set(0x1.3b2d4cp-7f));
-    p = v_fma(p, f, v_set(0x1.c6aee8p-5f));
-    p = v_fma(p, f, v_set(0x1.ebfbdcp-3f));
-    p = v_fma(p, f, v_set(0x1.62e430p-1f));
-    return v_fma(p, f, v_set(1.0f));
+    V p;
+    v_exp2_fractions(&p, &f, 1);
+    return p;
 }
 
 /* qkv_exp2, lane by lane. */
+QKV_INLINE void v_exp2s(V *y, int count) {
+    V n[EXP2_VECTORS], f[EXP2_VECTORS], p[EXP2_VECTORS];
+    QKV_UNROLL
+    for (int i = 0; i < count; i++)
+        n[i] = v_round(y[i]);
+    QKV_UNROLL
+    for (int i = 0; i < count; i++)
+        f[i] = v_sub(y[i], n[i]);
+    v_exp2_fractions(p, f, count);
+    QKV_UNROLL
+    for (int i = 0; i < count; i++)
+        y[i] = v_exp2_scale(p[i], n[i], y[i]);
+}
+
 QKV_INLINE V v_exp2(V y) {
-    V n = v_round(y);
-    return v_exp2_scale(v_exp2_fraction(v_sub(y, n)), n, y);
+    v_exp2s(&y, 1);
+    return y;
 }
 
 /* qkv_tanh, lane by lane: both branches, then a select, then the sign. */
@@ -97,9 +126,37 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
     v_leave();
 }
 
+/* Weights and sums of n rows of scores, a constant, step by step together. */
+QKV_INLINE void softmax_rows(int n, float *t, ptrdiff_t ld, size_t cols, const float *m, float *l) {
+    enum { N = QKV_LANES / VL };
+    V top[EXP2_VECTORS / N], lanes[EXP2_VECTORS / N][N];
+    QKV_UNROLL
+    for (int i = 0; i < n; i++) {
+        top[i] = v_set(m[i]);
+        QKV_UNROLL
+        for (int x = 0; x < N; x++)
+            lanes[i][x] = v_zero();
+    }
+    for (size_t j = 0; j < cols; j += QKV_LANES, t += QKV_LANES) {
+        V p[EXP2_VECTORS];
+        QKV_UNROLL
+        for (int i = 0; i < n * N; i++)
+            p[i] = v_sub(v_load(t + i / N * ld + i % N * VL), top[i / N]);
+        v_exp2s(p, n * N);
+        QKV_UNROLL
+        for (int i = 0; i < n * N; i++) {
+            v_store(t + i / N * ld + i % N * VL, p[i]);
+            lanes[i / N][i % N] = v_add(lanes[i / N][i % N], p[i]);
+        }
+    }
+    QKV_UNROLL
+    for (int i = 0; i < n; i++)
+        l[i] = v_sum_lanes(lanes[i]);
+}
+
 /* Two passes over all rows: no exponential waits for the maximum of its own row, which takes long to reduce. */
 static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
-    enum { N = QKV_LANES / VL };
+    enum { N = QKV_LANES / VL, TOGETHER = EXP2_VECTORS / N };
     for (size_t i = 0; i < rows; i++) {
         const float *row = t + (ptrdiff_t)i * ld;
         V max[N];
@@ -116,23 +173,10 @@ static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, 
             max[0] = v_max(max[0], max[x]);
         m[i] = v_reduce_max(max[0]);
     }
-    for (size_t i = 0; i < rows; i++) {
-        float *row = t + (ptrdiff_t)i * ld;
-        V top = v_set(m[i]);
-        V lanes[N];
-        QKV_UNROLL
-        for (int x = 0; x < N; x++)
-            lanes[x] = v_zero();
-        for (size_t j = 0; j < cols; j += QKV_LANES) {
-            QKV_UNROLL
-            for (int x = 0; x < N; x++) {
-                V p = v_exp2(v_sub(v_load(row + j + x * VL), top));
-                v_store(row + j + x * VL, p);
-                lanes[x] = v_add(lanes[x], p);
-            }
-        }
-        l[i] = v_sum_lanes(lanes);
-    }
+    for (; rows >= TOGETHER; rows -= TOGETHER, t += TOGETHER * ld, m += TOGETHER, l += TOGETHER)
+        softmax_rows(TOGETHER, t, ld, cols, m, l);
+    for (; rows > 0; rows--, t += ld, m++, l++)
+        softmax_rows(1, t, ld, cols, m, l);
     v_leave();
 }
 
@@ -206,14 +250,17 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     v_leave();
 }
 
-static void scale(float *dst, const float *src, float factor, size_t n) {
-    V by = v_set(factor), zero = v_zero();
-    size_t j = 0;
-    for (; j + VL <= n; j += VL)
-        v_store(dst + j, v_add(v_mul(v_load(src + j), by), zero));
-    if (j < n) {
-        T tail = v_tail(n - j);
-        v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
+static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
+                  size_t n) {
+    T tail = v_tail(n % VL == 0 ? VL : n % VL);
+    V zero = v_zero();
+    for (size_t i = 0; i < rows; i++, dst += ldd, src += lds) {
+        V by = v_set(factors[i]);
+        size_t j = 0;
+        for (; j + VL <= n; j += VL)
+            v_store(dst + j, v_add(v_mul(v_load(src + j), by), zero));
+        if (j < n)
+            v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
     }
     v_leave();
 }

@@ -5,7 +5,7 @@
 const qkv_kernels KERNELS = {
     .name = KERNELS_NAME,
     .needs = KERNELS_NEEDS,
-    .tile_rows = TILE_ROWS,
+    .tile_rows = 2 * TILE_ROWS,
     .pack = pack,
     .gemm = gemm,
     .sum_visible = sum_visible,
@@ -18,4 +18,9 @@ const qkv_kernels KERNELS = {
     .exp2 = exp2_array,
     .tanh = tanh_array,
     .log = log_array,
+    .gemm_t = gemm_t,
+    .recompute = recompute,
+    .score_grad = score_grad,
+    .row_dots = row_dots,
+    .add = add,
 };

@@ -29,8 +29,10 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key
     const qkv_kernels *kernels = t->kernels;
     key_range columns = qkv_score_tile(t, row, n, block, keys);
     kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max, sum);
+    const qkv_soon soon = share_of(t, &block->next_k, row, n);
     kernels->gemm(out, t->shape->ld_o, t->scores + keys.first, LD_SCORES, block->v + keys.first * block->ld_v,
-                  block->ld_v, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, NULL);
+                  block->ld_v, QKV_PANEL, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0,
+                  &soon);
 }
 
 void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys) {
@@ -61,6 +63,7 @@ static void attend(const attention_task *t) {
     key_range all = visible_to_rows(t, 0, t->rows);
     for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
         key_block block = qkv_open_key_block(t, index, within_block(all, index));
+        qkv_look_ahead(t, &block, all);
         for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
             int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
             key_range seen = visible_to_rows(t, row, n), keys = within_block(seen, index);
@@ -108,6 +111,20 @@ static void fold_sinks(const attention_task *t, int64_t row, int64_t n) {
     fold_rows(t, row, n);
 }
 
+/* O/ℓ of n rows, one head after the other: its queries follow each other in memory. */
+static void write_out(const attention_task *t, int64_t row, int64_t n) {
+    const qkv_output *out = &t->desc->out;
+    int64_t group = t->shape->group, ld = t->shape->ld_o;
+    for (int64_t first = row; first < row + qkv_min(group, n); first++) {
+        float factors[QKV_MAX_ROWS];
+        size_t count = rows_of_head(t, first, row + n);
+        for (size_t i = 0; i < count; i++)
+            factors[i] = qkv_inverse_sum(t->sum[first + (int64_t)i * group]);
+        t->kernels->scale(output_row(t, out, first), out->token, t->out + first * ld, group * ld, factors, count,
+                          (size_t)t->desc->head_dim_v);
+    }
+}
+
 static void write_probabilities(const attention_task *t, int64_t row, float inverse) {
     const qkv_matrix_output *x = &t->desc->probabilities;
     float *to = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
@@ -141,27 +158,73 @@ static void finish(const attention_task *t) {
         }
         if (d->sinks)
             fold_sinks(t, row, n);
-        for (int64_t i = row; i < row + n; i++) {
-            float inverse = qkv_inverse_sum(t->sum[i]);
-            if (d->head_dim_v > 0)
-                t->kernels->scale(output_row(t, &d->out, i), t->out + i * t->shape->ld_o, inverse,
-                                  (size_t)d->head_dim_v);
-            if (d->probabilities.data)
-                write_probabilities(t, i, inverse);
-        }
+        if (d->head_dim_v > 0)
+            write_out(t, row, n);
+        for (int64_t i = row; d->probabilities.data && i < row + n; i++)
+            write_probabilities(t, i, qkv_inverse_sum(t->sum[i]));
     }
     for (int64_t row = 0; d->lse.data && row < t->rows; row++)
         *output_row(t, &d->lse, row) = qkv_log_sum_exp(t->kernels, t->max[row], t->sum[row]);
 }
 
-void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
-                           void *workspace, int64_t index, int32_t worker) {
+/* ------------------------------------------------------------------------------------------------------- phases */
+
+enum stage { PACK_KEYS, ATTEND, MERGE_STATES };
+
+int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]) {
+    int32_t n = 0;
+    if (shape->pack_tasks > 0)
+        num_tasks[n++] = shape->pack_tasks;
+    num_tasks[n++] = shape->num_tasks * shape->key_chunks;
+    if (shape->merge_tasks > 0)
+        num_tasks[n++] = shape->merge_tasks;
+    return n;
+}
+
+/* The states between the phases, in the workspace. */
+static qkv_matrix_output inner_states(const qkv_attention_shape *shape, const qkv_attention_desc *d, void *workspace) {
+    int64_t state = qkv_round_up(d->head_dim_v + 2, QKV_LANES), query = shape->key_blocks * state;
+    int64_t head = d->seq_q * query;
+    return (qkv_matrix_output){(unsigned char *)workspace + shape->packed_size, d->num_heads * head, head, query, state};
+}
+
+static void attend_chunk(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                         void *workspace, int64_t index, int32_t worker) {
     attention_task t;
-    qkv_attention_begin(&t, kernels, shape, d, workspace, index, worker);
-    if (d->states.data) {
-        qkv_attention_write_states(&t);
+    qkv_attention_desc divided = *d;
+    if (shape->merge_tasks > 0)
+        divided.states = inner_states(shape, d, workspace);
+    qkv_attention_begin(&t, kernels, shape, &divided, workspace, index / shape->key_chunks, worker);
+    if (divided.states.data) {
+        int64_t first = index % shape->key_chunks * shape->chunk_blocks;
+        qkv_attention_write_states(&t, first, qkv_min(first + shape->chunk_blocks, shape->key_blocks));
         return;
     }
     attend(&t);
     finish(&t);
+}
+
+static void merge_states(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                         void *workspace, int64_t index, int32_t worker) {
+    qkv_matrix_output x = inner_states(shape, d, workspace);
+    const qkv_merge_desc merge = {.size = sizeof merge,
+                                  .batch = d->batch,
+                                  .num_heads = d->num_heads,
+                                  .seq_q = d->seq_q,
+                                  .head_dim_v = d->head_dim_v,
+                                  .num_parts = shape->key_blocks,
+                                  .states = {x.data, x.batch, x.head, x.query, x.key},
+                                  .sinks = d->sinks,
+                                  .out = d->out,
+                                  .lse = d->lse};
+    qkv_merge_execute(kernels, &merge, qkv_attention_scratch(shape, workspace, worker), index);
+}
+
+void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                           void *workspace, int32_t phase, int64_t index, int32_t worker) {
+    switch (phase + (shape->pack_tasks > 0 ? PACK_KEYS : ATTEND)) {
+    case PACK_KEYS: qkv_attention_pack_keys(kernels, shape, d, workspace, index); break;
+    case ATTEND: attend_chunk(kernels, shape, d, workspace, index, worker); break;
+    default: merge_states(kernels, shape, d, workspace, index, worker); break;
+    }
 }

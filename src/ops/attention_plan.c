@@ -77,54 +77,84 @@ qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_d
 
 /* fl(1/fl(√head_dim)), the scale that 0 stands for. The root in double, rounded, is the float's root correctly rounded:
  * no float's root lies within an ulp of double of a rounding boundary. */
-static float default_scale(int64_t head_dim) {
-    return head_dim == 0 ? 1.0f : 1 / (float)qkv_square_root((float)head_dim);
+float qkv_attention_scale(const qkv_attention_desc *d) {
+    if (d->scale != 0)
+        return d->scale;
+    return d->head_dim == 0 ? 1.0f : 1 / (float)qkv_square_root((float)d->head_dim);
 }
 
-/* Rows of a task, at most: K and V of a block come from the L2 cache or beyond once for so many rows, whose q and out
- * (512 KiB at most) stay near. */
-enum { MAX_BLOCK_ROWS = 1024, MAX_BLOCK_FLOATS = 131072 };
+/* Rows of a task, at most. K and V of a block come from the L2 cache or beyond once for so many rows, whose q and out
+ * take a quarter of that cache. */
+enum { MAX_BLOCK_ROWS = 1024, USUAL_L2_SIZE = 1 << 20 };
 
-qkv_status qkv_attention_cut(const qkv_kernels *kernels, const qkv_attention_desc *d, int32_t max_workers,
+/* Blocks of rows, of equal height and whole tiles, not so high that q and out leave the cache, and enough of them for
+ * all workers. */
+static void cut_rows(const qkv_ctx *ctx, int64_t heads, qkv_attention_shape *shape) {
+    int64_t tile = ctx->kernels->tile_rows;
+    int64_t cache = (ctx->l2_size > 0 ? ctx->l2_size : USUAL_L2_SIZE) / (4 * (int64_t)sizeof(float));
+    int64_t high = qkv_max(tile, qkv_min(MAX_BLOCK_ROWS, cache / qkv_max(1, shape->ld_q + shape->ld_o)));
+    int64_t blocks = qkv_ceil_div(shape->rows, high);
+    if (shape->workers > 1)
+        blocks = qkv_max(blocks, qkv_ceil_div(4 * shape->workers, heads));
+    shape->block_rows = qkv_round_up(qkv_ceil_div(shape->rows, blocks), tile);
+    shape->row_blocks = qkv_ceil_div(shape->rows, shape->block_rows);
+    shape->num_tasks = heads * shape->row_blocks;
+}
+
+/* If blocks of rows are too few for all workers, the keys are divided too. Their states are kept until the end: of less
+ * than 2·workers·tile_rows rows, as there were more blocks otherwise. */
+static qkv_status cut_keys(const qkv_ctx *ctx, const qkv_attention_desc *d, qkv_attention_shape *shape) {
+    shape->key_chunks = 1;
+    shape->chunk_blocks = shape->key_blocks;
+    if (shape->workers == 1 || shape->num_tasks >= 2 * shape->workers || shape->key_blocks < 2 || d->states.data ||
+        d->probabilities.data)
+        return QKV_OK;
+    shape->chunk_blocks = qkv_ceil_div(shape->key_blocks, qkv_ceil_div(4 * shape->workers, shape->num_tasks));
+    shape->key_chunks = qkv_ceil_div(shape->key_blocks, shape->chunk_blocks);
+    const qkv_merge_desc merge = {
+        .batch = d->batch, .num_heads = d->num_heads, .seq_q = d->seq_q, .head_dim_v = d->head_dim_v};
+    shape->merge_tasks = qkv_merge_tasks(&merge);
+    int64_t state = qkv_round_up(d->head_dim_v + 2, QKV_LANES) * (int64_t)sizeof(float);
+    int64_t factors[5] = {d->batch, d->num_heads, d->seq_q, shape->key_blocks, state};
+    if (!qkv_product(factors, 5, PTRDIFF_MAX / 4, &shape->states_size))
+        return QKV_ERROR_OVERFLOW;
+    shape->worker_size = qkv_max(qkv_merge_scratch_size(&merge), qkv_attention_scratch_size(ctx->kernels, shape));
+    return QKV_OK;
+}
+
+qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, int32_t max_workers,
                              qkv_attention_shape *shape) {
     memset(shape, 0, sizeof *shape);
     if (d->batch == 0 || d->num_heads == 0 || d->seq_q == 0)
         return QKV_OK;
-    int64_t tile = kernels->tile_rows;
+    int64_t tile = ctx->kernels->tile_rows, heads = d->batch * d->num_kv_heads;
+    shape->workers = max_workers;
     shape->group = d->num_heads / d->num_kv_heads;
     shape->rows = shape->group * d->seq_q;
     shape->ld_q = qkv_round_up(d->head_dim, QKV_LANES);
     shape->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
     shape->key_blocks = qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK);
-    float scale = d->scale == 0 ? default_scale(d->head_dim) : d->scale;
+    float scale = qkv_attention_scale(d);
     shape->q_scale = d->softcap == 0 ? scale * QKV_LOG2E : scale / d->softcap;
     shape->cap = d->softcap * QKV_LOG2E;
-
-    /* Blocks of equal height, whole tiles, not so high that q and out leave the caches. */
-    int64_t high = qkv_max(tile, qkv_min(MAX_BLOCK_ROWS, MAX_BLOCK_FLOATS / qkv_max(1, shape->ld_q + shape->ld_o)));
-    int64_t heads = d->batch * d->num_kv_heads;
-    int64_t blocks = qkv_ceil_div(shape->rows, high);
-    if (max_workers > 1) /* and enough of them for all workers */
-        blocks = qkv_max(blocks, qkv_ceil_div(4 * (int64_t)max_workers, heads));
-    shape->block_rows = qkv_round_up(qkv_ceil_div(shape->rows, blocks), tile);
-    shape->row_blocks = qkv_ceil_div(shape->rows, shape->block_rows);
-    shape->num_tasks = heads * shape->row_blocks;
+    cut_rows(ctx, heads, shape);
 
     /* Keys that only one task needs are packed by that task, block by block. */
     int64_t panel = QKV_PANEL * d->head_dim * (int64_t)sizeof(float), block_panels = QKV_KEY_BLOCK / QKV_PANEL;
     bool shared = shape->row_blocks > 1;
     shape->pack_tasks = shared ? heads * shape->key_blocks : 0;
     int64_t packed[3] = {heads, qkv_ceil_div(d->seq_k, QKV_PANEL), panel};
-    if (shared && !qkv_product(packed, 3, PTRDIFF_MAX / 2, &shape->packed_size))
+    if (shared && !qkv_product(packed, 3, PTRDIFF_MAX / 4, &shape->packed_size))
         return QKV_ERROR_OVERFLOW;
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
     shape->copies_values = d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
     int64_t scratch[2] = {shape->block_rows + tile, shape->ld_q + shape->ld_o + 64}, size;
     int64_t keys[2] = {shared ? 0 : qkv_min(block_panels, qkv_ceil_div(d->seq_k, QKV_PANEL)), panel}, key_size;
-    if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size) || !qkv_product(keys, 2, PTRDIFF_MAX / 2, &key_size))
+    if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size) || !qkv_product(keys, 2, PTRDIFF_MAX / 4, &key_size))
         return QKV_ERROR_OVERFLOW;
-    shape->worker_size = qkv_attention_scratch_size(kernels, shape) + key_size;
-    return QKV_OK;
+    qkv_status status = cut_keys(ctx, d, shape);
+    shape->worker_size = qkv_max(shape->worker_size, qkv_attention_scratch_size(ctx->kernels, shape) + key_size);
+    return status;
 }
 
 /* Everything a run may not change. */
@@ -166,10 +196,7 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
                     int32_t worker) {
     qkv_attention_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
-    if (phase == 0 && shape.pack_tasks > 0)
-        qkv_attention_pack_keys(plan->kernels, &shape, desc, workspace, index);
-    else
-        qkv_attention_execute(plan->kernels, &shape, desc, workspace, index, worker);
+    qkv_attention_execute(plan->kernels, &shape, desc, workspace, phase, index, worker);
 }
 
 static qkv_status check_call(const qkv_plan *plan, const qkv_attention_desc *desc, const void *workspace,
@@ -204,20 +231,18 @@ qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
     qkv_attention_shape shape;
-    status = qkv_attention_cut(ctx->kernels, &d, max_workers, &shape);
+    status = qkv_attention_cut(ctx, &d, max_workers, &shape);
     if (status != QKV_OK)
         return status;
     int64_t scratch[2] = {shape.worker_size, max_workers}, scratch_size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 2, &scratch_size))
         return QKV_ERROR_OVERFLOW;
-    bool packs = shape.pack_tasks > 0;
-    qkv_plan p = {.workspace_size = (size_t)(shape.packed_size + scratch_size),
-                  .num_phases = packs ? 2 : 1,
+    qkv_plan p = {.workspace_size = (size_t)(shape.packed_size + shape.states_size + scratch_size),
                   .max_workers = max_workers,
-                  .num_tasks = {packs ? shape.pack_tasks : shape.num_tasks, packs ? shape.num_tasks : 0},
                   .kernels = ctx->kernels,
                   .operation = QKV_ATTENTION,
                   .checksum = checksum(&d)};
+    p.num_phases = qkv_attention_phases(&shape, p.num_tasks);
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
     memcpy(p.geometry, &shape, sizeof shape);
     *plan = p;

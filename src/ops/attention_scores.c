@@ -47,49 +47,53 @@ static void hide(float *scores, int64_t first, int64_t end) {
         scores[j] = QKV_MINUS_INFINITY;
 }
 
-/* What scores besides q·k and the range of keys. */
-static bool has_logit_steps(const qkv_attention_desc *d) {
-    return d->softcap != 0 || d->alibi_slopes || d->bias.data || d->keep.data;
-}
-
-key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys) {
-    const qkv_attention_desc *d = t->desc;
-    const qkv_kernels *kernels = t->kernels;
-    key_range columns = {keys.first / QKV_LANES * QKV_LANES, qkv_round_up(keys.end, QKV_LANES)};
-    const float *q = t->q + row * t->shape->ld_q;
-    for (int64_t j = columns.first; j < columns.end;) {
+void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
+                         const float *panels, int64_t dim, key_range columns, const qkv_soon *soon) {
+    for (int64_t j = columns.first; j < columns.end;) { /* a first part up to the next panel, then all of the rest */
         int64_t in_panel = j % QKV_PANEL;
-        int64_t width = qkv_min(QKV_PANEL - in_panel, columns.end - j);
-        const float *panel = block->panels + (j - in_panel) * d->head_dim + in_panel;
-        int64_t c = 0;
+        int64_t width = in_panel == 0 ? columns.end - j : qkv_min(QKV_PANEL - in_panel, columns.end - j);
+        const float *panel = panels + (j - in_panel) * dim + in_panel;
+        int64_t x = 0;
         do {
-            kernels->gemm(t->scores + j, LD_SCORES, q + c, t->shape->ld_q, panel + c * QKV_PANEL, QKV_PANEL, (size_t)n,
-                          (size_t)width, (size_t)qkv_min(QKV_CHAIN, d->head_dim - c), c > 0, NULL);
-            c += QKV_CHAIN;
-        } while (c < d->head_dim);
+            kernels->gemm(c + j, LD_SCORES, a + x, lda, panel + x * QKV_PANEL, QKV_PANEL, QKV_PANEL * dim, (size_t)n,
+                          (size_t)width, (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
+            x += QKV_CHAIN;
+        } while (x < dim);
         j += width;
     }
+}
 
-    bool steps = has_logit_steps(d);
+void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                       key_range columns, float cap) {
+    const qkv_attention_desc *d = t->desc;
+    bool steps = cap != 0 || d->alibi_slopes || d->bias.data || d->keep.data;
     if (d->alibi_slopes)
-        fill_distances(t, row, n, block->index, keys);
+        fill_distances(t, row, n, block, keys);
     for (int64_t i = 0; i < n; i++) {
         float *scores = t->scores + i * LD_SCORES;
-        key_range seen = within_block(visible_keys(t, t->query[row + i]), block->index);
+        key_range seen = within_block(visible_keys(t, t->query[row + i]), block);
         if (steps && seen.first < seen.end) {
-            qkv_logit_steps s = {.cap = t->shape->cap};
+            qkv_logit_steps s = {.cap = cap};
             if (d->alibi_slopes) {
                 s.slope = d->alibi_slopes[t->head[row + i]] * QKV_LOG2E;
                 s.distance = t->distance + distance_start(t, row, n, i) + (seen.first - keys.first);
             }
-            s.bias = d->bias.data ? bias_row(t, row + i, block->index, seen) : NULL;
-            s.keep = d->keep.data ? keep_row(t, row + i, block->index, seen) : NULL;
-            kernels->logits(scores + seen.first, (size_t)(seen.end - seen.first), &s);
+            s.bias = d->bias.data ? bias_row(t, row + i, block, seen) : NULL;
+            s.keep = d->keep.data ? keep_row(t, row + i, block, seen) : NULL;
+            t->kernels->logits(scores + seen.first, (size_t)(seen.end - seen.first), &s);
         }
         if (seen.first == seen.end)
             seen = (key_range){columns.end, columns.end};
         hide(scores, columns.first, seen.first);
         hide(scores, seen.end, columns.end);
     }
+}
+
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys) {
+    key_range columns = whole_lanes(keys);
+    const qkv_soon soon = share_of(t, &block->next_v, row, n);
+    qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
+                        t->desc->head_dim, columns, &soon);
+    qkv_finish_scores(t, row, n, block->index, keys, columns, t->shape->cap);
     return columns;
 }

@@ -9,7 +9,7 @@ static void write_state(const attention_task *t, int64_t row, int64_t block, flo
     float *state = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
                    block * x->key;
     int64_t n = t->desc->head_dim_v;
-    t->kernels->scale(state, out, 1.0f, (size_t)n);
+    qkv_scale_row(t->kernels, state, out, 1.0f, (size_t)n);
     state[n] = sum == sum ? max + 0.0f : sum;
     state[n + 1] = sum;
 }
@@ -39,10 +39,12 @@ static void write_tile_states(const attention_task *t, int64_t row, int64_t n, c
     }
 }
 
-void qkv_attention_write_states(const attention_task *t) {
+void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end) {
     key_range all = visible_to_rows(t, 0, t->rows);
-    for (int64_t index = 0; index < t->shape->key_blocks; index++) {
+    all.end = qkv_min(all.end, end * QKV_KEY_BLOCK);
+    for (int64_t index = first; index < end; index++) {
         key_block block = qkv_open_key_block(t, index, within_block(all, index));
+        qkv_look_ahead(t, &block, all);
         for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
             int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
             key_range keys = within_block(visible_to_rows(t, row, n), index);

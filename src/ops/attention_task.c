@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-enum { DISTANCES = QKV_KEY_BLOCK + 2 * QKV_MAX_ROWS };
-
 /* Hands out the parts of a worker's scratch; with base = NULL it only counts. */
 static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_shape *shape) {
     int64_t used = 0, int64_floats = sizeof(int64_t) / sizeof(float);
@@ -59,14 +57,6 @@ static void name_rows(const attention_task *t) {
     }
 }
 
-static int64_t batch_kv_len(const qkv_attention_desc *d, int64_t b) {
-    return d->kv_len ? qkv_max(0, qkv_min(d->seq_k, d->kv_len[b])) : d->seq_k;
-}
-
-static int64_t batch_q_offset(const qkv_attention_desc *d, int64_t b) {
-    return bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
-}
-
 /* Packs the panels of a key block that hold the given keys of it. */
 static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, float *panels, int64_t b,
                        int64_t kv_head, int64_t block, key_range keys) {
@@ -85,7 +75,7 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
                              const qkv_attention_desc *d, void *workspace, int64_t index) {
     int64_t block = index % shape->key_blocks, head = index / shape->key_blocks;
     int64_t b = head / d->num_kv_heads;
-    attention_task all = {.desc = d, .shape = shape, .kv_len = batch_kv_len(d, b), .q_offset = batch_q_offset(d, b)};
+    attention_task all = {.desc = d, .shape = shape, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
     key_range keys = within_block(visible_to_queries(&all, 0, d->seq_q - 1), block);
     float *panels = (float *)workspace + head * head_panels(d) + block * QKV_KEY_BLOCK * d->head_dim;
     pack_block(kernels, d, panels, b, head % d->num_kv_heads, block, keys);
@@ -114,29 +104,63 @@ key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range k
     return block;
 }
 
+void qkv_look_ahead(const attention_task *t, key_block *block, key_range all) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t b = t->b, kv_head = t->kv_head, index = block->index + 1;
+    key_range keys = within_block(all, index);
+    if (keys.first == keys.end) {
+        int64_t task = t->index + t->shape->workers, head = task / t->shape->row_blocks;
+        if (task >= t->shape->num_tasks || t->shape->key_chunks > 1)
+            return;
+        b = head / d->num_kv_heads;
+        kv_head = head % d->num_kv_heads;
+        attention_task other = {.desc = d, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
+        int64_t query = task % t->shape->row_blocks * t->shape->block_rows / t->shape->group;
+        key_range seen = visible_to_queries(&other, query, query);
+        index = seen.first / QKV_KEY_BLOCK;
+        keys = within_block(seen, index);
+    }
+    size_t rows = (size_t)(keys.end - keys.first);
+    int64_t key = index * QKV_KEY_BLOCK + keys.first;
+    const float *k = (const float *)d->k.data + b * d->k.batch + kv_head * d->k.head + key * d->k.token;
+    block->next_k = (qkv_soon){k, d->k.token, rows, (size_t)d->head_dim};
+    if (t->shared_keys) {
+        const float *panels = t->shared_keys + (b * d->num_kv_heads + kv_head - t->b * d->num_kv_heads - t->kv_head) *
+                                                   head_panels(d);
+        block->next_k = (qkv_soon){panels + key * d->head_dim, d->head_dim, rows, (size_t)d->head_dim};
+    }
+    const float *v = (const float *)d->v.data + b * d->v.batch + kv_head * d->v.head + key * d->v.token;
+    block->next_v = (qkv_soon){v, d->v.token, rows, (size_t)d->head_dim_v};
+}
+
 static void scale_queries(const attention_task *t) {
     const qkv_input *q = &t->desc->q;
-    for (int64_t row = 0; row < t->rows; row++) {
+    int64_t group = t->shape->group, ld = t->shape->ld_q;
+    for (int64_t row = 0; row < t->rows; row++)
+        t->sum[row] = t->shape->q_scale; /* not in use yet */
+    for (int64_t row = 0; row < qkv_min(group, t->rows); row++) { /* the rows of one head at a time */
         const float *from = (const float *)q->data + t->b * q->batch + t->head[row] * q->head +
                             t->query[row] * q->token;
-        t->kernels->scale(t->q + row * t->shape->ld_q, from, t->shape->q_scale, (size_t)t->desc->head_dim);
+        t->kernels->scale(t->q + row * ld, group * ld, from, q->token, t->sum, rows_of_head(t, row, t->rows),
+                          (size_t)t->desc->head_dim);
     }
 }
 
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker) {
     int64_t head = index / shape->row_blocks, first_row = index % shape->row_blocks * shape->block_rows;
-    unsigned char *scratch = (unsigned char *)workspace + shape->packed_size + worker * shape->worker_size;
+    unsigned char *scratch = qkv_attention_scratch(shape, workspace, worker);
     *t = (attention_task){
         .kernels = kernels,
         .shape = shape,
         .desc = d,
+        .index = index,
         .b = head / d->num_kv_heads,
         .kv_head = head % d->num_kv_heads,
         .first_row = first_row,
         .rows = qkv_min(shape->block_rows, shape->rows - first_row),
-        .kv_len = batch_kv_len(d, head / d->num_kv_heads),
-        .q_offset = batch_q_offset(d, head / d->num_kv_heads),
+        .kv_len = qkv_batch_kv_len(d, head / d->num_kv_heads),
+        .q_offset = qkv_batch_q_offset(d, head / d->num_kv_heads),
         .shared_keys = shape->pack_tasks > 0 ? (const float *)workspace + head * head_panels(d) : NULL,
     };
     lay_out(t, (float *)(void *)scratch, kernels, shape);

@@ -9,12 +9,15 @@
 /* Row stride of a tile of scores: rows of exactly 1 KiB would compete for the same lines of the L1 cache. */
 enum { LD_SCORES = QKV_KEY_BLOCK + QKV_LANES };
 
+/* Room for the distances between the keys of a block and the queries of a tile. */
+enum { DISTANCES = QKV_KEY_BLOCK + 2 * QKV_MAX_ROWS };
+
 /* One task of the attention phase: what it owns, and the scratch of its worker. */
 typedef struct attention_task {
     const qkv_kernels *kernels;
     const qkv_attention_shape *shape;
     const qkv_attention_desc *desc;
-    int64_t b, kv_head, first_row, rows;
+    int64_t index, b, kv_head, first_row, rows;
     int64_t kv_len, q_offset; /* of batch b */
     /* scratch of the worker */
     int64_t *query, *head;         /* [block_rows]: which query and head a row is */
@@ -30,7 +33,16 @@ typedef struct attention_task {
     const float *shared_keys;      /* the panels of this KV head, else */
 } attention_task;
 
-/* Opens task `index`: names its rows, lays out the scratch of its worker and scales its queries into it. */
+/* The scratch of a worker, behind what all tasks share. */
+static inline void *qkv_attention_scratch(const qkv_attention_shape *shape, void *workspace, int32_t worker) {
+    return (unsigned char *)workspace + shape->packed_size + shape->states_size + worker * shape->worker_size;
+}
+
+/* Packs a block of keys for all tasks of its KV head. */
+void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
+                             const qkv_attention_desc *d, void *workspace, int64_t index);
+
+/* Opens block of rows `index`: names its rows, lays out the scratch of its worker and scales its queries into it. */
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker);
 
@@ -45,6 +57,14 @@ typedef struct key_range {
 static inline int64_t bounded(int64_t x) {
     int64_t limit = INT64_C(1) << 61;
     return x > limit ? limit : x < -limit ? -limit : x;
+}
+
+static inline int64_t qkv_batch_kv_len(const qkv_attention_desc *d, int64_t b) {
+    return d->kv_len ? qkv_max(0, qkv_min(d->seq_k, d->kv_len[b])) : d->seq_k;
+}
+
+static inline int64_t qkv_batch_q_offset(const qkv_attention_desc *d, int64_t b) {
+    return bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
 }
 
 static inline int64_t position_of(const attention_task *t, int64_t query) {
@@ -75,22 +95,51 @@ static inline key_range within_block(key_range keys, int64_t block) {
     return first < end ? (key_range){first, end} : (key_range){0, 0};
 }
 
+/* How many of the rows from `row` to `end` are of its head: row, row + group, … */
+static inline size_t rows_of_head(const attention_task *t, int64_t row, int64_t end) {
+    return (size_t)qkv_ceil_div(end - row, t->shape->group);
+}
+
+/* Keys of a block, widened to whole lanes. */
+static inline key_range whole_lanes(key_range keys) {
+    return (key_range){keys.first / QKV_LANES * QKV_LANES, qkv_round_up(keys.end, QKV_LANES)};
+}
+
 /* -------------------------------------------------------------------------------------------------- key blocks */
 
 /* A key block as the tiles read it. */
 typedef struct key_block {
     int64_t index;
-    const float *panels;   /* K */
-    const float *v;        /* of key 0 of the block */
+    const float *panels;     /* K */
+    const float *v;          /* of key 0 of the block */
     int64_t ld_v;
+    qkv_soon next_k, next_v; /* of the block after it: every tile fetches its share */
 } key_block;
 
 /* Makes ready what the task's rows need of a block, which is no more than the given keys. */
 key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range keys);
 
+/* Finds what follows the block: the next one of `all` that the task's rows see, or the first of the worker's next task,
+ * if tasks are handed out in order. */
+void qkv_look_ahead(const attention_task *t, key_block *block, key_range all);
+
+/* The share that n rows from `row` on have in fetching it. */
+static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, int64_t row, int64_t n) {
+    int64_t first = (int64_t)soon->rows * row / t->rows, end = (int64_t)soon->rows * (row + n) / t->rows;
+    return (qkv_soon){soon->data + first * soon->ld, soon->ld, (size_t)(end - first), soon->cols};
+}
+
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys);
+
+/* Its first half, c[i][j] = Σ a[i·lda + x]·panels(j)[x] for n rows, the given columns of a key block, and x < dim … */
+void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
+                         const float *panels, int64_t dim, key_range columns, const qkv_soon *soon);
+
+/* … and its second, in place in t->scores: softcap (cap = 0: none), ALiBi, bias, masks. */
+void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                       key_range columns, float cap);
 
 /* The state that n rows have from one key block: m_b, ℓ_b and O_b. */
 void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
@@ -99,7 +148,7 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key
 /* The same for one row, into block_max, block_sum and block_out, by a loop that skips what the row does not see. */
 void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys);
 
-/* The states of all key blocks, in place of out. */
-void qkv_attention_write_states(const attention_task *t);
+/* The states of key blocks from `first` to `end`, in place of out. */
+void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end);
 
 #endif

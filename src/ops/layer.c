@@ -7,22 +7,16 @@
 #include <string.h>
 
 #include "attention.h"
-
-enum stage { PROJECT_IN, PACK_KEYS, ATTEND, PROJECT_OUT, NUM_STAGES };
+#include "layer.h"
 
 typedef struct layer_shape {
     qkv_projection_shape in, out;
     qkv_attention_shape attention;
-    int64_t q, k, v, heads, scratch; /* floats from the workspace's base */
+    layer_tensors tensors;
+    int64_t scratch; /* as tensors */
 } layer_shape;
 
-/* The three operations of a layer as the library's own descriptors. */
-typedef struct layer_calls {
-    qkv_projection_desc in, out;
-    qkv_attention_desc attention;
-} layer_calls;
-
-static qkv_status prepare(const qkv_layer_desc *desc, qkv_layer_desc *d) {
+qkv_status qkv_layer_prepare(const qkv_layer_desc *desc, qkv_layer_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
         return status;
@@ -47,27 +41,17 @@ static qkv_status prepare(const qkv_layer_desc *desc, qkv_layer_desc *d) {
     return QKV_OK;
 }
 
-/* Contiguous [batch][head][token][channel]. */
-static void head_strides(const qkv_attention_desc *a, int64_t heads, int64_t head_dim, int64_t *batch, int64_t *head,
-                         int64_t *token) {
-    *token = head_dim;
-    *head = a->seq_q * head_dim;
-    *batch = heads * *head;
+qkv_output qkv_layer_heads(const qkv_attention_desc *a, int64_t heads, int64_t head_dim, float *data) {
+    return (qkv_output){data, heads * a->seq_q * head_dim, a->seq_q * head_dim, head_dim};
 }
 
 static void set_part(qkv_projection_part *part, const qkv_attention_desc *a, int64_t heads, int64_t head_dim,
                      const float *bias, float *data) {
-    *part = (qkv_projection_part){.out_features = heads * head_dim, .head_dim = head_dim, .bias = bias};
-    part->out.data = data;
-    head_strides(a, heads, head_dim, &part->out.batch, &part->out.head, &part->out.token);
+    *part = (qkv_projection_part){.out_features = heads * head_dim, .head_dim = head_dim, .bias = bias,
+                                  .out = qkv_layer_heads(a, heads, head_dim, data)};
 }
 
-static qkv_input as_input(const qkv_output *x) {
-    return (qkv_input){x->data, x->batch, x->head, x->token};
-}
-
-/* Connects the operations. base may be NULL while nothing runs: then so are the tensors in the workspace. */
-static void connect(const qkv_layer_desc *d, const layer_shape *shape, float *base, layer_calls *calls) {
+void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, float *base, layer_calls *calls) {
     const qkv_attention_desc *a = &d->attention;
     int64_t heads = a->num_heads, kv_heads = a->num_kv_heads;
     memset(calls, 0, sizeof *calls);
@@ -82,12 +66,12 @@ static void connect(const qkv_layer_desc *d, const layer_shape *shape, float *ba
                                     .num_parts = 3,
                                     .x = d->x,
                                     .packed = d->w_qkv};
-        set_part(&in->part[0], a, heads, a->head_dim, d->bias_q, base ? base + shape->q : NULL);
-        set_part(&in->part[1], a, kv_heads, a->head_dim, d->bias_k, base ? base + shape->k : NULL);
-        set_part(&in->part[2], a, kv_heads, a->head_dim_v, d->bias_v, base ? base + shape->v : NULL);
-        attention->q = as_input(&in->part[0].out);
-        attention->k = as_input(&in->part[1].out);
-        attention->v = as_input(&in->part[2].out);
+        set_part(&in->part[0], a, heads, a->head_dim, d->bias_q, base ? base + tensors->q : NULL);
+        set_part(&in->part[1], a, kv_heads, a->head_dim, d->bias_k, base ? base + tensors->k : NULL);
+        set_part(&in->part[2], a, kv_heads, a->head_dim_v, d->bias_v, base ? base + tensors->v : NULL);
+        attention->q = qkv_as_input(&in->part[0].out);
+        attention->k = qkv_as_input(&in->part[1].out);
+        attention->v = qkv_as_input(&in->part[2].out);
     } else {
         qkv_input x = d->x;
         x.head = 0; /* every head sees the whole embedding */
@@ -97,13 +81,13 @@ static void connect(const qkv_layer_desc *d, const layer_shape *shape, float *ba
     attention->out.head = a->head_dim_v;
     if (d->w_o) {
         int64_t width = heads * a->head_dim_v;
-        attention->out = (qkv_output){base ? base + shape->heads : NULL, a->seq_q * width, a->head_dim_v, width};
+        attention->out = (qkv_output){base ? base + tensors->heads : NULL, a->seq_q * width, a->head_dim_v, width};
         calls->out = (qkv_projection_desc){.size = sizeof calls->out,
                                            .batch = a->batch,
                                            .tokens = a->seq_q,
                                            .in_features = width,
                                            .num_parts = 1,
-                                           .x = as_input(&attention->out),
+                                           .x = qkv_as_input(&attention->out),
                                            .packed = d->w_o};
         calls->out.part[0] = (qkv_projection_part){
             .out_features = d->out_features, .head_dim = d->out_features, .bias = d->bias_o, .out = d->out};
@@ -111,8 +95,9 @@ static void connect(const qkv_layer_desc *d, const layer_shape *shape, float *ba
 }
 
 /* Checks the operations with all that only they know, and cuts them. */
-static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
+static qkv_status cut(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
                       size_t *workspace_size) {
+    const qkv_kernels *kernels = ctx->kernels;
     const qkv_attention_desc *a = &d->attention;
     memset(shape, 0, sizeof *shape);
     int64_t tokens = a->batch * a->seq_q, used = 0;
@@ -120,10 +105,10 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32
         int64_t *offset, width;
         bool wanted;
     } tensors[] = {
-        {&shape->q, a->num_heads * a->head_dim, d->w_qkv},
-        {&shape->k, a->num_kv_heads * a->head_dim, d->w_qkv},
-        {&shape->v, a->num_kv_heads * a->head_dim_v, d->w_qkv},
-        {&shape->heads, a->num_heads * a->head_dim_v, d->w_o},
+        {&shape->tensors.q, a->num_heads * a->head_dim, d->w_qkv},
+        {&shape->tensors.k, a->num_kv_heads * a->head_dim, d->w_qkv},
+        {&shape->tensors.v, a->num_kv_heads * a->head_dim_v, d->w_qkv},
+        {&shape->tensors.heads, a->num_heads * a->head_dim_v, d->w_o},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
         *tensors[i].offset = used;
@@ -132,14 +117,14 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32
     shape->scratch = used;
 
     layer_calls calls;
-    connect(d, shape, NULL, &calls);
+    qkv_layer_connect(d, &shape->tensors, NULL, &calls);
     qkv_projection_desc projection;
     qkv_attention_desc attention;
     qkv_status status = QKV_OK;
     if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->in);
     if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention)) == QKV_OK)
-        status = qkv_attention_cut(kernels, &attention, max_workers, &shape->attention);
+        status = qkv_attention_cut(ctx, &attention, max_workers, &shape->attention);
     if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->out);
     if (status != QKV_OK)
@@ -148,23 +133,11 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_layer_desc *d, int32
     int64_t worker = qkv_max(shape->in.worker_size, qkv_max(shape->out.worker_size, shape->attention.worker_size));
     int64_t factors[2] = {worker, max_workers}, scratch;
     int64_t kept = used * (int64_t)sizeof(float);
-    if (!qkv_product(factors, 2, PTRDIFF_MAX / 4, &scratch) || shape->attention.packed_size > PTRDIFF_MAX / 4)
+    if (!qkv_product(factors, 2, PTRDIFF_MAX / 4, &scratch))
         return QKV_ERROR_OVERFLOW;
-    *workspace_size = (size_t)(kept + shape->attention.packed_size + scratch);
+    *workspace_size = (size_t)kept + (size_t)(shape->attention.packed_size + shape->attention.states_size) +
+                      (size_t)scratch;
     return QKV_OK;
-}
-
-/* The stages a layer has, in order; returns how many. */
-static int32_t stages(const qkv_layer_desc *d, const layer_shape *shape, enum stage list[NUM_STAGES]) {
-    int32_t n = 0;
-    if (d->w_qkv)
-        list[n++] = PROJECT_IN;
-    if (shape->attention.pack_tasks > 0)
-        list[n++] = PACK_KEYS;
-    list[n++] = ATTEND;
-    if (d->w_o)
-        list[n++] = PROJECT_OUT;
-    return n;
 }
 
 static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
@@ -172,21 +145,17 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
     const qkv_layer_desc *d = desc;
     layer_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
-    enum stage list[NUM_STAGES];
-    stages(d, &shape, list);
     layer_calls calls;
-    connect(d, &shape, workspace, &calls);
+    qkv_layer_connect(d, &shape.tensors, workspace, &calls);
     void *scratch = (float *)workspace + shape.scratch;
-    switch (list[phase]) {
-    case PROJECT_IN: qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker); break;
-    case PACK_KEYS:
-        qkv_attention_pack_keys(plan->kernels, &shape.attention, &calls.attention, scratch, index);
-        break;
-    case ATTEND:
-        qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, index, worker);
-        break;
-    default: qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker); break;
-    }
+    int64_t unused[3];
+    phase -= d->w_qkv ? 1 : 0;
+    if (phase < 0)
+        qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker);
+    else if (phase < qkv_attention_phases(&shape.attention, unused))
+        qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, phase, index, worker);
+    else
+        qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
 
 static uint64_t checksum(const qkv_layer_desc *d) {
@@ -202,7 +171,7 @@ static qkv_status check_call(const qkv_plan *plan, const qkv_layer_desc *desc, c
                              size_t workspace_size, qkv_layer_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
-    qkv_status status = prepare(desc, d);
+    qkv_status status = qkv_layer_prepare(desc, d);
     if (status != QKV_OK)
         return status;
     if (plan->operation != QKV_LAYER || plan->checksum != checksum(d))
@@ -228,27 +197,26 @@ qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_
     if (!ctx || !plan)
         return QKV_ERROR_NULL;
     qkv_layer_desc d;
-    qkv_status status = prepare(desc, &d);
+    qkv_status status = qkv_layer_prepare(desc, &d);
     if (status != QKV_OK)
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
     layer_shape shape;
     size_t workspace_size;
-    status = cut(ctx->kernels, &d, max_workers, &shape, &workspace_size);
+    status = cut(ctx, &d, max_workers, &shape, &workspace_size);
     if (status != QKV_OK)
         return status;
-    enum stage list[NUM_STAGES];
     qkv_plan p = {.workspace_size = workspace_size,
-                  .num_phases = stages(&d, &shape, list),
                   .max_workers = max_workers,
                   .kernels = ctx->kernels,
                   .operation = QKV_LAYER,
                   .checksum = checksum(&d)};
-    const int64_t num_tasks[NUM_STAGES] = {shape.in.num_tasks, shape.attention.pack_tasks, shape.attention.num_tasks,
-                                           shape.out.num_tasks};
-    for (int32_t i = 0; i < p.num_phases; i++)
-        p.num_tasks[i] = num_tasks[list[i]];
+    if (d.w_qkv)
+        p.num_tasks[p.num_phases++] = shape.in.num_tasks;
+    p.num_phases += qkv_attention_phases(&shape.attention, p.num_tasks + p.num_phases);
+    if (d.w_o)
+        p.num_tasks[p.num_phases++] = shape.out.num_tasks;
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
     memcpy(p.geometry, &shape, sizeof shape);
     *plan = p;
@@ -257,5 +225,5 @@ qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_
 
 #define QKV_OP(name) qkv_layer_##name
 #define DESC qkv_layer_desc
-#define PREPARE prepare
+#define PREPARE qkv_layer_prepare
 #include "shell.inc.h"

@@ -5,12 +5,7 @@
 
 #include "attention.h"
 
-enum { BLOCK_ROWS = 64 };
-
-typedef struct merge_shape {
-    int64_t row_blocks; /* of BLOCK_ROWS queries */
-    int64_t ld, worker_size;
-} merge_shape;
+enum { BLOCK_ROWS = 64 }; /* queries of a task */
 
 static qkv_status prepare(const qkv_merge_desc *desc, qkv_merge_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
@@ -75,22 +70,37 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
         kernels->fold(&m, &l, out, ld, &part_m, &part_l, part_out, ld, 1, n);
     }
     if (n > 0)
-        kernels->scale((float *)d->out.data + b * d->out.batch + h * d->out.head + i * d->out.token, out,
-                       qkv_inverse_sum(l), n);
+        qkv_scale_row(kernels, (float *)d->out.data + b * d->out.batch + h * d->out.head + i * d->out.token, out,
+                      qkv_inverse_sum(l), n);
     if (d->lse.data)
         ((float *)d->lse.data)[b * d->lse.batch + h * d->lse.head + i * d->lse.token] = qkv_log_sum_exp(kernels, m, l);
+}
+
+int64_t qkv_merge_tasks(const qkv_merge_desc *d) {
+    return d->batch * d->num_heads * qkv_ceil_div(d->seq_q, BLOCK_ROWS);
+}
+
+/* Of a row of the sum and one of the part. */
+static int64_t row_stride(const qkv_merge_desc *d) {
+    return qkv_max(QKV_LANES, qkv_round_up(d->head_dim_v, QKV_LANES));
+}
+
+int64_t qkv_merge_scratch_size(const qkv_merge_desc *d) {
+    return 2 * row_stride(d) * (int64_t)sizeof(float);
+}
+
+void qkv_merge_execute(const qkv_kernels *kernels, const qkv_merge_desc *d, void *scratch, int64_t index) {
+    int64_t row_blocks = qkv_ceil_div(d->seq_q, BLOCK_ROWS);
+    int64_t head = index / row_blocks, first = index % row_blocks * BLOCK_ROWS;
+    for (int64_t i = first; i < qkv_min(first + BLOCK_ROWS, d->seq_q); i++)
+        merge_row(kernels, d, scratch, row_stride(d), head / d->num_heads, head % d->num_heads, i);
 }
 
 static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
                     int32_t worker) {
     (void)phase;
-    const qkv_merge_desc *d = desc;
-    merge_shape shape;
-    memcpy(&shape, plan->geometry, sizeof shape);
-    float *scratch = (float *)(void *)((unsigned char *)workspace + worker * shape.worker_size);
-    int64_t head = index / shape.row_blocks, first = index % shape.row_blocks * BLOCK_ROWS;
-    for (int64_t i = first; i < qkv_min(first + BLOCK_ROWS, d->seq_q); i++)
-        merge_row(plan->kernels, d, scratch, shape.ld, head / d->num_heads, head % d->num_heads, i);
+    void *scratch = (unsigned char *)workspace + worker * qkv_merge_scratch_size(desc);
+    qkv_merge_execute(plan->kernels, desc, scratch, index);
 }
 
 static uint64_t checksum(const qkv_merge_desc *d) {
@@ -132,10 +142,8 @@ qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
-    merge_shape shape = {.row_blocks = qkv_ceil_div(d.seq_q, BLOCK_ROWS), .ld = qkv_round_up(d.head_dim_v, QKV_LANES)};
-    int64_t num_tasks = d.batch * d.num_heads * shape.row_blocks;
-    shape.worker_size = num_tasks > 0 ? 2 * qkv_max(shape.ld, QKV_LANES) * (int64_t)sizeof(float) : 0;
-    int64_t factors[2] = {shape.worker_size, max_workers}, size;
+    int64_t num_tasks = qkv_merge_tasks(&d), size;
+    int64_t factors[2] = {num_tasks > 0 ? qkv_merge_scratch_size(&d) : 0, max_workers};
     if (!qkv_product(factors, 2, PTRDIFF_MAX / 2, &size))
         return QKV_ERROR_OVERFLOW;
     qkv_plan p = {.workspace_size = (size_t)size,
@@ -145,8 +153,6 @@ qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_
                   .kernels = ctx->kernels,
                   .operation = QKV_MERGE,
                   .checksum = checksum(&d)};
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
     *plan = p;
     return QKV_OK;
 }

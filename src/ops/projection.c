@@ -128,10 +128,12 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
             int64_t k = 0;
             do { /* also once without any term, which gives +0 */
                 int64_t terms = qkv_min(QKV_CHAIN, d->in_features - k);
-                const float *from = weights + k * QKV_PANEL, *next = from + terms * QKV_PANEL;
-                bool last = panel + 1 == end_panel && k + terms == d->in_features;
-                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, (size_t)rows, QKV_PANEL,
-                              (size_t)terms, k > 0, last ? NULL : next);
+                const float *from = weights + k * QKV_PANEL;
+                /* With few rows the weights are read one after the other as fast as memory gives them. */
+                bool ahead = 2 * rows >= kernels->tile_rows && (panel + 1 < end_panel || k + terms < d->in_features);
+                const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL, (size_t)terms, QKV_PANEL};
+                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
+                              QKV_PANEL, (size_t)terms, k > 0, ahead ? &next : NULL);
                 k += QKV_CHAIN;
             } while (k < d->in_features);
             int64_t first = (panel - part_panel) * QKV_PANEL;

@@ -14,16 +14,17 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     }
 }
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                 size_t cols, size_t k, int accumulate, const float *next) {
-    (void)next;
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
+                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    (void)soon;
     for (size_t i = 0; i < rows; i++) {
         const float *a_row = a + (ptrdiff_t)i * lda;
         float *c_row = c + (ptrdiff_t)i * ldc;
         for (size_t j = 0; j < cols; j++) {
+            const float *b_column = b + (ptrdiff_t)(j / QKV_PANEL) * panel + j % QKV_PANEL;
             float sum = 0.0f;
             for (size_t x = 0; x < k; x++)
-                sum = qkv_fma(a_row[x], b[(ptrdiff_t)x * ldb + (ptrdiff_t)j], sum);
+                sum = qkv_fma(a_row[x], b_column[(ptrdiff_t)x * ldb], sum);
             c_row[j] = accumulate ? c_row[j] + sum : sum;
         }
     }
@@ -60,6 +61,15 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
     }
 }
 
+/* The tree +8, +4, +2, +1. */
+static float sum_lanes(float lane[QKV_LANES]) {
+    for (size_t half = QKV_LANES / 2; half > 0; half /= 2) {
+        for (size_t x = 0; x < half; x++)
+            lane[x] += lane[x + half];
+    }
+    return lane[0];
+}
+
 static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
     for (size_t i = 0; i < rows; i++) {
         float *row = t + (ptrdiff_t)i * ld;
@@ -71,12 +81,8 @@ static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, 
             row[j] = qkv_exp2(row[j] - max);
             lane[j % QKV_LANES] += row[j];
         }
-        for (size_t half = QKV_LANES / 2; half > 0; half /= 2) {
-            for (size_t x = 0; x < half; x++)
-                lane[x] += lane[x + half];
-        }
         m[i] = max;
-        l[i] = lane[0];
+        l[i] = sum_lanes(lane);
     }
 }
 
@@ -108,9 +114,12 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     }
 }
 
-static void scale(float *dst, const float *src, float factor, size_t n) {
-    for (size_t j = 0; j < n; j++)
-        dst[j] = src[j] * factor + 0.0f;
+static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
+                  size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < n; j++)
+            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] = src[(ptrdiff_t)i * lds + (ptrdiff_t)j] * factors[i] + 0.0f;
+    }
 }
 
 static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
@@ -136,6 +145,58 @@ static void tanh_array(float *x, size_t n) {
 static void log_array(float *x, size_t n) {
     for (size_t j = 0; j < n; j++)
         x[j] = qkv_log(x[j]);
+}
+
+static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
+                   size_t cols, size_t k, int accumulate) {
+    for (size_t i = 0; i < rows; i++) {
+        float *c_row = c + (ptrdiff_t)i * ldc;
+        for (size_t j = 0; j < cols; j++) {
+            float sum = 0.0f;
+            for (size_t x = 0; x < k; x++)
+                sum = qkv_fma(a[(ptrdiff_t)x * lda + (ptrdiff_t)i], b[(ptrdiff_t)x * ldb + (ptrdiff_t)j], sum);
+            c_row[j] = accumulate ? c_row[j] + sum : sum;
+        }
+    }
+}
+
+static void recompute(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *lse) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < cols; j++) {
+            float *x = &t[(ptrdiff_t)i * ld + (ptrdiff_t)j], y = *x - lse[i];
+            *x = qkv_exp2(y > 0 ? 0 : y);
+        }
+    }
+}
+
+static void score_grad(float *d, const float *p, ptrdiff_t ld, size_t rows, size_t cols, const float *delta,
+                       float scale, const float *cap_tanh) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < cols; j++) {
+            ptrdiff_t at = (ptrdiff_t)i * ld + (ptrdiff_t)j;
+            d[at] = p[at] * qkv_fma(d[at], scale, -delta[i]);
+            if (cap_tanh)
+                d[at] *= qkv_fma(-cap_tanh[at], cap_tanh[at], 1.0f);
+        }
+    }
+}
+
+static void row_dots(float *d, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows, size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        float lane[QKV_LANES] = {0};
+        for (size_t j = 0; j < n; j++) {
+            float *sum = &lane[j % QKV_LANES];
+            *sum = qkv_fma(a[(ptrdiff_t)i * lda + (ptrdiff_t)j], b[(ptrdiff_t)i * ldb + (ptrdiff_t)j], *sum);
+        }
+        d[i] = sum_lanes(lane);
+    }
+}
+
+static void add(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size_t rows, size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < n; j++)
+            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] += src[(ptrdiff_t)i * lds + (ptrdiff_t)j];
+    }
 }
 
 #define TILE_ROWS 4

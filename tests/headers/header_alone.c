@@ -27,7 +27,7 @@ struct everything {
 uint64_t header_alone(struct everything *e);
 
 uint64_t header_alone(struct everything *e) {
-    int64_t panel[QKV_MAX_PARTS + QKV_MAX_PHASES] = { QKV_PANEL, QKV_KEY_BLOCK, QKV_IN_OUT, QKV_OUT_IN };
+    int64_t panel[QKV_MAX_PARTS + QKV_MAX_STAGES] = { QKV_PANEL, QKV_KEY_BLOCK, QKV_IN_OUT, QKV_OUT_IN };
     e->attention.flags = QKV_LEFT | QKV_RIGHT;
     e->status = qkv_init(&e->ctx, &e->config);
     e->ctx.features = QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW |

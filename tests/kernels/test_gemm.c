@@ -11,19 +11,25 @@ typedef struct shape {
 } shape;
 
 static void check(const qt_set *set, qt_rng *rng, const shape *s, int place, qt_kind kind) {
-    ptrdiff_t lda = draw_ld(rng, s->k), ldb = draw_ld(rng, s->cols);
+    bool panels = qt_chance(rng, 40);
+    ptrdiff_t lda = draw_ld(rng, s->k), ldb = panels ? QKV_PANEL : draw_ld(rng, s->cols);
+    ptrdiff_t panel = panels ? (ptrdiff_t)(QKV_PANEL * (s->k + (size_t)qt_range(rng, 0, 2))) : QKV_PANEL;
     size_t ldc = draw_tile_ld(rng, s->cols);
-    qt_describe("rows=%zu cols=%zu k=%zu lda=%td ldb=%td ldc=%zu accumulate=%d %s place=%d", s->rows, s->cols, s->k,
-                lda, ldb, ldc, s->accumulate, qt_kind_name(kind), place);
+    qt_describe("rows=%zu cols=%zu k=%zu lda=%td ldb=%td panel=%td ldc=%zu accumulate=%d %s place=%d", s->rows,
+                s->cols, s->k, lda, ldb, panel, ldc, s->accumulate, qt_kind_name(kind), place);
     const float *a = operand(rng, s->rows, s->k, lda, place, kind);
-    const float *b = operand(rng, s->k, s->cols, ldb, place, kind);
+    size_t num_panels = (s->cols + QKV_PANEL - 1) / QKV_PANEL;
+    const float *b = panels ? operand(rng, num_panels, (size_t)panel, panel, place, kind)
+                            : operand(rng, s->k, s->cols, ldb, place, kind);
     const float *old = operand(rng, s->rows, s->cols, (ptrdiff_t)s->cols, place, kind);
     size_t present = s->accumulate ? s->cols : 0; /* without accumulate, C is not read: all poison */
     float *want = tile_of(old, (ptrdiff_t)s->cols, s->rows, present, ldc, place);
     float *got = tile_of(old, (ptrdiff_t)s->cols, s->rows, present, ldc, place);
-    qkv_kernels_ref.gemm(want, (ptrdiff_t)ldc, a, lda, b, ldb, s->rows, s->cols, s->k, s->accumulate, NULL);
-    set->kernels->gemm(got, (ptrdiff_t)ldc, a, lda, b, ldb, s->rows, s->cols, s->k, s->accumulate,
-                       s->k % 2 ? b : NULL); /* a hint changes nothing */
+    qkv_kernels_ref.gemm(want, (ptrdiff_t)ldc, a, lda, b, ldb, panel, s->rows, s->cols, s->k,
+                         s->accumulate, NULL);
+    qkv_soon soon = {b, draw_ld(rng, s->cols), draw_size(rng, 100), draw_size(rng, 100)}; /* a hint changes nothing */
+    set->kernels->gemm(got, (ptrdiff_t)ldc, a, lda, b, ldb, panel, s->rows, s->cols, s->k, s->accumulate,
+                       s->k % 2 ? &soon : NULL);
     qt_expect_rows("c", want, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, s->rows, s->cols, QT_ANY_ZERO);
     expect_tile_gaps("c", got, s->rows, s->cols, ldc);
 }
@@ -72,7 +78,7 @@ static void test_integers(const qt_set *set) {
         const float *b = operand(&rng, k, cols, ldb, place, QT_INTEGER);
         const float *old = operand(&rng, rows, cols, (ptrdiff_t)cols, place, QT_INTEGER);
         float *c = tile_of(old, (ptrdiff_t)cols, rows, cols, ldc, place);
-        set->kernels->gemm(c, (ptrdiff_t)ldc, a, lda, b, ldb, rows, cols, k, accumulate, NULL);
+        set->kernels->gemm(c, (ptrdiff_t)ldc, a, lda, b, ldb, QKV_PANEL, rows, cols, k, accumulate, NULL);
         for (size_t y = 0; y < rows; y++)
             for (size_t x = 0; x < cols; x++) {
                 const float *row = a + (ptrdiff_t)y * lda, *col = b + x;
@@ -101,7 +107,8 @@ static void test_chain(const qt_set *set) {
         const float *b = operand(&rng, k, cols, (ptrdiff_t)cols, QT_TAIL, kind);
         const float *old = operand(&rng, rows, cols, (ptrdiff_t)cols, QT_TAIL, kind);
         float *c = tile_of(old, (ptrdiff_t)cols, rows, cols, ldc, QT_TAIL);
-        set->kernels->gemm(c, (ptrdiff_t)ldc, a, (ptrdiff_t)k, b, (ptrdiff_t)cols, rows, cols, k, accumulate, NULL);
+        set->kernels->gemm(c, (ptrdiff_t)ldc, a, (ptrdiff_t)k, b, (ptrdiff_t)cols, QKV_PANEL, rows, cols, k, accumulate,
+                           NULL);
         for (size_t y = 0; y < rows; y++)
             for (size_t x = 0; x < cols; x++) {
                 float sum = 0;

@@ -39,7 +39,7 @@ static void test_tasks_by_hand_give_the_same_bits(const qt_set *set) {
         assert_int_equal(qkv_attention_check(&copy, &c.desc, workspace, copy.workspace_size), QKV_OK);
         qt_poison(c.desc.out.data);
         for (int32_t phase = 0; phase < copy.num_phases; phase++)
-            for (int64_t task = copy.num_tasks[phase]; task-- > 0;)
+            for (int64_t task = qkv_plan_num_tasks(&copy, phase); task-- > 0;)
                 qkv_attention_task(&copy, &c.desc, workspace, phase, task, (int32_t)qt_range(&rng, 0, workers - 1));
         const qkv_attention_desc *d = &c.desc;
         const case_results by_hand = {case_gather(&d->out, d->batch, d->num_heads, d->seq_q, c.dv), helper.lse,

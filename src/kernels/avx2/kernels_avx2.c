@@ -19,6 +19,7 @@
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
+#include "../backward.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -28,6 +28,7 @@ QKV_INLINE V v_div(V a, V b) { return _mm256_div_ps(a, b); }
 QKV_INLINE V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }   /* a·b + c */
 QKV_INLINE V v_fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); } /* c − a·b */
 QKV_INLINE V v_max(V a, V b) { return _mm256_max_ps(a, b); } /* b where either is a NaN */
+QKV_INLINE V v_min(V a, V b) { return _mm256_min_ps(a, b); } /* b where either is a NaN */
 QKV_INLINE V v_abs(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 QKV_INLINE V v_sign_of(V magnitude, V sign) { /* magnitude ≥ 0 */
     return _mm256_or_ps(magnitude, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));

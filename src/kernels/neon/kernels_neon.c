@@ -11,6 +11,7 @@
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
+#include "../backward.inc.h"
 
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"

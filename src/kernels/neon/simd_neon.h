@@ -44,6 +44,7 @@ QKV_INLINE V v_div(V a, V b) { return vdivq_f32(a, b); }
 QKV_INLINE V v_fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }  /* a·b + c */
 QKV_INLINE V v_fnma(V a, V b, V c) { return vfmsq_f32(c, a, b); } /* c − a·b */
 QKV_INLINE V v_max(V a, V b) { return vmaxq_f32(a, b); } /* a NaN where either is one */
+QKV_INLINE V v_min(V a, V b) { return vminq_f32(a, b); } /* a NaN where either is one */
 QKV_INLINE V v_abs(V a) { return vabsq_f32(a); }
 QKV_INLINE V v_sign_of(V magnitude, V sign) { /* magnitude ≥ 0 */
     return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
@@ -90,6 +91,46 @@ QKV_INLINE void v_transpose(V x[4]) {
     x[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
     x[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
     x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
+/* c + a[lane]·b. Spelt out, as GCC 12 copies the lane into a vector of its own first, which costs an issue slot of the
+ * FMA pipes. lane is a constant. */
+QKV_INLINE V v_fma_lane(V a, int lane, V b, V c) {
+    switch (lane) {
+    case 0: __asm__("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(c) : "w"(b), "w"(a)); break;
+    case 1: __asm__("fmla %0.4s, %1.4s, %2.s[1]" : "+w"(c) : "w"(b), "w"(a)); break;
+    case 2: __asm__("fmla %0.4s, %1.4s, %2.s[2]" : "+w"(c) : "w"(b), "w"(a)); break;
+    default: __asm__("fmla %0.4s, %1.4s, %2.s[3]" : "+w"(c) : "w"(b), "w"(a)); break;
+    }
+    return c;
+}
+
+/* LANE_STEPS columns of A, loaded as they lie in memory, against as many rows of B, rows × vectors at a time (constants).
+ * Broadcast loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers for B:
+ * compilers must neither load it ahead nor keep a pointer to each row of A, lest they spill. */
+#define LANE_STEPS 4
+QKV_INLINE void gemm_lanes(int rows, int vectors, V sum[][STRIP_VECTORS], const float *a, ptrdiff_t lda, const float *b,
+                           ptrdiff_t ldb) {
+    V columns[TILE_ROWS];
+    QKV_UNROLL
+    for (int i = 0; i < rows; i++) {
+        if (i % 2 == 0)
+            QKV_OPAQUE(a);
+        columns[i] = v_load(a + i % 2 * lda);
+        if (i % 2 == 1)
+            a += 2 * lda;
+    }
+    QKV_UNROLL
+    for (int lane = 0; lane < LANE_STEPS; lane++, b += ldb) {
+        QKV_UNROLL
+        for (int j = 0; j < vectors; j++) {
+            V row = v_load(b + j * VL);
+            __asm__("" ::: "memory"); /* later loads stay below */
+            QKV_UNROLL
+            for (int i = 0; i < rows; i++)
+                sum[i][j] = v_fma_lane(columns[i], lane, row, sum[i][j]);
+        }
+    }
 }
 
 /* Ends every entry; there is nothing to leave behind here. */

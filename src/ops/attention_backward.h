@@ -1,0 +1,117 @@
+/* What the files of the attention's gradients share.  SPDX-License-Identifier: MIT */
+#ifndef QKV_ATTENTION_BACKWARD_H
+#define QKV_ATTENTION_BACKWARD_H
+
+#include "attention_task.h"
+
+/* dK and dV are sums of chains over so many queries each (docs/numerics.md). */
+enum { GRADIENT_ROWS = 64 };
+
+/* How the work is cut. A sweep is all queries of a KV head's group against one block of keys; it is cut into units of
+ * unit_rows queries of one head. With lanes = 0 a task does all sweeps of a KV head. Else the sweeps of all KV heads
+ * run as a wavefront: lane l takes sweeps l, l + lanes, l + 2·lanes, … and does one unit in each phase, one phase
+ * behind lane l − 1. So the key blocks meet a query in ascending order, and the queries a key, as in one thread. */
+typedef struct gradient_shape {
+    qkv_attention_shape scores; /* group, ld_q, ld_o, q_scale, cap: what computing scores needs */
+    int64_t kv_heads;           /* of all batches */
+    int64_t key_blocks;
+    int64_t lanes, unit_rows, units; /* units: of one head */
+    int64_t rows, row_chunks;        /* queries of all heads and batches; tasks of the first phase for each head */
+    int64_t bias_queries, bias_keys; /* tasks of the bias's own phase along these axes; 0: it has none */
+    int64_t statistics_size, lane_size, worker_size; /* bytes */
+    int64_t copies_q, copies_k, copies_out;          /* rows far apart are copied to where they are aligned */
+    float scale;
+} gradient_shape;
+
+/* A block of up to GRADIENT_ROWS queries of one head against one block of keys. */
+typedef struct gradient_task {
+    attention_task rows;      /* the queries: query and head, q (scaled), and scratch for computing scores */
+    const gradient_shape *shape;
+    const qkv_attention_backward_desc *desc;
+    bool sums_bias;           /* dbias is summed here and now */
+    const float *row_lse, *row_delta, *row_clean; /* of all rows, see qkv_gradient_statistics */
+
+    /* the key block, in scratch of the lane */
+    int64_t block, num_keys;
+    float *k_panels, *v_panels;
+    float *k_copy, *grad_k, *grad_v; /* [QKV_KEY_BLOCK][ld_q], [ld_q], [ld_o] */
+    const float *k;
+    int64_t ld_k;
+
+    /* the block of queries */
+    int64_t head, first_query, num_rows;
+    const float *lse, *delta, *clean; /* of its rows */
+    const float *q, *grad_out;
+    int64_t ld_q, ld_grad_out;
+
+    /* scratch of the worker */
+    float *p, *ds;                   /* [GRADIENT_ROWS][LD_SCORES]: probabilities; gradients of scores */
+    float *visible;                  /* the same of logits, for what has to be done exactly */
+    float *cap_tanh, *dt;            /* [tile_rows][LD_SCORES] */
+    float *dq;                       /* [tile_rows][ld_q] */
+    float *scaled_delta, *column;    /* [GRADIENT_ROWS], [2·GRADIENT_ROWS] */
+    float *q_copy, *out_copy;        /* [GRADIENT_ROWS][ld_q], [ld_o] */
+    float *row_sum;                  /* [max(ld_q, ld_o)] */
+} gradient_task;
+
+/* Lays out the scratch of a task. Without a wavefront a worker is its own lane. */
+void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
+                        const qkv_attention_backward_desc *desc, void *workspace, int64_t lane, int32_t worker);
+
+/* Fills in lane_size and worker_size. */
+void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_desc *d);
+
+/* Chooses a KV head (b·num_kv_heads + head), then one of its blocks of keys. */
+void qkv_gradient_choose_head(gradient_task *t, int64_t kv_head);
+void qkv_gradient_choose_keys(gradient_task *t, int64_t block);
+
+void qkv_gradient_load_keys(const gradient_task *t);  /* packs K and V */
+void qkv_gradient_open_sums(const gradient_task *t);  /* dK and dV: zeros, or what is there */
+void qkv_gradient_close_sums(const gradient_task *t); /* stores them */
+
+/* Queries [first, first + n) of a head against the loaded block, n ≤ GRADIENT_ROWS; first is a multiple of that. */
+void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
+
+/* The same, for dbias alone. */
+void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
+
+/* Clears dbias, or takes up what is there, for some queries and keys of a batch and head. An axis along which it is
+ * summed has index 0 only. */
+void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, int64_t head, key_range queries,
+                            key_range keys);
+
+/* ------------------------------------------------------------------------------------- what crosses key blocks */
+
+/* Task `index` of the first phase: the statistics of some rows of one head,
+ *   lse    in base 2; +∞ where the row sees no key, which makes all its probabilities 0
+ *   delta  Σ dO·O − dLSE; 0 where the row sees no key
+ *   clean  0 if q and dO of the row are finite, else NaN
+ * and what later phases add to, dQ and a dbias that has no phase of its own, is cleared or taken up. */
+void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *shape,
+                             const qkv_attention_backward_desc *desc, void *workspace, int64_t index, int32_t worker);
+
+/* Tasks of the phase of a dbias that is summed over heads or batches; one of dsink for each head. */
+int64_t qkv_gradient_bias_tasks(const gradient_shape *shape, const qkv_attention_backward_desc *desc);
+void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
+                       const qkv_attention_backward_desc *desc, void *workspace, int64_t index, int32_t worker);
+void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward_desc *desc, const void *workspace,
+                       int64_t head, const qkv_kernels *kernels);
+
+/* Whether dbias is summed where scores are at hand, without a phase of its own. */
+bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc);
+
+/* -------------------------------------------------------------------------------------------------- wavefront */
+
+/* The phases of all sweeps; 0 if there is none. */
+int64_t qkv_gradient_phases(const gradient_shape *shape, const qkv_attention_desc *d);
+
+/* What lane `lane` does in a phase. sweep < 0: nothing. */
+typedef struct gradient_step {
+    int64_t sweep;      /* kv_head·key_blocks + key block */
+    int64_t head, unit; /* head within the group */
+    bool first, last;   /* of its sweep */
+} gradient_step;
+
+gradient_step qkv_gradient_step(const gradient_shape *shape, const qkv_attention_desc *d, int64_t phase, int64_t lane);
+
+#endif

@@ -1,0 +1,360 @@
+/* Attention backward: checking a descriptor and cutting the work into tasks, whole KV heads or a wavefront.
+ * SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "attention_backward.h"
+
+static qkv_status prepare(const qkv_attention_backward_desc *desc, qkv_attention_backward_desc *d) {
+    qkv_status status = qkv_import(d, sizeof *d, desc);
+    if (status != QKV_OK)
+        return status;
+    qkv_attention_desc *a = &d->forward;
+    status = qkv_attention_prepare(&desc->forward, a);
+    if (status != QKV_OK)
+        return status;
+    if ((d->flags & ~QKV_ACCUMULATE) != 0 || d->reserved != 0)
+        return QKV_ERROR_FLAGS;
+    if (a->states.data)
+        return QKV_ERROR_SHAPE;
+    /* What is counted stays small also where another size is 0. */
+    int64_t heads[2] = {a->batch, a->num_heads}, kv_heads[2] = {a->batch, a->num_kv_heads}, unused;
+    int64_t values[4] = {a->batch, a->num_kv_heads, a->seq_k, qkv_max(1, a->head_dim_v)}, limit = INT64_C(1) << 52;
+    if (!qkv_product(heads, 2, limit, &unused) || !qkv_product(kv_heads, 2, limit, &unused) ||
+        !qkv_product(values, 4, limit, &unused))
+        return QKV_ERROR_OVERFLOW;
+    const struct {
+        bool used;
+        int64_t sizes[4], strides[4];
+    } tensors[] = {
+        {true, {a->batch, a->num_heads, a->seq_q, a->head_dim_v},
+         {d->grad_out.batch, d->grad_out.head, d->grad_out.token, 1}},
+        {d->grad_lse.data, {a->batch, a->num_heads, a->seq_q, 1},
+         {d->grad_lse.batch, d->grad_lse.head, d->grad_lse.token, 1}},
+        {d->grad_q.data, {a->batch, a->num_heads, a->seq_q, a->head_dim},
+         {d->grad_q.batch, d->grad_q.head, d->grad_q.token, 1}},
+        {d->grad_k.data, {a->batch, a->num_kv_heads, a->seq_k, a->head_dim},
+         {d->grad_k.batch, d->grad_k.head, d->grad_k.token, 1}},
+        {d->grad_v.data, {a->batch, a->num_kv_heads, a->seq_k, a->head_dim_v},
+         {d->grad_v.batch, d->grad_v.head, d->grad_v.token, 1}},
+        {d->grad_bias.data, {a->batch, a->num_heads, a->seq_q, a->seq_k},
+         {d->grad_bias.batch, d->grad_bias.head, d->grad_bias.query, d->grad_bias.key}},
+    };
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        if (tensors[i].used && !qkv_fits(sizeof(float), tensors[i].sizes, tensors[i].strides, 4))
+            return QKV_ERROR_OVERFLOW;
+    }
+    return QKV_OK;
+}
+
+/* -------------------------------------------------------------------------------------------------- wavefront */
+
+/* Units [first, end) of a head that see something of key blocks `block` to `last`, as far as the plan knows. */
+static key_range units_of_blocks(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block, int64_t last) {
+    key_range queries = {0, d->seq_q};
+    if (!d->q_offsets) {
+        int64_t offset = bounded(d->q_offset);
+        if (d->flags & QKV_RIGHT) /* key ≤ query + offset + right */
+            queries.first = qkv_max(0, block * QKV_KEY_BLOCK - bounded(d->right) - offset);
+        if (d->flags & QKV_LEFT) /* key ≥ query + offset − left */
+            queries.end = qkv_min(d->seq_q, (last + 1) * QKV_KEY_BLOCK + bounded(d->left) - offset);
+    }
+    int64_t first = qkv_min(queries.first, d->seq_q) / shape->unit_rows;
+    return (key_range){first, qkv_max(first + 1, qkv_ceil_div(qkv_max(0, queries.end), shape->unit_rows))};
+}
+
+/* The lanes' sweeps number `round`: which units they are made of, and in which phase lane 0 begins. */
+typedef struct sweeps {
+    key_range units; /* of each head */
+    int64_t start, phases;
+} sweeps;
+
+/* A lane begins its next sweep when the last is done, and not before the lane ahead of it, which is the last lane of
+ * the sweeps before, has left each unit: unit u of head h is done by lane l in phase start + h·width + u − first + l. */
+static sweeps next_sweeps(const gradient_shape *shape, const qkv_attention_desc *d, int64_t round, const sweeps *before) {
+    int64_t first = round * shape->lanes, end = qkv_min(first + shape->lanes, shape->kv_heads * shape->key_blocks);
+    int64_t low = first % shape->key_blocks, high = low + end - 1 - first, heads = qkv_max(1, shape->scores.group);
+    if (high >= shape->key_blocks) { /* more than one KV head */
+        low = 0;
+        high = shape->key_blocks - 1;
+    }
+    sweeps s = {.units = units_of_blocks(shape, d, low, high)};
+    int64_t width = s.units.end - s.units.first;
+    s.phases = heads * width;
+    if (before) {
+        int64_t width_before = before->units.end - before->units.first;
+        int64_t lag = shape->lanes + s.units.first - before->units.first +
+                      qkv_max(0, (heads - 1) * (width_before - width));
+        s.start = before->start + qkv_max(before->phases, lag);
+    }
+    return s;
+}
+
+static int64_t num_rounds(const gradient_shape *shape) {
+    return qkv_ceil_div(shape->kv_heads * shape->key_blocks, shape->lanes);
+}
+
+int64_t qkv_gradient_phases(const gradient_shape *shape, const qkv_attention_desc *d) {
+    sweeps s = {{0, 0}, 0, 0};
+    for (int64_t round = 0; round < num_rounds(shape); round++)
+        s = next_sweeps(shape, d, round, round > 0 ? &s : NULL);
+    return s.start + s.phases + shape->lanes - 1;
+}
+
+gradient_step qkv_gradient_step(const gradient_shape *shape, const qkv_attention_desc *d, int64_t phase, int64_t lane) {
+    gradient_step step = {.sweep = -1};
+    sweeps s = {{0, 0}, 0, 0};
+    for (int64_t round = 0; round < num_rounds(shape); round++) {
+        s = next_sweeps(shape, d, round, round > 0 ? &s : NULL);
+        int64_t at = phase - lane - s.start, width = s.units.end - s.units.first;
+        if (at < 0)
+            break;
+        if (at < s.phases) {
+            int64_t sweep = round * shape->lanes + lane;
+            if (sweep < shape->kv_heads * shape->key_blocks)
+                step = (gradient_step){sweep, at / width, s.units.first + at % width, at == 0, at == s.phases - 1};
+            break;
+        }
+    }
+    return step;
+}
+
+/* ------------------------------------------------------------------------------------------------------- tasks */
+
+/* Queries of a head against the open block. */
+static void sweep_queries(gradient_task *t, int64_t head, int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; i += GRADIENT_ROWS)
+        qkv_gradient_rows(t, head, i, qkv_min(GRADIENT_ROWS, end - i));
+}
+
+static void sweep_head(const qkv_kernels *kernels, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
+                       void *workspace, int64_t index, int32_t worker) {
+    gradient_task t;
+    qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
+    qkv_gradient_choose_head(&t, index);
+    int64_t group = shape->scores.group;
+    for (int64_t block = 0; block < shape->key_blocks; block++) {
+        qkv_gradient_choose_keys(&t, block);
+        qkv_gradient_load_keys(&t);
+        qkv_gradient_open_sums(&t);
+        for (int64_t h = 0; h < group; h++)
+            sweep_queries(&t, t.rows.kv_head * group + h, 0, desc->forward.seq_q);
+        qkv_gradient_close_sums(&t);
+    }
+}
+
+static void sweep_unit(const qkv_kernels *kernels, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
+                       void *workspace, int64_t phase, int64_t lane, int32_t worker) {
+    gradient_step step = qkv_gradient_step(shape, &desc->forward, phase, lane);
+    if (step.sweep < 0)
+        return;
+    gradient_task t;
+    qkv_gradient_begin(&t, kernels, shape, desc, workspace, lane, worker);
+    qkv_gradient_choose_head(&t, step.sweep / shape->key_blocks);
+    qkv_gradient_choose_keys(&t, step.sweep % shape->key_blocks);
+    if (step.first) {
+        qkv_gradient_load_keys(&t);
+        qkv_gradient_open_sums(&t);
+    }
+    int64_t first = step.unit * shape->unit_rows, group = shape->scores.group;
+    if (step.head < group)
+        sweep_queries(&t, t.rows.kv_head * group + step.head, first,
+                      qkv_min(first + shape->unit_rows, desc->forward.seq_q));
+    if (step.last)
+        qkv_gradient_close_sums(&t);
+}
+
+enum stage { STATISTICS, SWEEP, BIAS, SINK };
+
+static int32_t stages(const gradient_shape *shape, const qkv_attention_backward_desc *desc, enum stage list[4]) {
+    int32_t n = 0;
+    list[n++] = STATISTICS;
+    list[n++] = SWEEP;
+    if (shape->bias_queries > 0)
+        list[n++] = BIAS;
+    if (desc->grad_sinks)
+        list[n++] = SINK;
+    return n;
+}
+
+static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                    int32_t worker) {
+    const qkv_attention_backward_desc *d = desc;
+    gradient_shape shape;
+    memcpy(&shape, plan->geometry, sizeof shape);
+    enum stage list[4];
+    stages(&shape, d, list);
+    int32_t stage = qkv_stage_of_phase(plan, &phase);
+    switch (list[stage]) {
+    case STATISTICS: qkv_gradient_statistics(plan->kernels, &shape, d, workspace, index, worker); break;
+    case SWEEP:
+        if (shape.lanes == 0)
+            sweep_head(plan->kernels, &shape, d, workspace, index, worker);
+        else
+            sweep_unit(plan->kernels, &shape, d, workspace, phase, index, worker);
+        break;
+    case BIAS: qkv_gradient_bias(plan->kernels, &shape, d, workspace, index, worker); break;
+    default: qkv_gradient_sink(&shape, d, workspace, index, plan->kernels); break;
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------------- plan */
+
+/* Whether to run a wavefront, and of which units. It pays where whole heads would leave workers idle. */
+static void cut_wavefront(gradient_shape *shape, const qkv_attention_desc *d, int32_t max_workers) {
+    enum { MOST_ROUNDS = 4096, MOST_PHASES = 1 << 30, MOST_ROWS = 256, ENOUGH_PHASES = 32 };
+    int64_t blocks = shape->kv_heads * shape->key_blocks, workers = max_workers;
+    shape->units = 0;
+    if (workers == 1 || shape->key_blocks < 2 || shape->rows == 0)
+        return;
+    /* Compares the shares of the workers' time in use, in percent. */
+    int64_t head_slots = qkv_ceil_div(shape->kv_heads, workers) * workers;
+    int64_t block_slots = qkv_ceil_div(blocks, workers) * workers;
+    if (shape->kv_heads * 100 / head_slots + 8 >= blocks * 100 / block_slots)
+        return;
+    shape->lanes = qkv_min(workers, blocks);
+    if (num_rounds(shape) > MOST_ROUNDS) {
+        shape->lanes = 0;
+        return;
+    }
+    /* Units as high as leaves the time to fill and to drain the wavefront short. */
+    int64_t enough = ENOUGH_PHASES * shape->lanes;
+    for (shape->unit_rows = MOST_ROWS; shape->unit_rows > GRADIENT_ROWS; shape->unit_rows /= 2) {
+        shape->units = qkv_ceil_div(d->seq_q, shape->unit_rows);
+        if (shape->units >= 4 * shape->lanes && qkv_gradient_phases(shape, d) >= enough)
+            break;
+    }
+    while (qkv_gradient_phases(shape, d) > MOST_PHASES)
+        shape->unit_rows *= 2;
+    shape->units = qkv_ceil_div(d->seq_q, shape->unit_rows);
+}
+
+static qkv_status cut(const qkv_kernels *kernels, const qkv_attention_backward_desc *desc, int32_t max_workers,
+                      gradient_shape *shape, size_t *workspace_size) {
+    const qkv_attention_desc *d = &desc->forward;
+    memset(shape, 0, sizeof *shape);
+    qkv_attention_shape *scores = &shape->scores;
+    scores->group = d->num_kv_heads > 0 ? d->num_heads / d->num_kv_heads : 0;
+    scores->ld_q = qkv_round_up(d->head_dim, QKV_LANES);
+    scores->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
+    shape->scale = qkv_attention_scale(d);
+    scores->q_scale = d->softcap == 0 ? shape->scale * QKV_LOG2E : shape->scale / d->softcap;
+    scores->cap = d->softcap * QKV_LOG2E;
+    shape->kv_heads = d->batch * d->num_kv_heads;
+    shape->key_blocks = qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK);
+    shape->rows = d->batch * d->num_heads * d->seq_q;
+    shape->row_chunks = qkv_ceil_div(d->seq_q, GRADIENT_ROWS);
+    shape->copies_q = d->q.token != scores->ld_q;
+    shape->copies_k = d->k.token != scores->ld_q;
+    shape->copies_out = desc->grad_out.token != scores->ld_o;
+    if (desc->grad_bias.data && shape->rows > 0 && shape->key_blocks > 0 && !qkv_gradient_bias_is_direct(desc)) {
+        shape->bias_queries = desc->grad_bias.query == 0 ? 1 : shape->row_chunks;
+        shape->bias_keys = desc->grad_bias.key == 0 ? 1 : shape->key_blocks;
+    }
+    cut_wavefront(shape, d, max_workers);
+    shape->statistics_size = qkv_round_up(3 * shape->rows, QKV_LANES) * (int64_t)sizeof(float);
+
+    /* A block of keys and a block of rows in a few tiles each: no size is near the limits unless a dimension is. */
+    int64_t widths[2] = {scores->ld_q + scores->ld_o, 8 * (QKV_KEY_BLOCK + GRADIENT_ROWS)}, unused;
+    if (!qkv_product(widths, 2, PTRDIFF_MAX / 64, &unused))
+        return QKV_ERROR_OVERFLOW;
+    qkv_gradient_scratch(kernels, shape, d);
+    int64_t areas[2] = {shape->lane_size + shape->worker_size, max_workers}, scratch;
+    if (!qkv_product(areas, 2, PTRDIFF_MAX / 4, &scratch) || shape->statistics_size > PTRDIFF_MAX / 4)
+        return QKV_ERROR_OVERFLOW;
+    *workspace_size = (size_t)(shape->statistics_size + scratch);
+    return QKV_OK;
+}
+
+static uint64_t checksum(const qkv_attention_backward_desc *d) {
+    int64_t fields[96];
+    size_t n = qkv_attention_fields(&d->forward, fields);
+    const int64_t more[] = {
+        d->flags, d->grad_out.batch, d->grad_out.head, d->grad_out.token, d->grad_lse.batch, d->grad_lse.head,
+        d->grad_lse.token, d->grad_q.batch, d->grad_q.head, d->grad_q.token, d->grad_k.batch, d->grad_k.head,
+        d->grad_k.token, d->grad_v.batch, d->grad_v.head, d->grad_v.token, d->grad_bias.batch, d->grad_bias.head,
+        d->grad_bias.query, d->grad_bias.key, !!d->forward.q_offsets, !!d->grad_q.data, !!d->grad_k.data,
+        !!d->grad_v.data, !!d->grad_bias.data, !!d->grad_sinks,
+    };
+    _Static_assert(sizeof more + 64 * sizeof(int64_t) <= sizeof fields, "fields has room");
+    memcpy(fields + n, more, sizeof more);
+    return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
+}
+
+static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_desc *desc) {
+    const qkv_attention_desc *d = &desc->forward;
+    bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0, out = rows && d->head_dim_v > 0;
+    bool pairs = rows && d->seq_k > 0, keys = d->batch > 0 && d->num_kv_heads > 0 && d->seq_k > 0;
+    qkv_add_input(pointers, d->q.data, sizeof(float), pairs && d->head_dim > 0);
+    qkv_add_input(pointers, d->k.data, sizeof(float), pairs && d->head_dim > 0);
+    qkv_add_input(pointers, d->v.data, sizeof(float), pairs && d->head_dim_v > 0);
+    qkv_add_input(pointers, d->out.data, sizeof(float), out);
+    qkv_add_input(pointers, desc->grad_out.data, sizeof(float), out);
+    qkv_add_input(pointers, d->lse.data, sizeof(float), rows);
+    qkv_add_input(pointers, desc->grad_lse.data, sizeof(float), rows && desc->grad_lse.data);
+    qkv_add_output(pointers, desc->grad_q.data, sizeof(float), rows && d->head_dim > 0 && desc->grad_q.data);
+    qkv_add_output(pointers, desc->grad_k.data, sizeof(float), keys && d->head_dim > 0 && desc->grad_k.data);
+    qkv_add_output(pointers, desc->grad_v.data, sizeof(float), keys && d->head_dim_v > 0 && desc->grad_v.data);
+    qkv_add_output(pointers, desc->grad_bias.data, sizeof(float), pairs && desc->grad_bias.data);
+    qkv_add_output(pointers, desc->grad_sinks, sizeof(float), desc->grad_sinks && d->num_heads > 0);
+    qkv_attention_desc options = *d; /* without what the forward wrote */
+    options.lse.data = options.probabilities.data = NULL;
+    qkv_attention_add_options(pointers, &options);
+}
+
+static qkv_status check_call(const qkv_plan *plan, const qkv_attention_backward_desc *desc, const void *workspace,
+                             size_t workspace_size, qkv_attention_backward_desc *d) {
+    if (!plan)
+        return QKV_ERROR_NULL;
+    qkv_status status = prepare(desc, d);
+    if (status != QKV_OK)
+        return status;
+    if (plan->operation != QKV_ATTENTION_BACKWARD || plan->checksum != checksum(d))
+        return QKV_ERROR_PLAN;
+    if (d->forward.batch > 0 && d->forward.num_heads > 0 && d->forward.seq_q > 0 && !d->forward.lse.data)
+        return QKV_ERROR_LSE;
+    qkv_pointers pointers = {0};
+    add_tensors(&pointers, d);
+    status = qkv_check_pointers(&pointers);
+    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+}
+
+qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
+                                       int32_t max_workers, qkv_plan *plan) {
+    if (!ctx || !plan)
+        return QKV_ERROR_NULL;
+    qkv_attention_backward_desc d;
+    qkv_status status = prepare(desc, &d);
+    if (status != QKV_OK)
+        return status;
+    if (max_workers < 1)
+        return QKV_ERROR_WORKERS;
+    gradient_shape shape;
+    size_t workspace_size;
+    status = cut(ctx->kernels, &d, max_workers, &shape, &workspace_size);
+    if (status != QKV_OK)
+        return status;
+    enum stage list[4];
+    int32_t num_stages = stages(&shape, &d, list);
+    int64_t phases = shape.lanes > 0 ? qkv_gradient_phases(&shape, &d.forward) : 1;
+    const int64_t num_tasks[] = {d.forward.batch * d.forward.num_heads * shape.row_chunks,
+                                 shape.lanes > 0 ? shape.lanes : shape.kv_heads,
+                                 shape.bias_queries > 0 ? qkv_gradient_bias_tasks(&shape, &d) : 0, d.forward.num_heads};
+    qkv_plan p = {.workspace_size = workspace_size,
+                  .num_phases = num_stages - 1 + (int32_t)phases,
+                  .max_workers = max_workers,
+                  .more_phases = {[SWEEP] = (int32_t)phases - 1},
+                  .kernels = ctx->kernels,
+                  .operation = QKV_ATTENTION_BACKWARD,
+                  .checksum = checksum(&d)};
+    for (int32_t i = 0; i < num_stages; i++)
+        p.num_tasks[i] = num_tasks[list[i]];
+    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
+    memcpy(p.geometry, &shape, sizeof shape);
+    *plan = p;
+    return QKV_OK;
+}
+
+#define QKV_OP(name) qkv_attention_backward_##name
+#define DESC qkv_attention_backward_desc
+#define PREPARE prepare
+#include "shell.inc.h"

@@ -1,0 +1,150 @@
+/* Attention backward: what is done before and after the key blocks, row statistics, dbias across heads, dsink.
+ * SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "attention_backward.h"
+
+/* ----------------------------------------------------------------------------------------------- statistics */
+
+static const float *at_row(const qkv_input *x, int64_t b, int64_t head, int64_t token) {
+    return (const float *)x->data + b * x->batch + head * x->head + token * x->token;
+}
+
+/* Adds Σ 0·x to the sum of each row, which makes it NaN if an x is infinite or NaN. */
+static void find_infinities(const qkv_kernels *kernels, float *sums, float *more, const float *zeros, const float *x,
+                            int64_t stride, int64_t n, int64_t dim) {
+    kernels->row_dots(more, x, stride, zeros, 0, (size_t)n, (size_t)dim);
+    kernels->add(sums, 0, more, 0, 1, (size_t)n);
+}
+
+/* Whether the forward left this row empty, as far as its outputs can tell: all zeros, and no lse but that of a sink. */
+static bool is_empty(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t b, int64_t head, int64_t i,
+                     float lse) {
+    if (lse == QKV_MINUS_INFINITY || !d->sinks)
+        return lse == QKV_MINUS_INFINITY;
+    float m, l;
+    qkv_single_state(d->sinks[head], &m, &l);
+    if (lse != qkv_log_sum_exp(kernels, m, l))
+        return false;
+    qkv_input out = qkv_as_input(&d->out);
+    const float *o = d->head_dim_v > 0 ? at_row(&out, b, head, i) : NULL;
+    for (int64_t c = 0; c < d->head_dim_v; c++) {
+        if (o[c] != 0)
+            return false;
+    }
+    return true;
+}
+
+static void clear_rows(const qkv_kernels *kernels, const qkv_attention_backward_desc *desc, int64_t b, int64_t head,
+                       int64_t first, int64_t n) {
+    const qkv_output *x = &desc->grad_q;
+    size_t dim = (size_t)desc->forward.head_dim;
+    for (int64_t i = first; x->data && dim > 0 && i < first + n; i++) {
+        float *row = (float *)x->data + b * x->batch + head * x->head + i * x->token;
+        if (desc->flags & QKV_ACCUMULATE)
+            qkv_scale_row(kernels, row, row, 1.0f, dim);
+        else
+            memset(row, 0, dim * sizeof(float));
+    }
+}
+
+void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *shape,
+                             const qkv_attention_backward_desc *desc, void *workspace, int64_t index, int32_t worker) {
+    const qkv_attention_desc *d = &desc->forward;
+    int64_t chunk = index % shape->row_chunks, b = index / shape->row_chunks / d->num_heads;
+    int64_t head = index / shape->row_chunks % d->num_heads, first = chunk * GRADIENT_ROWS;
+    int64_t n = qkv_min(GRADIENT_ROWS, d->seq_q - first), at = (b * d->num_heads + head) * d->seq_q + first;
+    float *lse = (float *)workspace + at, *delta = lse + shape->rows, *clean = delta + shape->rows;
+    gradient_task t; /* for scratch */
+    qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
+    float *zeros = t.row_sum, *more = t.scaled_delta;
+    memset(zeros, 0, (size_t)qkv_max(shape->scores.ld_q, shape->scores.ld_o) * sizeof(float));
+    memset(clean, 0, (size_t)n * sizeof(float));
+    memset(delta, 0, (size_t)n * sizeof(float));
+    if (d->head_dim > 0 && d->seq_k > 0)
+        find_infinities(kernels, clean, more, zeros, at_row(&d->q, b, head, first), d->q.token, n, d->head_dim);
+    if (d->head_dim_v > 0) {
+        qkv_input out = qkv_as_input(&d->out);
+        const float *grad_out = at_row(&desc->grad_out, b, head, first);
+        kernels->row_dots(delta, grad_out, desc->grad_out.token, at_row(&out, b, head, first), out.token, (size_t)n,
+                          (size_t)d->head_dim_v);
+        find_infinities(kernels, clean, more, zeros, grad_out, desc->grad_out.token, n, d->head_dim_v);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        qkv_input in = qkv_as_input(&d->lse);
+        float natural = *at_row(&in, b, head, first + i);
+        if (natural == QKV_MINUS_INFINITY || (delta[i] != delta[i] && is_empty(kernels, d, b, head, first + i, natural)))
+            delta[i] = 0;
+        if (desc->grad_lse.data && natural != QKV_MINUS_INFINITY)
+            delta[i] -= *at_row(&desc->grad_lse, b, head, first + i);
+        lse[i] = natural == QKV_MINUS_INFINITY ? -QKV_MINUS_INFINITY : natural * QKV_LOG2E;
+    }
+    clear_rows(kernels, desc, b, head, first, n);
+    if (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc))
+        qkv_gradient_open_bias(desc, b, head, (key_range){first, first + n}, (key_range){0, d->seq_k});
+}
+
+/* ------------------------------------------------------------------------------------------------------ dbias */
+
+int64_t qkv_gradient_bias_tasks(const gradient_shape *shape, const qkv_attention_backward_desc *desc) {
+    const qkv_attention_desc *d = &desc->forward;
+    const qkv_matrix_output *x = &desc->grad_bias;
+    return (x->batch == 0 ? 1 : d->batch) * (x->head == 0 ? 1 : d->num_heads) * shape->bias_queries * shape->bias_keys;
+}
+
+/* Batches outermost, then heads, key blocks, queries, keys. */
+void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
+                       const qkv_attention_backward_desc *desc, void *workspace, int64_t index, int32_t worker) {
+    const qkv_attention_desc *d = &desc->forward;
+    const qkv_matrix_output *x = &desc->grad_bias;
+    int64_t key = index % shape->bias_keys, query = index / shape->bias_keys % shape->bias_queries;
+    int64_t plane = index / shape->bias_keys / shape->bias_queries, heads = x->head == 0 ? 1 : d->num_heads;
+    int64_t b = plane / heads, b_end = x->batch == 0 ? d->batch : b + 1, only_head = plane % heads;
+    int64_t head_end = x->head == 0 ? d->num_heads : only_head + 1;
+    key_range blocks = {key, key + 1}, queries = {query * GRADIENT_ROWS, (query + 1) * GRADIENT_ROWS};
+    if (shape->bias_keys == 1)
+        blocks = (key_range){0, shape->key_blocks};
+    if (shape->bias_queries == 1)
+        queries.end = d->seq_q;
+    queries.end = qkv_min(queries.end, d->seq_q);
+    qkv_gradient_open_bias(desc, b, only_head, queries,
+                           (key_range){blocks.first * QKV_KEY_BLOCK, qkv_min(blocks.end * QKV_KEY_BLOCK, d->seq_k)});
+    gradient_task t;
+    qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
+    t.sums_bias = true;
+    for (; b < b_end; b++) {
+        for (int64_t head = only_head; head < head_end; head++) {
+            qkv_gradient_choose_head(&t, b * d->num_kv_heads + head / shape->scores.group);
+            for (int64_t block = blocks.first; block < blocks.end; block++) {
+                qkv_gradient_choose_keys(&t, block);
+                qkv_gradient_load_keys(&t);
+                for (int64_t i = queries.first; i < queries.end; i += GRADIENT_ROWS)
+                    qkv_gradient_bias_rows(&t, head, i, qkv_min(GRADIENT_ROWS, queries.end - i));
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------ dsink */
+
+/* −Σ exp(sink − lse)·δ: a chain over each 64 queries, added in order, batches one after the other. */
+void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward_desc *desc, const void *workspace,
+                       int64_t head, const qkv_kernels *kernels) {
+    const qkv_attention_desc *d = &desc->forward;
+    float total = desc->flags & QKV_ACCUMULATE ? desc->grad_sinks[head] : 0.0f;
+    float sink = d->sinks ? d->sinks[head] : QKV_MINUS_INFINITY, m, l;
+    qkv_single_state(sink, &m, &l);
+    for (int64_t b = 0; l != 0 && b < d->batch; b++) {
+        const float *lse = (const float *)workspace + (b * d->num_heads + head) * d->seq_q, *delta = lse + shape->rows;
+        for (int64_t first = 0; first < d->seq_q; first += GRADIENT_ROWS) {
+            float sum = 0;
+            for (int64_t i = first; i < qkv_min(first + GRADIENT_ROWS, d->seq_q); i++) {
+                float y = m - lse[i], p = y > 0 ? 0 : y;
+                kernels->exp2(&p, 1);
+                sum = qkv_fma(-p, delta[i], sum);
+            }
+            total += sum;
+        }
+    }
+    desc->grad_sinks[head] = total + 0.0f;
+}

@@ -1,0 +1,410 @@
+/* Gradients of a whole layer: its forward once more, up to the heads' outputs, then the gradients of its operations from
+ * the last to the first, all through the library's own functions over one workspace.
+ *
+ * SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "layer.h"
+
+/* The operations in order. HEADS: from the output's gradient to that of the heads; CLEAR: what ATTENTION adds to;
+ * SUM: of raw attention, x being queries, keys and values at once. */
+enum operation { PROJECT, ATTEND, HEADS, WEIGHTS_OUT, CLEAR, ATTENTION, INPUT, SUM, NUM_OPERATIONS };
+
+enum { SUM_ROWS = 64 }; /* tokens of a task of SUM */
+
+typedef struct gradient_shape {
+    layer_tensors tensors;
+    int64_t lse, grad_heads, grad_q, grad_k, grad_v, scratch; /* as tensors; scratch: of the running operation */
+    int64_t phases[NUM_OPERATIONS];
+    int64_t cache_sizes[3];
+} gradient_shape;
+
+/* One operation's descriptor. */
+typedef union call {
+    qkv_projection_desc projection;
+    qkv_attention_desc attention;
+    qkv_projection_backward_desc projection_backward;
+    qkv_attention_backward_desc attention_backward;
+} call;
+
+static bool wants(const qkv_weight_grad *g) {
+    return g->data || g->bias;
+}
+
+static bool wants_q(const qkv_layer_backward_desc *d) {
+    return d->grad_x.data || wants(&d->grad_q);
+}
+
+static bool wants_k(const qkv_layer_backward_desc *d) {
+    return d->grad_x.data || wants(&d->grad_k);
+}
+
+static bool wants_v(const qkv_layer_backward_desc *d) {
+    return d->grad_x.data || wants(&d->grad_v);
+}
+
+static bool wants_attention(const qkv_layer_backward_desc *d) {
+    return wants_q(d) || wants_k(d) || wants_v(d) || d->grad_bias.data || d->grad_sinks;
+}
+
+static bool wants_operation(const qkv_layer_backward_desc *d, enum operation operation) {
+    bool weights_out = d->forward.w_o && wants(&d->grad_o), attention = wants_attention(d);
+    bool input = wants_q(d) || wants_k(d) || wants_v(d);
+    switch (operation) {
+    case PROJECT: return d->forward.w_qkv && (weights_out || attention);
+    case ATTEND: return weights_out || attention;
+    case HEADS: return d->forward.w_o && attention;
+    case WEIGHTS_OUT: return weights_out;
+    case CLEAR: return d->flags & QKV_ACCUMULATE && input && attention;
+    case ATTENTION: return attention;
+    case INPUT: return d->forward.w_qkv && input;
+    default: return !d->forward.w_qkv && d->grad_x.data;
+    }
+}
+
+static bool empty_grad(const qkv_weight_grad *g) {
+    return !g->data && !g->bias;
+}
+
+static qkv_status prepare(const qkv_layer_backward_desc *desc, qkv_layer_backward_desc *d) {
+    qkv_status status = qkv_import(d, sizeof *d, desc);
+    if (status != QKV_OK)
+        return status;
+    status = qkv_layer_prepare(&desc->forward, &d->forward);
+    if (status != QKV_OK)
+        return status;
+    if ((d->flags & ~QKV_ACCUMULATE) != 0 || d->reserved != 0)
+        return QKV_ERROR_FLAGS;
+    if (!d->forward.w_qkv && !(empty_grad(&d->grad_q) && empty_grad(&d->grad_k) && empty_grad(&d->grad_v)))
+        return QKV_ERROR_SHAPE;
+    if (!d->forward.w_o && !empty_grad(&d->grad_o))
+        return QKV_ERROR_SHAPE;
+    const qkv_attention_desc *a = &d->forward.attention;
+    int64_t out_sizes[3] = {a->batch, a->seq_q, d->forward.out_features};
+    int64_t out_strides[3] = {d->grad_out.batch, d->grad_out.token, 1};
+    int64_t x_sizes[3] = {a->batch, a->seq_q, d->forward.model_dim};
+    int64_t x_strides[3] = {d->grad_x.batch, d->grad_x.token, 1};
+    if (!qkv_fits(sizeof(float), out_sizes, out_strides, 3) ||
+        (d->grad_x.data && !qkv_fits(sizeof(float), x_sizes, x_strides, 3)))
+        return QKV_ERROR_OVERFLOW;
+    return QKV_OK;
+}
+
+/* While a plan is made there is no workspace, but which tensors there are is part of the plans of the operations. */
+static float *place(float *base, int64_t offset) {
+    static const float somewhere = 0;
+    return base ? base + offset : (float *)(uintptr_t)&somewhere;
+}
+
+/* The attention of the forward, which leaves out and lse in the workspace. */
+static void connect_attention(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+                              layer_calls *calls) {
+    qkv_attention_desc *a = &calls->attention;
+    qkv_layer_connect(&d->forward, &shape->tensors, base, calls);
+    int64_t width = a->num_heads * a->head_dim_v;
+    a->out = (qkv_output){place(base, shape->tensors.heads), a->seq_q * width, a->head_dim_v, width};
+    a->lse = (qkv_output){place(base, shape->lse), a->num_heads * a->seq_q, a->seq_q, 1};
+    a->probabilities.data = NULL;
+}
+
+static qkv_output grad_of(const qkv_attention_desc *a, bool wanted, int64_t heads, int64_t dim, float *data) {
+    return qkv_layer_heads(a, heads, dim, wanted ? data : NULL);
+}
+
+static void connect_gradients(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+                              const layer_calls *calls, qkv_attention_backward_desc *g) {
+    const qkv_attention_desc *a = &calls->attention;
+    *g = (qkv_attention_backward_desc){.size = sizeof *g, .flags = d->flags, .forward = *a};
+    g->grad_out = d->grad_out;
+    g->grad_out.head = a->head_dim_v;
+    if (d->forward.w_o)
+        g->grad_out = (qkv_input){place(base, shape->grad_heads), a->out.batch, a->out.head, a->out.token};
+    g->grad_q = grad_of(a, wants_q(d), a->num_heads, a->head_dim, place(base, shape->grad_q));
+    g->grad_k = grad_of(a, wants_k(d), a->num_kv_heads, a->head_dim, place(base, shape->grad_k));
+    g->grad_v = grad_of(a, wants_v(d), a->num_kv_heads, a->head_dim_v, place(base, shape->grad_v));
+    g->grad_bias = d->grad_bias;
+    g->grad_sinks = d->grad_sinks;
+}
+
+static void connect_output(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+                           enum operation operation, const layer_calls *calls, qkv_projection_backward_desc *g) {
+    const qkv_attention_desc *a = &calls->attention;
+    *g = (qkv_projection_backward_desc){.size = sizeof *g, .forward = calls->out};
+    g->forward.x = qkv_as_input(&a->out);
+    g->forward.part[0].out = (qkv_output){0};
+    g->grad_out[0] = d->grad_out;
+    if (operation == HEADS) {
+        g->grad_x = (qkv_output){place(base, shape->grad_heads), a->out.batch, 0, a->out.token};
+    } else {
+        g->flags = d->flags;
+        g->grad[0] = d->grad_o;
+    }
+}
+
+static void connect_input(const qkv_layer_backward_desc *d, const layer_calls *calls,
+                          const qkv_attention_backward_desc *from, qkv_projection_backward_desc *g) {
+    *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = d->flags, .grad_x = d->grad_x,
+                                        .forward = calls->in};
+    const qkv_weight_grad grads[3] = {d->grad_q, d->grad_k, d->grad_v};
+    const qkv_output outs[3] = {from->grad_q, from->grad_k, from->grad_v};
+    for (int i = 0; i < 3; i++) {
+        g->grad[i] = grads[i];
+        g->grad_out[i] = qkv_as_input(&outs[i]);
+    }
+}
+
+/* The descriptor of an operation that is one of the library's own. */
+static void connect(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+                    enum operation operation, call *c) {
+    layer_calls calls;
+    connect_attention(d, shape, base, &calls);
+    qkv_attention_backward_desc gradients;
+    switch (operation) {
+    case PROJECT: c->projection = calls.in; break;
+    case ATTEND: c->attention = calls.attention; break;
+    case ATTENTION: connect_gradients(d, shape, base, &calls, &c->attention_backward); break;
+    case INPUT:
+        connect_gradients(d, shape, base, &calls, &gradients);
+        connect_input(d, &calls, &gradients, &c->projection_backward);
+        break;
+    default: connect_output(d, shape, base, operation, &calls, &c->projection_backward); break;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------ CLEAR and SUM */
+
+/* Floats of dQ, dK and dV. */
+static int64_t grad_floats(const qkv_attention_desc *a, int64_t heads, int64_t dim) {
+    return a->batch * heads * a->seq_q * dim;
+}
+
+static void clear(const qkv_attention_desc *a, const gradient_shape *shape, float *base, int64_t index) {
+    const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
+    const int64_t n[3] = {grad_floats(a, a->num_heads, a->head_dim), grad_floats(a, a->num_kv_heads, a->head_dim),
+                          grad_floats(a, a->num_kv_heads, a->head_dim_v)};
+    memset(base + offset[index], 0, (size_t)n[index] * sizeof(float));
+}
+
+/* dX of raw attention: Σ dQ over the heads, then Σ dK, then Σ dV over the KV heads. */
+static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+                int64_t index) {
+    const qkv_attention_desc *a = &d->forward.attention;
+    int64_t chunks = qkv_ceil_div(a->seq_q, SUM_ROWS), b = index / chunks, first = index % chunks * SUM_ROWS;
+    size_t rows = (size_t)qkv_min(SUM_ROWS, a->seq_q - first), dim = (size_t)d->forward.model_dim;
+    const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
+    const int64_t heads[3] = {a->num_heads, a->num_kv_heads, a->num_kv_heads};
+    float *to = (float *)d->grad_x.data + b * d->grad_x.batch + first * d->grad_x.token;
+    for (size_t i = 0; i < rows; i++) {
+        float *row = to + (int64_t)i * d->grad_x.token;
+        if (d->flags & QKV_ACCUMULATE)
+            qkv_scale_row(kernels, row, row, 1.0f, dim);
+        else
+            memset(row, 0, dim * sizeof(float));
+    }
+    for (int part = 0; part < 3; part++) {
+        for (int64_t h = 0; h < heads[part]; h++) {
+            int64_t at = ((b * heads[part] + h) * a->seq_q + first) * (int64_t)dim;
+            kernels->add(to, d->grad_x.token, base + offset[part] + at, (int64_t)dim, rows, dim);
+        }
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------------- plan */
+
+static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_desc *d, const gradient_shape *shape,
+                                 enum operation operation, int32_t max_workers, qkv_plan *plan) {
+    const qkv_attention_desc *a = &d->forward.attention;
+    if (operation == CLEAR || operation == SUM) {
+        int64_t chunks = a->batch * qkv_ceil_div(a->seq_q, SUM_ROWS);
+        *plan = (qkv_plan){.num_phases = 1,
+                           .num_tasks = {operation == CLEAR ? 3 : d->forward.model_dim > 0 ? chunks : 0}};
+        return QKV_OK;
+    }
+    call c;
+    connect(d, shape, NULL, operation, &c);
+    switch (operation) {
+    case PROJECT: return qkv_projection_plan(ctx, &c.projection, max_workers, plan);
+    case ATTEND: return qkv_attention_plan(ctx, &c.attention, max_workers, plan);
+    case ATTENTION: return qkv_attention_backward_plan(ctx, &c.attention_backward, max_workers, plan);
+    default: return qkv_projection_backward_plan(ctx, &c.projection_backward, max_workers, plan);
+    }
+}
+
+static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, const gradient_shape *shape,
+                     enum operation operation, float *base, int32_t phase, int64_t index, int32_t worker) {
+    void *scratch = base + shape->scratch;
+    call c;
+    connect(d, shape, base, operation, &c);
+    switch (operation) {
+    case PROJECT: qkv_projection_task(plan, &c.projection, scratch, phase, index, worker); break;
+    case ATTEND: qkv_attention_task(plan, &c.attention, scratch, phase, index, worker); break;
+    case ATTENTION: qkv_attention_backward_task(plan, &c.attention_backward, scratch, phase, index, worker); break;
+    default: qkv_projection_backward_task(plan, &c.projection_backward, scratch, phase, index, worker); break;
+    }
+}
+
+/* The operations' own plans don't fit into this one; they are made anew, which costs little beside a task. */
+static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                    int32_t worker) {
+    const qkv_layer_backward_desc *d = desc;
+    gradient_shape shape;
+    memcpy(&shape, plan->geometry, sizeof shape);
+    int operation = 0;
+    while (phase >= shape.phases[operation])
+        phase -= (int32_t)shape.phases[operation++];
+    if (operation == CLEAR) {
+        clear(&d->forward.attention, &shape, workspace, index);
+    } else if (operation == SUM) {
+        sum(plan->kernels, d, &shape, workspace, index);
+    } else {
+        const qkv_ctx ctx = {.kernels = plan->kernels, .l1d_size = shape.cache_sizes[0],
+                             .l2_size = shape.cache_sizes[1], .l3_size = shape.cache_sizes[2]};
+        qkv_plan inner;
+        if (plan_operation(&ctx, d, &shape, (enum operation)operation, plan->max_workers, &inner) == QKV_OK)
+            run_task(&inner, d, &shape, (enum operation)operation, workspace, phase, index, worker);
+    }
+}
+
+static void place_tensors(const qkv_layer_backward_desc *d, gradient_shape *shape) {
+    const qkv_attention_desc *a = &d->forward.attention;
+    int64_t q = grad_floats(a, a->num_heads, a->head_dim), k = grad_floats(a, a->num_kv_heads, a->head_dim);
+    int64_t v = grad_floats(a, a->num_kv_heads, a->head_dim_v), out = grad_floats(a, a->num_heads, a->head_dim_v);
+    bool attend = wants_operation(d, ATTEND), project = wants_operation(d, PROJECT);
+    const struct {
+        int64_t *offset, floats;
+        bool wanted;
+    } tensors[] = {
+        {&shape->tensors.q, q, project},
+        {&shape->tensors.k, k, project},
+        {&shape->tensors.v, v, project},
+        {&shape->tensors.heads, out, attend},
+        {&shape->lse, a->batch * a->num_heads * a->seq_q, attend},
+        {&shape->grad_heads, out, wants_operation(d, HEADS)},
+        {&shape->grad_q, q, wants_q(d)},
+        {&shape->grad_k, k, wants_k(d)},
+        {&shape->grad_v, v, wants_v(d)},
+    };
+    int64_t used = 0;
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        *tensors[i].offset = used;
+        used += tensors[i].wanted ? qkv_round_up(tensors[i].floats, QKV_LANES) : 0;
+    }
+    shape->scratch = used;
+}
+
+static uint64_t checksum(const qkv_layer_backward_desc *d) {
+    const qkv_layer_desc *f = &d->forward;
+    const qkv_weight_grad *g[4] = {&d->grad_q, &d->grad_k, &d->grad_v, &d->grad_o};
+    int64_t fields[110];
+    size_t n = qkv_attention_fields(&f->attention, fields);
+    const int64_t more[] = {d->flags, f->model_dim, f->out_features, f->x.batch, f->x.token, !!f->w_qkv, !!f->w_o,
+                            d->grad_out.batch, d->grad_out.token, d->grad_x.batch, d->grad_x.token, !!d->grad_x.data,
+                            d->grad_bias.batch, d->grad_bias.head, d->grad_bias.query, d->grad_bias.key,
+                            !!d->grad_bias.data, !!d->grad_sinks, !!f->attention.q_offsets};
+    _Static_assert(sizeof more / sizeof more[0] + 16 + 64 <= sizeof fields / sizeof fields[0], "fields has room");
+    memcpy(fields + n, more, sizeof more);
+    n += sizeof more / sizeof more[0];
+    for (int i = 0; i < 4; i++) {
+        const int64_t grad[4] = {g[i]->stride, g[i]->layout, !!g[i]->data, !!g[i]->bias};
+        memcpy(fields + n, grad, sizeof grad);
+        n += 4;
+    }
+    return qkv_checksum(fields, n);
+}
+
+static void add_grad(qkv_pointers *pointers, const qkv_weight_grad *g, bool in, bool out) {
+    qkv_add_output(pointers, g->data, sizeof(float), g->data && in && out);
+    qkv_add_output(pointers, g->bias, sizeof(float), g->bias && out);
+}
+
+static void add_pointers(qkv_pointers *pointers, const qkv_layer_backward_desc *d) {
+    const qkv_layer_desc *f = &d->forward;
+    qkv_attention_desc a = f->attention;
+    bool tokens = a.batch > 0 && a.seq_q > 0, used = tokens && a.num_heads > 0, in = f->model_dim > 0;
+    bool q = a.num_heads * a.head_dim > 0, k = a.num_kv_heads * a.head_dim > 0, v = a.num_kv_heads * a.head_dim_v > 0;
+    qkv_add_input(pointers, f->x.data, sizeof(float), used && in);
+    qkv_add_input(pointers, f->w_qkv, 64, tokens && f->w_qkv && in);
+    qkv_add_input(pointers, f->bias_q, sizeof(float), f->bias_q);
+    qkv_add_input(pointers, f->bias_k, sizeof(float), f->bias_k);
+    qkv_add_input(pointers, f->bias_v, sizeof(float), f->bias_v);
+    qkv_add_input(pointers, f->w_o, 64, f->w_o);
+    qkv_add_input(pointers, d->grad_out.data, sizeof(float), tokens && f->out_features > 0);
+    qkv_add_output(pointers, d->grad_x.data, sizeof(float), d->grad_x.data && tokens && in);
+    add_grad(pointers, &d->grad_q, in, q);
+    add_grad(pointers, &d->grad_k, in, k);
+    add_grad(pointers, &d->grad_v, in, v);
+    add_grad(pointers, &d->grad_o, a.num_heads * a.head_dim_v > 0, f->out_features > 0);
+    qkv_add_output(pointers, d->grad_bias.data, sizeof(float), d->grad_bias.data && used);
+    qkv_add_output(pointers, d->grad_sinks, sizeof(float), d->grad_sinks && a.num_heads > 0);
+    a.lse.data = a.probabilities.data = NULL;
+    qkv_attention_add_options(pointers, &a);
+}
+
+static qkv_status check_call(const qkv_plan *plan, const qkv_layer_backward_desc *desc, const void *workspace,
+                             size_t workspace_size, qkv_layer_backward_desc *d) {
+    if (!plan)
+        return QKV_ERROR_NULL;
+    qkv_status status = prepare(desc, d);
+    if (status != QKV_OK)
+        return status;
+    if (plan->operation != QKV_LAYER_BACKWARD || plan->checksum != checksum(d))
+        return QKV_ERROR_PLAN;
+    qkv_pointers pointers = {0};
+    add_pointers(&pointers, d);
+    status = qkv_check_pointers(&pointers);
+    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+}
+
+/* Appends the stages of an operation to the plan's. */
+static qkv_status append_stages(qkv_plan *plan, int32_t *stage, const qkv_plan *inner) {
+    for (int32_t i = 0, phase = 0; phase < inner->num_phases; phase += 1 + inner->more_phases[i++]) {
+        if (*stage == QKV_MAX_STAGES)
+            return QKV_ERROR_OVERFLOW;
+        plan->num_tasks[*stage] = inner->num_tasks[i];
+        plan->more_phases[(*stage)++] = inner->more_phases[i];
+    }
+    plan->num_phases += inner->num_phases;
+    return QKV_OK;
+}
+
+qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc, int32_t max_workers,
+                                   qkv_plan *plan) {
+    if (!ctx || !plan)
+        return QKV_ERROR_NULL;
+    qkv_layer_backward_desc d;
+    qkv_status status = prepare(desc, &d);
+    if (status != QKV_OK)
+        return status;
+    if (max_workers < 1)
+        return QKV_ERROR_WORKERS;
+    gradient_shape shape = {.cache_sizes = {ctx->l1d_size, ctx->l2_size, ctx->l3_size}};
+    place_tensors(&d, &shape);
+    qkv_plan p = {.max_workers = max_workers, .kernels = ctx->kernels, .operation = QKV_LAYER_BACKWARD,
+                  .checksum = checksum(&d)};
+    size_t scratch = 0;
+    int32_t stage = 0;
+    for (int operation = 0; operation < NUM_OPERATIONS; operation++) {
+        qkv_plan inner;
+        if (!wants_operation(&d, (enum operation)operation))
+            continue;
+        status = plan_operation(ctx, &d, &shape, (enum operation)operation, max_workers, &inner);
+        if (status == QKV_OK)
+            status = append_stages(&p, &stage, &inner);
+        if (status != QKV_OK)
+            return status;
+        shape.phases[operation] = inner.num_phases;
+        scratch = inner.workspace_size > scratch ? inner.workspace_size : scratch;
+    }
+    if (scratch > PTRDIFF_MAX / 4 || shape.scratch > PTRDIFF_MAX / 4 / (int64_t)sizeof(float))
+        return QKV_ERROR_OVERFLOW;
+    p.workspace_size = (size_t)shape.scratch * sizeof(float) + scratch;
+    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
+    memcpy(p.geometry, &shape, sizeof shape);
+    *plan = p;
+    return QKV_OK;
+}
+
+#define QKV_OP(name) qkv_layer_backward_##name
+#define DESC qkv_layer_backward_desc
+#define PREPARE prepare
+#include "shell.inc.h"
