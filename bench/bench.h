@@ -102,6 +102,7 @@ public:
 std::unique_ptr<Problem> make_attention(const Case &c); // attention, decode
 std::unique_ptr<Problem> make_projection(const Case &c);
 std::unique_ptr<Problem> make_layer(const Case &c);
+std::unique_ptr<Problem> make_backward(const Case &c); // of attention
 std::unique_ptr<Problem> make_call(const Case &c);
 std::unique_ptr<Problem> make_kernel(const Case &c);
 
@@ -124,6 +125,7 @@ template <typename Desc> struct Api;
     };
 QKV_BENCH_API(projection)
 QKV_BENCH_API(attention)
+QKV_BENCH_API(attention_backward)
 QKV_BENCH_API(layer)
 
 template <typename Desc> class Operation {

@@ -111,7 +111,8 @@ private:
             kernels->softmax(y, kKeys, kRows, kKeys, m, l);
         } else {
             if (exp2_) kernels->exp2(y, kSize);
-            kernels->scale(y, y, -1.0f, kSize);
+            const float minus[kRows] = {-1, -1, -1, -1, -1, -1};
+            kernels->scale(y, kKeys, y, kKeys, minus, kRows, kKeys);
         }
     }
 

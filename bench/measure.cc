@@ -63,8 +63,8 @@ qkv_ctx context(const std::string &isa) {
 std::unique_ptr<Problem> make_problem(const Case &c) {
     using Make = std::unique_ptr<Problem> (*)(const Case &);
     static const std::map<std::string, Make> makers = {
-        {"attention", make_attention}, {"decode", make_attention}, {"projection", make_projection},
-        {"layer", make_layer},         {"call", make_call},        {"kernel", make_kernel},
+        {"attention", make_attention}, {"decode", make_attention}, {"backward", make_backward},
+        {"projection", make_projection}, {"layer", make_layer}, {"call", make_call}, {"kernel", make_kernel},
     };
     auto found = makers.find(c.operation);
     if (found == makers.end()) throw std::runtime_error("cases.txt: no such operation: " + c.operation);

@@ -24,24 +24,26 @@ Peer::Peer(const std::string &name, const std::string &python, const std::string
 #if defined(__linux__)
         prctl(PR_SET_PDEATHSIG, SIGKILL); // not to outlive us, stopped
 #endif
+        setpgid(0, 0); // so that what it starts is stopped and killed with it
         dup2(to[0], 0), dup2(from[1], 1);
-        for (int fd : {to[0], to[1], from[0], from[1]}) close(fd);
+        for (int fd = 3; fd < 1024; fd++) close(fd); // pipes of the other peers, locks of the caller …
         execl(python.c_str(), python.c_str(), script.c_str(), name.c_str(), static_cast<char *>(nullptr));
         _exit(127);
     }
+    setpgid(pid_, pid_); // here too: whoever comes first
     close(to[0]), close(from[1]);
     signal(SIGPIPE, SIG_IGN);
     in_ = fdopen(to[1], "w"), out_ = fdopen(from[0], "r");
 }
 
 Peer::~Peer() {
-    kill(pid_, SIGKILL);
+    kill(-pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
     std::fclose(in_), std::fclose(out_);
 }
 
 void Peer::pause(bool stopped) {
-    kill(pid_, stopped ? SIGSTOP : SIGCONT);
+    kill(-pid_, stopped ? SIGSTOP : SIGCONT);
 }
 
 std::string Peer::ask(const std::string &line) {

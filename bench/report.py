@@ -110,7 +110,10 @@ def load(paths):
     """Several files are one run in parts: a later one replaces what it measured again."""
     machine, rows = {}, {}
     for path in paths:
-        part, more = read(path)
+        try:
+            part, more = read(path)
+        except json.JSONDecodeError as error:
+            sys.exit(f"{path} is no complete result: {error}")
         machine = {**part, **{k: v for k, v in machine.items() if k not in part}}
         rows.update({(r.operation, r.case, r.name, r.threads): r for r in more})
     return Results(machine, list(rows.values()))

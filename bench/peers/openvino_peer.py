@@ -4,9 +4,13 @@ It has no grouped KV heads here: K and V are repeated to all heads ahead of time
 
 SPDX-License-Identifier: MIT
 """
+import sys
+
 import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
+
+sys.modules["openvino_telemetry"] = None  # it would start a process of its own and report the use of OpenVINO
+import openvino as ov  # noqa: E402
+from openvino import opset13 as ops  # noqa: E402
 
 
 class OpenVINO:
