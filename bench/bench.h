@@ -1,132 +1,119 @@
-// What the benchmarks share: buffers, a thread pool, and the four steps of every qkv operation as one template.
+// What the benchmark's files share: a case of bench/cases.txt, its data and results (Problem), and what is timed
+// (Prepared).   cases.txt → Case → Problem → one Prepared a kernel set or baseline → measure.cc → Google Benchmark
 // SPDX-License-Identifier: MIT
 #ifndef QKV_BENCH_H
 #define QKV_BENCH_H
 
-#include <qkv.h>
+#include "pool.h"
 
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <stdexcept>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 namespace bench {
 
-// 64-byte aligned memory, freed at the end of its scope.
+enum class Pages { small, huge }; // 4 KiB, or as large as the system gives
+
+// Zeroed memory on pages of its own. A buffer begins on a page, shifted by a few cache lines that differ from buffer
+// to buffer, so that operands don't compete for the same cache sets.
 class Buffer {
 public:
-    explicit Buffer(size_t bytes = 0) : bytes_(bytes) {
-        if (bytes == 0) return;
-        data_.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-        if (!data_) throw std::bad_alloc();
-        std::memset(data_.get(), 0, bytes);
+    explicit Buffer(size_t bytes = 0, Pages pages = Pages::small);
+    ~Buffer();
+    Buffer(Buffer &&other) noexcept { *this = std::move(other); }
+    Buffer &operator=(Buffer &&other) noexcept {
+        std::swap(data_, other.data_), std::swap(bytes_, other.bytes_);
+        std::swap(mapping_, other.mapping_), std::swap(mapped_, other.mapped_);
+        return *this;
     }
-    template <typename T = float> T *as() const { return static_cast<T *>(data_.get()); }
+    template <typename T = float> T *as() const { return static_cast<T *>(data_); }
     size_t bytes() const { return bytes_; }
 
 private:
-    struct Free {
-        void operator()(void *p) const { std::free(p); }
-    };
-    std::unique_ptr<void, Free> data_;
-    size_t bytes_;
+    void *data_ = nullptr, *mapping_ = nullptr;
+    size_t bytes_ = 0, mapped_ = 0;
 };
 
-// Floats drawn evenly from (−limit, limit); the same ones for the same seed.
-inline Buffer random_floats(int64_t count, float limit, uint64_t seed) {
-    Buffer buffer(static_cast<size_t>(count) * sizeof(float));
-    uint64_t x = seed * UINT64_C(0x9E3779B97F4A7C15) + 1;
-    for (int64_t i = 0; i < count; i++) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        buffer.as()[i] = limit * (static_cast<float>(x >> 40) * 0x1p-23f - 1.0f);
-    }
-    return buffer;
-}
-
-// Threads that wait for a qkv_parallel_for; the caller is worker 0.
-class Pool {
-public:
-    explicit Pool(int32_t num_threads) : num_threads_(num_threads) {
-        for (int32_t worker = 1; worker < num_threads; worker++) {
-            threads_.emplace_back([this, worker] { wait_and_work(worker); });
-        }
-    }
-    ~Pool() {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            stop_ = true;
-        }
-        start_.notify_all();
-        for (auto &thread : threads_) thread.join();
-    }
-    int32_t num_threads() const { return num_threads_; }
-
-    static void parallel_for(void *pool, int64_t num_tasks, qkv_task task, void *arg) {
-        static_cast<Pool *>(pool)->run(num_tasks, task, arg);
-    }
-
-    void run(int64_t num_tasks, qkv_task task, void *arg) {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            task_ = task, arg_ = arg, num_tasks_ = num_tasks, next_ = 0;
-            working_ = static_cast<int32_t>(threads_.size());
-            round_++;
-        }
-        start_.notify_all();
-        work(0);
-        std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [this] { return working_ == 0; });
-    }
-
-private:
-    void work(int32_t worker) {
-        for (int64_t i; (i = next_.fetch_add(1)) < num_tasks_;) task_(arg_, i, worker);
-    }
-    void wait_and_work(int32_t worker) {
-        for (uint64_t seen = 0;;) {
-            {
-                std::unique_lock<std::mutex> lock(mutex_);
-                start_.wait(lock, [&] { return stop_ || round_ != seen; });
-                if (stop_) return;
-                seen = round_;
-            }
-            work(worker);
-            std::lock_guard<std::mutex> lock(mutex_);
-            if (--working_ == 0) done_.notify_one();
-        }
-    }
-
-    int32_t num_threads_;
-    std::vector<std::thread> threads_;
-    std::mutex mutex_;
-    std::condition_variable start_, done_;
-    qkv_task task_ = nullptr;
-    void *arg_ = nullptr;
-    int64_t num_tasks_ = 0;
-    std::atomic<int64_t> next_{0};
-    int32_t working_ = 0;
-    uint64_t round_ = 0;
-    bool stop_ = false;
-};
-
-// Best of several measurements, on all threads of the pool at once.
-// Of the set's widest FMA, 0 for "ref": the best of `tries` runs of so many steps.
-double fma_peak_gflops(const std::string &isa, Pool &pool, int tries, int64_t steps);
-double read_bandwidth(size_t bytes, Pool &pool);            // GB/s of reading `bytes` again and again
+Buffer floats(int64_t count, Pages pages = Pages::small);
+// Drawn evenly from (−limit, limit); the same ones for the same seed.
+Buffer random_floats(int64_t count, float limit, uint64_t seed, Pages pages = Pages::small);
 
 inline void require(qkv_status status, const char *what) {
     if (status != QKV_OK) throw std::runtime_error(std::string(what) + ": " + qkv_status_string(status));
 }
+
+// One line of bench/cases.txt.
+struct Case {
+    std::string operation, name;
+    std::string text;                        // the options as written
+    std::map<std::string, int64_t> options;  // a word without "=" is 1
+    std::vector<int32_t> threads = {1};
+    bool has(const std::string &key) const { return options.count(key) != 0; }
+    int64_t get(const std::string &key) const;                  // throws when it is not there
+    int64_t get(const std::string &key, int64_t fallback) const;
+    Pages pages() const { return has("huge") ? Pages::huge : Pages::small; }
+};
+
+std::vector<Case> read_cases(const std::string &path);
+
+// Something that can be timed. run(i) is one call; i counts calls, so that cold cases can rotate.
+struct Prepared {
+    std::function<void(int64_t i)> run;
+    size_t workspace = 0; // bytes beside operands and result
+    explicit operator bool() const { return static_cast<bool>(run); }
+};
+
+// Where a sampled result was compared, and how far it is from a computation in double.
+struct Errors {
+    double largest = 0, scale = 0; // |result − double|, and the largest |double|
+};
+
+struct Input {
+    std::string name;
+    const float *data;
+    int64_t count;
+};
+
+// A case with its data in place. The data is made once and used for every kernel set, baseline and peer; all of them
+// write the same output.
+class Problem {
+public:
+    virtual ~Problem() = default;
+    virtual double flops() const = 0;      // of one call, visible pairs only
+    virtual double operands() const = 0;   // bytes of inputs and result together
+    virtual double bytes() const { return 0; } // that one call must read from memory; 0: memory is not the limit
+    virtual Prepared qkv(const qkv_ctx &ctx, Pool &pool) = 0;
+    virtual Prepared openblas(Pool &) { return {}; } // empty: that baseline does not do this
+    virtual Prepared onednn(Pool &) { return {}; }
+    // Compares sampled rows of the output with those of the reference: "" or the first difference.
+    virtual std::string compare(const qkv_ctx &ref) = 0;
+    virtual Errors errors() = 0;           // of sampled rows of the output
+    virtual Buffer *output() = 0;          // floats; nullptr: nothing that could be compared by others
+    virtual std::vector<Input> inputs() const { return {}; } // for peers, which copy them as often as they need
+    virtual int64_t copies() const { return 1; } // of the cold operands
+    virtual double elements() const { return 0; } // not 0: report cycles per element
+};
+
+std::unique_ptr<Problem> make_attention(const Case &c); // attention, decode
+std::unique_ptr<Problem> make_projection(const Case &c);
+std::unique_ptr<Problem> make_layer(const Case &c);
+std::unique_ptr<Problem> make_backward(const Case &c); // of attention
+std::unique_ptr<Problem> make_call(const Case &c);
+std::unique_ptr<Problem> make_kernel(const Case &c);
+
+// How many copies of `bytes` exceed the last-level cache by far, so that none is found there when its turn comes.
+int64_t cold_copies(const Case &c, size_t bytes);
+
+// At most `most` of count rows, the first and the last among them.
+std::vector<int64_t> sample_rows(int64_t count, int64_t most);
+
+// "" if the words are equal, else the place.
+std::string first_difference(const float *got, const float *expected, int64_t count, int64_t row);
 
 // One operation: its descriptor, plan and workspace. Desc decides which functions are called.
 template <typename Desc> struct Api;
@@ -138,69 +125,30 @@ template <typename Desc> struct Api;
     };
 QKV_BENCH_API(projection)
 QKV_BENCH_API(attention)
+QKV_BENCH_API(attention_backward)
 QKV_BENCH_API(layer)
 
 template <typename Desc> class Operation {
 public:
-    Operation(const qkv_ctx &ctx, const Desc &desc, int32_t num_threads) : desc_(desc) {
-        require(Api<Desc>::plan(&ctx, &desc_, num_threads, &plan_), "plan");
+    Operation(const qkv_ctx &ctx, const Desc &desc, int32_t num_threads) {
+        require(Api<Desc>::plan(&ctx, &desc, num_threads, &plan_), "plan");
         workspace_ = Buffer(plan_.workspace_size);
     }
-    void run() { require(Api<Desc>::run(&plan_, &desc_, workspace_.as<void>(), workspace_.bytes()), "run"); }
-    void run(Pool &pool) {
-        if (pool.num_threads() == 1) return run();
-        require(Api<Desc>::run_parallel(&plan_, &desc_, workspace_.as<void>(), workspace_.bytes(), Pool::parallel_for,
+    size_t workspace() const { return plan_.workspace_size; }
+    void run(const Desc &desc) {
+        require(Api<Desc>::run(&plan_, &desc, workspace_.as<void>(), workspace_.bytes()), "run");
+    }
+    void run(const Desc &desc, Pool &pool) {
+        if (pool.num_threads() == 1) return run(desc);
+        require(Api<Desc>::run_parallel(&plan_, &desc, workspace_.as<void>(), workspace_.bytes(), Pool::parallel_for,
                                         &pool),
                 "run");
     }
 
 private:
-    Desc desc_;
     qkv_plan plan_;
     Buffer workspace_;
 };
-
-// A case with its data in place. The data is made once and used for every kernel set.
-class Work {
-public:
-    virtual ~Work() = default;
-    virtual std::function<void()> prepare(const qkv_ctx &ctx, Pool &pool) = 0; // plan and workspace; call it to run
-    // Compares the rows of the last run with those of the reference: "" or the first difference.
-    virtual std::string compare(const qkv_ctx &ref) = 0;
-};
-
-struct Case {
-    std::string operation, label; // the benchmark is called operation/kernel set/label
-    double flops, bytes;          // visible work only; bytes is 0 where memory is not the limit
-    bool quick;                   // part of `qkv-bench --quick`
-    std::function<std::unique_ptr<Work>()> make;
-};
-
-void add_projection_cases(std::vector<Case> &cases);
-void add_attention_cases(std::vector<Case> &cases);
-void add_layer_cases(std::vector<Case> &cases);
-
-// At most `most` of count rows, the first and the last among them.
-inline std::vector<int64_t> sample_rows(int64_t count, int64_t most) {
-    if (count <= most) most = count;
-    std::vector<int64_t> rows;
-    for (int64_t i = 0; i < most; i++) rows.push_back(most == 1 ? 0 : i * (count - 1) / (most - 1));
-    return rows;
-}
-
-// "" if the words are equal, else the place.
-inline std::string first_difference(const float *got, const float *expected, int64_t count, int64_t row) {
-    if (std::memcmp(got, expected, static_cast<size_t>(count) * sizeof(float)) == 0) return "";
-    for (int64_t i = 0; i < count; i++) {
-        if (std::memcmp(&got[i], &expected[i], sizeof(float)) == 0) continue;
-        char text[120];
-        std::snprintf(text, sizeof text, "row %lld, element %lld: %.9g, the reference has %.9g",
-                      static_cast<long long>(row), static_cast<long long>(i), static_cast<double>(got[i]),
-                      static_cast<double>(expected[i]));
-        return text;
-    }
-    return "";
-}
 
 } // namespace bench
 

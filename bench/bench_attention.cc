@@ -1,118 +1,184 @@
-// Attention: encoders, causal prefill, and decode (one query on a long cache). Tensors are [head][token][channel], as
-// most libraries take them, or [token][head][channel] ("NHD"), as a projection leaves them.
-// SPDX-License-Identifier: MIT
-#include "bench.h"
+// Attention: encoders, causal prefill, and decode (one query on a long cache).  SPDX-License-Identifier: MIT
+#include "baselines.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
 namespace bench {
 namespace {
 
-struct Shape {
-    int64_t num_heads, num_kv_heads, seq_q, seq_k, head_dim;
-    bool causal, quick;
-    bool nhd = false;
-};
+constexpr double kSampleFlops = 2e7; // of the rows that are computed again by the reference and in double
 
-class AttentionWork : public Work {
+class AttentionProblem : public Problem {
 public:
-    explicit AttentionWork(const Shape &shape) : shape_(shape) {
-        const int64_t d = shape.head_dim, q_size = shape.num_heads * shape.seq_q * d;
-        const int64_t kv_size = shape.num_kv_heads * shape.seq_k * d;
+    explicit AttentionProblem(const Case &c) {
+        AttentionShape &s = shape_;
+        s.heads = c.get("heads"), s.kv_heads = c.get("kv_heads", s.heads);
+        s.keys = c.get("keys"), s.queries = c.get("queries", s.keys), s.dim = c.get("dim");
+        s.causal = c.has("causal");
+        const bool nhd = c.has("nhd");
+        s.q_head = nhd ? s.dim : s.queries * s.dim, s.q_token = nhd ? s.heads * s.dim : s.dim;
+        s.kv_head = nhd ? s.dim : s.keys * s.dim, s.kv_token = nhd ? s.kv_heads * s.dim : s.dim;
+        cold_ = c.has("cold");
+        kv_size_ = s.kv_heads * s.keys * s.dim;
+        copies_ = cold_copies(c, static_cast<size_t>(kv_size_) * 2 * sizeof(float));
+
+        const int64_t q_size = s.heads * s.queries * s.dim;
         q_ = random_floats(q_size, 3.0f, 1);
-        k_ = random_floats(kv_size, 1.0f, 2);
-        v_ = random_floats(kv_size, 1.0f, 3);
-        out_ = Buffer(static_cast<size_t>(q_size) * sizeof(float));
-        const int64_t q_head = shape.nhd ? d : shape.seq_q * d, q_token = shape.nhd ? shape.num_heads * d : d;
-        const int64_t kv_head = shape.nhd ? d : shape.seq_k * d, kv_token = shape.nhd ? shape.num_kv_heads * d : d;
+        k_ = repeated(random_floats(kv_size_, 1.0f, 2), c.pages());
+        v_ = repeated(random_floats(kv_size_, 1.0f, 3), c.pages());
+        out_ = floats(q_size);
+
         desc_.size = sizeof desc_;
-        desc_.batch = 1, desc_.num_heads = shape.num_heads, desc_.num_kv_heads = shape.num_kv_heads;
-        desc_.seq_q = shape.seq_q, desc_.seq_k = shape.seq_k, desc_.head_dim = shape.head_dim;
-        desc_.q = {q_.as(), 0, q_head, q_token};
-        desc_.k = {k_.as(), 0, kv_head, kv_token};
-        desc_.v = {v_.as(), 0, kv_head, kv_token};
-        desc_.out = {out_.as(), 0, q_head, q_token};
-        desc_.flags = shape.causal ? QKV_RIGHT : 0;
-        desc_.q_offset = shape.causal ? shape.seq_k - shape.seq_q : 0;
+        desc_.batch = 1, desc_.num_heads = s.heads, desc_.num_kv_heads = s.kv_heads;
+        desc_.seq_q = s.queries, desc_.seq_k = s.keys, desc_.head_dim = s.dim;
+        desc_.q = {q_.as(), 0, s.q_head, s.q_token};
+        desc_.k = {k_.as(), 0, s.kv_head, s.kv_token};
+        desc_.v = {v_.as(), 0, s.kv_head, s.kv_token};
+        desc_.out = {out_.as(), 0, s.q_head, s.q_token};
+        desc_.flags = s.causal ? QKV_RIGHT : 0;
+        desc_.q_offset = s.causal ? s.keys - s.queries : 0;
     }
 
-    std::function<void()> prepare(const qkv_ctx &ctx, Pool &pool) override {
-        std::memset(out_.as(), 0xff, out_.bytes());
+    double flops() const override {
+        const AttentionShape &s = shape_;
+        double pairs = static_cast<double>(s.queries * s.keys);
+        if (s.causal) pairs -= static_cast<double>(s.queries * (s.queries - 1) / 2);
+        return 4.0 * pairs * static_cast<double>(s.heads * s.dim);
+    }
+    double operands() const override {
+        return 2.0 * sizeof(float) * static_cast<double>(shape_.heads * shape_.queries * shape_.dim + kv_size_);
+    }
+    double bytes() const override { return cold_ ? 2.0 * sizeof(float) * static_cast<double>(kv_size_) : 0; }
+    int64_t copies() const override { return copies_; }
+
+    Prepared qkv(const qkv_ctx &ctx, Pool &pool) override {
         auto operation = std::make_shared<Operation<qkv_attention_desc>>(ctx, desc_, pool.num_threads());
-        return [operation, &pool] { operation->run(pool); };
+        return {[this, operation, &pool](int64_t i) {
+                    qkv_attention_desc desc = desc_;
+                    desc.k.data = copy(k_, i), desc.v.data = copy(v_, i);
+                    operation->run(desc, pool);
+                },
+                operation->workspace()};
     }
 
-    // A row's bits don't depend on the rows around it: the reference computes single queries of all heads.
+    Prepared openblas(Pool &pool) override {
+        if (openblas_description().empty()) return {};
+        auto operation = std::make_shared<OpenblasAttention>(shape_, pool);
+        return {[this, operation](int64_t i) {
+                    operation->run(q_.as(), copy(k_, i), copy(v_, i), out_.as());
+                },
+                operation->workspace()};
+    }
+
     std::string compare(const qkv_ctx &ref) override {
-        const int64_t d = shape_.head_dim, width = shape_.num_heads * d;
-        const int64_t row_flops = 4 * shape_.seq_k * width;
-        std::vector<float> expected(static_cast<size_t>(width));
-        for (int64_t row : sample_rows(shape_.seq_q, 2 + 10000000 / row_flops)) {
-            qkv_attention_desc one = desc_;
-            one.seq_q = 1;
-            one.q.data = q_.as() + row * desc_.q.token;
-            one.out = {expected.data(), 0, d, width};
-            one.q_offset += row;
-            Operation<qkv_attention_desc>(ref, one, 1).run();
-            for (int64_t h = 0; h < shape_.num_heads; h++) {
-                const float *got = out_.as() + h * desc_.out.head + row * desc_.out.token;
-                auto diff = first_difference(got, expected.data() + h * d, d, row);
-                if (!diff.empty()) return diff;
-            }
+        sample(&ref);
+        const AttentionShape &s = shape_;
+        for (size_t i = 0; i < samples_.size(); i++) {
+            auto diff = first_difference(got(samples_[i]), reference_.data() + i * static_cast<size_t>(s.dim), s.dim,
+                                         samples_[i] % s.queries);
+            if (!diff.empty()) return diff;
         }
         return "";
     }
 
+    Errors errors() override {
+        sample(nullptr);
+        Errors errors;
+        for (size_t i = 0; i < samples_.size(); i++) {
+            for (int64_t c = 0; c < shape_.dim; c++) {
+                const double exact = exact_[i * static_cast<size_t>(shape_.dim) + static_cast<size_t>(c)];
+                const double error = std::abs(static_cast<double>(got(samples_[i])[c]) - exact);
+                errors.largest = std::isnan(error) ? HUGE_VAL : std::max(errors.largest, error);
+                errors.scale = std::max(errors.scale, std::abs(exact));
+            }
+        }
+        return errors;
+    }
+
+    Buffer *output() override { return &out_; }
+    std::vector<Input> inputs() const override {
+        const int64_t q_size = shape_.heads * shape_.queries * shape_.dim;
+        return {{"q", q_.as(), q_size}, {"k", k_.as(), kv_size_}, {"v", v_.as(), kv_size_}};
+    }
+
 private:
-    Shape shape_;
+    Buffer repeated(const Buffer &source, Pages pages) const {
+        Buffer all = floats(copies_ * kv_size_, pages);
+        for (int64_t i = 0; i < copies_; i++) std::memcpy(all.as() + i * kv_size_, source.as(), source.bytes());
+        return all;
+    }
+    const float *copy(const Buffer &all, int64_t i) const { return all.as() + i % copies_ * kv_size_; }
+    const float *got(int64_t sample) const {
+        return out_.as() + sample / shape_.queries * desc_.out.head + sample % shape_.queries * desc_.out.token;
+    }
+
+    // Sample number h·queries + i is query i of head h: computed once in double, and by the reference.
+    void sample(const qkv_ctx *ref) {
+        const AttentionShape &s = shape_;
+        const size_t dim = static_cast<size_t>(s.dim);
+        if (samples_.empty()) {
+            const double each = 4.0 * static_cast<double>(s.keys * s.dim);
+            samples_ = sample_rows(s.heads * s.queries,
+                                   std::clamp<int64_t>(static_cast<int64_t>(kSampleFlops / each), 2, 1000));
+            exact_.resize(samples_.size() * dim);
+            for (size_t i = 0; i < samples_.size(); i++) exact_row(samples_[i], exact_.data() + i * dim);
+        }
+        if (ref == nullptr || !reference_.empty()) return;
+        reference_.resize(samples_.size() * dim);
+        for (size_t i = 0; i < samples_.size(); i++) { // a row's bits don't depend on the rows around it
+            const int64_t head = samples_[i] / s.queries, query = samples_[i] % s.queries;
+            const int64_t kv_at = head / (s.heads / s.kv_heads) * s.kv_head;
+            qkv_attention_desc one = desc_;
+            one.num_heads = one.num_kv_heads = one.seq_q = 1;
+            one.q.data = q_.as() + head * s.q_head + query * s.q_token;
+            one.k.data = k_.as() + kv_at, one.v.data = v_.as() + kv_at;
+            one.out = {reference_.data() + i * dim, 0, s.dim, s.dim};
+            one.q_offset += query;
+            Operation<qkv_attention_desc>(*ref, one, 1).run(one);
+        }
+    }
+
+    void exact_row(int64_t sample, double *out) const {
+        const AttentionShape &s = shape_;
+        const int64_t head = sample / s.queries, query = sample % s.queries;
+        const int64_t kv_at = head / (s.heads / s.kv_heads) * s.kv_head;
+        const float *q = q_.as() + head * s.q_head + query * s.q_token;
+        const int64_t seen = s.causal ? s.keys - s.queries + query + 1 : s.keys;
+        std::vector<double> logits(static_cast<size_t>(seen));
+        double largest = -HUGE_VAL, sum = 0;
+        for (int64_t j = 0; j < seen; j++) {
+            const float *k = k_.as() + kv_at + j * s.kv_token;
+            double dot = 0;
+            for (int64_t c = 0; c < s.dim; c++) dot += static_cast<double>(q[c]) * static_cast<double>(k[c]);
+            logits[static_cast<size_t>(j)] = dot / std::sqrt(static_cast<double>(s.dim));
+            largest = std::max(largest, logits[static_cast<size_t>(j)]);
+        }
+        std::fill(out, out + s.dim, 0.0);
+        for (int64_t j = 0; j < seen; j++) {
+            const float *v = v_.as() + kv_at + j * s.kv_token;
+            const double p = std::exp(logits[static_cast<size_t>(j)] - largest);
+            for (int64_t c = 0; c < s.dim; c++) out[c] += p * static_cast<double>(v[c]);
+            sum += p;
+        }
+        for (int64_t c = 0; c < s.dim; c++) out[c] /= sum;
+    }
+
+    AttentionShape shape_ = {};
+    bool cold_ = false;
+    int64_t kv_size_ = 0, copies_ = 1;
     Buffer q_, k_, v_, out_;
     qkv_attention_desc desc_ = {};
+    std::vector<int64_t> samples_;
+    std::vector<double> exact_;    // [sample][dim]
+    std::vector<float> reference_; // [sample][dim]
 };
-
-// Only pairs that causality leaves visible are counted.
-int64_t visible_pairs(const Shape &s) {
-    if (!s.causal) return s.seq_q * s.seq_k;
-    int64_t pairs = 0;
-    for (int64_t i = 0; i < s.seq_q; i++) pairs += std::min(s.seq_k, s.seq_k - s.seq_q + i + 1);
-    return pairs;
-}
-
-std::string name(const Shape &s, bool decode) {
-    std::string text = "B1_H" + std::to_string(s.num_heads);
-    if (s.num_kv_heads != s.num_heads) text += "_KV" + std::to_string(s.num_kv_heads);
-    text += (decode ? "_K" : "_S") + std::to_string(s.seq_k) + "_D" + std::to_string(s.head_dim);
-    text += s.causal ? "_causal" : "";
-    return text + (s.nhd ? "_NHD" : "");
-}
 
 } // namespace
 
-void add_attention_cases(std::vector<Case> &cases) {
-    const Shape shapes[] = {
-        {12, 12, 128, 128, 32, false, true},    // MiniLM
-        {12, 12, 384, 384, 64, false, true},    // BERT-base
-        {12, 12, 1024, 1024, 64, false, true},  //
-        {1, 1, 1024, 1024, 64, false, true},    // one head: K and V stay in the L2 cache
-        {12, 12, 1024, 1024, 64, false, true, true},
-        {4, 4, 2048, 2048, 128, false, false},  //
-        {9, 3, 512, 512, 64, true, true},       // SmolLM2-135M
-        {32, 8, 512, 512, 128, true, true},     // Llama-3-8B
-        {32, 8, 512, 512, 128, true, false, true},
-        {32, 8, 2048, 2048, 128, true, false},  //
-        {32, 8, 1, 1024, 128, false, true},     // its decode
-        {32, 8, 1, 4096, 128, false, true},     //
-    };
-    for (const Shape &shape : shapes) {
-        const bool decode = shape.seq_q == 1;
-        Case c;
-        c.operation = decode ? "decode" : "attention_fwd";
-        c.label = name(shape, decode);
-        c.flops = 4.0 * static_cast<double>(visible_pairs(shape) * shape.num_heads * shape.head_dim);
-        c.bytes = decode ? 2.0 * static_cast<double>(shape.seq_k * shape.num_kv_heads * shape.head_dim) * 4 : 0;
-        c.quick = shape.quick;
-        c.make = [shape] { return std::make_unique<AttentionWork>(shape); };
-        cases.push_back(c);
-    }
+std::unique_ptr<Problem> make_attention(const Case &c) {
+    return std::make_unique<AttentionProblem>(c);
 }
 
 } // namespace bench

@@ -1,208 +1,158 @@
-// qkv-bench: registers operation/kernel set/shape for every kernel set this CPU can run, and prints each as a share of
-// the FMA peak (or read bandwidth) measured in this process. Nothing is timed before its result equals the reference.
+// qkv-bench: registers operation/case/implementation/threads with Google Benchmark. Nothing is timed before its result
+// equals the reference (kernel sets) or is near a computation in double (baselines, peers). bench/report.py makes the
+// table of the JSON that --benchmark_out=FILE gets.
 //
-//   qkv-bench [--quick] [--threads=N] [--isa=NAME] [Google Benchmark's own options]
+//   qkv-bench [--quick] [--threads=N[,N…]] [--isa=NAME] [--cases=FILE] [--python=PROGRAM --peers=SCRIPT]
+//             [Google Benchmark's own options: --benchmark_filter, --benchmark_out …]
 //
+// --benchmark_min_time is the time of one sample, --benchmark_repetitions the number of samples.
 // SPDX-License-Identifier: MIT
-#include "bench.h"
+#include "measure.h"
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
-#include <map>
+#include <regex>
+#include <sstream>
 
 namespace bench {
 namespace {
 
-constexpr double kMostRefFlops = 5e7; // the reference takes part in small cases only: it is slow by design
-constexpr double kLeastRead = 4e6;    // bytes; below, the share of a cache's bandwidth says little
-constexpr double kPeakEvery = 5e-3;   // seconds of a case between two short runs of the peak loop
-
-struct Options {
-    int32_t threads = 1;
-    bool quick = false;
-    std::string isa; // empty: every available set
-};
-
-struct Row {
-    std::string name, isa;
-    double median, best, flops, bytes;
-    double peak, best_peak; // of runs between those of the case: clocks change within a second
-    double bandwidth;
+// Says nothing: report() does, as soon as a result is there.
+class Silent : public benchmark::BenchmarkReporter {
+public:
+    bool ReportContext(const Context &) override { return true; }
+    void ReportRuns(const std::vector<Run> &) override {}
 };
 
 struct Session {
-    explicit Session(const Options &o) : options(o), pool(o.threads) {}
-    Options options;
-    Pool pool;
-    std::vector<Case> cases;
-    std::map<double, double> bandwidth;      // GB/s by bytes read
-    std::vector<Row> rows;
-    const Case *loaded = nullptr;            // the case whose data is in `work`
-    std::unique_ptr<Work> work;
-    bool failed = false;                     // a case was not timed because its result was wrong
-    std::string checked;                     // label and kernel set whose result was compared last
+    Bench bench;
+    bool failed = false;
+    size_t registered = 0, done = 0;
 };
 
-qkv_ctx context(const std::string &isa) {
-    qkv_config config = {};
-    config.size = sizeof config;
-    config.isa = isa.c_str();
-    qkv_ctx ctx;
-    require(qkv_init(&ctx, &config), isa.c_str());
-    return ctx;
+void print_progress(Session &session, const std::string &name, const Result &result) {
+    std::printf("[%3zu/%zu] %-52s ", ++session.done, session.registered, name.c_str());
+    if (!result.failed.empty()) {
+        std::printf("FAILED: %s\n", result.failed.c_str());
+    } else {
+        std::vector<double> times;
+        for (const Sample &sample : result.samples) times.push_back(sample.median);
+        std::sort(times.begin(), times.end());
+        std::printf("%12.2f us\n", 1e6 * times[times.size() / 2]);
+    }
+    std::fflush(stdout);
 }
 
-void measure(benchmark::State &state, Session &session, const Case &c, const std::string &isa) {
-    if (session.loaded != &c) {
-        session.loaded = nullptr;
-        session.work.reset();
-        session.work = c.make();
-        session.loaded = &c;
+void report(benchmark::State &state, Session &session, const Result &result, int64_t repetition, int32_t threads) {
+    if (!result.failed.empty()) {
+        session.failed = true;
+        state.SkipWithError(result.failed.c_str());
+        return;
     }
-    auto run = session.work->prepare(context(isa), session.pool);
-    run();
-    if (isa != "ref" && session.checked != c.label + isa) { // Google Benchmark calls several times
-        const std::string difference = session.work->compare(context("ref"));
-        if (!difference.empty()) throw std::runtime_error("wrong result: " + difference);
-        session.checked = c.label + isa;
-    }
-
-    using Clock = std::chrono::steady_clock;
-    std::vector<double> times, peaks;
-    double since_peak = kPeakEvery;
-    for (auto _ : state) {
-        if (since_peak >= kPeakEvery) {
-            peaks.push_back(fma_peak_gflops(isa, session.pool, 1, 100000)); // some 0.2 ms
-            since_peak = 0;
-        }
-        auto start = Clock::now();
-        run();
-        times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-        since_peak += times.back();
-        state.SetIterationTime(times.back());
-    }
-    std::sort(times.begin(), times.end());
-    std::sort(peaks.begin(), peaks.end());
-    Row row = {c.operation + "/" + c.label, isa, times[times.size() / 2], times[0], c.flops, c.bytes, 0, 0, 0};
-    row.peak = peaks[peaks.size() / 2];
-    row.best_peak = peaks.back();
-    state.counters["GFLOP/s"] = 1e-9 * c.flops / row.median;
-    if (row.peak > 0) state.counters["%peak"] = 1e-7 * c.flops / row.median / row.peak;
-    if (c.bytes > 0) {
-        double &bandwidth = session.bandwidth[c.bytes];
-        if (bandwidth == 0 && c.bytes >= kLeastRead) {
-            bandwidth = read_bandwidth(static_cast<size_t>(c.bytes), session.pool);
-        }
-        row.bandwidth = bandwidth;
-        state.counters["GB/s"] = 1e-9 * c.bytes / row.median;
-    }
-    // The last call has the most iterations.
-    if (!session.rows.empty() && session.rows.back().name == row.name && session.rows.back().isa == isa) {
-        session.rows.pop_back();
-    }
-    session.rows.push_back(row);
+    const Sample &sample = result.samples[static_cast<size_t>(repetition) % result.samples.size()];
+    for (auto _ : state) state.SetIterationTime(sample.median);
+    const auto counter = [&state](const char *name, double value, bool there) {
+        if (there) state.counters[name] = value;
+    };
+    counter("best", sample.best, true);
+    counter("flops", result.flops, result.flops > 0);
+    counter("operands", result.operands, true);
+    counter("bytes", result.bytes, result.bytes > 0);
+    counter("elements", result.elements, result.elements > 0);
+    counter("fma_peak", sample.peak, sample.peak > 0);           // GFLOP/s
+    counter("read_bandwidth", sample.bandwidth, sample.bandwidth > 0); // GB/s
+    counter("workspace", result.workspace, result.workspace >= 0);
+    counter("max_error", result.max_error, result.max_error >= 0);
+    counter("cpu_share", sample.cpu_share, sample.cpu_share > 0);
+    counter("cores", threads, true);
 }
 
-void add(Session &session, const Case &c, const std::string &isa) {
-    const std::string name = c.operation + "/" + isa + "/" + c.label;
-    benchmark::RegisterBenchmark(name.c_str(), [&session, &c, isa](benchmark::State &state) {
-        try {
-            measure(state, session, c, isa);
-        } catch (const std::exception &error) {
-            session.failed = true;
-            state.SkipWithError(error.what());
-        }
-    })->UseManualTime()->Unit(benchmark::kMicrosecond);
+std::string full_name(const Case &c, int32_t threads, const std::string &name) {
+    return c.operation + "/" + c.name + "/" + name + "/threads:" + std::to_string(threads);
 }
 
-std::vector<std::string> kernel_sets(const Options &options) {
-    qkv_ctx ctx;
-    require(qkv_init(&ctx, nullptr), "init");
-    std::vector<std::string> names;
-    for (int32_t i = 0; i < qkv_num_kernel_sets(); i++) {
-        qkv_kernel_set set;
-        require(qkv_kernel_set_query(&ctx, i, &set), "query");
-        if (!options.isa.empty() && options.isa != set.name) continue;
-        if (set.available) {
-            names.push_back(set.name);
-        } else {
-            std::printf("%-8s left out: %s\n", set.name, set.reason);
+void add(Session &session, const Case &c, int32_t threads, const std::string &name,
+         const std::vector<std::string> &names, int rounds) {
+    const std::string full = full_name(c, threads, name);
+    auto repetition = std::make_shared<int64_t>(0);
+    benchmark::RegisterBenchmark(full.c_str(), [=, &session, &c](benchmark::State &state) {
+        const Result &result = session.bench.measure(c, threads, name, names);
+        if (*repetition == 0) print_progress(session, full, result);
+        report(state, session, result, (*repetition)++, threads);
+    })->UseManualTime()->Iterations(1)->Repetitions(rounds)->Unit(benchmark::kMicrosecond);
+    session.registered++;
+}
+
+void register_all(Session &session, const Options &options, const std::string &filter) {
+    const std::regex wanted(filter);
+    int32_t skipped = 0;
+    for (const Case &c : session.bench.cases()) {
+        if (options.quick && !c.has("quick")) continue;
+        const std::vector<int32_t> one = {1};
+        for (int32_t threads : !options.threads.empty() ? options.threads : options.quick ? one : c.threads) {
+            if (threads > num_cores()) {
+                skipped++;
+                continue;
+            }
+            std::vector<std::string> names;
+            for (const std::string &name : session.bench.implementations(c, threads)) {
+                if (std::regex_search(full_name(c, threads, name), wanted)) names.push_back(name);
+            }
+            for (const std::string &name : names) add(session, c, threads, name, names, options.rounds);
         }
     }
-    if (names.empty()) throw std::runtime_error("no such kernel set on this CPU: " + options.isa);
-    return names;
+    if (skipped > 0) {
+        std::printf("skipped: %d cases with more threads than the %d cores this process may use\n", skipped,
+                    num_cores());
+    }
 }
 
-// "95.1%", or "-" without a limit to compare with.
-std::string percent(double share) {
-    char text[16] = "-";
-    if (share > 0) std::snprintf(text, sizeof text, "%.1f%%", 100 * share);
-    return text;
-}
-
-void print_table(const Session &session) {
-    std::printf("\n%-44s %-7s %11s %9s %7s %7s %8s %8s\n", "case", "set", "time (us)", "GFLOP/s", "% peak", "best",
-                "GB/s", "% read");
-    for (const Row &r : session.rows) {
-        const double gflops = 1e-9 * r.flops / r.median, gbytes = 1e-9 * r.bytes / r.median;
-        char gb[16] = "-";
-        if (r.bytes > 0) std::snprintf(gb, sizeof gb, "%.1f", gbytes);
-        std::printf("%-44s %-7s %11.1f %9.1f %7s %7s %8s %8s\n", r.name.c_str(), r.isa.c_str(), 1e6 * r.median, gflops,
-                    percent(r.peak > 0 ? gflops / r.peak : 0).c_str(),
-                    percent(r.peak > 0 ? gflops * r.median / r.best / r.best_peak : 0).c_str(), gb,
-                    percent(r.bandwidth > 0 ? gbytes / r.bandwidth : 0).c_str());
+int run(const Options &options, const std::string &filter) {
+    Session session = {Bench(options)};
+    if (const char *command = std::getenv("QKV_BENCH_COMMAND")) benchmark::AddCustomContext("command", command);
+    benchmark::AddCustomContext("sample_seconds", std::to_string(options.seconds));
+    for (const auto &entry : session.bench.machine()) {
+        benchmark::AddCustomContext(entry.first, entry.second);
+        std::printf("%-24s %s\n", entry.first.c_str(), entry.second.c_str());
     }
-    std::printf("\nTimes are medians, as a share of the median peak measured between them; \"best\" is the fastest run "
-                "as a share\nof the highest peak. Causal cases count visible pairs only.\n");
-}
-
-int run(const Options &options) {
-    Session session(options);
-    qkv_cpu cpu;
-    qkv_cpu_query(&cpu);
-    std::printf("%s, qkv %s, %d thread%s\n", cpu.name[0] ? cpu.name : "unknown CPU", qkv_version(), options.threads,
-                options.threads == 1 ? "" : "s");
-    std::vector<std::string> sets = kernel_sets(options);
-    for (const std::string &isa : sets) {
-        double peak = fma_peak_gflops(isa, session.pool, 40, 1000000);
-        if (peak > 0) std::printf("%-8s FMA peak %.1f GFLOP/s\n", isa.c_str(), peak);
-    }
-    std::printf("read bandwidth %.1f GB/s (256 MiB)\n", read_bandwidth(size_t{256} << 20, session.pool));
-
-    add_projection_cases(session.cases);
-    add_attention_cases(session.cases);
-    add_layer_cases(session.cases);
-    for (const Case &c : session.cases) {
-        if (options.quick && !c.quick) continue;
-        for (const std::string &isa : sets) {
-            if (isa != "ref" || c.flops <= kMostRefFlops) add(session, c, isa);
-        }
-    }
-    benchmark::RunSpecifiedBenchmarks();
-    print_table(session);
-    if (session.failed) std::printf("\nSome results were wrong: those cases are not in the table.\n");
+    register_all(session, options, filter);
+    Silent silent;
+    benchmark::RunSpecifiedBenchmarks(&silent);
+    if (session.failed) std::printf("\nSome cases FAILED: they have no times.\n");
     return session.failed ? 1 : 0;
 }
 
-// Takes our own options out of argv.
-Options take_options(std::vector<char *> &args) {
+std::vector<int32_t> numbers(const std::string &list) {
+    std::vector<int32_t> all;
+    std::istringstream words(list);
+    for (std::string word; std::getline(words, word, ',');) all.push_back(std::max(1, std::atoi(word.c_str())));
+    return all;
+}
+
+// Takes our own options out of args, and looks at those of Google Benchmark that we must know.
+Options take_options(std::vector<char *> &args, std::string &filter) {
     Options options;
+    options.cases = QKV_BENCH_CASES;
     if (const char *isa = std::getenv("QKV_ISA")) options.isa = isa;
+    bool seconds_given = false;
     std::vector<char *> rest;
     for (char *arg : args) {
-        const std::string text = arg;
-        if (text == "--quick") {
-            options.quick = true;
-        } else if (text.rfind("--threads=", 0) == 0) {
-            options.threads = std::max(1, std::atoi(arg + 10));
-        } else if (text.rfind("--isa=", 0) == 0) {
-            options.isa = text.substr(6);
-        } else {
-            rest.push_back(arg);
-        }
+        const std::string text = arg, key = text.substr(0, text.find('='));
+        const std::string value = key.size() < text.size() ? text.substr(key.size() + 1) : "";
+        if (key == "--quick") options.quick = true;
+        else if (key == "--threads") options.threads = numbers(value);
+        else if (key == "--isa") options.isa = value;
+        else if (key == "--cases") options.cases = value;
+        else if (key == "--python") options.python = value;
+        else if (key == "--peers") options.peers = value;
+        else rest.push_back(arg);
+        if (key == "--benchmark_filter") filter = value;
+        if (key == "--benchmark_repetitions") options.rounds = std::max(1, std::atoi(value.c_str()));
+        if (key == "--benchmark_min_time") options.seconds = std::atof(value.c_str()), seconds_given = true;
     }
+    if (options.quick && !seconds_given) options.seconds = 0.05;
+    if (options.peers.empty()) options.python.clear();
     args = rest;
     return options;
 }
@@ -212,15 +162,14 @@ Options take_options(std::vector<char *> &args) {
 
 int main(int argc, char **argv) {
     std::vector<char *> args(argv, argv + argc);
-    bench::Options options = bench::take_options(args);
-    static char min_time[] = "--benchmark_min_time=0.3", quick_time[] = "--benchmark_min_time=0.1";
-    args.insert(args.begin() + 1, options.quick ? quick_time : min_time); // before the user's own, which then counts
+    std::string filter = ".";
+    const bench::Options options = bench::take_options(args, filter);
     int count = static_cast<int>(args.size());
     args.push_back(nullptr);
     benchmark::Initialize(&count, args.data());
     if (benchmark::ReportUnrecognizedArguments(count, args.data())) return 2;
     try {
-        return bench::run(options);
+        return bench::run(options, filter);
     } catch (const std::exception &error) {
         std::fprintf(stderr, "qkv-bench: %s\n", error.what());
         return 1;

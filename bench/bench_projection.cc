@@ -1,101 +1,171 @@
-// X → Q, K, V in one call: Wq|Wk|Wv packed as one matrix, out as [token][head·channel].
+// One packed matrix: Y = X·W + bias, out as [token][column]. Wq|Wk|Wv of a model are one such matrix.
 // SPDX-License-Identifier: MIT
-#include "bench.h"
+#include "baselines.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
 
 namespace bench {
 namespace {
 
-struct Shape {
-    int64_t model_dim, num_heads, num_kv_heads, head_dim;
-    bool bias;
-};
+constexpr double kSampleFlops = 2e7;
 
-class ProjectionWork : public Work {
+class ProjectionProblem : public Problem {
 public:
-    ProjectionWork(int64_t tokens, const Shape &shape) : tokens_(tokens) {
-        const int64_t columns[3] = {shape.num_heads, shape.num_kv_heads, shape.num_kv_heads};
-        for (int64_t n : columns) out_features_ += n * shape.head_dim;
-        x_ = random_floats(tokens * shape.model_dim, 1.0f, 1);
-        out_ = Buffer(static_cast<size_t>(tokens * out_features_) * sizeof(float));
-        bias_ = random_floats(out_features_, 1.0f, 2);
+    explicit ProjectionProblem(const Case &c)
+        : shape_{c.get("tokens"), c.get("in"), c.get("out")}, cold_(c.has("cold")) {
+        const ProjectionShape &s = shape_;
+        weight_size_ = s.in * s.out;
+        x_ = random_floats(s.tokens * s.in, 1.0f, 1);
+        if (c.has("bias")) bias_ = random_floats(s.out, 1.0f, 2);
+        weights_ = random_floats(weight_size_, 0.05f, 3);
+        out_ = floats(s.tokens * s.out);
 
-        desc_.size = sizeof desc_;
-        desc_.batch = 1, desc_.tokens = tokens, desc_.in_features = shape.model_dim, desc_.num_parts = 3;
-        desc_.x = {x_.as(), 0, 0, shape.model_dim};
         qkv_pack_desc pack = {};
         pack.size = sizeof pack;
-        pack.in_features = shape.model_dim, pack.num_parts = 3;
-        Buffer weights = random_floats(out_features_ * shape.model_dim, 0.05f, 3);
-        for (int64_t i = 0, first = 0; i < 3; first += desc_.part[i].out_features, i++) {
-            qkv_projection_part &part = desc_.part[i];
-            part.out_features = columns[i] * shape.head_dim;
-            part.head_dim = shape.head_dim;
-            part.bias = shape.bias ? bias_.as() + first : nullptr;
-            part.out = {out_.as() + first, 0, shape.head_dim, out_features_};
-            pack.part[i].data = weights.as() + first * shape.model_dim;
-            pack.part[i].out_features = part.out_features;
-            pack.part[i].layout = QKV_OUT_IN;
-        }
+        pack.in_features = s.in, pack.num_parts = 1;
+        pack.part[0].data = weights_.as();
+        pack.part[0].out_features = s.out;
         size_t bytes = 0;
         require(qkv_packed_size(&pack, &bytes), "packed_size");
-        packed_ = Buffer(bytes);
+        copies_ = cold_copies(c, bytes);
+        packed_size_ = static_cast<int64_t>(bytes / sizeof(float));
+        packed_ = floats(copies_ * packed_size_, c.pages());
         qkv_ctx ctx;
         require(qkv_init(&ctx, nullptr), "init");
-        require(qkv_pack(&ctx, &pack, packed_.as<void>()), "pack");
+        for (int64_t i = 0; i < copies_; i++) {
+            require(qkv_pack(&ctx, &pack, packed_.as() + i * packed_size_), "pack");
+        }
+
+        desc_.size = sizeof desc_;
+        desc_.batch = 1, desc_.tokens = s.tokens, desc_.in_features = s.in, desc_.num_parts = 1;
+        desc_.x = {x_.as(), 0, 0, s.in};
         desc_.packed = packed_.as<void>();
+        desc_.part[0].out_features = s.out;
+        desc_.part[0].bias = bias_.as();
+        desc_.part[0].out = {out_.as(), 0, 0, s.out};
     }
 
-    std::function<void()> prepare(const qkv_ctx &ctx, Pool &pool) override {
-        std::memset(out_.as(), 0xff, out_.bytes());
+    double flops() const override { return 2.0 * static_cast<double>(shape_.tokens * weight_size_); }
+    double operands() const override {
+        const ProjectionShape &s = shape_;
+        return sizeof(float) * static_cast<double>(weight_size_ + s.tokens * (s.in + s.out));
+    }
+    double bytes() const override { return cold_ ? sizeof(float) * static_cast<double>(weight_size_) : 0; }
+    int64_t copies() const override { return copies_; }
+
+    Prepared qkv(const qkv_ctx &ctx, Pool &pool) override {
         auto operation = std::make_shared<Operation<qkv_projection_desc>>(ctx, desc_, pool.num_threads());
-        return [operation, &pool] { operation->run(pool); };
+        return {[this, operation, &pool](int64_t i) {
+                    qkv_projection_desc desc = desc_;
+                    desc.packed = packed_.as() + i % copies_ * packed_size_;
+                    operation->run(desc, pool);
+                },
+                operation->workspace()};
+    }
+
+    Prepared openblas(Pool &pool) override {
+        if (openblas_description().empty()) return {};
+        const int32_t threads = pool.num_threads();
+        unpack_copies();
+        return {[this, threads](int64_t i) {
+            openblas_projection(shape_, threads, x_.as(), plain_[static_cast<size_t>(i % copies_)], bias_.as(),
+                                out_.as());
+        }};
+    }
+
+    Prepared onednn(Pool &pool) override {
+        if (onednn_description().empty()) return {};
+        unpack_copies();
+        auto operation = std::make_shared<OnednnProjection>(shape_, pool.num_threads(), copies_, plain_.data(),
+                                                            bias_.as());
+        return {[this, operation](int64_t i) { operation->run(i % copies_, x_.as(), out_.as()); }};
     }
 
     std::string compare(const qkv_ctx &ref) override {
-        std::vector<float> expected(static_cast<size_t>(out_features_));
-        const int64_t row_flops = 2 * desc_.in_features * out_features_;
-        for (int64_t row : sample_rows(tokens_, 1 + 20000000 / row_flops)) {
-            qkv_projection_desc one = desc_;
-            one.tokens = 1;
-            one.x.data = x_.as() + row * desc_.in_features;
-            for (int64_t i = 0, first = 0; i < 3; first += one.part[i].out_features, i++) {
-                one.part[i].out.data = expected.data() + first;
+        if (reference_.bytes() == 0) {
+            rows_ = sample();
+            reference_ = floats(static_cast<int64_t>(rows_.size()) * shape_.out);
+            for (size_t i = 0; i < rows_.size(); i++) {
+                qkv_projection_desc one = desc_;
+                one.tokens = 1;
+                one.x.data = x_.as() + rows_[i] * shape_.in;
+                one.part[0].out.data = reference_.as() + static_cast<int64_t>(i) * shape_.out;
+                Operation<qkv_projection_desc>(ref, one, 1).run(one);
             }
-            Operation<qkv_projection_desc>(ref, one, 1).run();
-            auto diff = first_difference(out_.as() + row * out_features_, expected.data(), out_features_, row);
+        }
+        for (size_t i = 0; i < rows_.size(); i++) {
+            auto diff = first_difference(out_.as() + rows_[i] * shape_.out,
+                                         reference_.as() + static_cast<int64_t>(i) * shape_.out, shape_.out, rows_[i]);
             if (!diff.empty()) return diff;
         }
         return "";
     }
 
+    Errors errors() override {
+        const std::vector<int64_t> rows = sample();
+        const size_t out = static_cast<size_t>(shape_.out);
+        if (exact_.empty()) {
+            for (int64_t row : rows) {
+                std::vector<double> sum(out, 0.0);
+                for (int64_t x = 0; x < shape_.in; x++) {
+                    const double a = static_cast<double>(x_.as()[row * shape_.in + x]);
+                    const float *w = weights_.as() + x * shape_.out;
+                    for (size_t c = 0; c < out; c++) sum[c] += a * static_cast<double>(w[c]);
+                }
+                for (size_t c = 0; bias_.as() != nullptr && c < out; c++) sum[c] += static_cast<double>(bias_.as()[c]);
+                exact_.insert(exact_.end(), sum.begin(), sum.end());
+            }
+        }
+        Errors errors;
+        for (size_t i = 0; i < exact_.size(); i++) {
+            const float got = out_.as()[static_cast<size_t>(rows[i / out]) * out + i % out];
+            const double error = std::abs(static_cast<double>(got) - exact_[i]);
+            errors.largest = std::isnan(error) ? HUGE_VAL : std::max(errors.largest, error);
+            errors.scale = std::max(errors.scale, std::abs(exact_[i]));
+        }
+        return errors;
+    }
+
+    Buffer *output() override { return &out_; }
+    std::vector<Input> inputs() const override {
+        const ProjectionShape &s = shape_;
+        std::vector<Input> all = {{"x", x_.as(), s.tokens * s.in}, {"w", weights_.as(), weight_size_}};
+        if (bias_.bytes() != 0) all.push_back({"bias", bias_.as(), s.out});
+        return all;
+    }
+
 private:
-    int64_t tokens_, out_features_ = 0;
-    Buffer x_, out_, bias_, packed_;
+    std::vector<int64_t> sample() const {
+        const double rows = kSampleFlops / 2 / static_cast<double>(weight_size_);
+        return sample_rows(shape_.tokens, 1 + static_cast<int64_t>(rows));
+    }
+    // Plain [in][out] copies for the baselines, on 4 KiB pages.
+    void unpack_copies() {
+        if (!plain_.empty()) return;
+        plain_.push_back(weights_.as());
+        more_ = floats((copies_ - 1) * weight_size_);
+        for (int64_t i = 1; i < copies_; i++) {
+            plain_.push_back(more_.as() + (i - 1) * weight_size_);
+            std::memcpy(more_.as() + (i - 1) * weight_size_, weights_.as(), weights_.bytes());
+        }
+    }
+
+    ProjectionShape shape_;
+    bool cold_;
+    int64_t weight_size_ = 0, packed_size_ = 0, copies_ = 1;
+    Buffer x_, bias_, weights_, more_, packed_, out_, reference_;
+    std::vector<const float *> plain_;
+    std::vector<int64_t> rows_;
+    std::vector<double> exact_; // [sampled row][out]
     qkv_projection_desc desc_ = {};
 };
 
 } // namespace
 
-void add_projection_cases(std::vector<Case> &cases) {
-    const Shape shapes[] = {
-        {768, 12, 12, 64, true},   // BERT-base
-        {384, 12, 12, 32, true},   // MiniLM
-        {576, 9, 3, 64, false},    // SmolLM2-135M
-        {4096, 32, 8, 128, false}, // Llama-3-8B
-    };
-    for (const Shape &shape : shapes) {
-        const int64_t n = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
-        for (int64_t tokens : {1, 4, 16, 64, 128, 512}) {
-            Case c;
-            c.operation = "projection";
-            c.label = "M" + std::to_string(tokens) + "_K" + std::to_string(shape.model_dim) + "_N" + std::to_string(n);
-            c.flops = 2.0 * static_cast<double>(tokens * shape.model_dim * n);
-            c.bytes = tokens == 1 ? static_cast<double>(shape.model_dim * n) * sizeof(float) : 0;
-            c.quick = (tokens == 1 || tokens == 128) && shape.model_dim < 4096;
-            c.make = [tokens, shape] { return std::make_unique<ProjectionWork>(tokens, shape); };
-            cases.push_back(c);
-        }
-    }
+std::unique_ptr<Problem> make_projection(const Case &c) {
+    return std::make_unique<ProjectionProblem>(c);
 }
 
 } // namespace bench

@@ -1,13 +1,79 @@
 #!/bin/sh
-# Builds and runs the benchmarks.   sh scripts/bench.sh [quick] [qkv-bench's options, such as --threads=4 --isa=avx2]
-# SPDX-License-Identifier: MIT
+# Benchmarks, and what is made of their results.
+#
+#   sh scripts/bench.sh quick [OPTION…]          some cases on one core, in less than a minute
+#   sh scripts/bench.sh full [OPTION…]           every case, one and two threads, in less than 20 minutes
+#   sh scripts/bench.sh peers                    installs PyTorch, ONNX Runtime and OpenVINO (in build/peers): the runs
+#                                                after it compare with them
+#   sh scripts/bench.sh report RESULT.json…      the table of a run again
+#   sh scripts/bench.sh plot RESULT.json         its pictures, beside it: a roofline, and each case next to the others
+#   sh scripts/bench.sh publish NAME RESULT.json…   table and pictures of a CPU: bench/results, docs/benchmarks.md
+#
+# OPTION: --out=FILE (default build/bench/results.json), --threads=1,4, --isa=avx2, --no-peers, and those of Google
+# Benchmark, such as --benchmark_filter=decode. SPDX-License-Identifier: MIT
 set -eu
 cd "$(dirname "$0")/.."
-sh scripts/packages.sh bench
-cmake -S . -B build/bench -DCMAKE_BUILD_TYPE=Release -DQKV_BUILD_TESTS=OFF -DQKV_BUILD_EXAMPLES=OFF >/dev/null
-cmake --build build/bench -j "$(getconf _NPROCESSORS_ONLN)" >/dev/null
-if [ "${1:-}" = quick ]; then
+python=build/peers/bin/python
+
+usage() {
+    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+build() {
+    sh scripts/packages.sh bench
+    sh scripts/packages.sh baselines || echo "qkv: going on without the baselines that are missing"
+    cmake -S . -B build/bench -DCMAKE_BUILD_TYPE=Release -DQKV_BUILD_TESTS=OFF -DQKV_BUILD_EXAMPLES=OFF >/dev/null
+    cmake --build build/bench -j "$(getconf _NPROCESSORS_ONLN)" >/dev/null
+}
+
+what=${1:-full}
+case $what in
+--*) what=full ;;
+*) test $# = 0 || shift ;;
+esac
+case $what in
+quick | full)
+    out=build/bench/results.json peers=yes
+    for option in "$@"; do
+        shift
+        case $option in
+        --out=*) out=${option#--out=} ;;
+        --no-peers) peers=no ;;
+        *) set -- "$@" "$option" ;;
+        esac
+    done
+    export QKV_BENCH_COMMAND="sh scripts/bench.sh $what${*:+ $*}"
+    test $what = full || set -- --quick "$@"
+    build
+    if [ $peers = yes ] && [ -x $python ]; then
+        set -- --python=$python --peers=bench/peers/runner.py "$@"
+    fi
+    mkdir -p "$(dirname "$out")"
+    status=0
+    build/bench/bench/qkv-bench --benchmark_out="$out" --benchmark_out_format=json "$@" || status=$?
+    test -s "$out" && python3 bench/report.py "$out"
+    exit $status
+    ;;
+peers)
+    sh scripts/packages.sh peers
+    test -x $python || python3 -m venv build/peers
+    $python -m pip install --quiet --requirement bench/peers/requirements.txt
+    $python -m pip list 2>/dev/null | grep -E '^(torch|onnxruntime|openvino|matplotlib) '
+    ;;
+report) python3 bench/report.py "$@" ;;
+plot)
+    test $# -ge 1 || usage
+    test -x $python || python=python3 # which then needs matplotlib
+    exec $python bench/plot.py "$@"
+    ;;
+publish)
+    test $# -ge 2 || usage
+    name=$1
     shift
-    set -- --quick "$@"
-fi
-exec build/bench/bench/qkv-bench "$@"
+    test -x $python || python=python3
+    python3 bench/report.py --publish="$name" "$@"
+    $python bench/plot.py "bench/results/$name.json"
+    ;;
+*) usage ;;
+esac

@@ -1,6 +1,9 @@
 #!/bin/sh
 # Installs what a command of this project needs, when something is missing and apt may be used without a password;
-# else prints the command for your system and exits with status 1.   sh scripts/packages.sh lib|demo|test|bench
+# else prints the command for your system and exits with status 1.
+#
+#   sh scripts/packages.sh lib|demo|test|bench|baselines|peers
+#
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -25,6 +28,10 @@ test header:cmocka.h libcmocka-dev libcmocka-devel cmocka cmocka
 test command:clang clang clang clang llvm
 test,bench command:c++ g++ gcc-c++ gcc -
 test,bench header:benchmark/benchmark.h libbenchmark-dev google-benchmark-devel benchmark google-benchmark
+bench,peers command:python3 python3 python3 python python
+baselines library:openblas libopenblas-dev openblas-devel openblas openblas
+baselines library:dnnl libdnnl-dev onednn-devel onednn onednn
+peers python:ensurepip python3-venv python3 python python
 cross cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
 cross qemu qemu-user qemu-user qemu-user -
 TABLE
@@ -39,6 +46,7 @@ have() {
     compiler) have_command cc && echo '#include <stdio.h>' | cc -x c -E - >/dev/null 2>&1 ;;
     cross-gcc) have_command aarch64-linux-gnu-gcc ;;
     command:*) have_command "${1#command:}" ;;
+    library:*) echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null "-l${1#library:}" 2>/dev/null ;;
     qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
     certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;
     python:*) python3 -c "import ${1#python:}" >/dev/null 2>&1 ;;
@@ -104,9 +112,9 @@ CONF
 }
 
 case $group in
-lib | demo | test | bench) ;;
+lib | demo | test | bench | baselines | peers) ;;
 *)
-    echo "usage: sh scripts/packages.sh lib|demo|test|bench" >&2
+    echo "usage: sh scripts/packages.sh lib|demo|test|bench|baselines|peers" >&2
     exit 2
     ;;
 esac

@@ -23,7 +23,7 @@ for cxx in g++ clang++ aarch64-linux-gnu-g++; do
             if ($2 !~ /^(j|b\.|cbnz)/ || !($3 in at)) next
             fma = other = memory = 0
             for (i = at[$3]; i <= n; i++) {
-                if (op[i] ~ /^(vfmadd|fmla)/) fma++; else other++
+                if (op[i] ~ /^(vfmadd|vdpbf16ps|vpdpbusd|fmla)/) fma++; else other++
                 if (text[i] ~ /[(\[]/) memory++
             }
             print name ": " fma " FMAs, " other " other instructions, " memory " operands in memory"
