@@ -133,6 +133,18 @@ QKV_INLINE void gemm_lanes(int rows, int vectors, V sum[][STRIP_VECTORS], const 
     }
 }
 
+/* One row of a transposed A, TILE_ROWS factors side by side, against one row of B. */
+QKV_INLINE void gemm_lanes_t(int vectors, V sum[][STRIP_VECTORS], const float *a, const float *b) {
+    V factors[2] = {v_load(a), vcombine_f32(vld1_f32(a + VL), vdup_n_f32(0.0f))};
+    QKV_UNROLL
+    for (int j = 0; j < vectors; j++) {
+        V row = v_load(b + j * VL);
+        QKV_UNROLL
+        for (int i = 0; i < TILE_ROWS; i++)
+            sum[i][j] = v_fma_lane(factors[i / VL], i % VL, row, sum[i][j]);
+    }
+}
+
 /* Ends every entry; there is nothing to leave behind here. */
 QKV_INLINE void v_leave(void) {}
 
