@@ -1,9 +1,9 @@
 # The innermost loops of a kernel set's disassembly: objdump -d --no-show-raw-insn, of x86-64 or AArch64.
 # SPDX-License-Identifier: MIT
 #
-# Prints for each the line "loop FUNCTION ADDRESS INSTRUCTIONS FMAS STACK HOT", STACK being how many of its instructions
-# reach into the stack and HOT "hot" or "other", then its instructions, "  ADDRESS<tab>INSTRUCTION", with "!" in the
-# first column where it is the stack.
+# Prints for each the line "loop FUNCTION ADDRESS INSTRUCTIONS FMAS STACK HOT STRAIGHT", STACK being how many of its
+# instructions reach into the stack, HOT "hot" or "other", STRAIGHT "straight" or "branches"; then its instructions,
+# "  ADDRESS<tab>INSTRUCTION", with "!" in the first column where it is the stack.
 #
 # A loop is a jump back over code that leads from its target to it. Innermost are those without another loop between the
 # two, but for loops that touch no vector, such as one that fetches ahead. Hot is, in functions whose name holds gemm, a
@@ -47,7 +47,7 @@ function length_of(array,    i, count) {
     return count + 0
 }
 
-function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work, bad, hot) {
+function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work, bad, hot, jumps) {
     stack = "\\((%rsp|%esp)|\\[sp"
     if (frame_rbp) stack = stack "|\\(%rbp"
     if (frame_x29) stack = stack "|\\[x29"
@@ -62,9 +62,10 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
     }
     for (j = 1; j <= loops; j++) {
         size[j] = walk(head[j], jump[j])
-        fma[j] = loads[j] = bad[j] = 0
+        fma[j] = loads[j] = bad[j] = jumps[j] = 0
         for (i = head[j]; i <= jump[j]; i++) {
             if (!(i in body)) continue
+            if (i in target) jumps[j]++
             if (op[i] ~ /^(vfn?m(add|sub)|fml[as])/) fma[j]++
             if (in_stack(i)) bad[j]++
             else if (text[i] ~ /\)(\{1to[0-9]+\})?,%[xyz]mm|^ld[a-z0-9]*\t(q|\{v)/) loads[j]++
@@ -78,7 +79,8 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
         if (!inner) continue
         walk(head[j], jump[j])
         hot = name ~ /gemm/ ? fma[j] >= tile : loads[j] && !(name in is_cold)
-        print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other"
+        print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other",
+            jumps[j] == 1 ? "straight" : "branches"
         for (i = head[j]; i <= jump[j]; i++)
             if (i in body) print (in_stack(i) ? "! " : "  ") address[i] "\t" text[i]
     }

@@ -105,9 +105,9 @@ QKV_INLINE V v_fma_lane(V a, int lane, V b, V c) {
     return c;
 }
 
-/* LANE_STEPS columns of A, loaded as they lie in memory, against as many rows of B, rows × vectors at a time (constants).
- * Broadcast loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers for B:
- * compilers must neither load it ahead nor keep a pointer to each row of A, lest they spill. */
+/* LANE_STEPS columns of A, loaded as they lie in memory, against as many rows of B, rows × vectors at a time, which are
+ * constants. Broadcast loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers
+ * for B: compilers must neither load it ahead nor keep a pointer to each row of A, lest they spill. */
 #define LANE_STEPS 4
 QKV_INLINE void gemm_lanes(int rows, int vectors, V sum[][STRIP_VECTORS], const float *a, ptrdiff_t lda, const float *b,
                            ptrdiff_t ldb) {
