@@ -199,6 +199,7 @@ stage selftest build/release/qkv-info --selftest
 stage symbols sh scripts/check/symbols.sh
 stage isa sh scripts/check/isa.sh
 stage stack sh scripts/check/stack.sh
+stage spills sh scripts/check/spills.sh
 stage freestanding sh scripts/check/freestanding.sh
 stage readme sh scripts/check/readme.sh
 stage consumers sh scripts/check/consumers.sh

@@ -44,6 +44,7 @@ QKV_INLINE void gemm_fetch_lines(gemm_fetch *f) {
         }
     }
     f->at = at;
+    __asm__("" ::: "memory"); /* or GCC makes two loops of the one around, and moves sums about */
 }
 
 /* Spreads what is wanted soon over so many steps. */
@@ -60,16 +61,16 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
     return f;
 }
 
-/* One column of A against one row of B. From a row of A to the next it is `row` floats, `lower` is row TILE_ROWS. */
-QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[][STRIP_VECTORS], const float *a,
-                          const float *lower, ptrdiff_t row, const float *b) {
+/* One column of A against one row of B. From a row of A to the next it is `row` floats, `lower` is row `split`. */
+QKV_INLINE void gemm_step(int rows, int split, int vectors, int has_tail, T tail, V sum[][STRIP_VECTORS],
+                          const float *a, const float *lower, ptrdiff_t row, const float *b) {
     V of_b[STRIP_VECTORS];
     QKV_UNROLL
     for (int j = 0; j < vectors; j++)
         of_b[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
     QKV_UNROLL
     for (int i = 0; i < rows; i++) {
-        V factor = v_set(i < TILE_ROWS ? a[i * row] : lower[(i - TILE_ROWS) * row]);
+        V factor = v_set(i < split ? a[i * row] : lower[(i - split) * row]);
         QKV_UNROLL
         for (int j = 0; j < vectors; j++)
             sum[i][j] = v_fma(factor, of_b[j], sum[i][j]);
@@ -78,9 +79,9 @@ QKV_INLINE void gemm_step(int rows, int vectors, int has_tail, T tail, V sum[][S
 
 /* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its value
  * on the way from the adder costs nothing; one that reads the register file keeps an fma from reading its three. */
-QKV_INLINE void gemm_last_steps(int rows, int vectors, V sum[][STRIP_VECTORS], const float *a, const float *lower,
-                                ptrdiff_t row, ptrdiff_t step, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc,
-                                int accumulate) {
+QKV_INLINE void gemm_last_steps(int rows, int split, int vectors, V sum[][STRIP_VECTORS], const float *a,
+                                const float *lower, ptrdiff_t row, ptrdiff_t step, const float *b, ptrdiff_t ldb,
+                                float *c, ptrdiff_t ldc, int accumulate) {
     V first[STRIP_VECTORS], second[STRIP_VECTORS];
     QKV_UNROLL
     for (int j = 0; j < vectors; j++) {
@@ -89,8 +90,8 @@ QKV_INLINE void gemm_last_steps(int rows, int vectors, V sum[][STRIP_VECTORS], c
     }
     QKV_UNROLL
     for (int i = 0; i < rows; i++, c += ldc) {
-        const float *now = i < TILE_ROWS ? a + i * row : lower + (i - TILE_ROWS) * row;
-        const float *next = i + 1 < TILE_ROWS ? a + (i + 1) * row : lower + (i + 1 - TILE_ROWS) * row;
+        const float *now = i < split ? a + i * row : lower + (i - split) * row;
+        const float *next = i + 1 < split ? a + (i + 1) * row : lower + (i + 1 - split) * row;
         V factor = v_set(now[step]), next_factor = i + 1 < rows ? v_set(next[0]) : v_zero();
         QKV_UNROLL
         for (int j = 0; j < vectors; j++) {
@@ -113,7 +114,8 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int transposed, i
     const ptrdiff_t row = transposed ? 1 : o->lda, step = transposed ? o->lda : 1, ldc = o->ldc;
     const int accumulate = o->accumulate;
     const ptrdiff_t ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */
-    const float *lower = rows > TILE_ROWS ? a + TILE_ROWS * row : a;
+    const int split = rows > TILE_ROWS || transposed ? TILE_ROWS : TILE_ROWS / 2;
+    const float *lower = rows > split ? a + split * row : a;
     QKV_OPAQUE(lower); /* else compilers address all rows from a, by more offsets than there are registers */
     size_t k = o->k;
     QKV_UNROLL
@@ -123,35 +125,40 @@ QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int transposed, i
             sum[i][j] = v_zero();
     }
 #ifdef LANE_STEPS /* the set has a step of its own: so many columns of A at once, lane by lane */
-    const int whole = transposed && rows >= TILE_ROWS && !has_tail;
+    const int whole = 0;
     for (; rows <= TILE_ROWS && !has_tail && !transposed && k >= LANE_STEPS; k -= LANE_STEPS) {
-        gemm_lanes(rows, vectors, sum, a, row, b, ldb);
-        a += LANE_STEPS, lower += LANE_STEPS, b += LANE_STEPS * ldb;
         for (int x = 0; fetch && x < LANE_STEPS; x += rows < TILE_ROWS ? 1 : 2)
             gemm_fetch_lines(fetch);
+        gemm_lanes(rows, vectors, sum, a, row, b, ldb);
+        a += LANE_STEPS, lower += LANE_STEPS, b += LANE_STEPS * ldb;
+    }
+    for (; rows == TILE_ROWS && !has_tail && transposed && k >= 2; k -= 2) {
+        QKV_UNROLL
+        for (int x = 0; x < 2; x++, a += step, lower += step, b += ldb)
+            gemm_lanes_t(vectors, sum, a, b);
     }
 #else
     const int whole = rows >= TILE_ROWS && !has_tail;
 #endif
     while (whole ? k % 2 == 1 : k > 0) {
-        gemm_step(rows, vectors, has_tail, tail, sum, a, lower, row, b);
-        a += step, lower += step, b += ldb, k--;
         if (fetch && rows < TILE_ROWS)
             gemm_fetch_lines(fetch);
+        gemm_step(rows, split, vectors, has_tail, tail, sum, a, lower, row, b);
+        a += step, lower += step, b += ldb, k--;
     }
     if (whole && k > 0) {
         /* Two steps at a time: half the branches. With more, compilers run out of registers and copy sums about. */
         for (; k > 2; k -= 2) {
-            QKV_UNROLL
-            for (int x = 0; x < 2; x++, a += step, lower += step, b += ldb)
-                gemm_step(rows, vectors, 0, tail, sum, a, lower, row, b);
             if (fetch)
                 gemm_fetch_lines(fetch);
+            QKV_UNROLL
+            for (int x = 0; x < 2; x++, a += step, lower += step, b += ldb)
+                gemm_step(rows, split, vectors, 0, tail, sum, a, lower, row, b);
         }
         if (accumulate)
-            gemm_last_steps(rows, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 1);
+            gemm_last_steps(rows, split, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 1);
         else
-            gemm_last_steps(rows, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 0);
+            gemm_last_steps(rows, split, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 0);
         return;
     }
     QKV_UNROLL

@@ -105,9 +105,9 @@ QKV_INLINE V v_fma_lane(V a, int lane, V b, V c) {
     return c;
 }
 
-/* LANE_STEPS columns of A, loaded as they lie in memory, against as many rows of B, rows × vectors at a time (constants).
- * Broadcast loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers for B:
- * compilers must neither load it ahead nor keep a pointer to each row of A, lest they spill. */
+/* LANE_STEPS columns of A, loaded as they lie in memory, against as many rows of B, rows × vectors at a time, which are
+ * constants. Broadcast loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers
+ * for B: compilers must neither load it ahead nor keep a pointer to each row of A, lest they spill. */
 #define LANE_STEPS 4
 QKV_INLINE void gemm_lanes(int rows, int vectors, V sum[][STRIP_VECTORS], const float *a, ptrdiff_t lda, const float *b,
                            ptrdiff_t ldb) {
@@ -130,6 +130,18 @@ QKV_INLINE void gemm_lanes(int rows, int vectors, V sum[][STRIP_VECTORS], const 
             for (int i = 0; i < rows; i++)
                 sum[i][j] = v_fma_lane(columns[i], lane, row, sum[i][j]);
         }
+    }
+}
+
+/* One row of a transposed A, TILE_ROWS factors side by side, against one row of B. */
+QKV_INLINE void gemm_lanes_t(int vectors, V sum[][STRIP_VECTORS], const float *a, const float *b) {
+    V factors[2] = {v_load(a), vcombine_f32(vld1_f32(a + VL), vdup_n_f32(0.0f))};
+    QKV_UNROLL
+    for (int j = 0; j < vectors; j++) {
+        V row = v_load(b + j * VL);
+        QKV_UNROLL
+        for (int i = 0; i < TILE_ROWS; i++)
+            sum[i][j] = v_fma_lane(factors[i / VL], i % VL, row, sum[i][j]);
     }
 }
 

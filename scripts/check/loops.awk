@@ -1,0 +1,117 @@
+# The innermost loops of a kernel set's disassembly: objdump -d --no-show-raw-insn, of x86-64 or AArch64.
+# SPDX-License-Identifier: MIT
+#
+# Prints for each the line "loop FUNCTION ADDRESS INSTRUCTIONS FMAS STACK HOT STRAIGHT", STACK being how many of its
+# instructions reach into the stack, HOT "hot" or "other", STRAIGHT "straight" or "branches"; then its instructions,
+# "  ADDRESS<tab>INSTRUCTION", with "!" in the first column where it is the stack.
+#
+# A loop is a jump back over code that leads from its target to it. Innermost are those without another loop between the
+# two, but for loops that touch no vector, such as one that fetches ahead. Hot is, in functions whose name holds gemm, a
+# loop with at least so many fmas (-v tile=…); in the others, but for those below, every loop that loads vectors.
+
+BEGIN {
+    # fold keeps its factors in an array; logits, tanh and log hold more constants than there are registers; sum_visible
+    # is for rows with a NaN.
+    for (i = split("fold logits sum_visible tanh_array log_array", names, " "); i > 0; i--) is_cold[names[i]] = 1
+}
+
+# Marks in body the instructions that can be reached from head and lead to jump, between the two; returns how many.
+function walk(head, jump,    i, before, reached) {
+    split("", reached)
+    split("", body)
+    reached[head] = 1
+    do { # a jump back that is no loop makes another pass necessary
+        before = length_of(reached)
+        for (i = head; i < jump; i++) {
+            if (!(i in reached)) continue
+            if (!(i in leaves)) reached[i + 1] = 1
+            if ((i in target) && target[i] > head && target[i] <= jump) reached[target[i]] = 1
+        }
+    } while (length_of(reached) > before)
+    if (!(jump in reached)) return 0
+    body[jump] = 1
+    do {
+        before = length_of(body)
+        for (i = jump - 1; i >= head; i--)
+            if ((i in reached) && (leads(i) || ((i in target) && (target[i] in body)))) body[i] = 1
+    } while (length_of(body) > before)
+    return before
+}
+
+function leads(i) {
+    return !(i in leaves) && ((i + 1) in body)
+}
+
+function length_of(array,    i, count) {
+    for (i in array) count++
+    return count + 0
+}
+
+function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work, bad, hot, jumps) {
+    stack = "\\((%rsp|%esp)|\\[sp"
+    if (frame_rbp) stack = stack "|\\(%rbp"
+    if (frame_x29) stack = stack "|\\[x29"
+    for (i = 1; i <= n; i++)
+        if (goal[i] in at) target[i] = at[goal[i]]
+    for (i = 1; i <= n; i++) {
+        if (!(i in target) || target[i] > i || !walk(target[i], i)) continue
+        for (j = 1; j <= loops && head[j] != target[i]; j++) continue
+        if (j > loops) loops = j
+        head[j] = target[i] # of several jumps to one head the last one counts
+        jump[j] = i
+    }
+    for (j = 1; j <= loops; j++) {
+        size[j] = walk(head[j], jump[j])
+        fma[j] = loads[j] = bad[j] = jumps[j] = 0
+        for (i = head[j]; i <= jump[j]; i++) {
+            if (!(i in body)) continue
+            if (i in target) jumps[j]++
+            if (op[i] ~ /^(vfn?m(add|sub)|fml[as])/) fma[j]++
+            if (in_stack(i)) bad[j]++
+            else if (text[i] ~ /\)(\{1to[0-9]+\})?,%[xyz]mm|^ld[a-z0-9]*\t(q|\{v)/) loads[j]++
+        }
+        work[j] = fma[j] + loads[j]
+    }
+    for (j = 1; j <= loops; j++) {
+        inner = 1
+        for (i = 1; i <= loops; i++)
+            if (i != j && head[i] >= head[j] && jump[i] <= jump[j] && (work[i] || !work[j])) inner = 0
+        if (!inner) continue
+        walk(head[j], jump[j])
+        hot = name ~ /gemm/ ? fma[j] >= tile : loads[j] && !(name in is_cold)
+        print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other",
+            jumps[j] == 1 ? "straight" : "branches"
+        for (i = head[j]; i <= jump[j]; i++)
+            if (i in body) print (in_stack(i) ? "! " : "  ") address[i] "\t" text[i]
+    }
+    n = frame_rbp = frame_x29 = 0
+    split("", at); split("", goal); split("", target); split("", leaves)
+}
+
+function in_stack(i) {
+    return op[i] ~ /^(push|pop|call)/ || (text[i] ~ stack && op[i] !~ /^(lea|nop)/)
+}
+
+/^[0-9a-f]+ <.*>:$/ {
+    end_function()
+    name = $2
+    gsub(/[<>:]/, "", name)
+    sub(/\..*/, "", name) # of a part, as in gemm.part.0
+    next
+}
+/^ +[0-9a-f]+:\t/ {
+    address[++n] = $1
+    sub(/:/, "", address[n])
+    at[address[n]] = n
+    op[n] = $2
+    text[n] = $0
+    sub(/^ +[0-9a-f]+:\t/, "", text[n])
+    sub(/[ \t]*\/\/.*/, "", text[n])
+    if ($2 ~ /^(j|b$|b\.|cbn?z$|tbn?z$)/) # the target stands before <function+offset>
+        for (i = 3; i < NF; i++)
+            if ($(i + 1) ~ /^</) goal[n] = $i
+    if ($2 ~ /^(jmp|b$|br$|ret)/) leaves[n] = 1
+    if (text[n] ~ /^mov +%rsp,%rbp/) frame_rbp = 1
+    if (text[n] ~ /^(mov|add)\tx29, sp/) frame_x29 = 1
+}
+END { end_function() }
