@@ -52,9 +52,9 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
         {&t->p, rows * LD_SCORES},
         {&t->ds, rows * LD_SCORES},
         {&t->visible, rows * LD_SCORES},
-        {&t->cap_tanh, shape->scores.cap != 0 ? tile * LD_SCORES : 0},
-        {&t->dt, tile * LD_SCORES},
-        {&t->dq, tile * ld_q},
+        {&t->cap_tanh, shape->scores.cap != 0 ? 2 * tile * LD_SCORES : 0},
+        {&t->dt, 2 * tile * LD_SCORES},
+        {&t->dq, 2 * tile * ld_q},
         {&t->scaled_delta, rows},
         {&t->column, 2 * rows},
         {&t->rows.q, rows * ld_q},
@@ -184,6 +184,15 @@ void qkv_gradient_close_sums(const gradient_task *t) {
 
 /* ------------------------------------------------------------------------------------------------------- rows */
 
+/* Rows without padding are one long row. */
+static void scale_queries(const gradient_task *t, int64_t n) {
+    int64_t ld = t->shape->scores.ld_q, dim = t->desc->forward.head_dim;
+    bool whole = dim == ld && t->ld_q == ld;
+    for (int64_t i = 0; i < (whole ? 1 : n); i++)
+        t->rows.kernels->scale(t->rows.q + i * ld, t->q + i * t->ld_q, t->shape->scores.q_scale,
+                               (size_t)(whole ? n * dim : dim));
+}
+
 static void open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
     const qkv_attention_desc *d = &t->desc->forward;
     const gradient_shape *shape = t->shape;
@@ -202,14 +211,13 @@ static void open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) 
         t->rows.query[i] = first + i;
         t->rows.head[i] = head;
         t->scaled_delta[i] = t->delta[i] * shape->scale;
-        t->rows.kernels->scale(t->rows.q + i * shape->scores.ld_q, t->q + i * t->ld_q, shape->scores.q_scale,
-                               (size_t)d->head_dim);
     }
     if (shape->copies_q) {
         copy_rows(t->q_copy, shape->scores.ld_q, t->q, t->ld_q, n, d->head_dim);
         t->q = t->q_copy;
         t->ld_q = shape->scores.ld_q;
     }
+    scale_queries(t, n);
     if (shape->copies_out) {
         copy_rows(t->out_copy, shape->scores.ld_o, t->grad_out, t->ld_grad_out, n, d->head_dim_v);
         t->grad_out = t->out_copy;
@@ -308,7 +316,7 @@ static void add_query_gradient(const gradient_task *t, int64_t row, int64_t n) {
 static void clear_columns(const gradient_task *t, int64_t row, int64_t n, key_range block, key_range keys) {
     size_t before = (size_t)(keys.first - block.first) * sizeof(float);
     size_t behind = (size_t)(block.end - keys.end) * sizeof(float);
-    for (int64_t at = row * LD_SCORES; n > 0; n--, at += LD_SCORES) {
+    for (int64_t at = row * LD_SCORES; before + behind > 0 && n > 0; n--, at += LD_SCORES) {
         memset(t->p + at + block.first, 0, before);
         memset(t->ds + at + block.first, 0, before);
         memset(t->p + at + keys.end, 0, behind);
@@ -445,14 +453,46 @@ static key_range keys_of_rows(const gradient_task *t, int64_t first, int64_t n) 
     return within_block(visible_to_queries(&t->rows, first, first + n - 1), t->block);
 }
 
+/* Rows to take through the products at once: two tiles where they see the same keys, so that what the first has fetched
+ * serves the second. */
+static int64_t step_rows(const gradient_task *t, int64_t row, int64_t n) {
+    int64_t tile = t->rows.kernels->tile_rows, first = t->first_query + row;
+    if (row + 2 * tile > n)
+        return qkv_min(tile, n - row);
+    key_range a = keys_of_rows(t, first, 1), b = keys_of_rows(t, first + 2 * tile - 1, 1);
+    return a.first == b.first && a.end == b.end ? 2 * tile : tile;
+}
+
+static void fetch_rows(const void *data, int64_t stride, int64_t n, int64_t dim) {
+    enum { LINE_FLOATS = 16 };
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t x = 0; x < dim; x += LINE_FLOATS)
+            __builtin_prefetch((const float *)data + i * stride + x, 0, 2);
+    }
+}
+
+/* The rows that the next block will begin with come from beyond the L2 cache: asks for them a block ahead. */
+static void fetch_ahead(const gradient_task *t, int64_t row, int64_t n) {
+    const qkv_attention_backward_desc *desc = t->desc;
+    const qkv_attention_desc *d = &desc->forward;
+    int64_t first = t->first_query + GRADIENT_ROWS + row;
+    n = qkv_min(n, d->seq_q - first);
+    if (n <= 0)
+        return;
+    fetch_rows(input_row(t, &d->q, d->head_dim, t->head, first), d->q.token, n, d->head_dim);
+    fetch_rows(input_row(t, &desc->grad_out, d->head_dim_v, t->head, first), desc->grad_out.token, n, d->head_dim_v);
+    if (desc->grad_q.data)
+        fetch_rows(output_row(t, &desc->grad_q, t->head, first), desc->grad_q.token, n, d->head_dim);
+}
+
 void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
     key_range block = keys_of_rows(t, first, n);
     if (block.first == block.end)
         return;
     open_rows(t, head, first, n);
-    int64_t tile = t->rows.kernels->tile_rows;
-    for (int64_t row = 0; row < n; row += tile) {
-        int64_t height = qkv_min(tile, n - row);
+    for (int64_t row = 0, height; row < n; row += height) {
+        height = step_rows(t, row, n);
+        fetch_ahead(t, row, height);
         key_range keys = keys_of_rows(t, first + row, height);
         if (keys.first == keys.end) {
             keys = (key_range){block.first, block.first};
