@@ -73,7 +73,8 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
         qkv_input in = qkv_as_input(&d->lse);
         float natural = *at_row(&in, b, head, first + i);
         clean[i] = delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
-        if (natural == QKV_MINUS_INFINITY || (delta[i] != delta[i] && is_empty(kernels, d, b, head, first + i, natural)))
+        bool nan = delta[i] != delta[i];
+        if (natural == QKV_MINUS_INFINITY || (nan && is_empty(kernels, d, b, head, first + i, natural)))
             delta[i] = 0;
         if (desc->grad_lse.data && natural != QKV_MINUS_INFINITY)
             delta[i] -= *at_row(&desc->grad_lse, b, head, first + i);

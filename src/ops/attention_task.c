@@ -75,7 +75,8 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
                              const qkv_attention_desc *d, void *workspace, int64_t index) {
     int64_t block = index % shape->key_blocks, head = index / shape->key_blocks;
     int64_t b = head / d->num_kv_heads;
-    attention_task all = {.desc = d, .shape = shape, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
+    attention_task all = {
+        .desc = d, .shape = shape, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
     key_range keys = within_block(visible_to_queries(&all, 0, d->seq_q - 1), block);
     float *panels = (float *)workspace + head * head_panels(d) + block * QKV_KEY_BLOCK * d->head_dim;
     pack_block(kernels, d, panels, b, head % d->num_kv_heads, block, keys);
