@@ -112,7 +112,8 @@ static number delta_of(const state *s, const oracle_row *r, int64_t b, int64_t h
         delta.error += fabs(grad) * r->out_bound[c];
         size += fabs(grad) * (fabs(r->out[c]) + r->out_bound[c]);
     }
-    delta.error += oracle_gamma(ceil((double)d->head_dim_v / 16) + 4) * size + ORACLE_TINY * (double)(d->head_dim_v + 4);
+    delta.error += oracle_gamma(ceil((double)d->head_dim_v / 16) + 4) * size;
+    delta.error += ORACLE_TINY * (double)(d->head_dim_v + 4);
     if (s->desc->grad_lse.data) {
         delta.value -= (double)element(&s->desc->grad_lse, b, h, i, 0);
         delta.error += ORACLE_U * reach(delta);
@@ -144,7 +145,8 @@ static void add_pair(state *s, int64_t b, int64_t h, int64_t i, int64_t j, numbe
         add(&s->v, kv_at * dv + c, x.value, x.error);
     }
     for (int64_t c = 0; c < dk; c++) {
-        const number x = product(ds, (number){o->k[j * dk + c], 0}, 0), y = product(ds, (number){o->q[i * dk + c], 0}, 0);
+        const number x = product(ds, (number){o->k[j * dk + c], 0}, 0);
+        const number y = product(ds, (number){o->q[i * dk + c], 0}, 0);
         add(&s->q, q_at + c, x.value, x.error);
         add(&s->k, kv_at * dk + c, y.value, y.error);
     }

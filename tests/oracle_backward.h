@@ -19,8 +19,8 @@ typedef struct oracle_gradients {
     oracle_gradient sinks;   /* [heads] */
 } oracle_gradients;
 
-/* From q, k, v, options and grad_out and grad_lse of the descriptor; out and lse are not looked at, but the bound allows
- * for the error they have as the library's. Which axes of dbias are summed is told by the strides of grad_bias. */
+/* From q, k, v, options, grad_out and grad_lse of the descriptor; out and lse are not looked at, but the bound allows
+ * for the error they have as the library's. The strides of grad_bias say which axes of dbias are summed. */
 oracle_gradients *oracle_backward(const qkv_attention_backward_desc *desc);
 void oracle_free_gradients(oracle_gradients *g);
 

@@ -7,7 +7,8 @@
 void gradient_bias_sizes(const qkv_attention_backward_desc *desc, int64_t size[4]) {
     const qkv_attention_desc *d = &desc->forward;
     const qkv_matrix_output *x = &desc->grad_bias;
-    const int64_t all[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k}, stride[4] = {x->batch, x->head, x->query, x->key};
+    const int64_t all[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
+    const int64_t stride[4] = {x->batch, x->head, x->query, x->key};
     for (int i = 0; i < 4; i++)
         size[i] = stride[i] == 0 && all[i] > 1 ? 1 : all[i];
 }
@@ -84,7 +85,8 @@ void gradient_plain(qt_rng *rng, const attention_case *forward, gradient_case *c
     *c = (gradient_case){.attention = *forward, .desc = {.size = sizeof c->desc, .forward = *d}};
     float *grad_out = case_floats(rng, n);
     qt_fill(rng, grad_out, (size_t)n, QT_NORMAL);
-    c->desc.grad_out = (qkv_input){grad_out, d->num_heads * d->seq_q * forward->dv, d->seq_q * forward->dv, forward->dv};
+    c->desc.grad_out = (qkv_input){grad_out, d->num_heads * d->seq_q * forward->dv, d->seq_q * forward->dv,
+                                   forward->dv};
     gradient_want_all(rng, c);
 }
 

@@ -2,220 +2,19 @@
  *
  *   S = Q·Kᵀ    P = exp2(S − lse)    dP = dO·Vᵀ    dS = P∘(dP − δ)    dQ += dS·K    dV += Pᵀ·dO    dK += dSᵀ·Q
  *
- * with δ = Σ dO·O a row. A tile of rows takes the first five steps while its P and dS stay in the L1 cache; when 64 rows
- * are done, the sums over them follow. These read P and dS by columns, the six factors of a step side by side, so that
- * nothing is transposed; only K and V are packed, once for all queries.
+ * with δ = Σ dO·O a row. A tile of rows takes the first five steps while its P and dS stay in the L1 cache; when 64
+ * rows are done, the sums over them follow. These read P and dS by columns, the six factors of a step side by side, so
+ * that nothing is transposed; only K and V are packed, once for all queries.
  *
- * Pairs that do not see each other have P = dS = +0, and the products multiply by it, which is harmless unless what they
- * multiply is infinite or NaN. For dQ (K and V at keys that are not visible) that shows as a NaN in the row, which is
- * then done again by a loop that skips; for dK and dV (Q and dO of rows that don't see the key) rows that are not finite
- * are known from the start.
+ * Pairs that do not see each other have P = dS = +0, and the products multiply by it, which is harmless unless what
+ * they multiply is infinite or NaN. For dQ (K and V at keys that are not visible) that shows as a NaN in the row, which
+ * is then done again by a loop that skips; for dK and dV (Q and dO of rows that don't see the key) rows that are not
+ * finite are known from the start.
  *
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
 #include "attention_backward.h"
-
-/* ---------------------------------------------------------------------------------------------------- scratch */
-
-typedef struct part {
-    float **at;
-    int64_t floats;
-} part;
-
-static int64_t lay_out(const part *parts, size_t n, float *base) {
-    int64_t used = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (base)
-            *parts[i].at = base + used;
-        used += qkv_round_up(parts[i].floats, QKV_LANES);
-    }
-    return used * (int64_t)sizeof(float);
-}
-
-static int64_t lay_out_lane(gradient_task *t, const gradient_shape *shape, const qkv_attention_desc *d, float *base) {
-    int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
-    const part parts[] = {
-        {&t->k_panels, keys * d->head_dim},
-        {&t->v_panels, keys * d->head_dim_v},
-        {&t->k_copy, shape->copies_k ? keys * shape->scores.ld_q : 0},
-        {&t->grad_k, keys * shape->scores.ld_q},
-        {&t->grad_v, keys * shape->scores.ld_o},
-    };
-    return lay_out(parts, sizeof parts / sizeof parts[0], base);
-}
-
-static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape, float *base) {
-    int64_t rows = GRADIENT_ROWS, tile = kernels->tile_rows, ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
-    float *query = NULL, *head = NULL, *keep = NULL;
-    const part parts[] = {
-        {&t->p, rows * LD_SCORES},
-        {&t->ds, rows * LD_SCORES},
-        {&t->visible, rows * LD_SCORES},
-        {&t->cap_tanh, shape->scores.cap != 0 ? tile * LD_SCORES : 0},
-        {&t->dt, tile * LD_SCORES},
-        {&t->dq, tile * ld_q},
-        {&t->scaled_delta, rows},
-        {&t->column, 2 * rows},
-        {&t->rows.q, rows * ld_q},
-        {&t->q_copy, shape->copies_q ? rows * ld_q : 0},
-        {&t->out_copy, shape->copies_out ? rows * ld_o : 0},
-        {&t->row_sum, qkv_max(ld_q, ld_o)},
-        {&t->rows.distance, DISTANCES},
-        {&t->rows.bias, QKV_KEY_BLOCK},
-        {&keep, QKV_KEY_BLOCK / (int64_t)sizeof(float)},
-        {&query, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
-        {&head, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
-    };
-    int64_t size = lay_out(parts, sizeof parts / sizeof parts[0], base);
-    t->rows.keep = (uint8_t *)keep;
-    t->rows.query = (int64_t *)(void *)query;
-    t->rows.head = (int64_t *)(void *)head;
-    return size;
-}
-
-void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_desc *d) {
-    gradient_task unused;
-    shape->lane_size = lay_out_lane(&unused, shape, d, NULL);
-    shape->worker_size = lay_out_worker(&unused, kernels, shape, NULL);
-}
-
-void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
-                        const qkv_attention_backward_desc *desc, void *workspace, int64_t lane, int32_t worker) {
-    const float *statistics = workspace;
-    unsigned char *areas = (unsigned char *)workspace + shape->statistics_size;
-    int64_t area = shape->lane_size + shape->worker_size;
-    memset(t, 0, sizeof *t);
-    t->shape = shape;
-    t->desc = desc;
-    t->row_lse = statistics;
-    t->row_delta = statistics + shape->rows;
-    t->row_clean = statistics + 2 * shape->rows;
-    t->sums_bias = desc->grad_bias.data && qkv_gradient_bias_is_direct(desc);
-    t->rows.kernels = kernels;
-    t->rows.shape = &shape->scores;
-    t->rows.desc = &desc->forward;
-    lay_out_lane(t, shape, &desc->forward, (float *)(void *)(areas + lane * area));
-    lay_out_worker(t, kernels, shape, (float *)(void *)(areas + worker * area + shape->lane_size));
-}
-
-/* ------------------------------------------------------------------------------------------------------- keys */
-
-void qkv_gradient_choose_head(gradient_task *t, int64_t kv_head) {
-    const qkv_attention_desc *d = &t->desc->forward;
-    t->rows.b = kv_head / d->num_kv_heads;
-    t->rows.kv_head = kv_head % d->num_kv_heads;
-    t->rows.kv_len = qkv_batch_kv_len(d, t->rows.b);
-    t->rows.q_offset = qkv_batch_q_offset(d, t->rows.b);
-}
-
-static float *output_row(const gradient_task *t, const qkv_output *x, int64_t head, int64_t token) {
-    return (float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
-}
-
-/* Tensors without channels may be NULL; nothing is read of them. */
-static const float *input_row(const gradient_task *t, const qkv_input *x, int64_t dim, int64_t head, int64_t token) {
-    return dim == 0 ? t->row_sum
-                    : (const float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
-}
-
-static void copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n) {
-    for (int64_t i = 0; i < rows; i++)
-        memcpy(to + i * ld, from + i * stride, (size_t)n * sizeof(float));
-}
-
-void qkv_gradient_choose_keys(gradient_task *t, int64_t block) {
-    const qkv_attention_desc *d = &t->desc->forward;
-    t->block = block;
-    t->num_keys = qkv_min(QKV_KEY_BLOCK, d->seq_k - block * QKV_KEY_BLOCK);
-    t->k = t->k_copy;
-    t->ld_k = t->shape->scores.ld_q;
-    if (!t->shape->copies_k) {
-        t->k = input_row(t, &d->k, d->head_dim, t->rows.kv_head, block * QKV_KEY_BLOCK);
-        t->ld_k = d->k.token;
-    }
-}
-
-static void pack_keys(const gradient_task *t, float *panels, const qkv_input *x, int64_t dim, key_range keys) {
-    for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL)
-        t->rows.kernels->pack(panels + j * dim, input_row(t, x, dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j),
-                              x->token, (size_t)qkv_min(QKV_PANEL, keys.end - j), (size_t)dim);
-}
-
-void qkv_gradient_load_keys(const gradient_task *t) {
-    const qkv_attention_desc *d = &t->desc->forward;
-    if (t->shape->rows == 0)
-        return;
-    key_range keys = within_block(visible_to_queries(&t->rows, 0, d->seq_q - 1), t->block);
-    pack_keys(t, t->k_panels, &d->k, d->head_dim, keys);
-    pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
-    if (t->shape->copies_k)
-        copy_rows(t->k_copy + keys.first * t->ld_k, t->ld_k,
-                  input_row(t, &d->k, d->head_dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + keys.first), d->k.token,
-                  keys.end - keys.first, d->head_dim);
-}
-
-static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv_output *grad, int64_t n) {
-    if (!grad->data || n == 0)
-        return;
-    memset(sums, 0, (size_t)(t->num_keys * ld) * sizeof(float));
-    if (t->desc->flags & QKV_ACCUMULATE)
-        copy_rows(sums, ld, output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK), grad->token, t->num_keys,
-                  n);
-}
-
-void qkv_gradient_open_sums(const gradient_task *t) {
-    open_sums(t, t->grad_k, t->shape->scores.ld_q, &t->desc->grad_k, t->desc->forward.head_dim);
-    open_sums(t, t->grad_v, t->shape->scores.ld_o, &t->desc->grad_v, t->desc->forward.head_dim_v);
-}
-
-static void close_sums(const gradient_task *t, const float *sums, int64_t ld, const qkv_output *grad, int64_t n) {
-    if (!grad->data || n == 0)
-        return;
-    for (int64_t j = 0; j < t->num_keys; j++)
-        qkv_scale_row(t->rows.kernels, output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j), sums + j * ld, 1.0f,
-                               (size_t)n);
-}
-
-void qkv_gradient_close_sums(const gradient_task *t) {
-    close_sums(t, t->grad_k, t->shape->scores.ld_q, &t->desc->grad_k, t->desc->forward.head_dim);
-    close_sums(t, t->grad_v, t->shape->scores.ld_o, &t->desc->grad_v, t->desc->forward.head_dim_v);
-}
-
-/* ------------------------------------------------------------------------------------------------------- rows */
-
-static void open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
-    const qkv_attention_desc *d = &t->desc->forward;
-    const gradient_shape *shape = t->shape;
-    int64_t at = (t->rows.b * d->num_heads + head) * d->seq_q + first;
-    t->head = head;
-    t->first_query = first;
-    t->num_rows = n;
-    t->lse = t->row_lse + at;
-    t->delta = t->row_delta + at;
-    t->clean = t->row_clean + at;
-    t->q = input_row(t, &d->q, d->head_dim, head, first);
-    t->ld_q = d->q.token;
-    t->grad_out = input_row(t, &t->desc->grad_out, d->head_dim_v, head, first);
-    t->ld_grad_out = t->desc->grad_out.token;
-    for (int64_t i = 0; i < n; i++) {
-        t->rows.query[i] = first + i;
-        t->rows.head[i] = head;
-        t->scaled_delta[i] = t->delta[i] * shape->scale;
-        qkv_scale_row(t->rows.kernels, t->rows.q + i * shape->scores.ld_q, t->q + i * t->ld_q, shape->scores.q_scale,
-                               (size_t)d->head_dim);
-    }
-    if (shape->copies_q) {
-        copy_rows(t->q_copy, shape->scores.ld_q, t->q, t->ld_q, n, d->head_dim);
-        t->q = t->q_copy;
-        t->ld_q = shape->scores.ld_q;
-    }
-    if (shape->copies_out) {
-        copy_rows(t->out_copy, shape->scores.ld_o, t->grad_out, t->ld_grad_out, n, d->head_dim_v);
-        t->grad_out = t->out_copy;
-        t->ld_grad_out = shape->scores.ld_o;
-    }
-}
 
 /* Logits of a tile into `to`; tanh(S) is kept in cap_tanh where there is a softcap. */
 static key_range score_tile(gradient_task *t, float *to, int64_t row, int64_t n, key_range keys) {
@@ -255,7 +54,8 @@ static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, ke
     qkv_multiply_panels(kernels, ds, t->grad_out + row * t->ld_grad_out, t->ld_grad_out, n, t->v_panels,
                         t->desc->forward.head_dim_v, columns, NULL);
     if (t->sums_bias) {
-        copy_rows(t->dt + columns.first, LD_SCORES, ds + columns.first, LD_SCORES, n, columns.end - columns.first);
+        qkv_gradient_copy_rows(t->dt + columns.first, LD_SCORES, ds + columns.first, LD_SCORES, n,
+                               columns.end - columns.first);
         kernels->score_grad(t->dt + columns.first, p + columns.first, LD_SCORES, (size_t)n, width, t->delta + row, 1.0f,
                             NULL);
     }
@@ -301,7 +101,7 @@ static void finish_tile(gradient_task *t, int64_t row, int64_t n, key_range keys
 static void add_query_gradient(const gradient_task *t, int64_t row, int64_t n) {
     const qkv_output *grad = &t->desc->grad_q;
     if (grad->data)
-        t->rows.kernels->add(output_row(t, grad, t->head, t->first_query + row), grad->token, t->dq,
+        t->rows.kernels->add(qkv_gradient_output_row(t, grad, t->head, t->first_query + row), grad->token, t->dq,
                              t->shape->scores.ld_q, (size_t)n, (size_t)t->desc->forward.head_dim);
 }
 
@@ -309,7 +109,7 @@ static void add_query_gradient(const gradient_task *t, int64_t row, int64_t n) {
 static void clear_columns(const gradient_task *t, int64_t row, int64_t n, key_range block, key_range keys) {
     size_t before = (size_t)(keys.first - block.first) * sizeof(float);
     size_t behind = (size_t)(block.end - keys.end) * sizeof(float);
-    for (int64_t at = row * LD_SCORES; n > 0; n--, at += LD_SCORES) {
+    for (int64_t at = row * LD_SCORES; before + behind > 0 && n > 0; n--, at += LD_SCORES) {
         memset(t->p + at + block.first, 0, before);
         memset(t->ds + at + block.first, 0, before);
         memset(t->p + at + keys.end, 0, behind);
@@ -333,14 +133,14 @@ static void sum_rows(const gradient_task *t, key_range keys, int64_t first, int6
                         (size_t)d->head_dim, rows, 1);
 }
 
-/* Keys that the same rows see are summed together. Where that changes from key to key, two tiles of keys are. */
+/* Keys that the same rows see are summed together. Where that changes from key to key, a tile of keys is. */
 static void sum_visible_rows(const gradient_task *t, key_range keys) {
     key_range seen[GRADIENT_ROWS]; /* from the block's first key on; bounds don't decrease */
     for (int64_t i = 0; i < t->num_rows; i++) {
         key_range all = visible_keys(&t->rows, t->first_query + i);
         seen[i] = (key_range){all.first - t->block * QKV_KEY_BLOCK, all.end - t->block * QKV_KEY_BLOCK};
     }
-    int64_t step = 2 * t->rows.kernels->tile_rows, first = 0, end = 0;
+    int64_t step = t->rows.kernels->tile_rows, first = 0, end = 0;
     key_range open = {keys.first, keys.first};
     int64_t open_first = 0, open_end = 0;
     for (int64_t j = keys.first; j < keys.end; j += step) {
@@ -427,8 +227,8 @@ void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, 
 static void add_bias_gradient(const gradient_task *t, int64_t row, int64_t n, key_range keys) {
     const qkv_matrix_output *x = &t->desc->grad_bias;
     for (int64_t i = 0; i < n; i++) {
-        float *to = (float *)x->data + t->rows.b * x->batch + t->head * x->head + (t->first_query + row + i) * x->query +
-                    t->block * QKV_KEY_BLOCK * x->key;
+        int64_t query = t->first_query + row + i, key = t->block * QKV_KEY_BLOCK;
+        float *to = (float *)x->data + t->rows.b * x->batch + t->head * x->head + query * x->query + key * x->key;
         const float *from = t->dt + i * LD_SCORES;
         if (x->key == 1) {
             t->rows.kernels->add(to + keys.first, 0, from + keys.first, 0, 1, (size_t)(keys.end - keys.first));
@@ -446,14 +246,47 @@ static key_range keys_of_rows(const gradient_task *t, int64_t first, int64_t n) 
     return within_block(visible_to_queries(&t->rows, first, first + n - 1), t->block);
 }
 
+/* Rows to take through the products at once: a tile where its rows see the same keys, else half of one, which is what
+ * products keep in registers. */
+static int64_t step_rows(const gradient_task *t, int64_t row, int64_t n) {
+    int64_t tile = t->rows.kernels->tile_rows, first = t->first_query + row;
+    if (row + tile > n)
+        return qkv_min(tile / 2, n - row);
+    key_range a = keys_of_rows(t, first, 1), b = keys_of_rows(t, first + tile - 1, 1);
+    return a.first == b.first && a.end == b.end ? tile : tile / 2;
+}
+
+static void fetch_rows(const void *data, int64_t stride, int64_t n, int64_t dim) {
+    enum { LINE_FLOATS = 16 };
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t x = 0; x < dim; x += LINE_FLOATS)
+            __builtin_prefetch((const float *)data + i * stride + x, 0, 2);
+    }
+}
+
+/* The rows that the next block will begin with come from beyond the L2 cache: asks for them a block ahead. */
+static void fetch_ahead(const gradient_task *t, int64_t row, int64_t n) {
+    const qkv_attention_backward_desc *desc = t->desc;
+    const qkv_attention_desc *d = &desc->forward;
+    int64_t first = t->first_query + GRADIENT_ROWS + row;
+    n = qkv_min(n, d->seq_q - first);
+    if (n <= 0)
+        return;
+    fetch_rows(qkv_gradient_input_row(t, &d->q, d->head_dim, t->head, first), d->q.token, n, d->head_dim);
+    fetch_rows(qkv_gradient_input_row(t, &desc->grad_out, d->head_dim_v, t->head, first), desc->grad_out.token, n,
+               d->head_dim_v);
+    if (desc->grad_q.data)
+        fetch_rows(qkv_gradient_output_row(t, &desc->grad_q, t->head, first), desc->grad_q.token, n, d->head_dim);
+}
+
 void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
     key_range block = keys_of_rows(t, first, n);
     if (block.first == block.end)
         return;
-    open_rows(t, head, first, n);
-    int64_t tile = t->rows.kernels->tile_rows;
-    for (int64_t row = 0; row < n; row += tile) {
-        int64_t height = qkv_min(tile, n - row);
+    qkv_gradient_open_rows(t, head, first, n);
+    for (int64_t row = 0, height; row < n; row += height) {
+        height = step_rows(t, row, n);
+        fetch_ahead(t, row, height);
         key_range keys = keys_of_rows(t, first + row, height);
         if (keys.first == keys.end) {
             keys = (key_range){block.first, block.first};
@@ -476,7 +309,7 @@ void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64
     key_range block = keys_of_rows(t, first, n);
     if (block.first == block.end)
         return;
-    open_rows(t, head, first, n);
+    qkv_gradient_open_rows(t, head, first, n);
     int64_t tile = t->rows.kernels->tile_rows;
     for (int64_t row = 0; row < n; row += tile) {
         int64_t height = qkv_min(tile, n - row);

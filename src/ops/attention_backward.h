@@ -69,6 +69,15 @@ void qkv_gradient_load_keys(const gradient_task *t);  /* packs K and V */
 void qkv_gradient_open_sums(const gradient_task *t);  /* dK and dV: zeros, or what is there */
 void qkv_gradient_close_sums(const gradient_task *t); /* stores them */
 
+/* Names the queries [first, first + n) of a head, n ≤ GRADIENT_ROWS, scales q and copies what is copied. */
+void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
+
+/* Row addresses in the chosen batch. Tensors without channels may be NULL; nothing is read of them. */
+float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int64_t head, int64_t token);
+const float *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int64_t dim, int64_t head,
+                                    int64_t token);
+void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n);
+
 /* Queries [first, first + n) of a head against the loaded block, n ≤ GRADIENT_ROWS; first is a multiple of that. */
 void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
 

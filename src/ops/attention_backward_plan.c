@@ -49,7 +49,8 @@ static qkv_status prepare(const qkv_attention_backward_desc *desc, qkv_attention
 /* -------------------------------------------------------------------------------------------------- wavefront */
 
 /* Units [first, end) of a head that see something of key blocks `block` to `last`, as far as the plan knows. */
-static key_range units_of_blocks(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block, int64_t last) {
+static key_range units_of_blocks(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block,
+                                 int64_t last) {
     key_range queries = {0, d->seq_q};
     if (!d->q_offsets) {
         int64_t offset = bounded(d->q_offset);
@@ -69,8 +70,9 @@ typedef struct sweeps {
 } sweeps;
 
 /* A lane begins its next sweep when the last is done, and not before the lane ahead of it, which is the last lane of
- * the sweeps before, has left each unit: unit u of head h is done by lane l in phase start + h·width + u − first + l. */
-static sweeps next_sweeps(const gradient_shape *shape, const qkv_attention_desc *d, int64_t round, const sweeps *before) {
+ * the sweeps before, has left each unit. Lane l does unit u of head h in phase start + h·width + u − first + l. */
+static sweeps next_sweeps(const gradient_shape *shape, const qkv_attention_desc *d, int64_t round,
+                          const sweeps *before) {
     int64_t first = round * shape->lanes, end = qkv_min(first + shape->lanes, shape->kv_heads * shape->key_blocks);
     int64_t low = first % shape->key_blocks, high = low + end - 1 - first, heads = qkv_max(1, shape->scores.group);
     if (high >= shape->key_blocks) { /* more than one KV head */

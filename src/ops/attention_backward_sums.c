@@ -10,11 +10,17 @@ static const float *at_row(const qkv_input *x, int64_t b, int64_t head, int64_t 
     return (const float *)x->data + b * x->batch + head * x->head + token * x->token;
 }
 
-/* Adds Σ 0·x to the sum of each row, which makes it NaN if an x is infinite or NaN. */
-static void find_infinities(const qkv_kernels *kernels, float *sums, float *more, const float *zeros, const float *x,
-                            int64_t stride, int64_t n, int64_t dim) {
-    kernels->row_dots(more, x, stride, zeros, 0, (size_t)n, (size_t)dim);
-    kernels->add(sums, 0, more, 0, 1, (size_t)n);
+/* Rows of q that are not finite have no finite lse, unless a sink is all of it: in most calls nobody has to look. */
+static void find_infinite_queries(const qkv_kernels *kernels, const qkv_attention_desc *d, float *clean,
+                                  const float *lse, gradient_task *t, const float *q, int64_t n) {
+    bool look = d->sinks != NULL;
+    for (int64_t i = 0; i < n; i++)
+        look = look || lse[i] - lse[i] != 0;
+    if (!look)
+        return;
+    memset(t->row_sum, 0, (size_t)d->head_dim * sizeof(float));
+    kernels->row_dots(t->scaled_delta, q, d->q.token, t->row_sum, 0, (size_t)n, (size_t)d->head_dim); /* Σ 0·q */
+    kernels->add(clean, 0, t->scaled_delta, 0, 1, (size_t)n);
 }
 
 /* Whether the forward left this row empty, as far as its outputs can tell: all zeros, and no lse but that of a sink. */
@@ -57,28 +63,25 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
     float *lse = (float *)workspace + at, *delta = lse + shape->rows, *clean = delta + shape->rows;
     gradient_task t; /* for scratch */
     qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
-    float *zeros = t.row_sum, *more = t.scaled_delta;
-    memset(zeros, 0, (size_t)qkv_max(shape->scores.ld_q, shape->scores.ld_o) * sizeof(float));
-    memset(clean, 0, (size_t)n * sizeof(float));
     memset(delta, 0, (size_t)n * sizeof(float));
-    if (d->head_dim > 0 && d->seq_k > 0)
-        find_infinities(kernels, clean, more, zeros, at_row(&d->q, b, head, first), d->q.token, n, d->head_dim);
     if (d->head_dim_v > 0) {
         qkv_input out = qkv_as_input(&d->out);
-        const float *grad_out = at_row(&desc->grad_out, b, head, first);
-        kernels->row_dots(delta, grad_out, desc->grad_out.token, at_row(&out, b, head, first), out.token, (size_t)n,
-                          (size_t)d->head_dim_v);
-        find_infinities(kernels, clean, more, zeros, grad_out, desc->grad_out.token, n, d->head_dim_v);
+        kernels->row_dots(delta, at_row(&desc->grad_out, b, head, first), desc->grad_out.token,
+                          at_row(&out, b, head, first), out.token, (size_t)n, (size_t)d->head_dim_v);
     }
     for (int64_t i = 0; i < n; i++) {
         qkv_input in = qkv_as_input(&d->lse);
         float natural = *at_row(&in, b, head, first + i);
-        if (natural == QKV_MINUS_INFINITY || (delta[i] != delta[i] && is_empty(kernels, d, b, head, first + i, natural)))
+        clean[i] = delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
+        bool nan = delta[i] != delta[i];
+        if (natural == QKV_MINUS_INFINITY || (nan && is_empty(kernels, d, b, head, first + i, natural)))
             delta[i] = 0;
         if (desc->grad_lse.data && natural != QKV_MINUS_INFINITY)
             delta[i] -= *at_row(&desc->grad_lse, b, head, first + i);
         lse[i] = natural == QKV_MINUS_INFINITY ? -QKV_MINUS_INFINITY : natural * QKV_LOG2E;
     }
+    if (d->head_dim > 0 && d->seq_k > 0)
+        find_infinite_queries(kernels, d, clean, lse, &t, at_row(&d->q, b, head, first), n);
     clear_rows(kernels, desc, b, head, first, n);
     if (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc))
         qkv_gradient_open_bias(desc, b, head, (key_range){first, first + n}, (key_range){0, d->seq_k});

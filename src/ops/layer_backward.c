@@ -1,5 +1,5 @@
-/* Gradients of a whole layer: its forward once more, up to the heads' outputs, then the gradients of its operations from
- * the last to the first, all through the library's own functions over one workspace.
+/* Gradients of a whole layer: its forward once more, up to the heads' outputs, then the gradients of its operations
+ * from the last to the first, all through the library's own functions over one workspace.
  *
  * SPDX-License-Identifier: MIT */
 #include <string.h>

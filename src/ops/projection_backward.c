@@ -1,9 +1,9 @@
 /* Gradients of Y = X·W + bias: dX = dY·Wᵀ, dW = Xᵀ·dY, dbias = Σ dY.
  *
  * Three phases. The first packs W's panels once more, transposed, which are then to dX what W's are to Y. The second
- * sums dX in blocks of rows, part after part, in chains of 128 columns. The third sums dW and dbias in blocks, in chains
- * of 128 tokens, all batches being one run of tokens. Rows are gathered to where they are aligned: whatever the strides,
- * the products see the same few layouts.
+ * sums dX in blocks of rows, part after part, in chains of 128 columns. The third sums dW and dbias in blocks, in
+ * chains of 128 tokens, all batches being one run of tokens. Rows are gathered to where they are aligned: whatever the
+ * strides, the products see the same few layouts.
  *
  * SPDX-License-Identifier: MIT */
 #include <string.h>

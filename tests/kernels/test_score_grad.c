@@ -22,7 +22,8 @@ static void test_score_grad(const qt_set *set) {
         const float *delta = vector(&rng, rows, place, kind);
         float *got = tile_of(d, (ptrdiff_t)ld, rows, cols, ld, place);
         float *want = tile_of(d, (ptrdiff_t)ld, rows, cols, ld, place);
-        float *p = tile_of(p0, (ptrdiff_t)ld, rows, cols, ld, place), *u = tile_of(u0, (ptrdiff_t)ld, rows, cols, ld, place);
+        float *p = tile_of(p0, (ptrdiff_t)ld, rows, cols, ld, place);
+        float *u = tile_of(u0, (ptrdiff_t)ld, rows, cols, ld, place);
         qt_read_only(p);
         qt_read_only(u);
         for (size_t r = 0; r < rows; r++)

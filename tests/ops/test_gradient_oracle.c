@@ -1,5 +1,5 @@
-/* The oracle's gradients against central differences of its own forward, in double: five points, so that what is left is
- * of fourth order. Nothing of the library takes part but the header.
+/* The oracle's gradients against central differences of its own forward, in double: five points, so that what is left
+ * is of fourth order. Nothing of the library takes part but the header.
  *
  * SPDX-License-Identifier: MIT */
 #include "oracle_gradient_cases.h"
@@ -62,8 +62,8 @@ static void check_tensor(qt_rng *rng, const gradient_case *c, char tensor, const
 }
 
 /* Moves one float of bias or sinks, which is put on a grid first so that every step is exact. */
-static void check_float(const gradient_case *c, const char *what, float *x, const float original, const oracle_gradient *g,
-                        int64_t at, double *worst) {
+static void check_float(const gradient_case *c, const char *what, float *x, const float original,
+                        const oracle_gradient *g, int64_t at, double *worst) {
     objective f[4];
     for (int i = 0; i < 4; i++) {
         *x = original + (float)steps[i];
@@ -127,7 +127,8 @@ static void test_central_differences(void) {
         gradient_case c;
         gradient_draw(&rng, 12000, &c);
         const qkv_attention_desc *d = &c.desc.forward;
-        if (!c.attention.ordinary || c.attention.data == CASE_WIDE || d->batch * d->num_heads * d->seq_q * d->seq_k == 0)
+        if (!c.attention.ordinary || c.attention.data == CASE_WIDE ||
+            d->batch * d->num_heads * d->seq_q * d->seq_k == 0)
             continue;
         if (d->softcap > 0 && d->softcap < 0.1f) /* bends within one step */
             continue;

@@ -105,8 +105,8 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c, int64_t m
     if (qt_chance(rng, 80))
         c->desc.grad_x = case_output(rng, a->batch, 1, c->tokens, in);
     qt_describe("B=%" PRId64 " S=%" PRId64 " model=%" PRId64 " H=%" PRId64 ":%" PRId64 " D=%" PRId64 ",%" PRId64
-                " out=%" PRId64 "%s%s flags=%u%s%s%s", a->batch, c->tokens, in, a->num_heads, a->num_kv_heads, a->head_dim,
-                a->head_dim_v, f->out_features, c->raw ? " raw" : "", f->w_o ? "" : " no w_o", a->flags,
+                " out=%" PRId64 "%s%s flags=%u%s%s%s", a->batch, c->tokens, in, a->num_heads, a->num_kv_heads,
+                a->head_dim, a->head_dim_v, f->out_features, c->raw ? " raw" : "", f->w_o ? "" : " no w_o", a->flags,
                 a->softcap != 0 ? " softcap" : "", a->sinks ? " sinks" : "", a->bias.data ? " bias" : "");
 }
 
@@ -154,7 +154,8 @@ static results gather(layer_case *c) {
     }
     const int64_t batch = c->desc.forward.attention.batch;
     r.size[DX] = batch * c->tokens * c->desc.forward.model_dim;
-    r.of[DX] = c->desc.grad_x.data ? case_gather(&c->desc.grad_x, batch, 1, c->tokens, c->desc.forward.model_dim) : NULL;
+    if (c->desc.grad_x.data)
+        r.of[DX] = case_gather(&c->desc.grad_x, batch, 1, c->tokens, c->desc.forward.model_dim);
     return r;
 }
 
@@ -348,8 +349,8 @@ static void expect_slope(layer_case *c, const char *what, float *x, float got, d
     }
     *x = at;
     const double slope = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * (double)step);
-    QT_EXPECT(fabs(slope - (double)got) <= 1e-4 * scale + 1e-6, "%s: %g by differences, %g from the library", what, slope,
-              (double)got);
+    QT_EXPECT(fabs(slope - (double)got) <= 1e-4 * scale + 1e-6, "%s: %g by differences, %g from the library", what,
+              slope, (double)got);
     qt_count_words(1);
 }
 
@@ -407,7 +408,8 @@ static void test_central_differences(void) {
             float *element = case_row(&f->x, b, 0, t) + x;
             *element = rintf(*element * 4096) / 4096;
             const results r = run(&reference, &c, 0, 0);
-            expect_slope(&c, "dx", element, r.of[DX][(b * c.tokens + t) * f->model_dim + x], largest(r.of[DX], r.size[DX]));
+            const float got = r.of[DX][(b * c.tokens + t) * f->model_dim + x];
+            expect_slope(&c, "dx", element, got, largest(r.of[DX], r.size[DX]));
         }
         for (int p = 0; p < 4; p++)
             check_weights(&rng, &reference, &c, p);

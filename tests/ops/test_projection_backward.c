@@ -97,7 +97,8 @@ static void draw(qt_rng *rng, gradient_case *c, qt_kind kind) {
 }
 
 static qt_view weight_view(const gradient_case *c, int part) {
-    return qt_view_rows(c->desc.grad[part].data, (size_t)rows_of(c, part), (size_t)cols_of(c, part), stride_of(c, part));
+    const size_t rows = (size_t)rows_of(c, part), cols = (size_t)cols_of(c, part);
+    return qt_view_rows(c->desc.grad[part].data, rows, cols, stride_of(c, part));
 }
 
 /* Poison, or integers to add to. */
@@ -185,9 +186,10 @@ typedef struct sum {
 /* Chains of 128 terms, which are added up with what was there: γ of a chain and of an add for each. */
 static void expect(const char *what, int64_t at, sum s, double adds, double terms, double old, float got, bool exact,
                    double *worst) {
-    const double bound = exact ? 0 : oracle_gamma(fmin(terms, 128) + adds) * (s.magnitude + fabs(old)) + terms * ORACLE_TINY;
-    QT_EXPECT(oracle_within((double)got, s.value + old, bound, worst), "%s at %" PRId64 ": want %.9g ± %.3g, got %.9g", what,
-              at, s.value + old, bound, (double)got);
+    const double gamma = oracle_gamma(fmin(terms, 128) + adds);
+    const double bound = exact ? 0 : gamma * (s.magnitude + fabs(old)) + terms * ORACLE_TINY;
+    QT_EXPECT(oracle_within((double)got, s.value + old, bound, worst), "%s at %" PRId64 ": want %.9g ± %.3g, got %.9g",
+              what, at, s.value + old, bound, (double)got);
     QT_EXPECT(got != 0 || qt_bits(got) == 0, "%s at %" PRId64 " is −0", what, at);
 }
 
@@ -276,8 +278,9 @@ static void test_a_step_of_descent_lowers_the_loss(const qt_set *set) {
         if (!qt_case(i, &rng))
             continue;
         const int64_t layout = i == 0 ? QKV_IN_OUT : QKV_OUT_IN;
-        float *x = case_floats(&rng, TOKENS * IN), *w = case_floats(&rng, IN * OUT), *y = case_floats(&rng, TOKENS * OUT);
-        float *target = case_floats(&rng, TOKENS * OUT), *dw = case_floats(&rng, IN * OUT), *bias = case_floats(&rng, OUT);
+        float *x = case_floats(&rng, TOKENS * IN), *w = case_floats(&rng, IN * OUT), *bias = case_floats(&rng, OUT);
+        float *y = case_floats(&rng, TOKENS * OUT), *target = case_floats(&rng, TOKENS * OUT);
+        float *dw = case_floats(&rng, IN * OUT);
         float *db = case_floats(&rng, OUT);
         qt_fill(&rng, x, TOKENS * IN, QT_NORMAL);
         qt_fill(&rng, w, IN * OUT, QT_NORMAL);

@@ -125,7 +125,8 @@ static void test_layer_backward_refuses(void) {
         .size = sizeof good, .grad_out = {data(&rng, 40), 0, 0, 8}, .grad_x = {out, 0, 0, 8},
         .grad_q = {.data = out + 100, .bias = lse}, .grad_k = {.data = out + 200}, .grad_v = {.data = out + 300},
         .grad_o = {.data = out + 400, .bias = lse + 8},
-        .forward = {.size = sizeof good.forward, .model_dim = 8, .out_features = 8, .x = {x, 0, 0, 8}, .w_qkv = w, .w_o = w,
+        .forward = {.size = sizeof good.forward, .model_dim = 8, .out_features = 8, .x = {x, 0, 0, 8}, .w_qkv = w,
+                    .w_o = w,
                     .attention = {.size = sizeof good.forward.attention, .batch = 1, .num_heads = 2, .seq_q = 5,
                                   .seq_k = 5, .head_dim = 4}}};
     COMMON_REFUSALS(layer_backward);

@@ -1,5 +1,5 @@
-/* What the gradients of attention promise at the edges: empty rows, keys nobody sees, NaN, zero sizes, accumulation, the
- * same bits for any threads, batch, order of tasks and choice of gradients, and memory that grows with the length.
+/* What the gradients of attention promise at the edges: empty rows, keys nobody sees, NaN, zero sizes, accumulation,
+ * the same bits for any threads, batch, order of tasks and choice of gradients, and memory that grows with the length.
  *
  * SPDX-License-Identifier: MIT */
 #include "oracle_gradient_cases.h"
@@ -29,7 +29,8 @@ static void expect_zeros(const char *what, const float *x, int64_t n) {
 
 static void expect_nans(const char *what, const float *x, int64_t n, bool nan) {
     for (int64_t i = 0; i < n; i++)
-        QT_EXPECT(isnan(x[i]) == nan, "%s at %" PRId64 ": got %a, want %s NaN", what, i, (double)x[i], nan ? "a" : "no");
+        QT_EXPECT(isnan(x[i]) == nan, "%s at %" PRId64 ": got %a, want %s NaN", what, i, (double)x[i],
+                  nan ? "a" : "no");
     qt_count_words((uint64_t)n);
 }
 
@@ -266,9 +267,10 @@ static void draw_long(qt_rng *rng, gradient_case *c) {
         offsets[1] = qt_range(rng, -100, 100);
         c->desc.forward.q_offsets = offsets;
     }
-    qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " flags=%u left=%" PRId64 " right=%" PRId64
-                " q_offset=%" PRId64 "%s%s", d->batch, heads, kv, seq_q, seq_k, d->flags, d->left, d->right, d->q_offset,
-                c->desc.forward.q_offsets ? " q_offsets" : "", c->desc.grad_bias.data ? " dbias" : "");
+    qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " flags=%u left=%" PRId64
+                " right=%" PRId64 " q_offset=%" PRId64 "%s%s", d->batch, heads, kv, seq_q, seq_k, d->flags, d->left,
+                d->right, d->q_offset, c->desc.forward.q_offsets ? " q_offsets" : "",
+                c->desc.grad_bias.data ? " dbias" : "");
 }
 
 static void test_threads_and_order_of_tasks_change_no_bit(const qt_set *set) {
@@ -421,7 +423,8 @@ static void test_memory_grows_with_the_length_not_its_square(const qt_set *set) 
                 for (int64_t n = 1024; n <= 32768; n *= 2) {
                     const size_t got = workspace_of(&set->ctx, heads, n, dim, workers[w]);
                     const size_t want = least + (size_t)(3 * heads * (n - 1024)) * sizeof(float);
-                    QT_EXPECT(got == want, "heads=%" PRId64 " n=%" PRId64 " dim=%" PRId64 " workers=%d: %zu bytes, want %zu",
+                    QT_EXPECT(got == want,
+                              "heads=%" PRId64 " n=%" PRId64 " dim=%" PRId64 " workers=%d: %zu bytes, want %zu",
                               heads, n, dim, workers[w], got, want);
                     if (w == 0 && heads == 1 && dim == 64)
                         qt_note("n = %" PRId64 ": %zu KiB", n, got >> 10);
