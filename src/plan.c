@@ -105,13 +105,25 @@ qkv_status qkv_check_workspace(const qkv_plan *plan, const void *workspace, size
     return (uintptr_t)workspace % 64 ? QKV_ERROR_ALIGNMENT : QKV_OK;
 }
 
+/* One of the chains whose sums make a checksum: several are under way at once. */
+static uint64_t mix(uint64_t sum, int64_t field) {
+    sum = (sum ^ (uint64_t)field) * UINT64_C(0x9e3779b97f4a7c15);
+    return sum ^ sum >> 32;
+}
+
 uint64_t qkv_checksum(const int64_t *fields, size_t n) {
-    uint64_t sum = n;
-    for (size_t i = 0; i < n; i++) {
-        sum = (sum ^ (uint64_t)fields[i]) * UINT64_C(0x9e3779b97f4a7c15);
-        sum ^= sum >> 32;
+    enum { CHAINS = 4 };
+    uint64_t sum[CHAINS] = {n, 1, 2, 3};
+    size_t i = 0;
+    for (; i + CHAINS <= n; i += CHAINS) {
+        for (size_t c = 0; c < CHAINS; c++)
+            sum[c] = mix(sum[c], fields[i + c]);
     }
-    return sum;
+    for (; i < n; i++)
+        sum[0] = mix(sum[0], fields[i]);
+    for (size_t c = 1; c < CHAINS; c++)
+        sum[0] = mix(sum[0], (int64_t)sum[c]);
+    return sum[0];
 }
 
 int64_t qkv_float_field(float x) {

@@ -42,18 +42,23 @@ static qkv_status check_strides(const qkv_attention_desc *d) {
     return QKV_OK;
 }
 
-qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d) {
+/* A copy of the descriptor with the sizes that 0 stands for. */
+static qkv_status complete(const qkv_attention_desc *desc, qkv_attention_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
         return status;
-    int64_t sizes[7] = {d->batch, d->num_heads,  d->num_kv_heads, d->seq_q,
-                        d->seq_k, d->head_dim, d->head_dim_v};
-    if (!qkv_not_negative(sizes, 7))
-        return QKV_ERROR_NEGATIVE;
     if (d->num_kv_heads == 0)
         d->num_kv_heads = d->num_heads;
     if (d->head_dim_v == 0)
         d->head_dim_v = d->head_dim;
+    return QKV_OK;
+}
+
+static qkv_status validate(const qkv_attention_desc *d) {
+    int64_t sizes[7] = {d->batch, d->num_heads,  d->num_kv_heads, d->seq_q,
+                        d->seq_k, d->head_dim, d->head_dim_v};
+    if (!qkv_not_negative(sizes, 7))
+        return QKV_ERROR_NEGATIVE;
     if (d->num_kv_heads > 0 && d->num_heads % d->num_kv_heads != 0)
         return QKV_ERROR_HEADS;
     if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0)
@@ -73,6 +78,11 @@ qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_d
     if (!qkv_product(rows, 4, limit, &unused) || !qkv_product(packed, 4, limit / 64, &unused))
         return QKV_ERROR_OVERFLOW;
     return check_strides(d);
+}
+
+qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d) {
+    qkv_status status = complete(desc, d);
+    return status != QKV_OK ? status : validate(d);
 }
 
 /* fl(1/fl(√head_dim)), the scale that 0 stands for. The root in double, rounded, is the float's root correctly rounded:
@@ -158,12 +168,14 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     return status;
 }
 
-/* Everything a run may not change. */
+/* Everything a run may not change, and all that validate looks at. */
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]) {
     const int64_t values[] = {
         d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
         d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
         d->out.batch, d->out.head, d->out.token, d->lse.batch, d->lse.head, d->lse.token,
+        d->bias.data != NULL, d->keep.data != NULL, d->probabilities.data != NULL,
+        d->states.data != NULL, d->reserved,
         qkv_float_field(d->scale), qkv_float_field(d->softcap), d->flags, d->left, d->right, d->q_offset,
         d->bias.batch, d->bias.head, d->bias.query, d->bias.key,
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
@@ -189,8 +201,10 @@ void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc 
 }
 
 static uint64_t checksum(const qkv_attention_desc *d) {
-    int64_t fields[64];
-    return qkv_checksum(fields, qkv_attention_fields(d, fields));
+    int64_t fields[65];
+    size_t n = qkv_attention_fields(d, fields);
+    fields[n++] = d->lse.data != NULL;
+    return qkv_checksum(fields, n);
 }
 
 static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
@@ -204,11 +218,13 @@ static qkv_status check_call(const qkv_plan *plan, const qkv_attention_desc *des
                              size_t workspace_size, qkv_attention_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
-    qkv_status status = qkv_attention_prepare(desc, d);
+    qkv_status status = complete(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_ATTENTION || plan->checksum != checksum(d))
-        return QKV_ERROR_PLAN;
+    if (plan->operation != QKV_ATTENTION || plan->checksum != checksum(d)) { /* equal ones have been validated */
+        status = validate(d);
+        return status != QKV_OK ? status : QKV_ERROR_PLAN;
+    }
     bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0;
     bool pairs = rows && d->seq_k > 0;
     qkv_pointers pointers = {0};

@@ -81,6 +81,8 @@ static void test_attention_run_refuses(void) {
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.sinks = lse);
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.alibi_slopes = out);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.seq_q--);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.lse.data = NULL); /* optional tensors neither appear nor go */
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.keep.data = values);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.seq_k--);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.batch--);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.num_kv_heads = 4);
