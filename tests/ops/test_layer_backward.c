@@ -310,11 +310,11 @@ static void test_accumulating_adds(const qt_set *set) {
         case_run_layer_backward(&set->ctx, &c.desc, (int32_t)qt_range(&rng, 0, 4), 0);
         const results twice = gather(&c);
         for (int r = 0; r < NUM_RESULTS; r++) {
-            double largest = 0;
+            float largest = 0; /* GCC 12 for AArch64 breaks on a maximum of widened values */
             for (int64_t at = 0; once.of[r] && at < once.size[r]; at++)
-                largest = fmax(largest, fabs((double)once.of[r][at]));
+                largest = fmaxf(largest, fabsf(once.of[r][at]));
             for (int64_t at = 0; once.of[r] && at < once.size[r]; at++)
-                QT_EXPECT(fabs((double)twice.of[r][at] - 2 * (double)once.of[r][at]) <= 1e-5 * largest,
+                QT_EXPECT(fabs((double)twice.of[r][at] - 2 * (double)once.of[r][at]) <= 1e-5 * (double)largest,
                           "%s at %" PRId64 ": %g once, %g twice", result_name[r], at, (double)once.of[r][at],
                           (double)twice.of[r][at]);
         }
@@ -355,10 +355,10 @@ static void expect_slope(layer_case *c, const char *what, float *x, float got, d
 }
 
 static double largest(const float *x, int64_t n) {
-    double most = 0;
+    float most = 0;
     for (int64_t i = 0; i < n; i++)
-        most = fmax(most, fabs((double)x[i]));
-    return most;
+        most = fmaxf(most, fabsf(x[i]));
+    return (double)most;
 }
 
 static void check_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c, int p) {
