@@ -131,7 +131,7 @@ with_asan() {
 }
 
 with_tsan() { # the tests that start threads
-    build tsan && QKV_QUICK=1 TSAN_OPTIONS=halt_on_error=1 run_tests tsan -R 'harness|same_bits|layer|why_projections'
+    build tsan && QKV_QUICK=1 TSAN_OPTIONS=halt_on_error=1 run_tests tsan -R 'harness|same_bits|layer|test_gradients|why_projections'
 }
 
 with_aarch64() {
@@ -191,6 +191,17 @@ encoder() { # ends with a line like ours
     return $status
 }
 
+torch() { # gradients against PyTorch's autograd
+    test -x build/release/tests/torch_parity || { echo "build/release is not there"; return 1; }
+    have python3 || skip "python3 is not installed"
+    python3 -c 'import torch' 2>/dev/null || skip "PyTorch is not installed: no comparison with its autograd (60 cases)"
+    python3 tests/torch/test_autograd.py build/release/tests/torch_parity
+    status=$?
+    sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$logs/$name.log" | tail -n 1 \
+        >"$logs/$name.counts"
+    return $status
+}
+
 stage packages sh scripts/packages.sh test
 stage tree sh scripts/check/tree.sh
 stage headers sh scripts/check/headers.sh
@@ -204,6 +215,7 @@ stage freestanding sh scripts/check/freestanding.sh
 stage readme sh scripts/check/readme.sh
 stage consumers sh scripts/check/consumers.sh
 stage encoder encoder
+stage torch torch
 stage peak sh scripts/check/peak.sh
 stage bench benchmarks
 stage oneline-gcc with_one_line gcc

@@ -15,7 +15,7 @@
 
 #define SECONDS 2.0
 #define MAX_SETS 16
-#define MAX_TENSORS 16
+#define MAX_TENSORS 32
 #define MAX_WORKERS 1
 
 /* ---------------------------------------------------------------------------------------------- random numbers */
@@ -74,18 +74,21 @@ static float *random_tensor(int64_t count, float limit, bool wild) {
 
 /* ----------------------------------------------------------------------------------------------------- the cases */
 
+enum { MAX_OUTPUTS = 6 };
+
 /* One call of any operation, and the memory it writes. */
 typedef struct call {
-    enum { ATTENTION, PROJECTION, LAYER } operation;
+    enum { ATTENTION, GRADIENTS, PROJECTION, LAYER } operation; /* GRADIENTS: of attention, after it */
     qkv_attention_desc attention;
     qkv_projection_desc projection;
     qkv_layer_desc layer;
+    qkv_attention_backward_desc gradients;
     int num_outputs;
     struct {
         const char *name;
         float *data;
         int64_t count;
-    } output[3];
+    } output[MAX_OUTPUTS];
     char text[240];
 } call;
 
@@ -171,7 +174,7 @@ static void draw_attention(call *c) {
     d->k.data = random_tensor(b * hkv * sk * dk, 1.0f, wild);
     d->v.data = random_tensor(b * hkv * sk * dv, 1.0f, wild);
     d->out.data = add_output(c, "out", b * hq * sq * dv);
-    if (chance(50)) {
+    if (chance(50) || c->operation == GRADIENTS) {
         d->lse = output_strides(heads_first, hq, sq, 1);
         d->lse.data = add_output(c, "lse", b * hq * sq);
     }
@@ -181,7 +184,8 @@ static void draw_attention(call *c) {
     }
     draw_options(d, wild);
     snprintf(c->text, sizeof c->text,
-             "attention batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld%s%s%s%s%s%s%s%s%s", (long long)b,
+             "%s batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld%s%s%s%s%s%s%s%s%s",
+             c->operation == GRADIENTS ? "gradients" : "attention", (long long)b,
              (long long)hq, (long long)hkv, (long long)sq, (long long)sk, (long long)dk, (long long)dv,
              d->flags & QKV_LEFT ? " left" : "", d->flags & QKV_RIGHT ? " right" : "", d->softcap > 0 ? " softcap" : "",
              d->alibi_slopes ? " alibi" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
@@ -189,6 +193,23 @@ static void draw_attention(call *c) {
 }
 
 /* Packs num_parts random matrices. */
+/* All gradients of the attention in c, token by token. */
+static void draw_gradients(call *c) {
+    const qkv_attention_desc *d = &c->attention;
+    const int64_t b = d->batch, hq = d->num_heads, hkv = d->num_kv_heads, dk = d->head_dim, dv = d->head_dim_v;
+    qkv_attention_backward_desc *g = &c->gradients;
+    g->size = sizeof *g;
+    g->grad_out = strides(false, hq, d->seq_q, dv);
+    g->grad_out.data = random_tensor(b * hq * d->seq_q * dv, 1.0f, false);
+    g->grad_q = output_strides(false, hq, d->seq_q, dk);
+    g->grad_k = output_strides(false, hkv, d->seq_k, dk);
+    g->grad_v = output_strides(false, hkv, d->seq_k, dv);
+    g->grad_q.data = add_output(c, "dq", b * hq * d->seq_q * dk);
+    g->grad_k.data = add_output(c, "dk", b * hkv * d->seq_k * dk);
+    g->grad_v.data = add_output(c, "dv", b * hkv * d->seq_k * dv);
+    g->forward = *d;
+}
+
 static void *random_weights(const qkv_ctx *ctx, int64_t in_features, int64_t num_parts, const int64_t *out_features) {
     qkv_pack_desc desc = { .size = sizeof desc, .in_features = in_features, .num_parts = num_parts };
     for (int64_t i = 0; i < num_parts; i++) {
@@ -261,31 +282,46 @@ static void draw(call *c, uint64_t index, const qkv_ctx *ctx) {
     free_tensors();
     memset(c, 0, sizeof *c);
     rng_state = index * UINT64_C(0xD1342543DE82EF95);
-    c->operation = chance(70) ? ATTENTION : chance(60) ? PROJECTION : LAYER;
-    if (c->operation == ATTENTION)
+    c->operation = chance(70) ? (chance(30) ? GRADIENTS : ATTENTION) : chance(60) ? PROJECTION : LAYER;
+    if (c->operation <= GRADIENTS)
         draw_attention(c);
-    else if (c->operation == PROJECTION)
+    if (c->operation == GRADIENTS)
+        draw_gradients(c);
+    if (c->operation == PROJECTION)
         draw_projection(c, ctx);
-    else
+    if (c->operation == LAYER)
         draw_layer(c, ctx);
 }
 
 /* ------------------------------------------------------------------------------------------------ run and compare */
 
+/* Plans and runs one operation of a call. */
+#define RUN(operation, desc)                                                                                           \
+    static qkv_status run_##operation(const qkv_ctx *ctx, const desc *d) {                                             \
+        qkv_plan plan;                                                                                                 \
+        qkv_status status = qkv_##operation##_plan(ctx, d, MAX_WORKERS, &plan);                                        \
+        if (status != QKV_OK)                                                                                          \
+            return status;                                                                                             \
+        void *workspace = aligned_alloc(64, plan.workspace_size + 64);                                                 \
+        status = qkv_##operation##_run(&plan, d, workspace, plan.workspace_size);                                      \
+        free(workspace);                                                                                               \
+        return status;                                                                                                 \
+    }
+RUN(attention, qkv_attention_desc)
+RUN(attention_backward, qkv_attention_backward_desc)
+RUN(projection, qkv_projection_desc)
+RUN(layer, qkv_layer_desc)
+
 static qkv_status run(const qkv_ctx *ctx, const call *c) {
-    qkv_plan plan;
-    qkv_status status = c->operation == ATTENTION ? qkv_attention_plan(ctx, &c->attention, MAX_WORKERS, &plan)
-                        : c->operation == PROJECTION ? qkv_projection_plan(ctx, &c->projection, MAX_WORKERS, &plan)
-                                                     : qkv_layer_plan(ctx, &c->layer, MAX_WORKERS, &plan);
-    if (status != QKV_OK)
-        return status;
-    void *workspace = aligned_alloc(64, plan.workspace_size + 64);
     for (int i = 0; i < c->num_outputs; i++)
         memset(c->output[i].data, 0xff, (size_t)c->output[i].count * sizeof(float));
-    status = c->operation == ATTENTION ? qkv_attention_run(&plan, &c->attention, workspace, plan.workspace_size)
-             : c->operation == PROJECTION ? qkv_projection_run(&plan, &c->projection, workspace, plan.workspace_size)
-                                          : qkv_layer_run(&plan, &c->layer, workspace, plan.workspace_size);
-    free(workspace);
+    if (c->operation == PROJECTION)
+        return run_projection(ctx, &c->projection);
+    if (c->operation == LAYER)
+        return run_layer(ctx, &c->layer);
+    qkv_status status = run_attention(ctx, &c->attention);
+    if (status == QKV_OK && c->operation == GRADIENTS)
+        status = run_attention_backward(ctx, &c->gradients);
     return status;
 }
 
@@ -347,7 +383,7 @@ static double now(void) {
 /* One case on the reference and on every candidate. */
 static qkv_status test_case(uint64_t index, const qkv_ctx *ref, candidate *list, int count) {
     call c;
-    float *expected[3] = { NULL, NULL, NULL };
+    float *expected[MAX_OUTPUTS] = { NULL };
     draw(&c, index, ref);
     qkv_status status = run(ref, &c);
     for (int o = 0; o < c.num_outputs; o++) {

@@ -61,7 +61,8 @@ static uint64_t count(const qt_set *set, uint64_t all) {
 
 /* ------------------------------------------------------------------------------------------------------- edges */
 
-/* Rows before the first key of a window, and after the last of kv_len: nothing of theirs is read, also with a sink. */
+/* Rows before the first key of a window, and one in between that a mask empties: nothing of theirs is read, also with a
+ * sink. */
 static void test_empty_rows_have_zero_gradients(const qt_set *set) {
     for (uint64_t i = 0; i < 8; i++) {
         qt_rng rng;
@@ -77,16 +78,23 @@ static void test_empty_rows_have_zero_gradients(const qt_set *set) {
         d->left = 10;
         d->q_offset = -40; /* rows 0 … 39 are before key 0 */
         d->sinks = i % 2 ? sinks : NULL;
+        uint8_t *keep = qt_alloc(100, 1, QT_TAIL);
+        for (int64_t t = 0; t < 100; t++)
+            keep[t] = t != 70;
+        d->keep = (qkv_matrix_input){keep, 0, 0, 1, 0};
         for (int64_t h = 0; h < 2; h++)
-            for (int64_t t = 0; t < 40; t++) {
-                fill_row(&c.desc.grad_out, h, t, 20, i % 4 < 2 ? NAN : INFINITY);
-                fill_row(&d->q, h, t, 20, NAN);
+            for (int64_t t = 0; t <= 70; t += t == 39 ? 31 : 1) {
+                if (i < 6)
+                    fill_row(&c.desc.grad_out, h, t, 20, i % 4 < 2 ? NAN : INFINITY);
+                if (i >= 2)
+                    fill_row(&d->q, h, t, 20, NAN);
             }
         gradient_run_forward(&c);
         const gradient_results r = gradient_run(&set->ctx, &c, i < 4 ? 0 : 3, 0);
         for (int64_t h = 0; h < 2; h++) {
             expect_zeros("dq of an empty row", r.q + h * 2000, 40 * 20);
             expect_nans("dq", r.q + h * 2000 + 800, 60 * 20, false);
+            expect_zeros("dq of a masked row", r.q + h * 2000 + 1400, 20);
         }
         expect_nans("dk", r.k, 300 * 20, false);
         expect_nans("dv", r.v, 300 * 20, false);
@@ -214,8 +222,8 @@ static void test_zero_sizes_are_legal(const qt_set *set) {
     }
 }
 
-/* Accumulating into zeros is overwriting; into a value, the value is where the sum starts. */
-static void test_accumulating_starts_at_what_is_there(const qt_set *set) {
+/* test_attention_backward checks sums that start elsewhere. */
+static void test_accumulating_into_zeros_is_overwriting(const qt_set *set) {
     for (uint64_t i = 0; i < count(set, 30); i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
@@ -463,7 +471,7 @@ int main(int argc, char **argv) {
     qt_each_set("a_nan_of_an_invisible_key_never_leaks", test_a_nan_of_an_invisible_key_never_leaks);
     qt_each_set("a_nan_reaches_what_sees_it_and_nothing_else", test_a_nan_reaches_what_sees_it_and_nothing_else);
     qt_each_set("zero_sizes_are_legal", test_zero_sizes_are_legal);
-    qt_each_set("accumulating_starts_at_what_is_there", test_accumulating_starts_at_what_is_there);
+    qt_each_set("accumulating_into_zeros_is_overwriting", test_accumulating_into_zeros_is_overwriting);
     qt_each_set("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
     qt_each_set("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
     qt_each_set("no_gradient_depends_on_which_others_are_wanted", test_no_gradient_depends_on_which_others_are_wanted);
