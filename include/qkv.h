@@ -229,8 +229,8 @@ typedef struct qkv_projection_desc {
     qkv_projection_part part[QKV_MAX_PARTS];
 } qkv_projection_desc;
 
-/* Checks desc and fills plan. Pointers are checked by the run, which may change them; nothing else may change, nor may an
- * optional tensor appear or go. */
+/* Checks desc and fills plan. Pointers are checked by the run, which may change them; nothing else may change, nor may
+ * an optional tensor appear or go. */
 qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t max_workers,
                                qkv_plan *plan);
 /* Runs every phase in this thread. Nothing is written on an error. */

@@ -131,7 +131,8 @@ with_asan() {
 }
 
 with_tsan() { # the tests that start threads
-    build tsan && QKV_QUICK=1 TSAN_OPTIONS=halt_on_error=1 run_tests tsan -R 'harness|same_bits|layer|test_gradients|why_projections'
+    build tsan && QKV_QUICK=1 TSAN_OPTIONS=halt_on_error=1 \
+        run_tests tsan -R 'harness|same_bits|layer|test_gradients|why_projections'
 }
 
 with_aarch64() {

@@ -77,8 +77,8 @@ QKV_INLINE void gemm_step(int rows, int split, int vectors, int has_tail, T tail
     }
 }
 
-/* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its value
- * on the way from the adder costs nothing; one that reads the register file keeps an fma from reading its three. */
+/* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its
+ * value on the way from the adder costs nothing; one that reads the register file keeps an fma from doing so. */
 QKV_INLINE void gemm_last_steps(int rows, int split, int vectors, V sum[][STRIP_VECTORS], const float *a,
                                 const float *lower, ptrdiff_t row, ptrdiff_t step, const float *b, ptrdiff_t ldb,
                                 float *c, ptrdiff_t ldc, int accumulate) {
@@ -106,8 +106,8 @@ QKV_INLINE void gemm_last_steps(int rows, int split, int vectors, V sum[][STRIP_
 }
 
 /* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch.
- * A lies in rows or, transposed, in columns. rows, vectors, has_tail, transposed and in_panels are constants; fetch is a
- * pointer or the constant NULL. */
+ * A lies in rows or, transposed, in columns. rows, vectors, has_tail, transposed and in_panels are constants; fetch is
+ * a pointer or the constant NULL. */
 QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int transposed, int in_panels, const gemm_operands *o,
                           float *c, const float *a, const float *b, T tail, gemm_fetch *fetch) {
     V sum[2 * TILE_ROWS][STRIP_VECTORS];

@@ -10,9 +10,11 @@
 static const float exp2_coefficients[7] = {0x1.41fbbcp-13f, 0x1.5f3e52p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f,
                                            0x1.ebfbdcp-3f,  0x1.62e430p-1f,  1.0f};
 
-/* 2^f, lane by lane, for `count` vectors at once: step by step through all of them, since a CPU that waits for one chain
- * after the other runs out of places to keep what waits. */
+/* The most exponentials at once that registers have room for. */
 enum { EXP2_VECTORS = VL == 8 ? 2 : 4 };
+
+/* 2^f, lane by lane, for `count` vectors: step by step through all of them, since a CPU that waits for one chain after
+ * the other runs out of places to keep what waits. */
 QKV_INLINE void v_exp2_fractions(V *p, const V *f, int count) {
     QKV_UNROLL
     for (int i = 0; i < count; i++)

@@ -86,8 +86,8 @@ static void finish_tile(gradient_task *t, int64_t row, int64_t n, key_range keys
     size_t width = (size_t)(columns.end - columns.first);
     uint32_t spoilt;
     if (t->desc->grad_q.data && dim > 0) {
-        kernels->gemm(t->dq, ld_q, ds + keys.first, LD_SCORES, t->k + keys.first * t->ld_k, t->ld_k, QKV_PANEL, (size_t)n,
-                      (size_t)dim, (size_t)(keys.end - keys.first), 0, NULL);
+        kernels->gemm(t->dq, ld_q, ds + keys.first, LD_SCORES, t->k + keys.first * t->ld_k, t->ld_k, QKV_PANEL,
+                      (size_t)n, (size_t)dim, (size_t)(keys.end - keys.first), 0, NULL);
         spoilt = kernels->nan_rows(t->dq, ld_q, (size_t)n, (size_t)dim);
     } else {
         spoilt = kernels->nan_rows((wants_scores(t) ? ds : p) + columns.first, LD_SCORES, (size_t)n, width);

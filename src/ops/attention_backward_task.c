@@ -167,7 +167,8 @@ static void close_sums(const gradient_task *t, const float *sums, int64_t ld, co
     if (!grad->data || n == 0)
         return;
     for (int64_t j = 0; j < t->num_keys; j++)
-        qkv_scale_row(t->rows.kernels, qkv_gradient_output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j), sums +
+        qkv_scale_row(t->rows.kernels,
+                      qkv_gradient_output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j), sums +
                                j * ld, 1.0f,
                                (size_t)n);
 }

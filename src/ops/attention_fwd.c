@@ -211,7 +211,8 @@ int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks
 static qkv_matrix_output inner_states(const qkv_attention_shape *shape, const qkv_attention_desc *d, void *workspace) {
     int64_t state = qkv_round_up(d->head_dim_v + 2, QKV_LANES), query = shape->key_blocks * state;
     int64_t head = d->seq_q * query;
-    return (qkv_matrix_output){(unsigned char *)workspace + shape->packed_size, d->num_heads * head, head, query, state};
+    void *data = (unsigned char *)workspace + shape->packed_size;
+    return (qkv_matrix_output){data, d->num_heads * head, head, query, state};
 }
 
 static void attend_chunk(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,

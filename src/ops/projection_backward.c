@@ -158,8 +158,8 @@ static void differentiate_x(const qkv_kernels *kernels, const gradient_shape *sh
                 gather_heads(d, part, at, a + i * QKV_CHAIN, c, terms);
             for (int64_t p = first; p < end; p++)
                 kernels->gemm(tile + (p - first) * QKV_PANEL, X_COLUMNS, a, QKV_CHAIN,
-                              panels + (p * shape->out_features + from + c) * QKV_PANEL, QKV_PANEL, QKV_PANEL, (size_t)rows,
-                              QKV_PANEL, (size_t)terms, 1, NULL);
+                              panels + (p * shape->out_features + from + c) * QKV_PANEL, QKV_PANEL, QKV_PANEL,
+                              (size_t)rows, QKV_PANEL, (size_t)terms, 1, NULL);
         }
     }
     at = token_of(d, row);

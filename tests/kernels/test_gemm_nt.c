@@ -5,8 +5,8 @@ static void check(const qt_set *set, qt_rng *rng, size_t rows, size_t cols, size
     int accumulate = (int)qt_range(rng, 0, 1);
     ptrdiff_t lda = draw_ld(rng, k), ldb = draw_ld(rng, k);
     size_t ldc = draw_tile_ld(rng, cols);
-    qt_describe("rows=%zu cols=%zu k=%zu lda=%td ldb=%td ldc=%zu accumulate=%d %s place=%d", rows, cols, k, lda, ldb, ldc,
-                accumulate, qt_kind_name(kind), place);
+    qt_describe("rows=%zu cols=%zu k=%zu lda=%td ldb=%td ldc=%zu accumulate=%d %s place=%d", rows, cols, k, lda, ldb,
+                ldc, accumulate, qt_kind_name(kind), place);
     const float *a = operand(rng, rows, k, lda, place, kind);
     const float *b = operand(rng, cols, k, ldb, place, kind);
     const float *old = operand(rng, rows, cols, (ptrdiff_t)cols, place, kind);
@@ -24,7 +24,8 @@ static void check(const qt_set *set, qt_rng *rng, size_t rows, size_t cols, size
     for (size_t x = 0; x < k; x++)
         for (size_t j = 0; j < cols; j++)
             turned[x * cols + j] = b[(ptrdiff_t)j * ldb + (ptrdiff_t)x];
-    set->kernels->gemm(same, (ptrdiff_t)ldc, a, lda, turned, (ptrdiff_t)cols, QKV_PANEL, rows, cols, k, accumulate, NULL);
+    set->kernels->gemm(same, (ptrdiff_t)ldc, a, lda, turned, (ptrdiff_t)cols, QKV_PANEL, rows, cols, k, accumulate,
+                       NULL);
     qt_expect_rows("gemm", same, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, cols, QT_ANY_ZERO);
 }
 
