@@ -57,6 +57,32 @@ static void clear_row(const attention_task *t, int64_t row) {
     memset(t->out + row * t->shape->ld_o, 0, (size_t)t->shape->ld_o * sizeof(float));
 }
 
+/* All rows of the task against every key block that any of them sees. The first block of a tile is its state: there is
+ * nothing yet to fold it into. */
+static void attend(const attention_task *t) {
+    key_range all = visible_to_rows(t, 0, t->rows);
+    for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
+        key_block block = qkv_open_key_block(t, index, all);
+        for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
+            int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
+            key_range seen = visible_to_rows(t, row, n), keys = within_block(seen, index);
+            if (keys.first == keys.end)
+                continue;
+            if (index == seen.first / QKV_KEY_BLOCK) {
+                qkv_attend_block(t, row, n, &block, keys, t->max + row, t->sum + row, t->out + row * t->shape->ld_o);
+            } else {
+                qkv_attend_block(t, row, n, &block, keys, t->block_max, t->block_sum, t->block_out);
+                fold_rows(t, row, n);
+            }
+        }
+    }
+    for (int64_t row = 0; row < t->rows; row++) {
+        key_range seen = visible_keys(t, t->query[row]);
+        if (seen.first == seen.end)
+            clear_row(t, row);
+    }
+}
+
 /* Does a row again that has met a NaN or infinity in V, perhaps at a key it does not see. */
 static void attend_row_exactly(const attention_task *t, int64_t row) {
     key_range all = visible_to_rows(t, row, 1);
@@ -119,78 +145,25 @@ static void write_probabilities(const attention_task *t, int64_t row, float inve
     }
 }
 
-/* The results of n rows. True if key blocks were opened again on the way. */
-static bool finish(const attention_task *t, int64_t row, int64_t n) {
+static void finish(const attention_task *t) {
     const qkv_attention_desc *d = t->desc;
-    bool again = d->probabilities.data;
-    for (int64_t i = row; i < row + n; i++) {
-        key_range seen = visible_keys(t, t->query[i]);
-        if (seen.first == seen.end)
-            clear_row(t, i);
-    }
-    uint32_t nan = t->kernels->nan_rows(t->out + row * t->shape->ld_o, t->shape->ld_o, (size_t)n,
-                                        (size_t)d->head_dim_v);
-    for (int64_t i = 0; nan >> i != 0; i++) {
-        if (nan >> i & 1 && t->sum[row + i] == t->sum[row + i]) {
-            attend_row_exactly(t, row + i);
-            again = true;
+    for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
+        int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
+        uint32_t nan = t->kernels->nan_rows(t->out + row * t->shape->ld_o, t->shape->ld_o, (size_t)n,
+                                            (size_t)d->head_dim_v);
+        for (int64_t i = 0; nan >> i != 0; i++) {
+            if (nan >> i & 1 && t->sum[row + i] == t->sum[row + i])
+                attend_row_exactly(t, row + i);
         }
-    }
-    if (d->sinks)
-        fold_sinks(t, row, n);
-    if (d->head_dim_v > 0)
-        write_out(t, row, n);
-    for (int64_t i = row; i < row + n; i++) {
-        if (d->lse.data)
-            *output_row(t, &d->lse, i) = qkv_log_sum_exp(t->kernels, t->max[i], t->sum[i]);
-        if (d->probabilities.data)
+        if (d->sinks)
+            fold_sinks(t, row, n);
+        if (d->head_dim_v > 0)
+            write_out(t, row, n);
+        for (int64_t i = row; d->probabilities.data && i < row + n; i++)
             write_probabilities(t, i, qkv_inverse_sum(t->sum[i]));
     }
-    return again;
-}
-
-/* What is written soon is fetched meanwhile: a store to a line that is not in the cache waits for it. */
-static void fetch_outputs(const attention_task *t, int64_t row, int64_t n) {
-    enum { LINE_FLOATS = 16 };
-    for (int64_t i = row; i < row + n; i++) {
-        const float *out = output_row(t, &t->desc->out, i);
-        for (int64_t x = 0; x < t->desc->head_dim_v; x += LINE_FLOATS)
-            __builtin_prefetch(out + x, 1);
-    }
-}
-
-/* All rows of the task against every key block that any of them sees. The first block of a tile is its state: there is
- * nothing yet to fold it into. */
-static void attend(const attention_task *t) {
-    key_range all = visible_to_rows(t, 0, t->rows);
-    int64_t tile = t->kernels->tile_rows;
-    for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
-        key_block block = qkv_open_key_block(t, index, all);
-        for (int64_t row = 0; row < t->rows; row += tile) {
-            int64_t n = qkv_min(tile, t->rows - row);
-            key_range seen = visible_to_rows(t, row, n), keys = within_block(seen, index);
-            bool first = index == seen.first / QKV_KEY_BLOCK, last = index == (seen.end - 1) / QKV_KEY_BLOCK;
-            if (keys.first == keys.end)
-                continue;
-            if (last)
-                fetch_outputs(t, row, n);
-            if (first) {
-                qkv_scale_queries(t, row, n);
-                qkv_attend_block(t, row, n, &block, keys, t->max + row, t->sum + row, t->out + row * t->shape->ld_o);
-            } else {
-                qkv_attend_block(t, row, n, &block, keys, t->block_max, t->block_sum, t->block_out);
-                fold_rows(t, row, n);
-            }
-            if (last && finish(t, row, n))
-                block = qkv_open_key_block(t, index, all);
-        }
-    }
-    for (int64_t row = 0; row < t->rows; row += tile) {
-        int64_t n = qkv_min(tile, t->rows - row);
-        key_range seen = visible_to_rows(t, row, n);
-        if (seen.first == seen.end)
-            finish(t, row, n);
-    }
+    for (int64_t row = 0; d->lse.data && row < t->rows; row++)
+        *output_row(t, &d->lse, row) = qkv_log_sum_exp(t->kernels, t->max[row], t->sum[row]);
 }
 
 /* ------------------------------------------------------------------------------------------------------- phases */
@@ -228,6 +201,7 @@ static void attend_chunk(const qkv_kernels *kernels, const qkv_attention_shape *
         return;
     }
     attend(&t);
+    finish(&t);
 }
 
 static void merge_states(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,

@@ -42,8 +42,6 @@ static void write_tile_states(const attention_task *t, int64_t row, int64_t n, c
 void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end) {
     key_range all = visible_to_rows(t, 0, t->rows);
     all.end = qkv_min(all.end, end * QKV_KEY_BLOCK);
-    for (int64_t row = 0; t->desc->seq_k > 0 && row < t->rows; row += t->kernels->tile_rows)
-        qkv_scale_queries(t, row, qkv_min(t->kernels->tile_rows, t->rows - row));
     for (int64_t index = first; index < end; index++) {
         key_block block = qkv_open_key_block(t, index, all);
         for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {

@@ -143,25 +143,16 @@ key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range a
     return block;
 }
 
-/* The address of a row in a tensor. */
-static const float *input_row(const attention_task *t, const qkv_input *x, int64_t row) {
-    return (const float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->token;
-}
-
-void qkv_scale_queries(const attention_task *t, int64_t row, int64_t n) {
+static void scale_queries(const attention_task *t) {
     const qkv_input *q = &t->desc->q;
     int64_t group = t->shape->group, ld = t->shape->ld_q;
-    float factors[QKV_MAX_ROWS];
-    for (int64_t i = 0; i < n; i++)
-        factors[i] = t->shape->q_scale;
-    for (int64_t first = row; t->desc->head_dim > 0 && first < row + qkv_min(group, n); first++) /* head by head */
-        t->kernels->scale(t->q + first * ld, group * ld, input_row(t, q, first), q->token, factors,
-                          rows_of_head(t, first, row + n), (size_t)t->desc->head_dim);
-    enum { LINE_FLOATS = 16 }; /* the next rows come from memory, one by one: time to fetch them */
-    for (int64_t next = row + n; next < qkv_min(t->rows, row + 2 * n); next++) {
-        const float *from = input_row(t, q, next);
-        for (int64_t x = 0; x < t->desc->head_dim; x += LINE_FLOATS)
-            __builtin_prefetch(from + x);
+    for (int64_t row = 0; row < t->rows; row++)
+        t->sum[row] = t->shape->q_scale; /* not in use yet */
+    for (int64_t row = 0; row < qkv_min(group, t->rows); row++) { /* the rows of one head at a time */
+        const float *from = (const float *)q->data + t->b * q->batch + t->head[row] * q->head +
+                            t->query[row] * q->token;
+        t->kernels->scale(t->q + row * ld, group * ld, from, q->token, t->sum, rows_of_head(t, row, t->rows),
+                          (size_t)t->desc->head_dim);
     }
 }
 
@@ -184,4 +175,6 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
     };
     lay_out(t, (float *)(void *)scratch, kernels, shape);
     name_rows(t);
+    if (d->seq_k > 0 && d->head_dim > 0)
+        scale_queries(t);
 }

@@ -42,12 +42,9 @@ static inline void *qkv_attention_scratch(const qkv_attention_shape *shape, void
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
                              const qkv_attention_desc *d, void *workspace, int64_t index);
 
-/* Opens block of rows `index`: names its rows and lays out the scratch of its worker. */
+/* Opens block of rows `index`: names its rows, lays out the scratch of its worker and scales its queries into it. */
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker);
-
-/* Scales n ≤ QKV_MAX_ROWS queries from `row` on into the scratch; scores need it. */
-void qkv_scale_queries(const attention_task *t, int64_t row, int64_t n);
 
 /* --------------------------------------------------------------------------------------- positions, visibility */
 
