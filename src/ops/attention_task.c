@@ -124,10 +124,6 @@ key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range a
         block.k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
                   index * QKV_KEY_BLOCK * d->k.token;
         block.ld_k = d->k.token;
-        /* K is fetched while scores are computed; V then comes by itself, as its rows are read in order. A CPU drops
-         * prefetches that outrun memory. */
-        block.next_v = block.next_k;
-        block.next_k.rows = 0;
     } else {
         pack_block(t->kernels, d, t->packed, t->b, t->kv_head, index, keys);
         block.panels = t->packed;
