@@ -1,8 +1,8 @@
 /* Attention forward and backward on tensors from standard input, for tests/torch/test_autograd.py.
  *
- * Input: 16 int64 (batch, num_heads, num_kv_heads, seq_q, seq_k, head_dim, head_dim_v, flags, left, right, q_offset, has
- * keep, bias, sinks, dLSE; threads), 2 floats (scale, softcap), then contiguous [batch][head][token][channel] q, k, v, dO
- * as floats; keep (uint8) and bias (float) of [num_heads][seq_q][seq_k], sinks, dLSE where there are any.
+ * Input: 16 int64 (batch, num_heads, num_kv_heads, seq_q, seq_k, head_dim, head_dim_v, flags, left, right, q_offset,
+ * has keep, bias, sinks, dLSE; threads), 2 floats (scale, softcap), then contiguous [batch][head][token][channel] q, k,
+ * v, dO as floats; keep (uint8) and bias (float) of [num_heads][seq_q][seq_k], sinks, dLSE where there are any.
  * Output: out, lse, dQ, dK, dV, dbias, dsink as floats; the last two where there is a bias or sinks.
  *
  * SPDX-License-Identifier: MIT */
