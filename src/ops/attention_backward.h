@@ -9,8 +9,9 @@ enum { GRADIENT_ROWS = 64 };
 
 /* How the work is cut. A sweep is all queries of a KV head's group against one block of keys; it is cut into units of
  * unit_rows queries of one head. With lanes = 0 a task does all sweeps of a KV head. Else the sweeps of all KV heads
- * run as a wavefront: lane l takes sweeps l, l + lanes, l + 2·lanes, … and does one unit in each phase, one phase
- * behind lane l − 1. So the key blocks meet a query in ascending order, and the queries a key, as in one thread. */
+ * run as a wavefront: each on the lane that is free first, one unit in each phase, and at least one phase behind the
+ * sweep of the key block before. So the key blocks meet a query in ascending order, and the queries a key, as in one
+ * thread. */
 typedef struct gradient_shape {
     qkv_attention_shape scores; /* group, ld_q, ld_o, q_scale, cap: what computing scores needs */
     int64_t kv_heads;           /* of all batches */

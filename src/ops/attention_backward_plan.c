@@ -48,74 +48,79 @@ static qkv_status prepare(const qkv_attention_backward_desc *desc, qkv_attention
 
 /* -------------------------------------------------------------------------------------------------- wavefront */
 
-/* Units [first, end) of a head that see something of key blocks `block` to `last`, as far as the plan knows. */
-static key_range units_of_blocks(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block,
-                                 int64_t last) {
+enum { MAX_LANES = 64 };
+
+/* Units [first, end) of a head that see something of a key block, as far as the plan knows; at least one. */
+static key_range units_of_block(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block) {
     key_range queries = {0, d->seq_q};
     if (!d->q_offsets) {
         int64_t offset = bounded(d->q_offset);
         if (d->flags & QKV_RIGHT) /* key ≤ query + offset + right */
             queries.first = qkv_max(0, block * QKV_KEY_BLOCK - bounded(d->right) - offset);
         if (d->flags & QKV_LEFT) /* key ≥ query + offset − left */
-            queries.end = qkv_min(d->seq_q, (last + 1) * QKV_KEY_BLOCK + bounded(d->left) - offset);
+            queries.end = qkv_min(d->seq_q, (block + 1) * QKV_KEY_BLOCK + bounded(d->left) - offset);
     }
     int64_t first = qkv_min(queries.first, d->seq_q) / shape->unit_rows;
     return (key_range){first, qkv_max(first + 1, qkv_ceil_div(qkv_max(0, queries.end), shape->unit_rows))};
 }
 
-/* The lanes' sweeps number `round`: which units they are made of, and in which phase lane 0 begins. */
-typedef struct sweeps {
-    key_range units; /* of each head */
-    int64_t start, phases;
-} sweeps;
+/* A sweep and when it runs: unit u of the group's head h in phase start + h·width + u − units.first. */
+typedef struct sweep {
+    int64_t index, lane, start, width, phases;
+    key_range units;
+} sweep;
 
-/* A lane begins its next sweep when the last is done, and not before the lane ahead of it, which is the last lane of
- * the sweeps before, has left each unit. Lane l does unit u of head h in phase start + h·width + u − first + l. */
-static sweeps next_sweeps(const gradient_shape *shape, const qkv_attention_desc *d, int64_t round,
-                          const sweeps *before) {
-    int64_t first = round * shape->lanes, end = qkv_min(first + shape->lanes, shape->kv_heads * shape->key_blocks);
-    int64_t low = first % shape->key_blocks, high = low + end - 1 - first, heads = qkv_max(1, shape->scores.group);
-    if (high >= shape->key_blocks) { /* more than one KV head */
-        low = 0;
-        high = shape->key_blocks - 1;
+/* All sweeps in order, each on the lane that is free first. */
+typedef struct schedule {
+    int64_t free[MAX_LANES]; /* the phase from which a lane has nothing to do */
+    sweep last;
+} schedule;
+
+/* Within a KV head a sweep must leave each unit to the sweep before: be one phase behind it at every unit of every
+ * head, of which the first and the last decide. */
+static const sweep *next_sweep(schedule *s, const gradient_shape *shape, const qkv_attention_desc *d, int64_t index) {
+    const sweep before = s->last;
+    int64_t heads = qkv_max(1, shape->scores.group);
+    sweep *next = &s->last;
+    *next = (sweep){.index = index, .units = units_of_block(shape, d, index % shape->key_blocks)};
+    next->width = next->units.end - next->units.first;
+    next->phases = heads * next->width;
+    for (int64_t lane = 1; lane < shape->lanes; lane++) {
+        if (s->free[lane] < s->free[next->lane])
+            next->lane = lane;
     }
-    sweeps s = {.units = units_of_blocks(shape, d, low, high)};
-    int64_t width = s.units.end - s.units.first;
-    s.phases = heads * width;
-    if (before) {
-        int64_t width_before = before->units.end - before->units.first;
-        int64_t lag = shape->lanes + s.units.first - before->units.first +
-                      qkv_max(0, (heads - 1) * (width_before - width));
-        s.start = before->start + qkv_max(before->phases, lag);
+    next->start = s->free[next->lane];
+    if (index % shape->key_blocks > 0) {
+        int64_t behind = 1 + next->units.first - before.units.first;
+        behind += qkv_max(0, (heads - 1) * (before.width - next->width));
+        next->start = qkv_max(next->start, before.start + behind);
     }
-    return s;
+    s->free[next->lane] = next->start + next->phases;
+    return next;
 }
 
-static int64_t num_rounds(const gradient_shape *shape) {
-    return qkv_ceil_div(shape->kv_heads * shape->key_blocks, shape->lanes);
+static int64_t num_sweeps(const gradient_shape *shape) {
+    return shape->kv_heads * shape->key_blocks;
 }
 
 int64_t qkv_gradient_phases(const gradient_shape *shape, const qkv_attention_desc *d) {
-    sweeps s = {{0, 0}, 0, 0};
-    for (int64_t round = 0; round < num_rounds(shape); round++)
-        s = next_sweeps(shape, d, round, round > 0 ? &s : NULL);
-    return s.start + s.phases + shape->lanes - 1;
+    schedule s = {{0}, {0}};
+    int64_t phases = 0;
+    for (int64_t i = 0; i < num_sweeps(shape); i++) {
+        const sweep *x = next_sweep(&s, shape, d, i);
+        phases = qkv_max(phases, x->start + x->phases);
+    }
+    return phases;
 }
 
 gradient_step qkv_gradient_step(const gradient_shape *shape, const qkv_attention_desc *d, int64_t phase, int64_t lane) {
     gradient_step step = {.sweep = -1};
-    sweeps s = {{0, 0}, 0, 0};
-    for (int64_t round = 0; round < num_rounds(shape); round++) {
-        s = next_sweeps(shape, d, round, round > 0 ? &s : NULL);
-        int64_t at = phase - lane - s.start, width = s.units.end - s.units.first;
-        if (at < 0)
-            break;
-        if (at < s.phases) {
-            int64_t sweep = round * shape->lanes + lane;
-            if (sweep < shape->kv_heads * shape->key_blocks)
-                step = (gradient_step){sweep, at / width, s.units.first + at % width, at == 0, at == s.phases - 1};
-            break;
-        }
+    schedule s = {{0}, {0}};
+    for (int64_t i = 0; step.sweep < 0 && i < num_sweeps(shape) && s.free[lane] <= phase; i++) {
+        const sweep *x = next_sweep(&s, shape, d, i);
+        int64_t at = phase - x->start;
+        if (x->lane == lane && at >= 0 && at < x->phases)
+            step = (gradient_step){i, at / x->width, x->units.first + at % x->width, at == 0, at == x->phases - 1};
     }
     return step;
 }
@@ -203,8 +208,8 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
 
 /* Whether to run a wavefront, and of which units. It pays where whole heads would leave workers idle. */
 static void cut_wavefront(gradient_shape *shape, const qkv_attention_desc *d, int32_t max_workers) {
-    enum { MOST_ROUNDS = 4096, MOST_PHASES = 1 << 30, MOST_ROWS = 256, ENOUGH_PHASES = 32 };
-    int64_t blocks = shape->kv_heads * shape->key_blocks, workers = max_workers;
+    enum { MOST_SWEEPS = 4096, MOST_PHASES = 1 << 30, MOST_ROWS = 256, ENOUGH_PHASES = 32 };
+    int64_t blocks = num_sweeps(shape), workers = max_workers;
     shape->units = 0;
     if (workers == 1 || shape->key_blocks < 2 || shape->rows == 0)
         return;
@@ -213,11 +218,9 @@ static void cut_wavefront(gradient_shape *shape, const qkv_attention_desc *d, in
     int64_t block_slots = qkv_ceil_div(blocks, workers) * workers;
     if (shape->kv_heads * 100 / head_slots + 8 >= blocks * 100 / block_slots)
         return;
-    shape->lanes = qkv_min(workers, blocks);
-    if (num_rounds(shape) > MOST_ROUNDS) {
-        shape->lanes = 0;
+    if (blocks > MOST_SWEEPS)
         return;
-    }
+    shape->lanes = qkv_min(qkv_min(workers, blocks), MAX_LANES);
     /* Units as high as leaves the time to fill and to drain the wavefront short. */
     int64_t enough = ENOUGH_PHASES * shape->lanes;
     for (shape->unit_rows = MOST_ROWS; shape->unit_rows > GRADIENT_ROWS; shape->unit_rows /= 2) {
