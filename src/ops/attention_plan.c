@@ -168,14 +168,13 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     return status;
 }
 
-/* Everything a run may not change, and all that validate looks at. */
+/* Everything a run may not change. */
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]) {
     const int64_t values[] = {
         d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
         d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
         d->out.batch, d->out.head, d->out.token, d->lse.batch, d->lse.head, d->lse.token,
-        d->bias.data != NULL, d->keep.data != NULL, d->probabilities.data != NULL,
-        d->states.data != NULL, d->reserved,
+        d->probabilities.data != NULL, d->states.data != NULL,
         qkv_float_field(d->scale), qkv_float_field(d->softcap), d->flags, d->left, d->right, d->q_offset,
         d->bias.batch, d->bias.head, d->bias.query, d->bias.key,
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
@@ -200,11 +199,13 @@ void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc 
     qkv_add_input(pointers, d->keep.data, 1, d->keep.data);
 }
 
+/* Of what a run may not change and all else that validate looks at. */
 static uint64_t checksum(const qkv_attention_desc *d) {
-    int64_t fields[65];
+    int64_t fields[68];
     size_t n = qkv_attention_fields(d, fields);
-    fields[n++] = d->lse.data != NULL;
-    return qkv_checksum(fields, n);
+    const int64_t more[] = {d->lse.data != NULL, d->bias.data != NULL, d->keep.data != NULL, d->reserved};
+    memcpy(fields + n, more, sizeof more);
+    return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
 }
 
 static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
