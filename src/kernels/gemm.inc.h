@@ -274,7 +274,8 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
 
 /* VL columns of C for a constant number of rows: B a square at a time, turned in registers. */
 QKV_INLINE void gemm_nt_columns(int rows, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b,
-                                ptrdiff_t ldb, size_t cols, size_t k, int accumulate, gemm_fetch *fetch) {
+                                ptrdiff_t ldb, size_t cols, size_t k, int accumulate, gemm_fetch *fetch_own,
+                                gemm_fetch *fetch) {
     V sum[QKV_FEW_ROWS];
     QKV_UNROLL
     for (int i = 0; i < rows; i++)
@@ -288,6 +289,7 @@ QKV_INLINE void gemm_nt_columns(int rows, float *c, ptrdiff_t ldc, const float *
         else
             load_rows(0, of_b, b + x, cols > 1 ? ldb : 0, cols, tail);
         v_transpose(of_b);
+        gemm_fetch_lines(fetch_own);
         gemm_fetch_lines(fetch);
         QKV_UNROLL
         for (int y = 0; y < VL; y++) {
@@ -305,16 +307,21 @@ QKV_INLINE void gemm_nt_columns(int rows, float *c, ptrdiff_t ldc, const float *
 
 static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                     size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    gemm_fetch fetch = gemm_fetch_plan(soon, (cols + VL - 1) / VL * ((k + VL - 1) / VL));
+    /* A square reads VL rows at once, which no CPU takes for a stream: those of the square after the next are fetched in
+     * order meanwhile. */
+    enum { AHEAD = 2 * VL };
+    size_t steps = (cols + VL - 1) / VL * ((k + VL - 1) / VL);
+    const qkv_soon own = {b + AHEAD * ldb, ldb, cols, k};
+    gemm_fetch fetch = gemm_fetch_plan(soon, steps), fetch_own = gemm_fetch_plan(&own, steps);
     for (size_t j = 0; j < cols; j += VL, c += VL, b += VL * ldb) {
         size_t n = cols - j < VL ? cols - j : VL;
         switch (rows) {
-        case 6: gemm_nt_columns(6, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
-        case 5: gemm_nt_columns(5, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
-        case 4: gemm_nt_columns(4, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
-        case 3: gemm_nt_columns(3, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
-        case 2: gemm_nt_columns(2, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
-        case 1: gemm_nt_columns(1, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch); break;
+        case 6: gemm_nt_columns(6, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
+        case 5: gemm_nt_columns(5, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
+        case 4: gemm_nt_columns(4, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
+        case 3: gemm_nt_columns(3, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
+        case 2: gemm_nt_columns(2, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
+        case 1: gemm_nt_columns(1, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
         default: break;
         }
     }
