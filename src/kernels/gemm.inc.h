@@ -307,8 +307,8 @@ QKV_INLINE void gemm_nt_columns(int rows, float *c, ptrdiff_t ldc, const float *
 
 static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                     size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    /* A square reads VL rows at once, which no CPU takes for a stream: those of the square after the next are fetched in
-     * order meanwhile. */
+    /* A square reads VL rows at once, which no CPU takes for a stream. Those of the square after the next are fetched
+     * in order meanwhile. */
     enum { AHEAD = 2 * VL };
     size_t steps = (cols + VL - 1) / VL * ((k + VL - 1) / VL);
     const qkv_soon own = {b + AHEAD * ldb, ldb, cols, k};
