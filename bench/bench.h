@@ -90,6 +90,7 @@ public:
     virtual Prepared qkv(const qkv_ctx &ctx, Pool &pool) = 0;
     virtual Prepared openblas(Pool &) { return {}; } // empty: that baseline does not do this
     virtual Prepared onednn(Pool &) { return {}; }
+    virtual Prepared loops() { return {}; } // plain loops, on one thread
     // Compares sampled rows of the output with those of the reference: "" or the first difference.
     virtual std::string compare(const qkv_ctx &ref) = 0;
     virtual Errors errors() = 0;           // of sampled rows of the output

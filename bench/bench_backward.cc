@@ -57,6 +57,22 @@ public:
         return {[this, operation, &pool](int64_t) { operation->run(desc_, pool); }, operation->workspace()};
     }
 
+    // The loops of llm.c's attention_backward, which are cubic: the softmax is differentiated pair by pair. P is kept
+    // from a forward that is not timed.
+    Prepared loops() override {
+        const float scale = 1.0f / std::sqrt(static_cast<float>(dim_));
+        auto kept = std::make_shared<std::vector<float>>(static_cast<size_t>(heads_ * keys_ * keys_));
+        for (int64_t row = 0; row < heads_ * keys_; row++) {
+            const float *q = q_.as() + row * dim_, *k = k_.as() + row / keys_ / group_ * keys_ * dim_;
+            for (int64_t j = 0; j < seen(row); j++) {
+                float dot = 0;
+                for (int64_t i = 0; i < dim_; i++) dot += q[i] * k[j * dim_ + i];
+                (*kept)[static_cast<size_t>(row * keys_ + j)] = std::exp(dot * scale - lse_.as()[row]);
+            }
+        }
+        return {[this, kept, scale](int64_t) { run_loops(kept->data(), scale); }, kept->size() * sizeof(float)};
+    }
+
     // Of the last KV head: rows of dQ, which depend on no other query, and rows of dK and dV, which depend on no other
     // key.
     std::string compare(const qkv_ctx &ref) override {
@@ -114,6 +130,39 @@ private:
     float *dq() const { return gradients_.as(); }
     float *dk() const { return gradients_.as() + q_size_; }
     float *dv() const { return dk() + kv_size_; }
+    int64_t seen(int64_t row) const { return causal_ ? row % keys_ + 1 : keys_; } // keys
+    void run_loops(const float *p, float scale) {
+        std::memset(gradients_.as(), 0, gradients_.bytes());
+        std::vector<float> d_p(static_cast<size_t>(keys_)), d_s(static_cast<size_t>(keys_));
+        for (int64_t row = 0; row < heads_ * keys_; row++, p += keys_) {
+            const int64_t kv = row / keys_ / group_ * keys_ * dim_, n = seen(row);
+            const float *q = q_.as() + row * dim_, *d_out = d_out_.as() + row * dim_;
+            std::fill(d_p.begin(), d_p.end(), 0.0f);
+            std::fill(d_s.begin(), d_s.end(), 0.0f);
+            for (int64_t j = 0; j < n; j++) {
+                const float *v = v_.as() + kv + j * dim_;
+                float *d_v = dv() + kv + j * dim_;
+                for (int64_t i = 0; i < dim_; i++) {
+                    d_p[static_cast<size_t>(j)] += v[i] * d_out[i];
+                    d_v[i] += p[j] * d_out[i];
+                }
+            }
+            for (int64_t a = 0; a < n; a++) {
+                for (int64_t b = 0; b < n; b++) {
+                    const float derivative = p[a] * ((a == b ? 1.0f : 0.0f) - p[b]);
+                    d_s[static_cast<size_t>(b)] += derivative * d_p[static_cast<size_t>(a)];
+                }
+            }
+            for (int64_t j = 0; j < n; j++) {
+                const float *k = k_.as() + kv + j * dim_, by = d_s[static_cast<size_t>(j)] * scale;
+                float *d_q = dq() + row * dim_, *d_k = dk() + kv + j * dim_;
+                for (int64_t i = 0; i < dim_; i++) {
+                    d_q[i] += k[i] * by;
+                    d_k[i] += q[i] * by;
+                }
+            }
+        }
+    }
     int64_t keys_from(int64_t start) const { return std::min(kKeys, keys_ - start); }
 
     // `count` heads from `head` on, all of the last KV head, and no gradients.

@@ -191,6 +191,7 @@ std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) 
     static const std::set<std::string> blas = {"attention", "decode", "projection", "layer"};
     if (!c.has("huge") && blas.count(c.operation) && !openblas_description().empty()) names.push_back("openblas");
     if (!c.has("huge") && c.operation == "projection" && !onednn_description().empty()) names.push_back("onednn");
+    if (c.has("loops") && threads == 1) names.push_back("loops");
     if (c.has("own")) return names;
     for (const auto &peer : peers_) {
         if (peer->can(c).empty()) names.push_back(peer->name());
@@ -243,6 +244,7 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
     }
     subject.prepared = ours                         ? problem_->qkv(context(subject.name), pool(threads))
                        : subject.name == "openblas" ? problem_->openblas(pool(threads))
+                       : subject.name == "loops"    ? problem_->loops()
                                                     : problem_->onednn(pool(threads));
     result.workspace = static_cast<double>(subject.prepared.workspace);
     const auto start = Clock::now();
