@@ -238,14 +238,9 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_attention_backward_d
     const qkv_attention_desc *d = &desc->forward;
     memset(shape, 0, sizeof *shape);
     qkv_attention_shape *scores = &shape->scores;
-    scores->group = d->num_kv_heads > 0 ? d->num_heads / d->num_kv_heads : 0;
-    scores->ld_q = qkv_round_up(d->head_dim, QKV_LANES);
-    scores->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
-    shape->scale = qkv_attention_scale(d);
-    scores->q_scale = d->softcap == 0 ? shape->scale * QKV_LOG2E : shape->scale / d->softcap;
-    scores->cap = d->softcap * QKV_LOG2E;
+    shape->scale = qkv_attention_measure(d, scores);
     shape->kv_heads = d->batch * d->num_kv_heads;
-    shape->key_blocks = qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK);
+    shape->key_blocks = scores->key_blocks;
     shape->rows = d->batch * d->num_heads * d->seq_q;
     shape->row_chunks = qkv_ceil_div(d->seq_q, GRADIENT_ROWS);
     shape->copies_q = d->q.token != scores->ld_q;

@@ -87,10 +87,19 @@ qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_d
 
 /* fl(1/fl(√head_dim)), the scale that 0 stands for. The root in double, rounded, is the float's root correctly rounded:
  * no float's root lies within an ulp of double of a rounding boundary. */
-float qkv_attention_scale(const qkv_attention_desc *d) {
-    if (d->scale != 0)
-        return d->scale;
-    return d->head_dim == 0 ? 1.0f : 1 / (float)qkv_square_root((float)d->head_dim);
+static float default_scale(int64_t head_dim) {
+    return head_dim == 0 ? 1.0f : 1 / (float)qkv_square_root((float)head_dim);
+}
+
+float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape) {
+    float scale = d->scale == 0 ? default_scale(d->head_dim) : d->scale;
+    shape->group = d->num_kv_heads > 0 ? d->num_heads / d->num_kv_heads : 0;
+    shape->key_blocks = qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK);
+    shape->ld_q = qkv_round_up(d->head_dim, QKV_LANES);
+    shape->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
+    shape->q_scale = d->softcap == 0 ? scale * QKV_LOG2E : scale / d->softcap;
+    shape->cap = d->softcap * QKV_LOG2E;
+    return scale;
 }
 
 /* Rows of a task, at most. K and V of a block come from the L2 cache or beyond once for so many rows, whose q and out
@@ -138,15 +147,9 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     if (d->batch == 0 || d->num_heads == 0 || d->seq_q == 0)
         return QKV_OK;
     int64_t tile = ctx->kernels->tile_rows, heads = d->batch * d->num_kv_heads;
+    qkv_attention_measure(d, shape);
     shape->workers = max_workers;
-    shape->group = d->num_heads / d->num_kv_heads;
     shape->rows = shape->group * d->seq_q;
-    shape->ld_q = qkv_round_up(d->head_dim, QKV_LANES);
-    shape->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
-    shape->key_blocks = qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK);
-    float scale = qkv_attention_scale(d);
-    shape->q_scale = d->softcap == 0 ? scale * QKV_LOG2E : scale / d->softcap;
-    shape->cap = d->softcap * QKV_LOG2E;
     cut_rows(ctx, heads, shape);
 
     /* Keys that only one task needs are packed by that task, block by block. */

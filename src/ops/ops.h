@@ -47,8 +47,9 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
 int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]);
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
                            void *workspace, int32_t phase, int64_t index, int32_t worker);
-/* The scale of a complete descriptor, 1/√head_dim where it is 0. */
-float qkv_attention_scale(const qkv_attention_desc *d);
+/* What follows from a complete descriptor alone: group, key_blocks, ld_q, ld_o, q_scale and cap. Returns the scale,
+ * 1/√head_dim where it is 0. */
+float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape);
 /* The pointers of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d);
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]);
