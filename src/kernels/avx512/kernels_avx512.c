@@ -15,6 +15,8 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../win64.inc.h"
+
 #include "../../ref/scalar.h"
 /* Without optimisation GCC has macros for intrinsics, and they convert the sign of masks. */
 #pragma GCC diagnostic push
