@@ -14,6 +14,8 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../win64.inc.h"
+
 #include "../../ref/scalar.h"
 #include "simd_avx2.h"
 
