@@ -4,9 +4,10 @@
 # is clang with headers and C libraries for many targets.
 #
 #   sh scripts/compilers.sh list         their names, the one that speed is compared with first
-#   sh scripts/compilers.sh find NAME    fetches it if it is missing; the last line is its path. Status 77: not to be had
+#   sh scripts/compilers.sh find NAME    fetches it if missing; the last line is its path; status 77: not to be had
 #
-# Several may run at once. A compiler from here links against the C library of this machine. SPDX-License-Identifier: MIT
+# Several may run at once. A compiler from here links against the C library of this machine.
+# SPDX-License-Identifier: MIT
 set -u
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/qkv/compilers
 zig=0.16.0 # clang 21
@@ -139,7 +140,7 @@ find)
     esac
     ;;
 *)
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

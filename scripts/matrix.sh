@@ -6,7 +6,7 @@
 #   sh scripts/matrix.sh compiler NAME     gcc-12, clang-19 … (sh scripts/compilers.sh list); needs build/release
 #   sh scripts/matrix.sh cross TARGET      i686, armhf, riscv64, s390x, s390x-clang, wasm32, aarch64_be
 #
-# Ends with "N passed, N failed, N skipped"; the exit status is 1 if anything failed, 77 if the compiler is not to be had.
+# Ends with "N passed, N failed, N skipped"; the exit status is 1 if anything failed, 77 if there is no such compiler.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/.." || exit 1
