@@ -333,6 +333,7 @@ stage stack sh scripts/check/stack.sh
 stage spills sh scripts/check/spills.sh
 stage freestanding sh scripts/check/freestanding.sh
 stage readme on_release sh scripts/check/readme.sh
+stage help on_release sh scripts/check/help.sh
 stage consumers sh scripts/check/consumers.sh
 stage encoder encoder
 stage torch torch
