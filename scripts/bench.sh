@@ -5,8 +5,8 @@
 #   sh scripts/bench.sh full [OPTION…]           every case, one and two threads, in less than 20 minutes
 #   sh scripts/bench.sh peers                    installs PyTorch, ONNX Runtime and OpenVINO (in build/peers): the runs
 #                                                after it compare with them
-#   sh scripts/bench.sh compilers [NAME…]        the speed by each compiler of scripts/compilers.sh, next to the first; fails
-#                                                below 0.95
+#   sh scripts/bench.sh compilers [NAME…]        the speed by each compiler of scripts/compilers.sh next to the first,
+#                                                which must be 0.95 of it
 #   sh scripts/bench.sh report RESULT.json…      the table of a run again
 #   sh scripts/bench.sh plot RESULT.json         its pictures, beside it: a roofline, and each case next to the others
 #   sh scripts/bench.sh publish NAME RESULT.json…   table and pictures of a CPU: bench/results, docs/benchmarks.md
