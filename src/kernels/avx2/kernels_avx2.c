@@ -15,6 +15,7 @@
 #define QKV_HAVE_FMA 1
 
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_avx2.h"
 
 #include "../gemm.inc.h"

@@ -16,6 +16,7 @@
 #define QKV_HAVE_FMA 1
 
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_avx512.h"
 
 #include "../gemm.inc.h"
