@@ -15,12 +15,14 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "simd_avx512.h"
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 #include "../backward.inc.h"
+#include "../dropout.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -92,6 +92,33 @@ QKV_INLINE void v_transpose(V x[16]) {
     }
 }
 
+/* VL words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
+typedef struct W {
+    __m512i even, odd;
+} W;
+typedef __m512i K; /* one word in every lane */
+
+QKV_INLINE K k_set(uint32_t x) { return _mm512_set1_epi64(x); }
+QKV_INLINE K k_add(K a, K b) { return _mm512_add_epi32(a, b); }
+QKV_INLINE W w_set(uint32_t x) { return (W){k_set(x), k_set(x)}; }
+QKV_INLINE W w_count(uint32_t x) { /* x, x + 1, … */
+    return (W){k_add(k_set(x), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14)), k_add(k_set(x), _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15))};
+}
+QKV_INLINE W w_multiply(W a, K by) { /* the low words of the products; w_high has the high ones */
+    return (W){_mm512_mul_epu32(a.even, by), _mm512_mul_epu32(a.odd, by)};
+}
+QKV_INLINE W w_high(W product) {
+    return (W){_mm512_srli_epi64(product.even, 32), _mm512_srli_epi64(product.odd, 32)};
+}
+QKV_INLINE W w_xor(W a, W b, K c) {
+    return (W){_mm512_ternarylogic_epi64(a.even, b.even, c, 0x96), _mm512_ternarylogic_epi64(a.odd, b.odd, c, 0x96)};
+}
+/* x where the word is not below the threshold, else +0. */
+QKV_INLINE V v_keep(W a, uint32_t threshold, V x) {
+    __m512i words = _mm512_mask_blend_epi32(0xaaaa, a.even, _mm512_slli_epi64(a.odd, 32));
+    return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(words, _mm512_set1_epi32((int)threshold)), x);
+}
+
 /* Ends every entry: SSE code after it must not find the upper halves in use. Compilers see to it only at -O2. */
 QKV_INLINE void v_leave(void) { _mm256_zeroupper(); }
 

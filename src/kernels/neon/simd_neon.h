@@ -145,6 +145,31 @@ QKV_INLINE void gemm_lanes_t(int vectors, V sum[][STRIP_VECTORS], const float *a
     }
 }
 
+/* VL words of 32 bits, or their products with another. */
+typedef struct W {
+    uint32x4_t low, high;
+} W;
+typedef uint32x4_t K; /* one word in every lane */
+
+QKV_INLINE K k_set(uint32_t x) { return vdupq_n_u32(x); }
+QKV_INLINE K k_add(K a, K b) { return vaddq_u32(a, b); }
+QKV_INLINE W w_set(uint32_t x) { return (W){k_set(x), k_set(0)}; }
+QKV_INLINE W w_count(uint32_t x) { /* x, x + 1, … */
+    static const uint32_t count[4] = {0, 1, 2, 3};
+    return (W){k_add(k_set(x), vld1q_u32(count)), k_set(0)};
+}
+QKV_INLINE W w_multiply(W a, K by) { /* the low words of the products; w_high has the high ones */
+    uint32x4_t x = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a.low), vget_low_u32(by)));
+    uint32x4_t y = vreinterpretq_u32_u64(vmull_high_u32(a.low, by));
+    return (W){vuzp1q_u32(x, y), vuzp2q_u32(x, y)};
+}
+QKV_INLINE W w_high(W product) { return (W){product.high, product.high}; }
+QKV_INLINE W w_xor(W a, W b, K c) { return (W){veorq_u32(veorq_u32(b.low, c), a.low), a.high}; }
+/* x where the word is not below the threshold, else +0. */
+QKV_INLINE V v_keep(W a, uint32_t threshold, V x) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vcgeq_u32(a.low, vdupq_n_u32(threshold))));
+}
+
 /* Ends every entry; there is nothing to leave behind here. */
 QKV_INLINE void v_leave(void) {}
 
