@@ -23,6 +23,7 @@ demo,test command:pkg-config pkg-config pkgconf-pkg-config pkgconf pkgconf
 demo,test python:pip python3,python3-pip python3-pip python-pip python
 demo,test certificates ca-certificates ca-certificates ca-certificates -
 test python:numpy python3-numpy python3-numpy python-numpy numpy
+test header:simde/x86/avx512.h libsimde-dev simde-devel simde simde
 test python:ensurepip python3-venv python3 python python
 test header:cmocka.h libcmocka-dev libcmocka-devel cmocka cmocka
 test command:clang clang clang clang llvm
