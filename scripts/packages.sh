@@ -34,6 +34,10 @@ baselines library:dnnl libdnnl-dev onednn-devel onednn onednn
 peers python:ensurepip python3-venv python3 python python
 cross cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
 cross qemu qemu-user qemu-user qemu-user -
+optional command:git git git git git
+optional header:Python.h python3-dev python3-devel python python
+optional command:x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64 mingw64-gcc mingw-w64-gcc mingw-w64
+optional wine wine64 wine wine wine-stable
 TABLE
 }
 
@@ -47,6 +51,8 @@ have() {
     cross-gcc) have_command aarch64-linux-gnu-gcc ;;
     command:*) have_command "${1#command:}" ;;
     library:*) echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null "-l${1#library:}" 2>/dev/null ;;
+    header:Python.h) test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ;;
+    wine) have_command wine64 || have_command wine || test -x /usr/lib/wine/wine64 ;;
     qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
     certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;
     python:*) python3 -c "import ${1#python:}" >/dev/null 2>&1 ;;
@@ -119,21 +125,24 @@ lib | demo | test | bench | baselines | peers) ;;
     ;;
 esac
 
-if [ -n "$(missing 3)" ]; then
-    if ! have_command apt-get; then
-        say_commands
-        exit 1
-    elif [ "$(id -u)" = 0 ]; then
-        as_root=
-    elif have_command sudo && sudo -n true 2>/dev/null; then
+# apt without a password: sets install.
+may_install() {
+    as_root=
+    have_command apt-get || return 1
+    if [ "$(id -u)" != 0 ]; then
         as_root='sudo -n'
-    else
+        have_command sudo && sudo -n true 2>/dev/null || return 1
+    fi
+    install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install"
+}
+
+if [ -n "$(missing 3)" ]; then
+    if ! may_install; then
         say_commands
         exit 1
     fi
     packages=$(missing 3)
     echo "qkv: installing $packages"
-    install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install"
     $as_root apt-get -qq update || echo "qkv: apt-get update failed, trying with the package lists that are there"
     # shellcheck disable=SC2086  # words
     if ! $install $packages >/dev/null; then
@@ -145,6 +154,13 @@ if [ -n "$(missing 3)" ]; then
         say_commands
         exit 1
     fi
+fi
+
+if [ "$group" = test ] && may_install; then # what is still missing afterwards is skipped by name
+    for package in $(group=optional; missing 3); do
+        echo "qkv: installing $package, which is optional"
+        $install "$package" >/dev/null || echo "qkv: could not install $package; a test is skipped"
+    done
 fi
 
 if [ "$group" = test ] && [ "$arch" = x86_64 ] && have_command dpkg; then
