@@ -26,7 +26,7 @@ QKV_INTERNAL_BEGIN
 #define QKV_CHAIN 128
 
 /* The most rows gemm_nt takes. */
-#define QKV_FEW_ROWS 6
+#define QKV_FEW_ROWS 12
 
 /* The most rows softmax and fold take at once. */
 #define QKV_MAX_ROWS 16

@@ -17,6 +17,7 @@
 #include "../win64.inc.h"
 
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_avx2.h"
 
 #include "../gemm.inc.h"

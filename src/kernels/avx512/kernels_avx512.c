@@ -18,6 +18,7 @@
 #include "../win64.inc.h"
 
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 /* Without optimisation GCC has macros for intrinsics, and they convert the sign of masks. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsign-conversion"
