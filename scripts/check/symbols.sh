@@ -27,8 +27,8 @@ exports() { # OBJECT
 }
 "$cc" -E -P -DQKV_API= -Iinclude include/qkv.h | grep -oE '\bqkv_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u >"$work/public"
 # shellcheck disable=SC2046  # no spaces below src/
-"$cc" -std=c11 -O0 -fPIC -shared -DQKV_SHARED -DQKV_UNOPTIMIZED -Iinclude $(find src -name '*.c') -o "$work/libqkv.so" ||
-    failed=1
+"$cc" -std=c11 -O0 -fPIC -shared -DQKV_SHARED -DQKV_UNOPTIMIZED -Iinclude $(find src -name '*.c') \
+    -o "$work/libqkv.so" || failed=1
 exports "$work/libqkv.so" | comm -3 - "$work/public" >"$work/bad"
 test -s "$work/bad" && fail "the shared library does not export exactly qkv.h: only there, or missing" "$work/bad"
 "$cc" -shared -Wl,--whole-archive "$library" -Wl,--no-whole-archive -o "$work/plugin.so" || failed=1
@@ -55,7 +55,8 @@ test -s "$work/bad" && fail "needs more than memcpy, memset, memmove, memcmp and
 test -s "$work/bad" && fail "holds mutable data or constructors" "$work/bad"
 
 if [ $failed = 0 ]; then
-    echo "$library: $(wc -l <"$work/defined") symbols, all qkv_; shared it exports $(wc -l <"$work/public"); no mutable data; needs only:"
+    echo "$library: $(wc -l <"$work/defined") symbols, all qkv_; shared it exports $(wc -l <"$work/public") of them;" \
+        "no mutable data; needs only:"
     comm -23 "$work/undefined" "$work/defined" | tr '\n' ' '
     echo
 fi
