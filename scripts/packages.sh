@@ -34,6 +34,10 @@ bench,peers command:python3 python3 python3 python python
 baselines library:openblas libopenblas-dev openblas-devel openblas openblas
 baselines library:dnnl libdnnl-dev onednn-devel onednn onednn
 peers python:ensurepip python3-venv python3 python python
+more command:git git git git git
+more header:Python.h python3-dev python3-devel python python
+x86-more command:x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64 mingw64-gcc mingw-w64-gcc -
+x86-more wine wine64 wine wine -
 x86-more cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
 x86-more,x86-cross qemu qemu-user qemu-user qemu-user -
 x86-cross command:i686-linux-gnu-gcc gcc-i686-linux-gnu,libc6-dev-i386-cross - - -
@@ -53,6 +57,8 @@ have() {
     cross-gcc) have_command aarch64-linux-gnu-gcc ;;
     command:*) have_command "${1#command:}" ;;
     library:*) echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null "-l${1#library:}" 2>/dev/null ;;
+    header:Python.h) test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ;;
+    wine) have_command wine64 || have_command wine || test -x /usr/lib/wine/wine64 ;;
     qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
     certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;
     python:*) python3 -c "import ${1#python:}" >/dev/null 2>&1 ;;

@@ -44,7 +44,8 @@ usual_seconds() {
     encoder) echo 60 ;;
     bench) echo 40 ;;
     matrix-*) echo 40 ;;
-    stack | consumers) echo 30 ;;
+    stack) echo 30 ;;
+    consumers) echo 120 ;;
     *) echo 8 ;;
     esac
 }

@@ -37,9 +37,10 @@
 #endif
 
 
-/* A shared library, which is compiled with QKV_SHARED, exports the functions of qkv.h and nothing else. Linked statically
- * the library is private to the program or shared object that holds it: several of them, each with a version of its
- * own, may live in one process. To be included before qkv.h; internal declarations stand between the last two macros. */
+/* A shared library, which is compiled with QKV_SHARED, exports the functions of qkv.h and nothing else. Linked
+ * statically the library is private to the program or shared object that holds it: several of them, each with a version
+ * of its own, may live in one process. To be included before qkv.h; internal declarations stand between
+ * QKV_INTERNAL_BEGIN and _END. */
 #if defined(_WIN32) || defined(__CYGWIN__)
 #define QKV_INTERNAL_BEGIN
 #define QKV_INTERNAL_END

@@ -16,6 +16,13 @@ skip() { # WHY: the last thing a consumer says
     exit 0
 }
 
+absent() { # PATTERN FILE (an assertion, which "! grep" is not where set -e holds)
+    if grep -E -e "$1" "$2"; then
+        echo "that should not be in $2"
+        return 1
+    fi
+}
+
 try() { # WHAT FUNCTION
     case $1 in *"$wanted"*) ;; *) return ;; esac
     ( # not as a condition, where set -e would do nothing
@@ -66,7 +73,7 @@ with_pkg_config() {
 
 installed_tool() {
     "$work/$tree/bin/qkv-info" >info
-    ! grep 'without optimisation' info
+    absent 'without optimisation' info
     head -n 1 info
 }
 
@@ -76,30 +83,34 @@ embed() { # FOLDER CMake option…: tests/consumers/add_subdirectory in build-FO
     folder=build-$1
     shift
     cmake -S "$consumers/add_subdirectory" -B "$folder" "$@" >configured 2>&1 || { cat configured; return 1; }
-    ! grep -A9 -E 'Warning|Error' configured
+    absent 'Warning|Error' configured
 }
 
-flags_of_library() { # FOLDER: the compiler's command for one of its files
-    grep -m1 '"command": .*/src/plan\.c' "$1/compile_commands.json"
+command_for() { # FILE FOLDER: how it is compiled, in the file command
+    grep -m1 "\"command\": .*/$1" "$2/compile_commands.json" >command
 }
 
 as_subdirectory() { # without a build type: the library optimises itself, and only itself
     embed own -DQKV_INSTALL=ON -DPYTHON_INCLUDE="$python_include" -DCMAKE_INSTALL_PREFIX="$work/own"
     grep 'qkv: .*-O3' configured
-    flags_of_library build-own | grep -e ' -O3 '
-    ! grep 'wrapper\.c' build-own/compile_commands.json | grep -e ' -O'
-    ! flags_of_library build-own | grep -e ' -W' # warnings are the parent's affair
+    command_for src/plan.c build-own
+    grep -e ' -O3 ' command
+    absent ' -W' command # warnings are the parent's affair
+    command_for wrapper.c build-own
+    absent ' -O' command
     cmake --build build-own -j 2
     ./build-own/consumer
 }
 
 flags_of_parent() { # a parent's own flags and Debug are a choice
     embed chosen -DCMAKE_C_FLAGS=-O1
-    ! flags_of_library build-chosen | grep -e ' -O3 '
-    ! grep 'qkv: ' configured
+    command_for src/plan.c build-chosen
+    absent ' -O3' command
+    absent 'qkv: ' configured
     embed debug -DCMAKE_BUILD_TYPE=Debug
-    ! flags_of_library build-debug | grep -e ' -O'
-    grep 'qkv: Debug builds compile the library without optimisation' configured
+    command_for src/plan.c build-debug
+    absent ' -O' command
+    grep -o 'qkv: Debug builds compile the library without optimisation' configured
 }
 
 as_part_of_package() { # the parent installs a static library that holds qkv: two packages, or one
@@ -108,7 +119,7 @@ as_part_of_package() { # the parent installs a static library that holds qkv: tw
     cmake -S "$consumers/find_wrapper" -B build-wrapper -DCMAKE_PREFIX_PATH="$work/moved/own"
     cmake --build build-wrapper
     ./build-wrapper/consumer
-    embed one-package -DQKV_INSTALL=OFF
+    embed one-package -DQKV_INSTALL=OFF -DCMAKE_BUILD_TYPE=Debug
     ./build-wrapper/consumer
 }
 
@@ -169,7 +180,8 @@ plugins() { # two shared objects, each with a static qkv of its own, in one name
         "$cc" -O1 -fPIC -Iv$patch -c "$root/src/status.c" -o v$patch/status.o
         ar rcs v$patch/libqkv.a ./*.o v$patch/status.o
         "$cc" -O1 -shared -fPIC -Iv$patch "$consumers/wrapper.c" v$patch/libqkv.a -o plugin$patch.so
-        nm -D --defined-only plugin$patch.so | awk '{ print $3 }' | grep qkv_ && { echo "plugin$patch exports these"; exit 1; }
+        nm -D --defined-only plugin$patch.so >exported
+        absent 'qkv_' exported
     done
     version=$(sed -nE 's/^#define QKV_VERSION_(MAJOR|MINOR) //p' "$root/include/qkv.h" | tr '\n' .)
     "$cc" "$consumers/plugin_host.c" -ldl -o host
@@ -207,8 +219,10 @@ with_mingw() { # the README's commands, cross compiled
     # The stack is aligned to 16 bytes there: no move to or from it may ask for more.
     $mingw-objdump -d --no-show-raw-insn build-mingw/libqkv* mingw/bin/* >code
     grep -q 'vmovups.*zmm' code
-    ! grep -E 'vmov(ap[sd]|dqa(32|64)?) .*\(.*[yz]mm|vmov(ap[sd]|dqa(32|64)?) .*[yz]mm.*\(' code
-    wine=$(command -v wine64 || command -v wine || ls /usr/lib/wine/wine64 2>/dev/null) || skip "built, not run: wine is not installed"
+    grep '[yz]mm' code >vectors
+    absent 'vmov(ap[sd]|dqa(32|64)?) .*\(' vectors
+    wine=$(command -v wine64 || command -v wine || ls /usr/lib/wine/wine64 2>/dev/null) ||
+        skip "built, but not run: wine is not installed"
     WINEPREFIX=$work/wine WINEDEBUG=-all "$wine" mingw/bin/qkv-info.exe --selftest
 }
 
