@@ -103,15 +103,15 @@ compiler() { # NAME
 
 # ------------------------------------------------------------------------------------------------- one target
 
-targets() { # name, compiler, options, emulator
+targets() { # name, compiler and options, emulator, and what builds and links the program (-: the same)
     cat <<'TABLE'
-i686 i686-linux-gnu-gcc -msse2,-mfpmath=sse,-static env
-armhf arm-linux-gnueabihf-gcc -static qemu-arm
-riscv64 riscv64-linux-gnu-gcc -static qemu-riscv64
-s390x s390x-linux-gnu-gcc -static qemu-s390x
-s390x-clang zig -target,s390x-linux-musl,-static qemu-s390x
-wasm32 zig -target,wasm32-wasi wasm
-aarch64_be zig -target,aarch64_be-linux-musl,-static qemu-aarch64_be
+i686 i686-linux-gnu-gcc,-msse2,-mfpmath=sse env -
+armhf arm-linux-gnueabihf-gcc qemu-arm -
+riscv64 riscv64-linux-gnu-gcc qemu-riscv64 -
+s390x s390x-linux-gnu-gcc qemu-s390x -
+s390x-clang zig,-target,s390x-linux-gnu qemu-s390x s390x-linux-gnu-gcc
+wasm32 zig,-target,wasm32-wasi wasm -
+aarch64_be zig,-target,aarch64_be-linux-musl qemu-aarch64_be -
 TABLE
 }
 
@@ -144,8 +144,8 @@ cross() { # TARGET
     # shellcheck disable=SC2046  # words
     set -- $(targets | grep "^$1 ")
     test $# = 4 || missing "no such target"
-    target=$1 cc=$2 emulator=$4
-    options=$(echo "$3" | tr ',' ' ')
+    target=$1 cc=${2%%,*} emulator=$3 linker=$4
+    options=$(echo "${2#"$cc"}" | tr ',' ' ')
     case $cc in
     zig)
         cc=$(sh scripts/compilers.sh find zig | tail -n 1)
@@ -159,13 +159,14 @@ cross() { # TARGET
         command -v "$emulator" >/dev/null || missing "${emulator%-static} is not installed (4 checks)"
         ;;
     esac
+    test "$linker" != - || linker="$cc $options"
     "$cc" --version | head -n 1
     for level in -O1 -O3; do
         folder=build/matrix/$target$level
         # shellcheck disable=SC2086  # words
         {
             compile "$folder" "$cc" $level $options -Wall -Wextra -Werror &&
-                "$cc" $level $options -std=c11 -D_GNU_SOURCE -Iinclude tools/*.c "$folder"/*.o -lm -o "$folder/qkv-info"
+                $linker -O2 -static -std=c11 -D_GNU_SOURCE -Iinclude tools/*.c "$folder"/*.o -o "$folder/qkv-info"
         } >"$folder.log" 2>&1
         status=$?
         judge $status "$target $level: builds" "$folder.log"
