@@ -24,6 +24,7 @@ demo,more command:pkg-config pkg-config pkgconf-pkg-config pkgconf pkgconf
 demo,more python:pip python3,python3-pip python3-pip python-pip python
 demo,more certificates ca-certificates ca-certificates ca-certificates -
 more python:numpy python3-numpy python3-numpy python-numpy numpy
+more header:simde/x86/avx512.h libsimde-dev simde-devel simde simde
 more python:ensurepip python3-venv python3 python python
 test header:cmocka.h libcmocka-dev libcmocka-devel cmocka cmocka
 more command:clang clang clang clang llvm

@@ -222,6 +222,15 @@ with_tsan() { # the tests that start threads
         -R 'harness|same_bits|test_layer$|test_gradients|why_projections'
 }
 
+with_emulated_avx512() {
+    case $(build/release/qkv-info 2>/dev/null) in
+    *"missing: "*avx512*) ;;
+    *) skip "the CPU has AVX-512 itself, or is no x86-64" ;;
+    esac
+    echo '#include <simde/x86/avx512.h>' | cc -x c -E - >/dev/null 2>&1 || skip "SIMDe is not installed"
+    build emulated && QKV_ISA=avx512 QKV_QUICK=1 run_tests emulated
+}
+
 with_aarch64() {
     test "$(uname -m)" = x86_64 || skip "cross build and qemu are set up for x86-64 hosts only"
     have aarch64-linux-gnu-gcc || skip "aarch64-linux-gnu-gcc is not installed"
@@ -362,6 +371,7 @@ stage cross-wasm32 matrix cross wasm32
 stage cross-aarch64_be matrix cross aarch64_be
 stage asan with_asan
 stage tsan with_tsan
+stage avx512-emulated with_emulated_avx512
 stage aarch64 with_aarch64
 stage symbols-aarch64 aarch64_symbols
 

@@ -5,6 +5,8 @@
 #include "../ref/scalar.h"
 #include "ops.h"
 
+QKV_INTERNAL_BEGIN
+
 /* Bytes of one worker's scratch, without a block of packed keys, which follows where tasks pack their own. */
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_shape *shape);
 
@@ -37,5 +39,7 @@ static inline float qkv_log_sum_exp(const qkv_kernels *kernels, float m, float l
     kernels->log(&l, 1);
     return qkv_fma(m, QKV_LN2, l);
 }
+
+QKV_INTERNAL_END
 
 #endif

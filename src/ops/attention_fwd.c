@@ -168,7 +168,7 @@ static void finish(const attention_task *t) {
 
 /* ------------------------------------------------------------------------------------------------------- phases */
 
-enum stage { PACK_KEYS, ATTEND, MERGE_STATES };
+enum attention_stage { PACK_KEYS, ATTEND_KEYS, MERGE_STATES };
 
 int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]) {
     int32_t n = 0;
@@ -222,9 +222,9 @@ static void merge_states(const qkv_kernels *kernels, const qkv_attention_shape *
 
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
                            void *workspace, int32_t phase, int64_t index, int32_t worker) {
-    switch (phase + (shape->pack_tasks > 0 ? PACK_KEYS : ATTEND)) {
+    switch (phase + (shape->pack_tasks > 0 ? PACK_KEYS : ATTEND_KEYS)) {
     case PACK_KEYS: qkv_attention_pack_keys(kernels, shape, d, workspace, index); break;
-    case ATTEND: attend_chunk(kernels, shape, d, workspace, index, worker); break;
+    case ATTEND_KEYS: attend_chunk(kernels, shape, d, workspace, index, worker); break;
     default: merge_states(kernels, shape, d, workspace, index, worker); break;
     }
 }

@@ -4,7 +4,8 @@
 #include <string.h>
 
 /* Hands out the parts of a worker's scratch; with base = NULL it only counts. */
-static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_shape *shape) {
+static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels,
+                               const qkv_attention_shape *shape) {
     int64_t used = 0, int64_floats = sizeof(int64_t) / sizeof(float);
     float *keep = NULL, *query = NULL, *head = NULL;
     const struct {
@@ -41,7 +42,7 @@ static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernel
 
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_shape *shape) {
     attention_task unused;
-    return lay_out(&unused, NULL, kernels, shape);
+    return lay_out_scratch(&unused, NULL, kernels, shape);
 }
 
 /* The rows of a KV head: first the heads of its group for query 0, then those for query 1, … */
@@ -169,7 +170,7 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
         .q_offset = qkv_batch_q_offset(d, head / d->num_kv_heads),
         .shared_keys = shape->pack_tasks > 0 ? (const float *)workspace + head * head_panels(d) : NULL,
     };
-    lay_out(t, (float *)(void *)scratch, kernels, shape);
+    lay_out_scratch(t, (float *)(void *)scratch, kernels, shape);
     name_rows(t);
     if (d->seq_k > 0 && d->head_dim > 0)
         scale_queries(t);
