@@ -39,7 +39,7 @@ usual_seconds() {
     clang) echo 150 ;;
     asan) echo 240 ;;
     tsan) echo 100 ;;
-    aarch64) echo 150 ;;
+    aarch64 | avx512-emulated) echo 150 ;;
     oneline-*) echo 20 ;;
     encoder) echo 60 ;;
     bench) echo 40 ;;
@@ -223,6 +223,7 @@ with_tsan() { # the tests that start threads
 }
 
 with_emulated_avx512() {
+    need_release || return 1
     case $(build/release/qkv-info 2>/dev/null) in
     *"missing: "*avx512*) ;;
     *) skip "the CPU has AVX-512 itself, or is no x86-64" ;;
