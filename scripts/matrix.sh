@@ -15,11 +15,11 @@ jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 # What runs beside the selftest. Optimisers differ most from -O1 to -O3; the sweeps over all floats take the longest.
 tests_of() { # OPTION
-    echo logits softmax sinks
     case $1 in
-    -O[123]) echo gemm gemm_nt gemm_t fold sum_visible nan_rows weights recompute score_grad pack ;;
+    -O[123]) ls tests/kernels/test_*.c tests/promises/test_sinks.c ;;
+    *) ls tests/kernels/test_logits.c tests/kernels/test_softmax.c tests/promises/test_sinks.c ;;
     esac
-    test "$1" != -O2 || echo exp2 tanh log fma
+    test "$1" != -O2 || ls tests/functions/test_*.c
 }
 
 missing() {
@@ -74,18 +74,19 @@ level() { # NAME COMPILER OPTION…: one way to compile, which has the name of i
         "$folder/qkv-info" --selftest >"$folder.log" 2>&1
     judge $? "$what: selftest" "$folder.log"
     for test in $(tests_of "$1"); do
-        program=$folder/test_$test
-        cc build/release/tests/CMakeFiles/"test_$test".dir/*/*.o build/release/tests/libqkv_test_harness.a \
+        test=$(basename "$test" .c)
+        program=$folder/$test
+        cc build/release/tests/CMakeFiles/"$test".dir/*/*.o build/release/tests/libqkv_test_harness.a \
             "$folder/libqkv.a" -lcmocka -lpthread -lm -o "$program" &&
             QKV_QUICK=1 "$program" >"$folder.log" 2>&1
-        judge $? "$what: test_$test" "$folder.log"
+        judge $? "$what: $test" "$folder.log"
         rm -f "$program"
     done
 }
 
 compiler() { # NAME
     cc=$(sh scripts/compilers.sh find "$1" | tail -n 1)
-    test -x "$cc" || missing "${cc:-$1 is not to be had} (63 checks)"
+    test -x "$cc" || missing "${cc:-$1 is not to be had} (about 80 checks)"
     test -s build/release/tests/libqkv_test_harness.a || { echo "build/release is not there"; exit 1; }
     "$cc" --version | head -n 1
     logs=build/matrix/$1.jobs
