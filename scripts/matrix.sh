@@ -30,7 +30,7 @@ missing() {
 finish() { # FILE…: what the jobs found
     passed=$(cat "$@" | grep -c '^ok  ')
     failed=$(cat "$@" | grep -c '^FAILED  ')
-    echo "$passed passed, $failed failed, ${skipped:-0} skipped"
+    echo "$passed passed, $failed failed, 0 skipped"
     test "$failed" = 0 && test "$passed" -gt 0
 }
 
