@@ -28,7 +28,7 @@ is_wanted() {
 }
 
 wants_cross() {
-    for name in $(stage_names | grep '^cross-'); do is_wanted "$name" && return 0; done
+    for target in $(stage_names | grep '^cross-'); do is_wanted "$target" && return 0; done
     return 1
 }
 
@@ -327,9 +327,9 @@ test $count -gt 0 || { echo "no stage begins with: $wanted (sh scripts/test.sh -
 mkdir -p "$logs" && rm -f "$logs"/*
 sh scripts/packages.sh test || exit 1
 echo "$count stages, about $((estimate / 60 + 1)) minutes on two idle cores; this machine has $jobs processors"
-for name in more cross; do # what single stages need: they say what they miss
-    test $name = more || wants_cross || continue
-    sh scripts/packages.sh $name >"$logs/packages-$name.log" 2>&1 || cat "$logs/packages-$name.log"
+for group in more cross; do # what single stages need: they say what they miss
+    test $group = more || wants_cross || continue
+    sh scripts/packages.sh $group >"$logs/packages-$group.log" 2>&1 || cat "$logs/packages-$group.log"
 done
 
 stage tree sh scripts/check/tree.sh
