@@ -41,7 +41,7 @@ usual_seconds() {
     tsan) echo 100 ;;
     aarch64 | avx512-emulated) echo 150 ;;
     oneline-*) echo 20 ;;
-    encoder) echo 60 ;;
+    encoder | cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
     bench) echo 40 ;;
     matrix-*) echo 60 ;;
     stack | consumers) echo 30 ;;
