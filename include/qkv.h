@@ -60,7 +60,7 @@ typedef enum qkv_status {
     QKV_ERROR_OVERFLOW = 4,    /* sizes or strides exceed what memory can hold */
     QKV_ERROR_HEADS = 5,       /* num_heads is no multiple of num_kv_heads, or columns no multiple of head_dim */
     QKV_ERROR_FLAGS = 6,       /* an unknown flag, layout or count, or options that exclude each other */
-    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, or softcap is negative */
+    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, or dropout not in [0, 1) */
     QKV_ERROR_SHAPE = 8,       /* fields of the descriptor contradict each other */
     QKV_ERROR_ALIAS = 9,       /* an output starts where an input or another output starts */
     QKV_ERROR_ALIGNMENT = 10,  /* workspace or packed weights are not 64-byte aligned, a tensor not to its element */
@@ -267,6 +267,7 @@ QKV_API void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc
  *   s = scale·(q·k);  softcap: s = softcap·tanh(s/softcap);  s += alibi_slopes[h]·(j − p);  s += bias
  *   visible: j < kv_len, keep ≠ 0, the window of flags/left/right around p (both ends included), s ≠ −inf
  *   out = Σ exp(s)·v / (Σ exp(s) + exp(sink)) over the visible keys;  lse = ln(Σ exp(s) + exp(sink))
+ *   dropout: exp(s) of the first sum, not of the others, becomes 0 or exp(s)/(1 − dropout)
  *
  *   causal, seq_q = 3, seq_k = 5:    q_offset = 0 (top-left)     q_offset = 2 (bottom-right: kv_len − seq_q)
  *                                    ■ □ □ □ □                   ■ ■ ■ □ □
@@ -309,6 +310,9 @@ typedef struct qkv_attention_desc {
      * sum ℓ of exp2(logit − m); (0, …, 0, −FLT_MAX, 0) without a visible key. Sinks take no part. State number
      * ⌊j / 256⌋ of (b, h, t) begins at data[b·batch + h·head + t·query + ⌊j/256⌋·key]. */
     qkv_matrix_output states;
+    float dropout;        /* the rate, 0 ≤ dropout < 1, at which probabilities are dropped in training; 0: none */
+    uint32_t reserved2;   /* 0 */
+    uint64_t dropout_seed, dropout_offset; /* see qkv_dropout_mask; a run may change both */
 } qkv_attention_desc;
 
 QKV_API qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers,
@@ -321,6 +325,18 @@ QKV_API qkv_status qkv_attention_check(const qkv_plan *plan, const qkv_attention
                                        size_t workspace_size);
 QKV_API void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace, int32_t phase,
                                 int64_t index, int32_t worker);
+
+/* Which pairs of a row (b, h, i) dropout keeps: keep[j] = 1 or 0 for all j < seq_k, visible or not.
+ *
+ * A pair's fate follows from rate, seed, dropout_offset + b·num_heads + h, the position p = i + q_offset (mod 2^32) and j
+ * alone, by Philox 4x32-10 (docs/numerics.md): not from threads, kernel sets, or what else the call computes. So the
+ * gradients drop what their forward dropped. In training, keep the seed and let dropout_offset grow by
+ * batch·num_heads after each call of forward and backward together; calls of several layers take offsets after each
+ * other, or seeds of their own. A batch in parts takes dropout_offset + b·num_heads for the part that begins at b;
+ * queries in parts take their q_offset.
+ *
+ * QKV_ERROR_SHAPE when b, h or i is out of range; else what the plan of desc would say. */
+QKV_API qkv_status qkv_dropout_mask(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, uint8_t *keep);
 
 /* ALiBi's slopes for num_heads heads, as its authors compute them for any number of heads (a power of two: 2^(−8h/n)
  * for h = 1 … n). Each is within one ulp. */

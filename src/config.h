@@ -36,12 +36,6 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-/* Before a loop whose trip count is a small constant: unrolled whole, so that arrays of vectors live in registers. */
-#if defined(__clang__)
-#define QKV_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define QKV_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 /* A shared library, which is compiled with QKV_SHARED, exports the functions of qkv.h and nothing else. Linked statically
  * the library is private to the program or shared object that holds it: several of them, each with a version of its

@@ -40,6 +40,16 @@ typedef struct qkv_logit_steps {
     const uint8_t *keep;   /* 0: t = −inf */
 } qkv_logit_steps;
 
+/* Dropout of a row of probabilities. Word w of Philox 4x32-10 (../ref/philox.h) with this key and the counter
+ * (16·(first_group + g) + x, counter …) decides about column 64·g + 16·w + x, for x < 16. */
+typedef struct qkv_dropout {
+    uint32_t key[2];
+    uint32_t first_group;
+    uint32_t counter[3];
+    uint32_t threshold; /* words below it drop */
+    float scale;        /* of what is kept */
+} qkv_dropout;
+
 /* A hint: rows of floats in memory that are wanted soon and may be fetched meanwhile. */
 typedef struct qkv_soon {
     const float *data;
@@ -108,6 +118,9 @@ struct qkv_kernels {
 
     /* x[j] = ln(x[j]) for every positive normal float; NaN stays. In place. */
     void (*log)(float *x, size_t n);
+
+    /* t[j] = t[j]·(column j is kept ? scale : +0) for first ≤ j < end, both multiples of QKV_LANES. */
+    void (*dropout)(float *t, size_t first, size_t end, const qkv_dropout *dropout);
 
     /* -------------------------------------------------------------------------------------------- gradients */
 

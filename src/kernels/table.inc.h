@@ -19,6 +19,7 @@ const qkv_kernels KERNELS = {
     .exp2 = exp2_array,
     .tanh = tanh_array,
     .log = log_array,
+    .dropout = dropout,
     .gemm_t = gemm_t,
     .recompute = recompute,
     .score_grad = score_grad,

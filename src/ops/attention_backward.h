@@ -51,6 +51,7 @@ typedef struct gradient_task {
     float *p, *ds;                   /* [GRADIENT_ROWS][LD_SCORES]: probabilities; gradients of scores */
     float *visible;                  /* the same of logits, for what has to be done exactly */
     float *cap_tanh, *dt;            /* [tile_rows][LD_SCORES] */
+    float *factors;                  /* the same: dropout's */
     float *dq;                       /* [tile_rows][ld_q] */
     float *scaled_delta, *column;    /* [GRADIENT_ROWS], [2·GRADIENT_ROWS] */
     float *q_copy, *out_copy;        /* [GRADIENT_ROWS][ld_q], [ld_o] */

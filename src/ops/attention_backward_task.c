@@ -35,7 +35,8 @@ static int64_t lay_out_lane(gradient_task *t, const gradient_shape *shape, const
     return lay_out_parts(parts, sizeof parts / sizeof parts[0], base);
 }
 
-static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape, float *base) {
+static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
+                              const qkv_attention_desc *d, float *base) {
     int64_t rows = GRADIENT_ROWS, tile = kernels->tile_rows, ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
     float *query = NULL, *head = NULL, *keep = NULL;
     const scratch_part parts[] = {
@@ -44,6 +45,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
         {&t->visible, rows * LD_SCORES},
         {&t->cap_tanh, shape->scores.cap != 0 ? tile * LD_SCORES : 0},
         {&t->dt, tile * LD_SCORES},
+        {&t->factors, d->dropout != 0 ? tile * LD_SCORES : 0},
         {&t->dq, tile * ld_q},
         {&t->scaled_delta, rows},
         {&t->column, 2 * rows},
@@ -67,7 +69,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
 void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_desc *d) {
     gradient_task unused;
     shape->lane_size = lay_out_lane(&unused, shape, d, NULL);
-    shape->worker_size = lay_out_worker(&unused, kernels, shape, NULL);
+    shape->worker_size = lay_out_worker(&unused, kernels, shape, d, NULL);
 }
 
 void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
@@ -86,7 +88,7 @@ void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const grad
     t->rows.shape = &shape->scores;
     t->rows.desc = &desc->forward;
     lay_out_lane(t, shape, &desc->forward, (float *)(void *)(areas + lane * area));
-    lay_out_worker(t, kernels, shape, (float *)(void *)(areas + worker * area + shape->lane_size));
+    lay_out_worker(t, kernels, shape, &desc->forward, (float *)(void *)(areas + worker * area + shape->lane_size));
 }
 
 /* ------------------------------------------------------------------------------------------------------- keys */

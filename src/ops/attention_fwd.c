@@ -20,7 +20,7 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "attention_task.h"
+#include "dropout.h"
 
 /* ------------------------------------------------------------------------------------------------ one key block */
 
@@ -29,6 +29,7 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key
     const qkv_kernels *kernels = t->kernels;
     key_range columns = qkv_score_tile(t, row, n, block, keys);
     kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max, sum);
+    qkv_drop_tile(t, t->scores, row, n, block->index, columns);
     const qkv_soon soon = share_of(t, &block->next_k, row, n);
     kernels->gemm(out, t->shape->ld_o, t->scores + keys.first, LD_SCORES, block->v + keys.first * block->ld_v,
                   block->ld_v, QKV_PANEL, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0,
@@ -41,6 +42,7 @@ void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_bl
     size_t width = (size_t)(columns.end - columns.first);
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
     kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, t->block_max, t->block_sum);
+    qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
     kernels->sum_visible(t->block_out, t->scores + keys.first, t->logits + keys.first,
                          block->v + keys.first * block->ld_v, block->ld_v, (size_t)(keys.end - keys.first),
                          (size_t)t->desc->head_dim_v);

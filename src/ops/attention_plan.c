@@ -1,7 +1,7 @@
 /* Attention: checking a descriptor and cutting the work into tasks.  SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "attention.h"
+#include "dropout.h"
 
 static bool finite_float(float x) {
     return x - x == 0;
@@ -61,9 +61,9 @@ static qkv_status validate(const qkv_attention_desc *d) {
         return QKV_ERROR_NEGATIVE;
     if (d->num_kv_heads > 0 && d->num_heads % d->num_kv_heads != 0)
         return QKV_ERROR_HEADS;
-    if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0)
+    if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0 || d->reserved2 != 0)
         return QKV_ERROR_FLAGS;
-    if (!finite_float(d->scale) || !finite_float(d->softcap) || d->softcap < 0)
+    if (!finite_float(d->scale) || !finite_float(d->softcap) || d->softcap < 0 || !qkv_is_dropout(d->dropout))
         return QKV_ERROR_VALUE;
     if (d->states.data && (d->out.data || d->lse.data || d->probabilities.data))
         return QKV_ERROR_SHAPE;
@@ -182,7 +182,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]) {
         d->bias.batch, d->bias.head, d->bias.query, d->bias.key,
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
-        d->states.batch, d->states.head, d->states.query, d->states.key,
+        d->states.batch, d->states.head, d->states.query, d->states.key, qkv_float_field(d->dropout),
     };
     _Static_assert(sizeof values <= 64 * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);

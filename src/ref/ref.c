@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
+#include "philox.h"
 #include "scalar.h"
 
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
@@ -159,6 +160,21 @@ static void tanh_array(float *x, size_t n) {
 static void log_array(float *x, size_t n) {
     for (size_t j = 0; j < n; j++)
         x[j] = qkv_log(x[j]);
+}
+
+static void dropout(float *t, size_t first, size_t end, const qkv_dropout *d) {
+    for (size_t group = first / QKV_PHILOX_KEYS; group * QKV_PHILOX_KEYS < end; group++) {
+        for (uint32_t x = 0; x < QKV_LANES; x++) {
+            uint32_t words[4] = {(d->first_group + (uint32_t)group) * QKV_LANES + x, d->counter[0], d->counter[1],
+                                 d->counter[2]};
+            qkv_philox(words, d->key);
+            for (size_t w = 0; w < 4; w++) {
+                size_t j = group * QKV_PHILOX_KEYS + w * QKV_LANES + x;
+                if (j >= first && j < end)
+                    t[j] *= words[w] < d->threshold ? 0.0f : d->scale;
+            }
+        }
+    }
 }
 
 static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,

@@ -62,12 +62,15 @@ static inline simde__m512 scale_lanes(simde__mmask16 mask, simde__m512 a, simde_
 
 #define QKV_HAVE_FMA 1
 
+#include "ref/philox.h"
 #include "ref/scalar.h"
+#include "kernels/repeat.h"
 #include "kernels/avx512/simd_avx512.h"
 
 #include "kernels/gemm.inc.h"
 #include "kernels/rows.inc.h"
 #include "kernels/backward.inc.h"
+#include "kernels/dropout.inc.h"
 
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"

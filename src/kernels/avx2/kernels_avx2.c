@@ -16,6 +16,7 @@
 
 #include "../win64.inc.h"
 
+#include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "../repeat.h"
 #include "simd_avx2.h"
@@ -23,6 +24,7 @@
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 #include "../backward.inc.h"
+#include "../dropout.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -100,6 +100,35 @@ QKV_INLINE void v_transpose(vec x[8]) {
 #undef SWAP_HALVES
 }
 
+/* VLEN words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
+typedef struct vwords {
+    __m256i even, odd;
+} vwords;
+typedef __m256i vword; /* one word in every lane */
+
+QKV_INLINE vword k_set(uint32_t x) { return _mm256_set1_epi64x(x); }
+QKV_INLINE vword k_add(vword a, vword b) { return _mm256_add_epi32(a, b); }
+QKV_INLINE vwords w_set(uint32_t x) { return (vwords){k_set(x), k_set(x)}; }
+QKV_INLINE vwords w_count(uint32_t x) { /* x, x + 1, … */
+    return (vwords){k_add(k_set(x), _mm256_setr_epi64x(0, 2, 4, 6)), k_add(k_set(x), _mm256_setr_epi64x(1, 3, 5, 7))};
+}
+QKV_INLINE vwords w_multiply(vwords a, vword by) { /* the low words of the products; w_high has the high ones */
+    return (vwords){_mm256_mul_epu32(a.even, by), _mm256_mul_epu32(a.odd, by)};
+}
+QKV_INLINE vwords w_high(vwords product) {
+    return (vwords){_mm256_srli_epi64(product.even, 32), _mm256_srli_epi64(product.odd, 32)};
+}
+QKV_INLINE vwords w_xor(vwords a, vwords b, vword c) {
+    return (vwords){_mm256_xor_si256(_mm256_xor_si256(b.even, c), a.even),
+               _mm256_xor_si256(_mm256_xor_si256(b.odd, c), a.odd)};
+}
+/* x where the word is not below the threshold, else +0. */
+QKV_INLINE vec v_keep(vwords a, uint32_t threshold, vec x) {
+    __m256i words = _mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa);
+    __m256i least = _mm256_set1_epi32((int)threshold);
+    return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(words, least), words)));
+}
+
 /* Ends every entry: SSE code after it must not find the upper halves in use. Compilers see to it only at -O2. */
 QKV_INLINE void v_leave(void) { _mm256_zeroupper(); }
 

@@ -17,6 +17,7 @@
 
 #include "../win64.inc.h"
 
+#include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "../repeat.h"
 /* Without optimisation GCC has macros for intrinsics, and they convert the sign of masks. */
@@ -28,6 +29,7 @@
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 #include "../backward.inc.h"
+#include "../dropout.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

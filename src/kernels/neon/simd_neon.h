@@ -149,6 +149,31 @@ QKV_INLINE vec v_fma_lane(vec a, int lane, vec b, vec c) {
         a += step, lower += step, b += ldb;                                                                          \
     }
 
+/* VLEN words of 32 bits, or their products with another. */
+typedef struct vwords {
+    uint32x4_t low, high;
+} vwords;
+typedef uint32x4_t vword; /* one word in every lane */
+
+QKV_INLINE vword k_set(uint32_t x) { return vdupq_n_u32(x); }
+QKV_INLINE vword k_add(vword a, vword b) { return vaddq_u32(a, b); }
+QKV_INLINE vwords w_set(uint32_t x) { return (vwords){k_set(x), k_set(0)}; }
+QKV_INLINE vwords w_count(uint32_t x) { /* x, x + 1, … */
+    static const uint32_t count[4] = {0, 1, 2, 3};
+    return (vwords){k_add(k_set(x), vld1q_u32(count)), k_set(0)};
+}
+QKV_INLINE vwords w_multiply(vwords a, vword by) { /* the low words of the products; w_high has the high ones */
+    uint32x4_t x = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a.low), vget_low_u32(by)));
+    uint32x4_t y = vreinterpretq_u32_u64(vmull_high_u32(a.low, by));
+    return (vwords){vuzp1q_u32(x, y), vuzp2q_u32(x, y)};
+}
+QKV_INLINE vwords w_high(vwords product) { return (vwords){product.high, product.high}; }
+QKV_INLINE vwords w_xor(vwords a, vwords b, vword c) { return (vwords){veorq_u32(veorq_u32(b.low, c), a.low), a.high}; }
+/* x where the word is not below the threshold, else +0. */
+QKV_INLINE vec v_keep(vwords a, uint32_t threshold, vec x) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vcgeq_u32(a.low, vdupq_n_u32(threshold))));
+}
+
 /* Ends every entry; there is nothing to leave behind here. */
 QKV_INLINE void v_leave(void) {}
 
