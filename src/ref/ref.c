@@ -49,7 +49,7 @@ static void sum_visible(float *o, const float *p, const float *t, const float *v
     for (size_t j = 0; j < cols; j++) {
         float sum = 0.0f;
         for (size_t x = 0; x < k; x++) {
-            if (t[x] != QKV_MINUS_INFINITY)
+            if (!qkv_is_minus_infinity(t[x]))
                 sum = qkv_fma(p[x], v[(ptrdiff_t)x * ldv + (ptrdiff_t)j], sum);
         }
         o[j] = sum;
@@ -64,9 +64,8 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
         if (steps->distance)
             x = qkv_fma(steps->slope, steps->distance[j], x);
         if (steps->bias) {
-            float bias = steps->bias[j] * QKV_LOG2E;
-            x += bias < -FLT_MAX ? -FLT_MAX : bias;
-            if (steps->bias[j] == QKV_MINUS_INFINITY)
+            x += qkv_base2_logit(steps->bias[j]);
+            if (qkv_is_minus_infinity(steps->bias[j]))
                 x = QKV_MINUS_INFINITY;
         }
         if (steps->keep && !steps->keep[j])

@@ -26,6 +26,18 @@ QKV_INLINE float qkv_bits_float(uint32_t bits) {
     return x;
 }
 
+/* By its bits. Comparing values is not enough: where x was multiplied and the product clamped, optimisers reason
+ * backwards from one to the other and forget that a finite x overflows too (GCC 13 and 14: x·L < −FLT_MAX, so x = −∞). */
+QKV_INLINE int qkv_is_minus_infinity(float x) {
+    return qkv_float_bits(x) == 0xff800000u;
+}
+
+/* max(fl(x·log2 e), −FLT_MAX), the natural logit x in base 2; a NaN stays. */
+QKV_INLINE float qkv_base2_logit(float x) {
+    float logit = x * QKV_LOG2E;
+    return qkv_is_minus_infinity(logit) ? -FLT_MAX : logit;
+}
+
 /* a·b + c rounded once, without the instruction: the product of two floats is exact in double; the sum is made
  * round-to-odd in double, after which rounding to float rounds the exact value (Boldo and Melquiond, 2008). */
 QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
