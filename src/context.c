@@ -24,6 +24,7 @@ static const struct {
     {"avx512", X86(qkv_kernels_avx512)},
     {"avx2", X86(qkv_kernels_avx2)},
     {"neon", ARM(qkv_kernels_neon)},
+    {"portable", &qkv_kernels_portable},
     {"ref", &qkv_kernels_ref},
 };
 
