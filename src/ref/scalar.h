@@ -65,9 +65,13 @@ QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
 
 /* Kernel files define QKV_HAVE_FMA inside their target region. clang has no macro for the instruction, but the last
  * architectures of this list always have it. */
+#if !defined(QKV_HAVE_FMA) && (defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__) || \
+                               defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || defined(__s390x__))
+#define QKV_HAVE_FMA 1
+#endif
+
 QKV_INLINE float qkv_fma(float a, float b, float c) {
-#if defined(QKV_HAVE_FMA) || defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__) || \
-    defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || defined(__s390x__)
+#if defined(QKV_HAVE_FMA)
     return __builtin_fmaf(a, b, c);
 #else
     return qkv_fma_soft(a, b, c);
@@ -100,7 +104,7 @@ QKV_INLINE float qkv_exp2_fraction(float f) {
 
 /* 2^y for −126 ≤ y ≤ 0; +0 below; NaN stays. 0.952 ulp. */
 QKV_INLINE float qkv_exp2(float y) {
-    int32_t n = qkv_round_int(y >= -126.0f ? y : -126.0f); /* a NaN can't be converted */
+    int32_t n = qkv_round_int(qkv_select(y >= -126.0f, y, -126.0f)); /* a NaN can't be converted */
     float p = qkv_exp2_fraction(y - (float)n) * qkv_power_of_two(n);
     return qkv_select(y < -126.0f, 0.0f, p);
 }
@@ -120,7 +124,7 @@ QKV_INLINE float qkv_tanh(float x) {
 
     /* 1 − 2e/(1 + e) with e = exp(−2a), the quotient corrected by its remainder. */
     float y = a * (-2 * QKV_LOG2E);
-    int32_t n = qkv_round_int(y >= -126.0f ? y : -126.0f);
+    int32_t n = qkv_round_int(qkv_select(y >= -126.0f, y, -126.0f));
     float f = qkv_fma(a, -2 * QKV_LOG2E, -(float)n);
     f = qkv_fma(a, -2 * 0x1.4ae0cp-26f, f);
     float e = qkv_select(y < -126.0f, 0.0f, qkv_exp2_fraction(f) * qkv_power_of_two(n));

@@ -12,8 +12,12 @@
 #include "../loops.inc.h"
 
 /* Sums lie in the L1 cache, ROWS rows of a panel. STEPS terms at a time are added to each, so that it is loaded and
- * stored but once for them. */
+ * stored but once for them; not where an fma is a long chain of instructions, of which many must be under way. */
+#if defined(QKV_HAVE_FMA)
 enum { ROWS = 2, STEPS = 4 };
+#else
+enum { ROWS = 2, STEPS = 1 };
+#endif
 
 /* A product, and where its tiles have got to. A may lie in columns. */
 typedef struct operands {
