@@ -83,8 +83,10 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
 static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
                   size_t n) {
     for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < n; j++)
-            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] = src[(ptrdiff_t)i * lds + (ptrdiff_t)j] * factors[i] + 0.0f;
+        for (size_t j = 0; j < n; j++) { /* the + 0.0f as a choice: no compiler can make an fma of it */
+            float x = src[(ptrdiff_t)i * lds + (ptrdiff_t)j] * factors[i];
+            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] = qkv_select(x == 0, 0.0f, x);
+        }
     }
 }
 
