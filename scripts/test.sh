@@ -212,6 +212,7 @@ stage symbols sh scripts/check/symbols.sh
 stage isa sh scripts/check/isa.sh
 stage stack sh scripts/check/stack.sh
 stage spills sh scripts/check/spills.sh
+stage flags sh scripts/check/flags.sh
 stage freestanding sh scripts/check/freestanding.sh
 stage readme sh scripts/check/readme.sh
 stage consumers sh scripts/check/consumers.sh
@@ -222,7 +223,7 @@ stage bench benchmarks
 stage oneline-gcc with_one_line gcc
 stage oneline-clang with_one_line clang
 stage clang with_clang
-for set in ref avx2 avx512 neon; do
+for set in ref portable avx2 avx512 neon; do
     stage set-$set with_one_set $set
 done
 stage asan with_asan

@@ -98,7 +98,7 @@ int32_t qkv_num_kernel_sets(void) {
 /* Appends text to a string of the given capacity, cut where it is full. */
 static void append(char *to, size_t capacity, const char *text) {
     size_t used = 0;
-    while (to[used])
+    while (used + 1 < capacity && to[used]) /* without the bound compilers would call strlen */
         used++;
     for (; *text && used + 1 < capacity; text++)
         to[used++] = *text;
