@@ -2,6 +2,12 @@
  *
  * SPDX-License-Identifier: MIT */
 #include "../kernels/kernels.h"
+
+/* What loops.inc.h makes vectors of elsewhere is done here as it is written, and takes less room. */
+#if !defined(__clang__)
+#pragma GCC optimize("no-tree-vectorize")
+#endif
+
 #include "scalar.h"
 
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {

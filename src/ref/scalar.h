@@ -34,7 +34,7 @@ QKV_INLINE float qkv_select(int condition, float yes, float no) {
 }
 
 /* By its bits. Comparing values is not enough: where x was multiplied and the product clamped, optimisers reason
- * backwards from one to the other and forget that a finite x overflows too (GCC 13 and 14: x·L < −FLT_MAX, so x = −∞). */
+ * backwards from one to the other and forget that a finite x overflows too (GCC 13, 14: x·L < −FLT_MAX, so x = −∞). */
 QKV_INLINE int qkv_is_minus_infinity(float x) {
     return qkv_float_bits(x) == 0xff800000u;
 }
