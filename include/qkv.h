@@ -301,7 +301,9 @@ typedef struct qkv_attention_desc {
     const int64_t *q_offsets;    /* optional, [batch]: in place of q_offset */
     const int64_t *kv_len;       /* optional, [batch]: keys in use; taken as 0 below 0 and as seq_k above seq_k */
     const float *alibi_slopes;   /* optional, [num_heads] */
-    const float *sinks;          /* optional, [num_heads]: a logit that enters the denominator only; −inf: none */
+    /* optional, [num_heads]: a logit that enters the denominator only; −inf: none. Logits count in base 2, so a finite
+     * sink below −2.36e38 (−FLT_MAX·ln 2) is taken as that. */
+    const float *sinks;
     qkv_matrix_input bias;       /* optional, float: added to the logits */
     qkv_matrix_input keep;       /* optional, uint8_t: 0 hides the key, anything else keeps it */
     qkv_matrix_output probabilities; /* optional, float, for looking at: (batch, num_heads, seq_q, seq_k) */

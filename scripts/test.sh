@@ -341,6 +341,7 @@ stage symbols on_release sh scripts/check/symbols.sh
 stage isa on_release sh scripts/check/isa.sh
 stage stack sh scripts/check/stack.sh
 stage spills sh scripts/check/spills.sh
+stage flags sh scripts/check/flags.sh
 stage freestanding sh scripts/check/freestanding.sh
 stage readme on_release sh scripts/check/readme.sh
 stage help on_release sh scripts/check/help.sh
@@ -353,6 +354,7 @@ stage oneline-gcc with_one_line gcc
 stage oneline-clang with_one_line clang
 stage clang with_clang
 stage set-ref with_one_set ref
+stage set-portable with_one_set portable
 stage set-avx2 with_one_set avx2
 stage set-avx512 with_one_set avx512
 stage set-neon with_one_set neon

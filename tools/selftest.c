@@ -1,5 +1,5 @@
 /* qkv-info --selftest: random attention calls with random features, projections and whole layers, run by the reference
- * and by every other kernel set of this CPU through the public API. All words must be equal.
+ * and by every other kernel set of this CPU through the public API. All words must be equal. Then golden.c.
  *
  * SPDX-License-Identifier: MIT */
 #include "selftest.h"
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#include <qkv.h>
+#include "golden.h"
 
 #define SECONDS 2.0
 #define MAX_SETS 16
@@ -200,7 +200,6 @@ static void draw_attention(call *c) {
              d->kv_len ? " kv_len" : "", d->sinks ? " sinks" : "", wild ? " infinities" : "");
 }
 
-/* Packs num_parts random matrices. */
 /* All gradients of the attention in c, token by token. */
 static void draw_gradients(call *c) {
     const qkv_attention_desc *d = &c->attention;
@@ -218,6 +217,7 @@ static void draw_gradients(call *c) {
     g->forward = *d;
 }
 
+/* Packs num_parts random matrices. */
 static void *random_weights(const qkv_ctx *ctx, int64_t in_features, int64_t num_parts, const int64_t *out_features) {
     qkv_pack_desc desc = { .size = sizeof desc, .in_features = in_features, .num_parts = num_parts };
     for (int64_t i = 0; i < num_parts; i++) {
@@ -423,7 +423,7 @@ int selftest(const char *isa) {
     } while (now() < end);
     free_tensors();
 
-    int failed = 0;
+    int failed = golden();
     for (int i = 0; i < count; i++) {
         if (list[i].differs)
             printf("%s: case %llu differs from ref: %s\n", list[i].ctx.isa, (unsigned long long)list[i].cases,

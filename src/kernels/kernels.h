@@ -150,7 +150,7 @@ struct qkv_kernels {
 typedef struct qkv_kernels qkv_kernels;
 
 /* A table exists only in builds for its architecture. */
-extern const qkv_kernels qkv_kernels_ref;
+extern const qkv_kernels qkv_kernels_ref, qkv_kernels_portable;
 #if QKV_X86_64
 extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
 #elif QKV_AARCH64

@@ -262,17 +262,23 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     v_leave();
 }
 
+/* x·y + 0, which is never −0. As a product and a sum it would be one fma for clang's -ffp-contract=fast, which heeds no
+ * pragma, and that is −0 where the product underflows. */
+QKV_INLINE vec v_product(vec x, vec y) {
+    vec product = v_mul(x, y);
+    return v_select(v_equal(product, v_zero()), v_zero(), product);
+}
+
 static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
                   size_t n) {
     vtail tail = v_tail(n % VLEN == 0 ? VLEN : n % VLEN);
-    vec zero = v_zero();
     for (size_t i = 0; i < rows; i++, dst += ldd, src += lds) {
         vec by = v_set(factors[i]);
         size_t j = 0;
         for (; j + VLEN <= n; j += VLEN)
-            v_store(dst + j, v_add(v_mul(v_load(src + j), by), zero));
+            v_store(dst + j, v_product(v_load(src + j), by));
         if (j < n)
-            v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
+            v_store_tail(dst + j, v_product(v_load_tail(src + j, tail), by), tail);
     }
     v_leave();
 }
