@@ -206,6 +206,7 @@ torch() { # gradients against PyTorch's autograd
 stage packages sh scripts/packages.sh test
 stage tree sh scripts/check/tree.sh
 stage headers sh scripts/check/headers.sh
+stage names sh scripts/check/names.sh
 stage gcc with_gcc
 stage selftest build/release/qkv-info --selftest
 stage symbols sh scripts/check/symbols.sh

@@ -36,13 +36,6 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-/* Before a loop whose trip count is a small constant: unrolled whole, so that arrays of vectors live in registers. */
-#if defined(__clang__)
-#define QKV_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define QKV_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 #define QKV_INLINE static inline __attribute__((always_inline))
 #define QKV_NOINLINE __attribute__((noinline))
 
