@@ -214,6 +214,7 @@ static void add(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size
 }
 
 #define TILE_ROWS 4
+#define NT_ROWS 6
 #define KERNELS qkv_kernels_ref
 #define KERNELS_NAME "ref"
 #define KERNELS_NEEDS 0
