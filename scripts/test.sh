@@ -335,6 +335,7 @@ done
 
 stage tree sh scripts/check/tree.sh
 stage headers sh scripts/check/headers.sh
+stage names sh scripts/check/names.sh
 stage gcc with_gcc
 stage selftest on_release build/release/qkv-info --selftest
 stage symbols on_release sh scripts/check/symbols.sh

@@ -45,7 +45,6 @@
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-
 /* A shared library, which is compiled with QKV_SHARED, exports the functions of qkv.h and nothing else. Linked
  * statically the library is private to the program or shared object that holds it: several of them, each with a version
  * of its own, may live in one process. To be included before qkv.h; internal declarations stand between

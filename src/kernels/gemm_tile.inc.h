@@ -34,7 +34,7 @@ QKV_INLINE void TILE_NAME(gemm_tile_, ROWS, VECTORS, )(int has_tail, int transpo
         LANE_STEP_T
     }
 #endif
-#elif ROWS >= TILE_ROWS
+#elif ROWS >= TILE_ROWS && VECTORS > 1
     for (; !has_tail && k % 2 == 1; k--) /* a loop, or GCC starts on known zeros and copies sums about later */
         GEMM_STEP
     if (!has_tail && k > 0) {

@@ -129,26 +129,16 @@ static gemm_nt_function *const gemm_nt_tiles[NT_ROWS] = {
 #endif
 };
 
-/* With more rows than fit the registers beside a square, so many rows of B that the L1 cache holds are turned once more
- * for the rest: other parts of the CPU do that than multiply. */
 static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                     size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     /* A square reads VLEN rows at once, which no CPU takes for a stream. Those of the square after the next are fetched
      * in order meanwhile. */
-    enum { AHEAD = 2 * VLEN, AGAIN = 4 * VLEN };
+    enum { AHEAD = 2 * VLEN };
     const gemm_operands o = {ldc, lda, ldb, QKV_PANEL, rows, cols, k, accumulate};
-    size_t steps = (cols + VLEN - 1) / VLEN * ((k + VLEN - 1) / VLEN) * ((rows + NT_ROWS - 1) / NT_ROWS);
+    size_t steps = (cols + VLEN - 1) / VLEN * ((k + VLEN - 1) / VLEN);
     const qkv_soon own = {b + AHEAD * ldb, ldb, cols, k};
     gemm_fetch fetch = gemm_fetch_plan(soon, steps), fetch_own = gemm_fetch_plan(&own, steps);
-    size_t most = rows <= NT_ROWS ? cols : AGAIN;
-    for (size_t j = 0; j < cols; j += most) {
-        size_t n = cols - j < most ? cols - j : most;
-        for (size_t i = 0; i < rows;) {
-            size_t height = tile_height(rows - i, NT_ROWS);
-            gemm_nt_tiles[height - 1](&o, c + (ptrdiff_t)i * ldc + j, a + (ptrdiff_t)i * lda, b + (ptrdiff_t)j * ldb, n,
-                                      &fetch_own, &fetch);
-            i += height;
-        }
-    }
+    if (rows > 0)
+        gemm_nt_tiles[rows - 1](&o, c, a, b, cols, &fetch_own, &fetch);
     v_leave();
 }

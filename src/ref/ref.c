@@ -76,6 +76,7 @@ static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const
 #include "../kernels/loops.inc.h"
 
 #define TILE_ROWS 4
+#define NT_ROWS 6
 #define KERNELS qkv_kernels_ref
 #define KERNELS_NAME "ref"
 #define KERNELS_NEEDS 0

@@ -11,7 +11,7 @@ typedef size_t vtail;     /* the first lanes of a vector: how much of it is memo
 #define TILE_ROWS 6
 #define WIDEST_VECTORS 8 /* in a tile of one row */
 #define WIDE_VECTORS 8   /* in one of two or three rows */
-#define NT_ROWS 12       /* of sums that fit the registers beside a square of VLEN vectors */
+#define NT_ROWS 6        /* up to which broadcast loads cost less than packing */
 #define MASKED_LOADS 0   /* v_load_tail is dear: a vector with a tail is a tile of its own */
 
 QKV_INLINE vec v_zero(void) { return vdupq_n_f32(0.0f); }
