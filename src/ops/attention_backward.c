@@ -205,17 +205,19 @@ static bool rows_are_finite(const gradient_task *t) {
 bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc) {
     const qkv_attention_desc *d = &desc->forward;
     const qkv_matrix_output *x = &desc->grad_bias;
-    bool crosses =
-        (x->batch == 0 && d->batch > 1) || (x->head == 0 && d->num_heads > 1);
-    return !crosses && !(x->query == 0 && x->key == 0 && d->seq_q > 1 && d->seq_k > 1);
+    bool pairs = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0 && d->seq_k > 0;
+    bool crosses = (x->batch == 0 && d->batch > 1) || (x->head == 0 && d->num_heads > 1);
+    return pairs && !crosses && !(x->query == 0 && x->key == 0 && d->seq_q > 1 && d->seq_k > 1);
 }
 
 void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, int64_t head, key_range queries,
                             key_range keys) {
     const qkv_matrix_output *x = &desc->grad_bias;
     float *to = (float *)x->data + b * x->batch + head * x->head;
-    queries.end = x->query == 0 ? qkv_min(queries.end, 1) : queries.end;
-    keys.end = x->key == 0 ? qkv_min(keys.end, 1) : keys.end;
+    if (x->query == 0)
+        queries.end = queries.first == 0;
+    if (x->key == 0)
+        keys.end = keys.first == 0;
     for (int64_t i = queries.first; i < queries.end; i++) {
         for (int64_t j = keys.first; j < keys.end; j++) {
             float *element = to + i * x->query + j * x->key;

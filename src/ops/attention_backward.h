@@ -86,7 +86,7 @@ void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n)
 void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
 
 /* Clears dbias, or takes up what is there, for some queries and keys of a batch and head. An axis along which it is
- * summed has index 0 only. */
+ * summed has index 0 only, and has that also where there is nothing to sum. */
 void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, int64_t head, key_range queries,
                             key_range keys);
 
@@ -107,7 +107,7 @@ void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
 void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward_desc *desc, const void *workspace,
                        int64_t head, const qkv_kernels *kernels);
 
-/* Whether dbias is summed where scores are at hand, without a phase of its own. */
+/* Whether dbias is summed where scores are at hand, without a phase of its own. False where no query meets a key. */
 bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc);
 
 /* -------------------------------------------------------------------------------------------------- wavefront */

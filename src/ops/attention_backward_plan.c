@@ -4,6 +4,17 @@
 
 #include "attention_backward.h"
 
+bool qkv_gradient_bias_sizes(const qkv_attention_desc *d, const qkv_matrix_output *x, int64_t sizes[4]) {
+    const int64_t all[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
+    const int64_t strides[4] = {x->batch, x->head, x->query, x->key};
+    bool any = true;
+    for (int i = 0; i < 4; i++) {
+        sizes[i] = strides[i] == 0 ? 1 : all[i];
+        any = any && sizes[i] > 0;
+    }
+    return any;
+}
+
 static qkv_status prepare(const qkv_attention_backward_desc *desc, qkv_attention_backward_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
@@ -22,6 +33,8 @@ static qkv_status prepare(const qkv_attention_backward_desc *desc, qkv_attention
     if (!qkv_product(heads, 2, limit, &unused) || !qkv_product(kv_heads, 2, limit, &unused) ||
         !qkv_product(values, 4, limit, &unused))
         return QKV_ERROR_OVERFLOW;
+    int64_t bias[4];
+    qkv_gradient_bias_sizes(a, &d->grad_bias, bias);
     const struct {
         bool used;
         int64_t sizes[4], strides[4];
@@ -36,7 +49,7 @@ static qkv_status prepare(const qkv_attention_backward_desc *desc, qkv_attention
          {d->grad_k.batch, d->grad_k.head, d->grad_k.token, 1}},
         {d->grad_v.data, {a->batch, a->num_kv_heads, a->seq_k, a->head_dim_v},
          {d->grad_v.batch, d->grad_v.head, d->grad_v.token, 1}},
-        {d->grad_bias.data, {a->batch, a->num_heads, a->seq_q, a->seq_k},
+        {d->grad_bias.data, {bias[0], bias[1], bias[2], bias[3]},
          {d->grad_bias.batch, d->grad_bias.head, d->grad_bias.query, d->grad_bias.key}},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
@@ -138,13 +151,13 @@ static void sweep_head(const qkv_kernels *kernels, const gradient_shape *shape, 
     gradient_task t;
     qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
     qkv_gradient_choose_head(&t, index);
-    int64_t group = shape->scores.group;
+    int64_t heads = desc->forward.seq_q > 0 ? shape->scores.group : 0;
     for (int64_t block = 0; block < shape->key_blocks; block++) {
         qkv_gradient_choose_keys(&t, block);
         qkv_gradient_load_keys(&t);
         qkv_gradient_open_sums(&t);
-        for (int64_t h = 0; h < group; h++)
-            sweep_queries(&t, t.rows.kv_head * group + h, 0, desc->forward.seq_q);
+        for (int64_t h = 0; h < heads; h++)
+            sweep_queries(&t, t.rows.kv_head * heads + h, 0, desc->forward.seq_q);
         qkv_gradient_close_sums(&t);
     }
 }
@@ -168,6 +181,16 @@ static void sweep_unit(const qkv_kernels *kernels, const gradient_shape *shape, 
                       qkv_min(first + shape->unit_rows, desc->forward.seq_q));
     if (step.last)
         qkv_gradient_close_sums(&t);
+}
+
+/* Whether a sweep has something to sum. Else each gradient that has elements is all zeros, and cleared elsewhere. */
+static bool wants_sweeps(const gradient_shape *shape, const qkv_attention_backward_desc *desc) {
+    const qkv_attention_desc *d = &desc->forward;
+    bool rows = shape->rows > 0, keys = shape->kv_heads > 0 && d->seq_k > 0;
+    bool sums_keys = (desc->grad_k.data && d->head_dim > 0) || (desc->grad_v.data && d->head_dim_v > 0);
+    bool sums_rows = (desc->grad_q.data && d->head_dim > 0) ||
+                     (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc));
+    return keys && (sums_keys || (rows && sums_rows));
 }
 
 enum stage { STATISTICS, SWEEP, BIAS, SINK };
@@ -228,8 +251,10 @@ static void cut_wavefront(gradient_shape *shape, const qkv_attention_desc *d, in
         if (shape->units >= 4 * shape->lanes && qkv_gradient_phases(shape, d) >= enough)
             break;
     }
-    while (qkv_gradient_phases(shape, d) > MOST_PHASES)
+    while (qkv_gradient_phases(shape, d) > MOST_PHASES && shape->unit_rows < d->seq_q)
         shape->unit_rows *= 2;
+    if (qkv_gradient_phases(shape, d) > MOST_PHASES)
+        shape->lanes = 0; /* a group of so many heads */
     shape->units = qkv_ceil_div(d->seq_q, shape->unit_rows);
 }
 
@@ -246,11 +271,12 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_attention_backward_d
     shape->copies_q = d->q.token != scores->ld_q;
     shape->copies_k = d->k.token != scores->ld_q;
     shape->copies_out = desc->grad_out.token != scores->ld_o;
-    if (desc->grad_bias.data && shape->rows > 0 && shape->key_blocks > 0 && !qkv_gradient_bias_is_direct(desc)) {
+    if (desc->grad_bias.data && !qkv_gradient_bias_is_direct(desc)) {
         shape->bias_queries = desc->grad_bias.query == 0 ? 1 : shape->row_chunks;
         shape->bias_keys = desc->grad_bias.key == 0 ? 1 : shape->key_blocks;
     }
-    cut_wavefront(shape, d, max_workers);
+    if (wants_sweeps(shape, desc))
+        cut_wavefront(shape, d, max_workers);
     shape->statistics_size = qkv_round_up(3 * shape->rows, QKV_LANES) * (int64_t)sizeof(float);
 
     /* A block of keys and a block of rows in a few tiles each: no size is near the limits unless a dimension is. */
@@ -283,6 +309,7 @@ static uint64_t checksum(const qkv_attention_backward_desc *d) {
 static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_desc *desc) {
     const qkv_attention_desc *d = &desc->forward;
     bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0, out = rows && d->head_dim_v > 0;
+    int64_t bias[4];
     bool pairs = rows && d->seq_k > 0, keys = d->batch > 0 && d->num_kv_heads > 0 && d->seq_k > 0;
     qkv_add_input(pointers, d->q.data, sizeof(float), pairs && d->head_dim > 0);
     qkv_add_input(pointers, d->k.data, sizeof(float), pairs && d->head_dim > 0);
@@ -294,7 +321,8 @@ static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_des
     qkv_add_output(pointers, desc->grad_q.data, sizeof(float), rows && d->head_dim > 0 && desc->grad_q.data);
     qkv_add_output(pointers, desc->grad_k.data, sizeof(float), keys && d->head_dim > 0 && desc->grad_k.data);
     qkv_add_output(pointers, desc->grad_v.data, sizeof(float), keys && d->head_dim_v > 0 && desc->grad_v.data);
-    qkv_add_output(pointers, desc->grad_bias.data, sizeof(float), pairs && desc->grad_bias.data);
+    qkv_add_output(pointers, desc->grad_bias.data, sizeof(float),
+                   desc->grad_bias.data && qkv_gradient_bias_sizes(d, &desc->grad_bias, bias));
     qkv_add_output(pointers, desc->grad_sinks, sizeof(float), desc->grad_sinks && d->num_heads > 0);
     qkv_attention_desc options = *d; /* without what the forward wrote */
     options.lse.data = options.probabilities.data = NULL;
@@ -336,8 +364,10 @@ qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_b
     enum stage list[4];
     int32_t num_stages = stages(&shape, &d, list);
     int64_t phases = shape.lanes > 0 ? qkv_gradient_phases(&shape, &d.forward) : 1;
-    const int64_t num_tasks[] = {d.forward.batch * d.forward.num_heads * shape.row_chunks,
-                                 shape.lanes > 0 ? shape.lanes : shape.kv_heads,
+    bool sweeps = wants_sweeps(&shape, &d), clears = d.grad_q.data && d.forward.head_dim > 0;
+    bool rows = sweeps || clears || shape.bias_queries > 0 || d.grad_sinks;
+    const int64_t num_tasks[] = {rows ? d.forward.batch * d.forward.num_heads * shape.row_chunks : 0,
+                                 shape.lanes > 0 ? shape.lanes : sweeps ? shape.kv_heads : 0,
                                  shape.bias_queries > 0 ? qkv_gradient_bias_tasks(&shape, &d) : 0, d.forward.num_heads};
     qkv_plan p = {.workspace_size = workspace_size,
                   .num_phases = num_stages - 1 + (int32_t)phases,

@@ -112,6 +112,8 @@ void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
     queries.end = qkv_min(queries.end, d->seq_q);
     qkv_gradient_open_bias(desc, b, only_head, queries,
                            (key_range){blocks.first * QKV_KEY_BLOCK, qkv_min(blocks.end * QKV_KEY_BLOCK, d->seq_k)});
+    if (shape->rows == 0 || shape->key_blocks == 0)
+        return;
     gradient_task t;
     qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
     t.sums_bias = true;
@@ -137,7 +139,7 @@ void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward
     float total = desc->flags & QKV_ACCUMULATE ? desc->grad_sinks[head] : 0.0f;
     float sink = d->sinks ? d->sinks[head] : QKV_MINUS_INFINITY, m, l;
     qkv_single_state(sink, &m, &l);
-    for (int64_t b = 0; l != 0 && b < d->batch; b++) {
+    for (int64_t b = 0; l != 0 && d->seq_q > 0 && b < d->batch; b++) {
         const float *lse = (const float *)workspace + (b * d->num_heads + head) * d->seq_q, *delta = lse + shape->rows;
         for (int64_t first = 0; first < d->seq_q; first += GRADIENT_ROWS) {
             float sum = 0;

@@ -54,6 +54,9 @@ float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *sh
 void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d);
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]);
 
+/* Elements of dbias along its four axes: one where it is summed, also over nothing. Whether there is any. */
+bool qkv_gradient_bias_sizes(const qkv_attention_desc *d, const qkv_matrix_output *x, int64_t sizes[4]);
+
 /* Merging is cut into runs of queries of one head. */
 int64_t qkv_merge_tasks(const qkv_merge_desc *d);
 int64_t qkv_merge_scratch_size(const qkv_merge_desc *d); /* bytes */

@@ -256,7 +256,7 @@ static void differentiate_weights(const qkv_kernels *kernels, const gradient_sha
 
 static int64_t weight_tiles(const gradient_shape *shape, const gradient_desc *d, int64_t i) {
     int64_t out = d->forward.part[i].out_features, in = d->grad[i].data ? d->forward.in_features : 0;
-    if (!wants_part(d, i) || out == 0)
+    if (out == 0 || (in == 0 && !d->grad[i].bias))
         return 0;
     bool in_out = d->grad[i].layout == QKV_IN_OUT;
     int64_t down = qkv_ceil_div(in_out ? in : out, shape->w_rows);
