@@ -64,13 +64,21 @@ static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, ke
     return columns;
 }
 
+static void hide_pair(const gradient_task *t, int64_t at, int64_t in_tile) {
+    t->p[at] = 0;
+    if (wants_scores(t))
+        t->ds[at] = 0;
+    if (t->sums_bias)
+        t->dt[in_tile] = 0;
+}
+
 /* Does again what a NaN at a key that the row does not see may have spoilt: row i of the tile. */
 static void repair_row(gradient_task *t, int64_t row, int64_t i, key_range keys, key_range columns) {
     int64_t ld_q = t->shape->scores.ld_q, at = (row + i) * LD_SCORES;
     score_tile(t, t->visible, row + i, 1, keys);
     for (int64_t j = columns.first; j < columns.end; j++) {
         if (t->visible[j] == QKV_MINUS_INFINITY)
-            t->p[at + j] = t->ds[at + j] = t->dt[i * LD_SCORES + j] = 0;
+            hide_pair(t, at + j, i * LD_SCORES + j);
     }
     if (t->desc->grad_q.data)
         t->rows.kernels->sum_visible(t->dq + i * ld_q, t->ds + at + keys.first, t->visible + keys.first,
@@ -111,8 +119,10 @@ static void clear_columns(const gradient_task *t, int64_t row, int64_t n, key_ra
     size_t behind = (size_t)(block.end - keys.end) * sizeof(float);
     for (int64_t at = row * LD_SCORES; before + behind > 0 && n > 0; n--, at += LD_SCORES) {
         memset(t->p + at + block.first, 0, before);
-        memset(t->ds + at + block.first, 0, before);
         memset(t->p + at + keys.end, 0, behind);
+        if (!wants_scores(t))
+            continue;
+        memset(t->ds + at + block.first, 0, before);
         memset(t->ds + at + keys.end, 0, behind);
     }
 }

@@ -23,30 +23,34 @@ static int64_t lay_out(const part *parts, size_t n, float *base) {
     return used * (int64_t)sizeof(float);
 }
 
-static int64_t lay_out_lane(gradient_task *t, const gradient_shape *shape, const qkv_attention_desc *d, float *base) {
-    int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
+static int64_t lay_out_slot(gradient_task *t, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
+                            float *base) {
+    const qkv_attention_desc *d = &desc->forward;
+    int64_t keys = qkv_min(QKV_KEY_BLOCK, d->seq_k), panels = qkv_round_up(keys, QKV_PANEL);
     const part parts[] = {
-        {&t->k_panels, keys * d->head_dim},
-        {&t->v_panels, keys * d->head_dim_v},
+        {&t->k_panels, panels * d->head_dim},
+        {&t->v_panels, qkv_gradient_wants_scores(desc) ? panels * d->head_dim_v : 0},
         {&t->k_copy, shape->copies_k ? keys * shape->scores.ld_q : 0},
-        {&t->grad_k, keys * shape->scores.ld_q},
-        {&t->grad_v, keys * shape->scores.ld_o},
+        {&t->grad_k, desc->grad_k.data ? keys * shape->scores.ld_q : 0},
+        {&t->grad_v, desc->grad_v.data ? keys * shape->scores.ld_o : 0},
     };
     return lay_out(parts, sizeof parts / sizeof parts[0], base);
 }
 
-static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape, float *base) {
-    int64_t rows = GRADIENT_ROWS, tile = kernels->tile_rows, ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
+static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
+                              const qkv_attention_backward_desc *desc, float *base) {
+    int64_t rows = qkv_min(GRADIENT_ROWS, desc->forward.seq_q), tile = qkv_min(kernels->tile_rows, rows);
+    int64_t ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
     float *query = NULL, *head = NULL, *keep = NULL;
     const part parts[] = {
         {&t->p, rows * LD_SCORES},
-        {&t->ds, rows * LD_SCORES},
+        {&t->ds, qkv_gradient_wants_scores(desc) ? rows * LD_SCORES : 0},
         {&t->visible, rows * LD_SCORES},
         {&t->cap_tanh, shape->scores.cap != 0 ? tile * LD_SCORES : 0},
-        {&t->dt, tile * LD_SCORES},
+        {&t->dt, desc->grad_bias.data ? tile * LD_SCORES : 0},
         {&t->dq, tile * ld_q},
         {&t->scaled_delta, rows},
-        {&t->column, 2 * rows},
+        {&t->column, 2 * GRADIENT_ROWS},
         {&t->rows.q, rows * ld_q},
         {&t->q_copy, shape->copies_q ? rows * ld_q : 0},
         {&t->out_copy, shape->copies_out ? rows * ld_o : 0},
@@ -64,17 +68,26 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
     return size;
 }
 
-void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_desc *d) {
+void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_backward_desc *desc) {
     gradient_task unused;
-    shape->lane_size = lay_out_lane(&unused, shape, d, NULL);
-    shape->worker_size = lay_out_worker(&unused, kernels, shape, NULL);
+    shape->slot_size = lay_out_slot(&unused, shape, desc, NULL);
+    shape->worker_size = lay_out_worker(&unused, kernels, shape, desc, NULL);
+}
+
+/* Statistics, slots, schedules, workers. */
+static unsigned char *schedules(const gradient_shape *shape, void *workspace) {
+    return (unsigned char *)workspace + shape->statistics_size + shape->slots * shape->slot_size;
+}
+
+gradient_schedule *qkv_gradient_schedule_of(const gradient_shape *shape, void *workspace, int64_t lane) {
+    return (gradient_schedule *)(void *)(schedules(shape, workspace) + lane * SCHEDULE_SIZE);
 }
 
 void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
-                        const qkv_attention_backward_desc *desc, void *workspace, int64_t lane, int32_t worker) {
+                        const qkv_attention_backward_desc *desc, void *workspace, int64_t slot, int32_t worker) {
     const float *statistics = workspace;
-    unsigned char *areas = (unsigned char *)workspace + shape->statistics_size;
-    int64_t area = shape->lane_size + shape->worker_size;
+    unsigned char *slots = (unsigned char *)workspace + shape->statistics_size;
+    unsigned char *workers = schedules(shape, workspace) + shape->lanes * SCHEDULE_SIZE;
     memset(t, 0, sizeof *t);
     t->shape = shape;
     t->desc = desc;
@@ -85,8 +98,8 @@ void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const grad
     t->rows.kernels = kernels;
     t->rows.shape = &shape->scores;
     t->rows.desc = &desc->forward;
-    lay_out_lane(t, shape, &desc->forward, (float *)(void *)(areas + lane * area));
-    lay_out_worker(t, kernels, shape, (float *)(void *)(areas + worker * area + shape->lane_size));
+    lay_out_slot(t, shape, desc, (float *)(void *)(slots + slot * shape->slot_size));
+    lay_out_worker(t, kernels, shape, desc, (float *)(void *)(workers + worker * shape->worker_size));
 }
 
 /* ------------------------------------------------------------------------------------------------------- keys */
@@ -140,7 +153,8 @@ void qkv_gradient_load_keys(const gradient_task *t) {
         return;
     key_range keys = within_block(visible_to_queries(&t->rows, 0, d->seq_q - 1), t->block);
     pack_keys(t, t->k_panels, &d->k, d->head_dim, keys);
-    pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
+    if (qkv_gradient_wants_scores(t->desc))
+        pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
     if (t->shape->copies_k)
         qkv_gradient_copy_rows(t->k_copy + keys.first * t->ld_k, t->ld_k,
                   qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + keys.first),
