@@ -44,6 +44,7 @@ typedef struct gradient_task {
     const float *lse, *delta, *clean; /* of its rows */
     const float *q, *grad_out;
     int64_t ld_q, ld_grad_out;
+    key_range seen[GRADIENT_ROWS]; /* what they see of the key block */
 
     /* scratch of the worker */
     float *p, *ds;                   /* [GRADIENT_ROWS][LD_SCORES]: probabilities; gradients of scores */
@@ -80,8 +81,9 @@ static inline bool qkv_gradient_wants_scores(const qkv_attention_backward_desc *
     return desc->grad_q.data || desc->grad_k.data || desc->grad_bias.data;
 }
 
-/* Names the queries [first, first + n) of a head, n ≤ GRADIENT_ROWS, scales q and copies what is copied. */
-void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
+/* Names the queries [first, first + n) of a head, n ≤ GRADIENT_ROWS; scales q and copies what is copied. */
+void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
+void qkv_gradient_open_rows(gradient_task *t);
 
 /* Row addresses in the chosen batch. Tensors without channels may be NULL; nothing is read of them. */
 float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int64_t head, int64_t token);

@@ -191,7 +191,7 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_attention_backward_d
     shape->rows = d->batch * d->num_heads * d->seq_q;
     shape->row_chunks = qkv_ceil_div(d->seq_q, GRADIENT_ROWS);
     shape->copies_q = d->q.token != scores->ld_q;
-    shape->copies_k = desc->grad_q.data && d->k.token != scores->ld_q;
+    shape->copies_k = desc->grad_q.data && (d->k.token != scores->ld_q || d->keep.data || d->bias.data);
     shape->copies_out = desc->grad_out.token != scores->ld_o;
     if (desc->grad_bias.data && !qkv_gradient_bias_is_direct(desc)) {
         shape->bias_queries = desc->grad_bias.query == 0 ? 1 : shape->row_chunks;

@@ -56,8 +56,8 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
         {&t->out_copy, shape->copies_out ? rows * ld_o : 0},
         {&t->row_sum, qkv_max(ld_q, ld_o)},
         {&t->rows.distance, DISTANCES},
-        {&t->rows.bias, QKV_KEY_BLOCK},
-        {&keep, QKV_KEY_BLOCK / (int64_t)sizeof(float)},
+        {&t->rows.bias, shape->scores.bias_rows * QKV_KEY_BLOCK},
+        {&keep, shape->scores.keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float)},
         {&query, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
         {&head, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
     };
@@ -147,19 +147,76 @@ static void pack_keys(const gradient_task *t, float *panels, const qkv_input *x,
                               x->token, (size_t)qkv_min(QKV_PANEL, keys.end - j), (size_t)dim);
 }
 
+/* Whether a query of the KV head's group sees key j of the block. */
+static bool is_seen(const gradient_task *t, int64_t j) {
+    const qkv_attention_desc *d = &t->desc->forward;
+    const qkv_matrix_input *keep = &d->keep, *bias = &d->bias;
+    int64_t key = t->block * QKV_KEY_BLOCK + j, group = t->shape->scores.group;
+    bool by_head = (keep->data && keep->head != 0) || (bias->data && bias->head != 0);
+    for (int64_t h = t->rows.kv_head * group; h < (t->rows.kv_head + 1) * group; h++) {
+        for (int64_t i = 0; i < d->seq_q; i++) {
+            key_range seen = visible_keys(&t->rows, i);
+            if (key < seen.first || key >= seen.end)
+                continue;
+            int64_t b = t->rows.b, in_keep = b * keep->batch + h * keep->head + i * keep->query + key * keep->key;
+            int64_t in_bias = b * bias->batch + h * bias->head + i * bias->query + key * bias->key;
+            if ((!keep->data || ((const uint8_t *)keep->data)[in_keep]) &&
+                (!bias->data || ((const float *)bias->data)[in_bias] != QKV_MINUS_INFINITY))
+                return true;
+        }
+        if (!by_head)
+            break;
+    }
+    return false;
+}
+
+static void clear_key(float *panels, int64_t dim, int64_t j) {
+    float *column = panels + j / QKV_PANEL * QKV_PANEL * dim + j % QKV_PANEL;
+    for (int64_t c = 0; c < dim; c++)
+        column[c * QKV_PANEL] = 0;
+}
+
+/* A NaN or infinity at a key that nobody sees would spoil all rows, each to be repaired: zeros instead. */
+static void clear_hidden(const gradient_task *t, const qkv_input *x, int64_t dim, key_range keys, float *panels,
+                         float *copy) {
+    float *dots = t->column; /* Σ 0·x */
+    if (dim == 0)
+        return;
+    memset(t->row_sum, 0, (size_t)dim * sizeof(float));
+    for (int64_t first = keys.first, n; first < keys.end; first += n) {
+        n = qkv_min(GRADIENT_ROWS, keys.end - first);
+        t->rows.kernels->row_dots(dots, qkv_gradient_input_row(t, x, dim, t->rows.kv_head,
+                                                               t->block * QKV_KEY_BLOCK + first),
+                                  x->token, t->row_sum, 0, (size_t)n, (size_t)dim);
+        for (int64_t i = 0; i < n; i++) {
+            if (dots[i] == 0 || is_seen(t, first + i))
+                continue;
+            clear_key(panels, dim, first + i);
+            if (copy)
+                memset(copy + (first + i) * t->ld_k, 0, (size_t)dim * sizeof(float));
+        }
+    }
+}
+
 void qkv_gradient_load_keys(const gradient_task *t) {
     const qkv_attention_desc *d = &t->desc->forward;
     if (t->shape->rows == 0)
         return;
     key_range keys = within_block(visible_to_queries(&t->rows, 0, d->seq_q - 1), t->block);
+    bool hides = d->keep.data || d->bias.data; /* what windows and kv_len hide at the ends has been left out */
     pack_keys(t, t->k_panels, &d->k, d->head_dim, keys);
-    if (qkv_gradient_wants_scores(t->desc))
-        pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
     if (t->shape->copies_k)
         qkv_gradient_copy_rows(t->k_copy + keys.first * t->ld_k, t->ld_k,
-                  qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + keys.first),
-                      d->k.token,
-                  keys.end - keys.first, d->head_dim);
+                               qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head,
+                                                      t->block * QKV_KEY_BLOCK + keys.first),
+                               d->k.token, keys.end - keys.first, d->head_dim);
+    if (hides)
+        clear_hidden(t, &d->k, d->head_dim, keys, t->k_panels, t->shape->copies_k ? t->k_copy : NULL);
+    if (!qkv_gradient_wants_scores(t->desc))
+        return;
+    pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
+    if (hides)
+        clear_hidden(t, &d->v, d->head_dim_v, keys, t->v_panels, NULL);
 }
 
 static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv_output *grad, int64_t n) {
@@ -203,9 +260,8 @@ static void scale_queries(const gradient_task *t, int64_t n) {
                                (size_t)(whole ? n * dim : dim));
 }
 
-void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
+void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
     const qkv_attention_desc *d = &t->desc->forward;
-    const gradient_shape *shape = t->shape;
     int64_t at = (t->rows.b * d->num_heads + head) * d->seq_q + first;
     t->head = head;
     t->first_query = first;
@@ -220,8 +276,14 @@ void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64
     for (int64_t i = 0; i < n; i++) {
         t->rows.query[i] = first + i;
         t->rows.head[i] = head;
-        t->scaled_delta[i] = t->delta[i] * shape->scale;
+        t->scaled_delta[i] = t->delta[i] * t->shape->scale;
     }
+}
+
+void qkv_gradient_open_rows(gradient_task *t) {
+    const qkv_attention_desc *d = &t->desc->forward;
+    const gradient_shape *shape = t->shape;
+    int64_t n = t->num_rows;
     if (shape->copies_q) {
         qkv_gradient_copy_rows(t->q_copy, shape->scores.ld_q, t->q, t->ld_q, n, d->head_dim);
         t->q = t->q_copy;

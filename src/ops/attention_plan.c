@@ -99,6 +99,8 @@ float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *sh
     shape->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
     shape->q_scale = d->softcap == 0 ? scale * QKV_LOG2E : scale / d->softcap;
     shape->cap = d->softcap * QKV_LOG2E;
+    shape->keep_rows = d->keep.key == 0 || d->keep.key == 1 ? 0 : QKV_MAX_ROWS;
+    shape->bias_rows = d->bias.key == 0 || d->bias.key == 1 ? 1 : QKV_MAX_ROWS;
     return scale;
 }
 

@@ -26,8 +26,9 @@ typedef struct attention_task {
     float *block_max, *block_sum;  /* [tile_rows]: m_b, ℓ_b */
     float *q, *out;                /* [block_rows][ld_q] scaled, [block_rows][ld_o]: O */
     float *max, *sum;              /* [block_rows]: m, ℓ */
-    float *distance, *bias, *logits;
-    uint8_t *keep;
+    float *distance, *logits;
+    float *bias;                   /* [bias_rows][QKV_KEY_BLOCK]: gathered, where they are strided */
+    uint8_t *keep;                 /* [keep_rows][QKV_KEY_BLOCK]: the same */
     float *values;                 /* [QKV_KEY_BLOCK][ld_o]: a copy of a block of V, where that pays */
     float *packed;                 /* a block of keys in panels, where the task packs its own */
     const float *shared_keys;      /* the panels of this KV head, else */
@@ -107,6 +108,28 @@ static inline key_range whole_lanes(key_range keys) {
 
 /* -------------------------------------------------------------------------------------------------- key blocks */
 
+/* What a row sees of a key block: of keys from first to end, counted from the block's first, those that keep, counted
+ * likewise, does not hide. NULL: all of them. */
+typedef struct row_view {
+    key_range keys;
+    const uint8_t *keep;
+} row_view;
+
+/* Element (b, head of the row, its query, first key of the block) of a matrix with elements of the given size. */
+static inline const unsigned char *qkv_matrix_row(const attention_task *t, const qkv_matrix_input *x, int64_t row,
+                                                  int64_t block, int64_t element) {
+    return (const unsigned char *)x->data + (t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
+                                             block * QKV_KEY_BLOCK * x->key) * element;
+}
+
+/* Copies the given keys of n rows of a matrix, element j of row i to to[i·QKV_KEY_BLOCK + j]. Where the heads of a
+ * query share a row, only the first of its rows is copied. */
+void qkv_gather_rows(const attention_task *t, const qkv_matrix_input *x, int64_t row, int64_t n, int64_t block,
+                     key_range keys, void *to, int64_t element);
+
+/* The views of n rows from `row` on. Returns what they see between them. */
+key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views);
+
 /* A key block as the tiles read it. */
 typedef struct key_block {
     int64_t index;
@@ -144,6 +167,10 @@ void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, i
 /* … and its second, in place in t->scores: softcap (cap = 0: none), ALiBi, bias, masks. */
 void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                        key_range columns, float cap);
+
+/* The same where the rows' views are known. */
+void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t block, const row_view *views,
+                      key_range keys, key_range columns, float cap);
 
 /* The state that n rows have from one key block: m_b, ℓ_b and O_b. */
 void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,

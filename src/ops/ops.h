@@ -35,6 +35,7 @@ typedef struct qkv_attention_shape {
     int64_t pack_tasks;                /* of the phase that packs K; 0: every task packs its own keys */
     int64_t merge_tasks;               /* of the phase that folds states; 0: keys are not divided */
     int64_t copies_values;             /* tasks copy each block of V to where its rows are aligned */
+    int64_t keep_rows, bias_rows;      /* rows of masks and biases that are gathered at once */
     int64_t packed_size, states_size, worker_size; /* bytes: K in panels, block states, scratch of one worker */
     int64_t ld_q, ld_o;                /* of the scratch tiles */
     float q_scale, cap;                /* of the logits in base 2 */
