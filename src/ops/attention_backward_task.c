@@ -52,8 +52,8 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
         {&t->out_copy, shape->copies_out ? rows * ld_o : 0},
         {&t->row_sum, qkv_max(ld_q, ld_o)},
         {&t->rows.distance, DISTANCES},
-        {&t->rows.bias, QKV_KEY_BLOCK},
-        {&keep, QKV_KEY_BLOCK / (int64_t)sizeof(float)},
+        {&t->rows.bias, shape->scores.bias_rows * QKV_KEY_BLOCK},
+        {&keep, shape->scores.keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float)},
         {&query, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
         {&head, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
     };
