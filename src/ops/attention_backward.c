@@ -274,6 +274,7 @@ static key_range open_rows(gradient_task *t, int64_t head, int64_t first, int64_
     if (block.first == block.end)
         return block;
     qkv_gradient_name_rows(t, head, first, n);
+    t->masked = 0;
     if (!t->desc->forward.keep.data) {
         for (int64_t i = 0; i < n; i++)
             t->seen[i] = within_block(visible_keys(&t->rows, first + i), t->block);
@@ -283,8 +284,10 @@ static key_range open_rows(gradient_task *t, int64_t head, int64_t first, int64_
             row_view views[QKV_MAX_ROWS];
             height = qkv_min(t->rows.kernels->tile_rows, n - row);
             key_range keys = qkv_view_rows(&t->rows, row, height, t->block, views);
-            for (int64_t i = 0; i < height; i++)
+            for (int64_t i = 0; i < height; i++) {
                 t->seen[row + i] = views[i].keys;
+                t->masked |= (uint64_t)(views[i].keep != NULL) << (row + i);
+            }
             if (keys.first < keys.end)
                 block = (key_range){qkv_min(block.first, keys.first), qkv_max(block.end, keys.end)};
         }
@@ -303,6 +306,16 @@ static key_range seen_by(const row_view *views, int64_t n) {
             keys = (key_range){qkv_min(keys.first, views[i].keys.first), qkv_max(keys.end, views[i].keys.end)};
     }
     return keys.first < keys.end ? keys : (key_range){0, 0};
+}
+
+/* The views of a tile. A mask is read again only where it is needed. */
+static void view_tile(const gradient_task *t, int64_t row, int64_t n, row_view *views) {
+    if (t->masked >> row & ((UINT64_C(1) << n) - 1)) {
+        qkv_view_rows(&t->rows, row, n, t->block, views);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        views[i] = (row_view){t->seen[row + i], NULL};
 }
 
 /* Rows to take through the products at once: a tile where its rows see the same keys, else half of one, which is what
@@ -361,7 +374,7 @@ void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n)
     for (int64_t row = 0; row < n; row += tile) {
         row_view views[QKV_MAX_ROWS];
         int64_t height = qkv_min(tile, n - row);
-        qkv_view_rows(&t->rows, row, height, t->block, views);
+        view_tile(t, row, height, views);
         int64_t step = step_rows(t, views, height);
         for (int64_t i = 0; i < height; i += step)
             sweep_tile(t, row + i, qkv_min(step, height - i), views + i, block);
@@ -380,7 +393,8 @@ void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64
     for (int64_t row = 0; row < n; row += tile) {
         row_view views[QKV_MAX_ROWS];
         int64_t height = qkv_min(tile, n - row);
-        key_range keys = qkv_view_rows(&t->rows, row, height, t->block, views);
+        view_tile(t, row, height, views);
+        key_range keys = seen_by(views, height);
         if (keys.first == keys.end)
             continue;
         key_range columns = differentiate_tile(t, row, height, views, keys);

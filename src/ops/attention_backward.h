@@ -45,6 +45,7 @@ typedef struct gradient_task {
     const float *q, *grad_out;
     int64_t ld_q, ld_grad_out;
     key_range seen[GRADIENT_ROWS]; /* what they see of the key block */
+    uint64_t masked;               /* bit i: but not all of it, as a mask hides keys in between */
 
     /* scratch of the worker */
     float *p, *ds;                   /* [GRADIENT_ROWS][LD_SCORES]: probabilities; gradients of scores */
