@@ -111,7 +111,7 @@ static void finish_tile(gradient_task *t, int64_t row, int64_t n, const row_view
 
 static void add_query_gradient(const gradient_task *t, int64_t row, int64_t n) {
     const qkv_output *grad = &t->desc->grad_q;
-    if (grad->data)
+    if (grad->data && t->desc->forward.head_dim > 0)
         t->rows.kernels->add(qkv_gradient_output_row(t, grad, t->head, t->first_query + row), grad->token, t->dq,
                              t->shape->scores.ld_q, (size_t)n, (size_t)t->desc->forward.head_dim);
 }

@@ -116,11 +116,12 @@ float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int6
     return (float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
 }
 
-/* Tensors without channels may be NULL; nothing is read of them. */
+/* Tensors without channels, or keys without queries, may be NULL; nothing is read of them. */
 const float *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int64_t dim, int64_t head,
                                     int64_t token) {
-    return dim == 0 ? t->row_sum
-                    : (const float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
+    return dim == 0 || !x->data
+               ? t->row_sum
+               : (const float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
 }
 
 void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n) {
@@ -136,11 +137,13 @@ void qkv_gradient_choose_keys(gradient_task *t, int64_t block) {
     t->ld_k = t->shape->scores.ld_q;
     if (!t->shape->copies_k) {
         t->k = qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head, block * QKV_KEY_BLOCK);
-        t->ld_k = d->k.token;
+        t->ld_k = d->head_dim > 0 ? d->k.token : 0;
     }
 }
 
 static void pack_keys(const gradient_task *t, float *panels, const qkv_input *x, int64_t dim, key_range keys) {
+    if (dim == 0)
+        return;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL)
         t->rows.kernels->pack(panels + j * dim, qkv_gradient_input_row(t, x, dim, t->rows.kv_head,
                                                                        t->block * QKV_KEY_BLOCK + j),
@@ -205,7 +208,7 @@ void qkv_gradient_load_keys(const gradient_task *t) {
     key_range keys = within_block(visible_to_queries(&t->rows, 0, d->seq_q - 1), t->block);
     bool hides = d->keep.data || d->bias.data; /* what windows and kv_len hide at the ends has been left out */
     pack_keys(t, t->k_panels, &d->k, d->head_dim, keys);
-    if (t->shape->copies_k)
+    if (t->shape->copies_k && d->head_dim > 0)
         qkv_gradient_copy_rows(t->k_copy + keys.first * t->ld_k, t->ld_k,
                                qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head,
                                                       t->block * QKV_KEY_BLOCK + keys.first),
@@ -270,9 +273,9 @@ void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64
     t->delta = t->row_delta + at;
     t->clean = t->row_clean + at;
     t->q = qkv_gradient_input_row(t, &d->q, d->head_dim, head, first);
-    t->ld_q = d->q.token;
+    t->ld_q = d->head_dim > 0 ? d->q.token : 0;
     t->grad_out = qkv_gradient_input_row(t, &t->desc->grad_out, d->head_dim_v, head, first);
-    t->ld_grad_out = t->desc->grad_out.token;
+    t->ld_grad_out = d->head_dim_v > 0 ? t->desc->grad_out.token : 0;
     for (int64_t i = 0; i < n; i++) {
         t->rows.query[i] = first + i;
         t->rows.head[i] = head;

@@ -153,7 +153,7 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
     memcpy(&shape, plan->geometry, sizeof shape);
     layer_calls calls;
     qkv_layer_connect(d, &shape.tensors, workspace, &calls);
-    void *scratch = (float *)workspace + shape.scratch;
+    void *scratch = workspace ? (float *)workspace + shape.scratch : NULL;
     int64_t unused[3];
     phase -= d->w_qkv ? 1 : 0;
     if (phase < 0)

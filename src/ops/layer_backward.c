@@ -184,7 +184,8 @@ static void clear(const qkv_attention_desc *a, const gradient_shape *shape, floa
     const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
     const int64_t n[3] = {grad_floats(a, a->num_heads, a->head_dim), grad_floats(a, a->num_kv_heads, a->head_dim),
                           grad_floats(a, a->num_kv_heads, a->head_dim_v)};
-    memset(base + offset[index], 0, (size_t)n[index] * sizeof(float));
+    if (n[index] > 0)
+        memset(base + offset[index], 0, (size_t)n[index] * sizeof(float));
 }
 
 /* dX of raw attention: Σ dQ over the heads, then Σ dK, then Σ dV over the KV heads. */
@@ -234,7 +235,7 @@ static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_de
 
 static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, const gradient_shape *shape,
                      enum operation operation, float *base, int32_t phase, int64_t index, int32_t worker) {
-    void *scratch = base + shape->scratch;
+    void *scratch = base ? base + shape->scratch : NULL;
     call c;
     connect(d, shape, base, operation, &c);
     switch (operation) {
