@@ -43,6 +43,27 @@
 #define QKV_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* A shared library, which is compiled with QKV_SHARED, exports the functions of qkv.h and nothing else. Linked statically
+ * the library is private to the program or shared object that holds it: several of them, each with a version of its
+ * own, may live in one process. To be included before qkv.h; internal declarations stand between the last two macros. */
+#if defined(_WIN32) || defined(__CYGWIN__)
+#define QKV_INTERNAL_BEGIN
+#define QKV_INTERNAL_END
+#define QKV_EXPORT __declspec(dllexport)
+#define QKV_HIDDEN
+#else
+#define QKV_INTERNAL_BEGIN _Pragma("GCC visibility push(hidden)")
+#define QKV_INTERNAL_END _Pragma("GCC visibility pop")
+#define QKV_EXPORT __attribute__((visibility("default")))
+#define QKV_HIDDEN __attribute__((visibility("hidden")))
+#endif
+#if defined(QKV_API) /* a test or benchmark looks inside */
+#elif defined(QKV_SHARED)
+#define QKV_API QKV_EXPORT
+#else
+#define QKV_API QKV_HIDDEN
+#endif
+
 #define QKV_INLINE static inline __attribute__((always_inline))
 #define QKV_NOINLINE __attribute__((noinline))
 

@@ -43,18 +43,26 @@ static float uniform(float limit) {
 
 /* -------------------------------------------------------------------------------------------------- the memory */
 
+/* 64-byte aligned, in what malloc gave, which is to be freed: aligned_alloc is not everywhere. */
+static void *allocate(void **memory, size_t bytes) {
+    *memory = malloc(bytes + 64);
+    if (*memory == NULL) {
+        fputs("qkv-info: out of memory\n", stderr);
+        exit(1);
+    }
+    return (unsigned char *)*memory + (64 - (uintptr_t)*memory % 64);
+}
+
 /* The tensors of one case; all are freed when the next one begins. */
 static void *tensors[MAX_TENSORS];
 static int num_tensors;
 
 static void *tensor(size_t bytes) {
-    void *data = aligned_alloc(64, (bytes + 64) / 64 * 64);
-    if (data == NULL || num_tensors == MAX_TENSORS) {
-        fputs("qkv-info: out of memory\n", stderr);
+    if (num_tensors == MAX_TENSORS) {
+        fputs("qkv-info: a case has too many tensors\n", stderr);
         exit(1);
     }
-    memset(data, 0xff, bytes);
-    return tensors[num_tensors++] = data;
+    return memset(allocate(&tensors[num_tensors++], bytes), 0xff, bytes);
 }
 
 static void free_tensors(void) {
@@ -302,9 +310,9 @@ static void draw(call *c, uint64_t index, const qkv_ctx *ctx) {
         qkv_status status = qkv_##operation##_plan(ctx, d, MAX_WORKERS, &plan);                                        \
         if (status != QKV_OK)                                                                                          \
             return status;                                                                                             \
-        void *workspace = aligned_alloc(64, plan.workspace_size + 64);                                                 \
+        void *memory, *workspace = allocate(&memory, plan.workspace_size);                                             \
         status = qkv_##operation##_run(&plan, d, workspace, plan.workspace_size);                                      \
-        free(workspace);                                                                                               \
+        free(memory);                                                                                                  \
         return status;                                                                                                 \
     }
 RUN(attention, qkv_attention_desc)
@@ -375,9 +383,7 @@ static int find_candidates(candidate *list, const char *isa) {
 }
 
 static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return (double)clock() / CLOCKS_PER_SEC;
 }
 
 /* One case on the reference and on every candidate. */

@@ -12,9 +12,11 @@
 #ifndef QKV_KERNELS_H
 #define QKV_KERNELS_H
 
+#include "../config.h"
+
 #include "qkv.h"
 
-#include "../config.h"
+QKV_INTERNAL_BEGIN
 
 /* Scratch tiles are 64-byte aligned, with an ld that is a multiple of this; a row of n floats may be written up to the
  * next multiple of it. */
@@ -24,7 +26,7 @@
 #define QKV_CHAIN 128
 
 /* The most rows gemm_nt takes. */
-#define QKV_FEW_ROWS 6
+#define QKV_FEW_ROWS 12
 
 /* The most rows softmax and fold take at once. */
 #define QKV_MAX_ROWS 16
@@ -141,5 +143,7 @@ extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
 #elif QKV_AARCH64
 extern const qkv_kernels qkv_kernels_neon;
 #endif
+
+QKV_INTERNAL_END
 
 #endif

@@ -5,6 +5,8 @@
 #include "../ref/scalar.h"
 #include "ops.h"
 
+QKV_INTERNAL_BEGIN
+
 /* Bytes of one worker's scratch. */
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_desc *d,
                                    const qkv_attention_shape *shape);
@@ -41,5 +43,7 @@ static inline float qkv_log_sum_exp(const qkv_kernels *kernels, float m, float l
     kernels->log(&l, 1);
     return qkv_fma(m, QKV_LN2, l);
 }
+
+QKV_INTERNAL_END
 
 #endif

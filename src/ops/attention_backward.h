@@ -4,6 +4,8 @@
 
 #include "attention_task.h"
 
+QKV_INTERNAL_BEGIN
+
 /* dK and dV are sums of chains over so many queries each (docs/numerics.md). */
 enum { GRADIENT_ROWS = 64 };
 
@@ -159,5 +161,7 @@ int64_t qkv_gradient_head_work(const gradient_shape *shape, const qkv_attention_
 void qkv_gradient_start(gradient_schedule *s, const gradient_shape *shape, const qkv_attention_desc *d);
 int64_t qkv_gradient_advance(gradient_schedule *s, const gradient_shape *shape, const qkv_attention_desc *d,
                              int64_t lane, gradient_step *own);
+
+QKV_INTERNAL_END
 
 #endif

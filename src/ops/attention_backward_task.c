@@ -8,12 +8,12 @@
 
 /* ---------------------------------------------------------------------------------------------------- scratch */
 
-typedef struct part {
+typedef struct scratch_part {
     float **at;
     int64_t floats;
-} part;
+} scratch_part;
 
-static int64_t lay_out(const part *parts, size_t n, float *base) {
+static int64_t lay_out_parts(const scratch_part *parts, size_t n, float *base) {
     int64_t used = 0;
     for (size_t i = 0; i < n; i++) {
         if (base)
@@ -27,14 +27,14 @@ static int64_t lay_out_slot(gradient_task *t, const gradient_shape *shape, const
                             float *base) {
     const qkv_attention_desc *d = &desc->forward;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, d->seq_k), panels = qkv_round_up(keys, QKV_PANEL);
-    const part parts[] = {
+    const scratch_part parts[] = {
         {&t->k_panels, panels * d->head_dim},
         {&t->v_panels, qkv_gradient_wants_scores(desc) ? panels * d->head_dim_v : 0},
         {&t->k_copy, shape->copies_k ? keys * shape->scores.ld_q : 0},
         {&t->grad_k, desc->grad_k.data ? keys * shape->scores.ld_q : 0},
         {&t->grad_v, desc->grad_v.data ? keys * shape->scores.ld_o : 0},
     };
-    return lay_out(parts, sizeof parts / sizeof parts[0], base);
+    return lay_out_parts(parts, sizeof parts / sizeof parts[0], base);
 }
 
 static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
@@ -42,7 +42,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
     int64_t rows = qkv_min(GRADIENT_ROWS, desc->forward.seq_q), tile = qkv_min(kernels->tile_rows, rows);
     int64_t ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
     float *query = NULL, *head = NULL, *keep = NULL;
-    const part parts[] = {
+    const scratch_part parts[] = {
         {&t->p, rows * LD_SCORES},
         {&t->ds, qkv_gradient_wants_scores(desc) ? rows * LD_SCORES : 0},
         {&t->visible, rows * LD_SCORES},
@@ -61,7 +61,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
         {&query, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
         {&head, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
     };
-    int64_t size = lay_out(parts, sizeof parts / sizeof parts[0], base);
+    int64_t size = lay_out_parts(parts, sizeof parts / sizeof parts[0], base);
     t->rows.keep = (uint8_t *)keep;
     t->rows.query = (int64_t *)(void *)query;
     t->rows.head = (int64_t *)(void *)head;
@@ -255,7 +255,7 @@ void qkv_gradient_close_sums(const gradient_task *t) {
 /* ------------------------------------------------------------------------------------------------------- rows */
 
 /* Rows without padding are one long row. */
-static void scale_queries(const gradient_task *t, int64_t n) {
+static void scale_gradient_queries(const gradient_task *t, int64_t n) {
     int64_t ld = t->shape->scores.ld_q, dim = t->desc->forward.head_dim;
     bool whole = dim == ld && t->ld_q == ld;
     for (int64_t i = 0; i < (whole ? 1 : n); i++)
@@ -292,7 +292,7 @@ void qkv_gradient_open_rows(gradient_task *t) {
         t->q = t->q_copy;
         t->ld_q = shape->scores.ld_q;
     }
-    scale_queries(t, n);
+    scale_gradient_queries(t, n);
     if (shape->copies_out) {
         qkv_gradient_copy_rows(t->out_copy, shape->scores.ld_o, t->grad_out, t->ld_grad_out, n, d->head_dim_v);
         t->grad_out = t->out_copy;

@@ -235,7 +235,7 @@ static void finish(const attention_task *t) {
 
 /* ------------------------------------------------------------------------------------------------------- phases */
 
-enum stage { PACK_KEYS, ATTEND, FOLD_STATES };
+enum attention_stage { PACK_KEYS, ATTEND_KEYS, FOLD_STATES };
 
 int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]) {
     int32_t n = 0;
@@ -260,13 +260,13 @@ static void attend_chunk(const attention_task *t, int64_t index) {
 
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
                            void *workspace, int32_t phase, int64_t index, int32_t worker) {
-    int32_t stage = phase + (shape->packed_blocks > 0 ? PACK_KEYS : ATTEND);
+    int32_t stage = phase + (shape->packed_blocks > 0 ? PACK_KEYS : ATTEND_KEYS);
     attention_task t;
     if (stage == PACK_KEYS) {
         qkv_attention_pack_keys(kernels, shape, d, workspace, index);
         return;
     }
-    qkv_attention_begin(&t, kernels, shape, d, workspace, stage == ATTEND ? index / shape->key_chunks : index, worker);
+    qkv_attention_begin(&t, kernels, shape, d, workspace, stage == ATTEND_KEYS ? index / shape->key_chunks : index, worker);
     if (stage == FOLD_STATES) {
         qkv_attention_fold_states(&t);
         finish(&t);

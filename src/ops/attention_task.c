@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* Hands out the parts of a worker's scratch; with base = NULL it only counts. */
-static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
+static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
                        const qkv_attention_shape *shape) {
     int64_t used = 0, int64_floats = sizeof(int64_t) / sizeof(float);
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
@@ -45,7 +45,7 @@ static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernel
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_desc *d,
                                    const qkv_attention_shape *shape) {
     attention_task unused;
-    return lay_out(&unused, NULL, kernels, d, shape);
+    return lay_out_scratch(&unused, NULL, kernels, d, shape);
 }
 
 /* The rows of a KV head: first the heads of its group for query 0, then those for query 1, … */
@@ -242,7 +242,7 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
         t->shared_keys = (const float *)workspace + head * head_panels_size(shape, d);
         t->first_shared = visible_to_batch(d, t->b).first / QKV_KEY_BLOCK;
     }
-    lay_out(t, (float *)(void *)scratch, kernels, d, shape);
+    lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
     if (shape->state_blocks > 0) {
         t->states = (float *)(void *)states + index * shape->state_blocks * qkv_attention_state_floats(shape);

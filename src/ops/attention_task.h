@@ -6,6 +6,8 @@
 
 #include "attention.h"
 
+QKV_INTERNAL_BEGIN
+
 /* Row stride of a tile of scores: rows of exactly 1 KiB would compete for the same lines of the L1 cache. */
 enum { LD_SCORES = QKV_KEY_BLOCK + QKV_LANES };
 
@@ -208,5 +210,7 @@ void qkv_attention_write_states(const attention_task *t);
 /* Where keys are divided: the states of a chunk of what the task's rows see; all of them folded into (m, ℓ, O). */
 void qkv_attention_keep_states(const attention_task *t, key_range blocks);
 void qkv_attention_fold_states(const attention_task *t);
+
+QKV_INTERNAL_END
 
 #endif

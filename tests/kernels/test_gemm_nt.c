@@ -29,6 +29,17 @@ static void check(const qt_set *set, qt_rng *rng, size_t rows, size_t cols, size
     qt_expect_rows("gemm", same, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, cols, QT_ANY_ZERO);
 }
 
+/* Every number of rows with every number of columns up to some squares of 16, at depths around a square. */
+static void test_edges(const qt_set *set) {
+    qt_rng rng;
+    uint64_t index = 0;
+    for (size_t rows = 1; rows <= QKV_FEW_ROWS; rows++)
+        for (size_t cols = 1; cols <= 70; cols += qt_quick() && cols > 34 && cols % 16 > 1 ? 5 : 1)
+            if (qt_case(index++, &rng))
+                check(set, &rng, rows, cols, (size_t)qt_range(&rng, 0, 18), qt_place(&rng),
+                      qt_chance(&rng, 70) ? QT_NORMAL : QT_SPRINKLED);
+}
+
 static void test_gemm_nt(const qt_set *set) {
     qt_rng rng;
     for (uint64_t i = 0; i < (qt_quick() ? 300 : 3000); i++)
@@ -41,6 +52,7 @@ static void test_gemm_nt(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
+    qt_each_set("gemm_nt_edges", test_edges);
     qt_each_set("gemm_nt", test_gemm_nt);
     return qt_run();
 }

@@ -14,7 +14,10 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../win64.inc.h"
+
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_avx2.h"
 
 #include "../gemm.inc.h"

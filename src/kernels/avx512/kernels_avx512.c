@@ -15,8 +15,15 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../win64.inc.h"
+
 #include "../../ref/scalar.h"
+#include "../repeat.h"
+/* Without optimisation GCC has macros for intrinsics, and they convert the sign of masks. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 #include "simd_avx512.h"
+#pragma GCC diagnostic pop
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"

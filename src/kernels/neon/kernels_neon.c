@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_neon.h"
 
 #include "../gemm.inc.h"
