@@ -24,7 +24,7 @@ static void find_infinite_queries(const qkv_kernels *kernels, const qkv_attentio
 }
 
 /* Whether the forward left this row empty, as far as its outputs can tell: all zeros, and no lse but that of a sink. */
-static bool is_empty(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t b, int64_t head, int64_t i,
+static bool is_empty_row(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t b, int64_t head, int64_t i,
                      float lse) {
     if (lse == QKV_MINUS_INFINITY || !d->sinks)
         return lse == QKV_MINUS_INFINITY;
@@ -74,7 +74,7 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
         float natural = *at_row(&in, b, head, first + i);
         clean[i] = delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
         bool nan = delta[i] != delta[i];
-        if (natural == QKV_MINUS_INFINITY || (nan && is_empty(kernels, d, b, head, first + i, natural)))
+        if (natural == QKV_MINUS_INFINITY || (nan && is_empty_row(kernels, d, b, head, first + i, natural)))
             delta[i] = 0;
         if (desc->grad_lse.data && natural != QKV_MINUS_INFINITY)
             delta[i] -= *at_row(&desc->grad_lse, b, head, first + i);
