@@ -7,8 +7,12 @@
 
 QKV_INTERNAL_BEGIN
 
-/* Bytes of one worker's scratch, without a block of packed keys, which follows where tasks pack their own. */
-int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_shape *shape);
+/* Bytes of one worker's scratch. */
+int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_desc *d,
+                                   const qkv_attention_shape *shape);
+
+/* Floats of the state that a block of rows has from one key block. */
+int64_t qkv_attention_state_floats(const qkv_attention_shape *shape);
 
 /* √x of a positive x within an ulp, by Newton: the library calls no libm. */
 static inline double qkv_square_root(double x) {

@@ -14,8 +14,9 @@
  * keys, attention_scores.c computes S with everything that may be added to it.)
  *
  * Keys that a row must not see get the score −inf and so the weight +0. The product P·V still multiplies their V by
- * it, which is harmless unless V holds an infinity or NaN there; as 0·∞ leaves a NaN behind, a row with a NaN at its
- * end is done once more by a loop that skips.
+ * it, which is harmless unless V holds an infinity or NaN there. As 0·∞ leaves a NaN behind, one in O_b tells that the
+ * block may have such keys, its holes. From then on tiles that see all holes are multiplied as they are, others with
+ * zeros in their place; only rows that see some but not all are done by a loop that skips.
  *
  * SPDX-License-Identifier: MIT */
 #include <string.h>
@@ -24,28 +25,107 @@
 
 /* ------------------------------------------------------------------------------------------------ one key block */
 
-void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
-                      float *max, float *sum, float *out) {
-    const qkv_kernels *kernels = t->kernels;
-    key_range columns = qkv_score_tile(t, row, n, block, keys);
-    kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max, sum);
-    qkv_drop_tile(t, t->scores, row, n, block->index, columns);
-    const qkv_soon soon = share_of(t, &block->next_k, row, n);
-    kernels->gemm(out, t->shape->ld_o, t->scores + keys.first, LD_SCORES, block->v + keys.first * block->ld_v,
-                  block->ld_v, QKV_PANEL, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0,
-                  &soon);
+static void multiply_values(const attention_task *t, int64_t n, const float *p, const float *v, int64_t ld_v,
+                            key_range keys, const qkv_soon *soon, float *out) {
+    t->kernels->gemm(out, t->shape->ld_o, p + keys.first, LD_SCORES, v + keys.first * ld_v, ld_v, QKV_PANEL, (size_t)n,
+                     (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, soon);
 }
 
-void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys) {
+/* The state of one row, by a loop that skips what the row does not see. */
+static void attend_row_exactly(const attention_task *t, int64_t row, const key_block *block, const row_view *view,
+                               key_range keys, float *max, float *sum, float *out) {
     const qkv_kernels *kernels = t->kernels;
-    key_range columns = qkv_score_tile(t, row, 1, block, keys);
+    key_range columns = qkv_score_tile(t, row, 1, block, view, keys);
     size_t width = (size_t)(columns.end - columns.first);
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
-    kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, t->block_max, t->block_sum);
+    kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
     qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
-    kernels->sum_visible(t->block_out, t->scores + keys.first, t->logits + keys.first,
-                         block->v + keys.first * block->ld_v, block->ld_v, (size_t)(keys.end - keys.first),
-                         (size_t)t->desc->head_dim_v);
+    kernels->sum_visible(out, t->scores + keys.first, t->logits + keys.first, block->v + keys.first * block->ld_v,
+                         block->ld_v, (size_t)(keys.end - keys.first), (size_t)t->desc->head_dim_v);
+}
+
+/* Bits of the rows of a tile of logits that see some of the block's holes among the keys; of those that see all. */
+static void see_holes(const attention_task *t, int64_t n, const key_block *block, key_range keys, uint32_t *some,
+                      uint32_t *all) {
+    *some = 0;
+    *all = UINT32_MAX;
+    for (int64_t x = 0; x < block->num_holes; x++) {
+        int64_t j = block->hole[x];
+        for (int64_t i = 0; i < n && j >= keys.first && j < keys.end; i++) {
+            bool seen = !qkv_is_minus_infinity(t->scores[i * LD_SCORES + j]);
+            *some |= (uint32_t)seen << i;
+            *all &= ~((uint32_t)!seen << i);
+        }
+    }
+}
+
+/* Rows with a NaN that may come from a key they don't see; it does not if their logits have one. */
+static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *sum, const float *out) {
+    uint32_t rows = t->kernels->nan_rows(out, t->shape->ld_o, (size_t)n, (size_t)t->desc->head_dim_v);
+    for (int64_t i = 0; rows >> i != 0; i++)
+        rows &= ~((uint32_t)(sum[i] != sum[i]) << i);
+    return rows;
+}
+
+void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+                      key_range keys, float *max, float *sum, float *out) {
+    int64_t ld_o = t->shape->ld_o;
+    if (n == 1 && views->keep) { /* a single row is as fast this way */
+        attend_row_exactly(t, row, block, views, keys, max, sum, out);
+        return;
+    }
+    key_range columns = qkv_score_tile(t, row, n, block, views, keys);
+    const qkv_soon soon = share_of(t, &block->next_k, row, n);
+    uint32_t some = 0, all = UINT32_MAX, rows = (UINT32_C(1) << n) - 1;
+    if (block->num_holes > 0)
+        see_holes(t, n, block, keys, &some, &all);
+    t->kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max,
+                        sum);
+    qkv_drop_tile(t, t->scores, row, n, block->index, columns);
+    if (block->num_holes == 0 || (all & rows) == rows) {
+        multiply_values(t, n, t->scores, block->v, block->ld_v, keys, &soon, out);
+        if (block->num_holes > 0)
+            return;
+        some = suspect_rows(t, n, sum, out);
+        if (some != 0 && t->shape->rows > t->kernels->few_rows) {
+            if (!block->searched && qkv_find_holes(t, block))
+                qkv_attend_block(t, row, n, block, views, keys, max, sum, out);
+            return;
+        }
+        all = 0;
+    } else {
+        multiply_values(t, n, t->scores, t->values, ld_o, keys, &soon, out);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        if (some & all & rows & UINT32_C(1) << i)
+            multiply_values(t, 1, t->scores + i * LD_SCORES, block->v, block->ld_v, keys, NULL, out + i * ld_o);
+    }
+    for (int64_t i = 0; i < n; i++) { /* last, as it needs the room of the scores */
+        if (some & ~all & UINT32_C(1) << i)
+            attend_row_exactly(t, row + i, block, views + i, keys, max + i, sum + i, out + i * ld_o);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------- key blocks */
+
+void qkv_visit_blocks(const attention_task *t, key_range blocks, qkv_visit *visit) {
+    key_range all = visible_to_rows(t, 0, t->rows);
+    int64_t tile = t->kernels->tile_rows;
+    key_block block;
+    row_view views[QKV_MAX_ROWS];
+    for (int64_t index = blocks.first; index < blocks.end; index++) {
+        bool open = false;
+        block.index = index;
+        for (int64_t row = 0; row < t->rows; row += tile) {
+            int64_t n = qkv_min(tile, t->rows - row);
+            key_range keys = qkv_view_rows(t, row, n, index, views);
+            if (keys.first < keys.end && !open) {
+                qkv_open_key_block(t, &block, index, all);
+                open = true;
+            }
+            visit(t, row, n, &block, views, keys);
+        }
+    }
 }
 
 static void fold_rows(const attention_task *t, int64_t row, int64_t n) {
@@ -53,47 +133,38 @@ static void fold_rows(const attention_task *t, int64_t row, int64_t n) {
                      t->block_sum, t->block_out, t->shape->ld_o, (size_t)n, (size_t)t->desc->head_dim_v);
 }
 
-static void clear_row(const attention_task *t, int64_t row) {
-    t->max[row] = -FLT_MAX;
-    t->sum[row] = 0;
-    memset(t->out + row * t->shape->ld_o, 0, (size_t)t->shape->ld_o * sizeof(float));
+void qkv_clear_rows(const attention_task *t, int64_t row, int64_t n) {
+    for (int64_t i = row; i < row + n; i++) {
+        t->max[i] = -FLT_MAX;
+        t->sum[i] = 0;
+    }
+    memset(t->out + row * t->shape->ld_o, 0, (size_t)(n * t->shape->ld_o) * sizeof(float));
 }
 
-/* All rows of the task against every key block that any of them sees. The first block of a tile is its state: there is
- * nothing yet to fold it into. */
+/* The first block that a tile sees is its state: there is nothing yet to fold it into. */
+enum { NOT_BEGUN = -1 }; /* an ℓ that no row has */
+
+static void fold_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+                       key_range keys) {
+    if (keys.first == keys.end)
+        return;
+    if (t->sum[row] == NOT_BEGUN) {
+        qkv_attend_block(t, row, n, block, views, keys, t->max + row, t->sum + row, t->out + row * t->shape->ld_o);
+        return;
+    }
+    qkv_attend_block(t, row, n, block, views, keys, t->block_max, t->block_sum, t->block_out);
+    fold_rows(t, row, n);
+}
+
+/* All rows of the task against every key block that any of them sees. */
 static void attend(const attention_task *t) {
-    key_range all = visible_to_rows(t, 0, t->rows);
-    for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
-        key_block block = qkv_open_key_block(t, index, all);
-        for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
-            int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
-            key_range seen = visible_to_rows(t, row, n), keys = within_block(seen, index);
-            if (keys.first == keys.end)
-                continue;
-            if (index == seen.first / QKV_KEY_BLOCK) {
-                qkv_attend_block(t, row, n, &block, keys, t->max + row, t->sum + row, t->out + row * t->shape->ld_o);
-            } else {
-                qkv_attend_block(t, row, n, &block, keys, t->block_max, t->block_sum, t->block_out);
-                fold_rows(t, row, n);
-            }
-        }
-    }
-    for (int64_t row = 0; row < t->rows; row++) {
-        key_range seen = visible_keys(t, t->query[row]);
-        if (seen.first == seen.end)
-            clear_row(t, row);
-    }
-}
-
-/* Does a row again that has met a NaN or infinity in V, perhaps at a key it does not see. */
-static void attend_row_exactly(const attention_task *t, int64_t row) {
-    key_range all = visible_to_rows(t, row, 1);
-    clear_row(t, row);
-    for (int64_t index = all.first / QKV_KEY_BLOCK; index * QKV_KEY_BLOCK < all.end; index++) {
-        key_range keys = within_block(all, index);
-        key_block block = qkv_open_key_block(t, index, all);
-        qkv_attend_block_exactly(t, row, &block, keys);
-        fold_rows(t, row, 1);
+    int64_t tile = t->kernels->tile_rows;
+    for (int64_t row = 0; row < t->rows; row += tile)
+        t->sum[row] = NOT_BEGUN;
+    qkv_visit_blocks(t, blocks_of(visible_to_rows(t, 0, t->rows)), fold_block);
+    for (int64_t row = 0; row < t->rows; row += tile) {
+        if (t->sum[row] == NOT_BEGUN)
+            qkv_clear_rows(t, row, qkv_min(tile, t->rows - row));
     }
 }
 
@@ -130,12 +201,14 @@ static void write_probabilities(const attention_task *t, int64_t row, float inve
     const qkv_matrix_output *x = &t->desc->probabilities;
     float *to = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
     key_range all = visible_to_rows(t, row, 1);
+    key_block block;
+    row_view view;
     for (int64_t index = 0; index < t->shape->key_blocks; index++) {
         int64_t end = qkv_min(QKV_KEY_BLOCK, t->desc->seq_k - index * QKV_KEY_BLOCK);
-        key_range keys = within_block(all, index);
+        key_range keys = qkv_view_rows(t, row, 1, index, &view);
         if (keys.first < keys.end) {
-            key_block block = qkv_open_key_block(t, index, all);
-            qkv_score_tile(t, row, 1, &block, keys);
+            qkv_open_key_block(t, &block, index, all);
+            qkv_score_tile(t, row, 1, &block, &view, keys);
             for (int64_t j = keys.first; j < keys.end; j++)
                 t->logits[j] = t->scores[j] - t->max[row];
             t->kernels->exp2(t->logits + keys.first, (size_t)(keys.end - keys.first));
@@ -151,12 +224,6 @@ static void finish(const attention_task *t) {
     const qkv_attention_desc *d = t->desc;
     for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
         int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
-        uint32_t nan = t->kernels->nan_rows(t->out + row * t->shape->ld_o, t->shape->ld_o, (size_t)n,
-                                            (size_t)d->head_dim_v);
-        for (int64_t i = 0; nan >> i != 0; i++) {
-            if (nan >> i & 1 && t->sum[row + i] == t->sum[row + i])
-                attend_row_exactly(t, row + i);
-        }
         if (d->sinks)
             fold_sinks(t, row, n);
         if (d->head_dim_v > 0)
@@ -170,63 +237,50 @@ static void finish(const attention_task *t) {
 
 /* ------------------------------------------------------------------------------------------------------- phases */
 
-enum attention_stage { PACK_KEYS, ATTEND_KEYS, MERGE_STATES };
+enum attention_stage { PACK_KEYS, ATTEND_KEYS, FOLD_STATES };
 
 int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]) {
     int32_t n = 0;
-    if (shape->pack_tasks > 0)
-        num_tasks[n++] = shape->pack_tasks;
+    if (shape->packed_blocks > 0)
+        num_tasks[n++] = shape->num_tasks / shape->row_blocks * shape->packed_blocks;
     num_tasks[n++] = shape->num_tasks * shape->key_chunks;
-    if (shape->merge_tasks > 0)
-        num_tasks[n++] = shape->merge_tasks;
+    if (shape->state_blocks > 0)
+        num_tasks[n++] = shape->num_tasks;
     return n;
 }
 
-/* The states between the phases, in the workspace. */
-static qkv_matrix_output inner_states(const qkv_attention_shape *shape, const qkv_attention_desc *d, void *workspace) {
-    int64_t state = qkv_round_up(d->head_dim_v + 2, QKV_LANES), query = shape->key_blocks * state;
-    int64_t head = d->seq_q * query;
-    void *data = (unsigned char *)workspace + shape->packed_size;
-    return (qkv_matrix_output){data, d->num_heads * head, head, query, state};
-}
-
-static void attend_chunk(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
-                         void *workspace, int64_t index, int32_t worker) {
-    attention_task t;
-    qkv_attention_desc divided = *d;
-    if (shape->merge_tasks > 0)
-        divided.states = inner_states(shape, d, workspace);
-    qkv_attention_begin(&t, kernels, shape, &divided, workspace, index / shape->key_chunks, worker);
-    if (divided.states.data) {
-        int64_t first = index % shape->key_chunks * shape->chunk_blocks;
-        qkv_attention_write_states(&t, first, qkv_min(first + shape->chunk_blocks, shape->key_blocks));
+/* Chunk `index` of the key blocks that the task's rows see; they are divided evenly. */
+static void attend_chunk(const attention_task *t, int64_t index) {
+    key_range seen = blocks_of(visible_to_rows(t, 0, t->rows));
+    int64_t n = seen.end - seen.first, chunks = t->shape->key_chunks;
+    key_range blocks = {seen.first + n * index / chunks, seen.first + n * (index + 1) / chunks};
+    if (blocks.first == blocks.end)
         return;
-    }
-    attend(&t);
-    finish(&t);
-}
-
-static void merge_states(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
-                         void *workspace, int64_t index, int32_t worker) {
-    qkv_matrix_output x = inner_states(shape, d, workspace);
-    const qkv_merge_desc merge = {.size = sizeof merge,
-                                  .batch = d->batch,
-                                  .num_heads = d->num_heads,
-                                  .seq_q = d->seq_q,
-                                  .head_dim_v = d->head_dim_v,
-                                  .num_parts = shape->key_blocks,
-                                  .states = {x.data, x.batch, x.head, x.query, x.key},
-                                  .sinks = d->sinks,
-                                  .out = d->out,
-                                  .lse = d->lse};
-    qkv_merge_execute(kernels, &merge, qkv_attention_scratch(shape, workspace, worker), index);
+    qkv_attention_scale_queries(t);
+    qkv_attention_keep_states(t, blocks);
 }
 
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
                            void *workspace, int32_t phase, int64_t index, int32_t worker) {
-    switch (phase + (shape->pack_tasks > 0 ? PACK_KEYS : ATTEND_KEYS)) {
-    case PACK_KEYS: qkv_attention_pack_keys(kernels, shape, d, workspace, index); break;
-    case ATTEND_KEYS: attend_chunk(kernels, shape, d, workspace, index, worker); break;
-    default: merge_states(kernels, shape, d, workspace, index, worker); break;
+    int32_t stage = phase + (shape->packed_blocks > 0 ? PACK_KEYS : ATTEND_KEYS);
+    attention_task t;
+    if (stage == PACK_KEYS) {
+        qkv_attention_pack_keys(kernels, shape, d, workspace, index);
+        return;
+    }
+    qkv_attention_begin(&t, kernels, shape, d, workspace, stage == ATTEND_KEYS ? index / shape->key_chunks : index, worker);
+    if (stage == FOLD_STATES) {
+        qkv_attention_fold_states(&t);
+        finish(&t);
+    } else if (shape->state_blocks > 0) {
+        attend_chunk(&t, index % shape->key_chunks);
+    } else {
+        qkv_attention_scale_queries(&t);
+        if (d->states.data) {
+            qkv_attention_write_states(&t);
+        } else {
+            attend(&t);
+            finish(&t);
+        }
     }
 }

@@ -1,6 +1,7 @@
 /* Attention: checking a descriptor and cutting the work into tasks.  SPDX-License-Identifier: MIT */
 #include <string.h>
 
+#include "attention_task.h"
 #include "dropout.h"
 
 static bool finite_float(float x) {
@@ -99,6 +100,8 @@ float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *sh
     shape->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
     shape->q_scale = d->softcap == 0 ? scale * QKV_LOG2E : scale / d->softcap;
     shape->cap = d->softcap * QKV_LOG2E;
+    shape->keep_rows = d->keep.key == 0 || d->keep.key == 1 ? 0 : QKV_MAX_ROWS;
+    shape->bias_rows = d->bias.key == 0 || d->bias.key == 1 ? 1 : QKV_MAX_ROWS;
     return scale;
 }
 
@@ -120,25 +123,41 @@ static void cut_rows(const qkv_ctx *ctx, int64_t heads, qkv_attention_shape *sha
     shape->num_tasks = heads * shape->row_blocks;
 }
 
+/* The most key blocks that n consecutive queries see between them, whatever their positions and kv_len. */
+static int64_t most_visible_blocks(const qkv_attention_desc *d, const qkv_attention_shape *shape, int64_t n) {
+    if (!(d->flags & QKV_LEFT) || !(d->flags & QKV_RIGHT))
+        return shape->key_blocks;
+    int64_t span = bounded(d->left) + bounded(d->right) + n; /* begins anywhere in a block */
+    return span < 1 ? 0 : qkv_min(shape->key_blocks, (span + QKV_KEY_BLOCK - 2) / QKV_KEY_BLOCK + 1);
+}
+
+/* Panels of all heads up to this size are packed once for all tasks. Beyond, each task packs what it sees, block by
+ * block, which costs the more time the fewer its rows are, but no memory that grows with the keys. */
+enum { MAX_SHARED_KEYS = 64 << 20 };
+
+static int64_t shared_key_blocks(const qkv_attention_desc *d, int64_t heads, qkv_attention_shape *shape) {
+    int64_t blocks = most_visible_blocks(d, shape, d->seq_q);
+    int64_t keys = qkv_min(blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
+    int64_t sizes[4] = {heads, keys, d->head_dim, sizeof(float)}, size;
+    if (shape->row_blocks < 2 || !qkv_product(sizes, 4, MAX_SHARED_KEYS, &size))
+        return 0;
+    shape->packed_size = size;
+    return blocks;
+}
+
 /* If blocks of rows are too few for all workers, the keys are divided too. Their states are kept until the end: of less
  * than 2·workers·tile_rows rows, as there were more blocks otherwise. */
-static qkv_status cut_keys(const qkv_ctx *ctx, const qkv_attention_desc *d, qkv_attention_shape *shape) {
+static qkv_status cut_keys(const qkv_attention_desc *d, qkv_attention_shape *shape) {
+    int64_t queries = qkv_min(d->seq_q, (shape->block_rows - 1) / shape->group + 2);
+    int64_t blocks = most_visible_blocks(d, shape, queries);
     shape->key_chunks = 1;
-    shape->chunk_blocks = shape->key_blocks;
-    if (shape->workers == 1 || shape->num_tasks >= 2 * shape->workers || shape->key_blocks < 2 || d->states.data ||
+    if (shape->workers == 1 || shape->num_tasks >= 2 * shape->workers || blocks < 2 || d->states.data ||
         d->probabilities.data)
         return QKV_OK;
-    shape->chunk_blocks = qkv_ceil_div(shape->key_blocks, qkv_ceil_div(4 * shape->workers, shape->num_tasks));
-    shape->key_chunks = qkv_ceil_div(shape->key_blocks, shape->chunk_blocks);
-    const qkv_merge_desc merge = {
-        .batch = d->batch, .num_heads = d->num_heads, .seq_q = d->seq_q, .head_dim_v = d->head_dim_v};
-    shape->merge_tasks = qkv_merge_tasks(&merge);
-    int64_t state = qkv_round_up(d->head_dim_v + 2, QKV_LANES) * (int64_t)sizeof(float);
-    int64_t factors[5] = {d->batch, d->num_heads, d->seq_q, shape->key_blocks, state};
-    if (!qkv_product(factors, 5, PTRDIFF_MAX / 4, &shape->states_size))
-        return QKV_ERROR_OVERFLOW;
-    shape->worker_size = qkv_max(qkv_merge_scratch_size(&merge), qkv_attention_scratch_size(ctx->kernels, shape));
-    return QKV_OK;
+    shape->key_chunks = qkv_min(blocks, qkv_ceil_div(4 * shape->workers, shape->num_tasks));
+    shape->state_blocks = blocks;
+    int64_t factors[4] = {shape->num_tasks, blocks, qkv_attention_state_floats(shape), sizeof(float)};
+    return qkv_product(factors, 4, PTRDIFF_MAX / 4, &shape->states_size) ? QKV_OK : QKV_ERROR_OVERFLOW;
 }
 
 qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, int32_t max_workers,
@@ -151,24 +170,15 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     shape->workers = max_workers;
     shape->rows = shape->group * d->seq_q;
     cut_rows(ctx, heads, shape);
-
-    /* Keys that only one task needs are packed by that task, block by block. */
-    int64_t panel = QKV_PANEL * d->head_dim * (int64_t)sizeof(float), block_panels = QKV_KEY_BLOCK / QKV_PANEL;
-    bool shared = shape->row_blocks > 1;
-    shape->pack_tasks = shared ? heads * shape->key_blocks : 0;
-    int64_t packed[3] = {heads, qkv_ceil_div(d->seq_k, QKV_PANEL), panel};
-    if (shared && !qkv_product(packed, 3, PTRDIFF_MAX / 4, &shape->packed_size))
-        return QKV_ERROR_OVERFLOW;
+    shape->packed_blocks = shared_key_blocks(d, heads, shape);
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
     shape->copies_values = d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
-    int64_t scratch[2] = {shape->block_rows + tile, shape->ld_q + shape->ld_o + 64}, size;
-    bool packs = !shared && shape->rows > ctx->kernels->few_rows;
-    int64_t keys[2] = {!packs ? 0 : qkv_min(block_panels, qkv_ceil_div(d->seq_k, QKV_PANEL)), panel}, key_size;
-    if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size) || !qkv_product(keys, 2, PTRDIFF_MAX / 4, &key_size))
+    int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
+    int64_t scratch[2] = {shape->block_rows + tile + keys, shape->ld_q + shape->ld_o + 64}, size;
+    if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size))
         return QKV_ERROR_OVERFLOW;
-    qkv_status status = cut_keys(ctx, d, shape);
-    shape->worker_size = qkv_max(shape->worker_size, qkv_attention_scratch_size(ctx->kernels, shape) + key_size);
-    return status;
+    shape->worker_size = qkv_attention_scratch_size(ctx->kernels, d, shape);
+    return cut_keys(d, shape);
 }
 
 /* Everything a run may not change. */

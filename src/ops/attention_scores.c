@@ -15,31 +15,17 @@ static int64_t distance_start(const attention_task *t, int64_t row, int64_t n, i
     return t->query[row + n - 1] - t->query[row + i];
 }
 
-/* Element (b, head of the row, its query, first key of the block) of a matrix with elements of the given size. */
-static const unsigned char *matrix_row(const attention_task *t, const qkv_matrix_input *x, int64_t row, int64_t block,
-                                       int64_t element_size) {
-    return (const unsigned char *)x->data + (t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
-                                             block * QKV_KEY_BLOCK * x->key) * element_size;
-}
-
-static const float *bias_row(const attention_task *t, int64_t row, int64_t block, key_range keys) {
+/* The bias of a row for keys of the range: contiguous, gathered with those of all rows, or one element for all. */
+static const float *bias_row(const attention_task *t, int64_t row, int64_t i, int64_t block, key_range keys) {
     const qkv_matrix_input *x = &t->desc->bias;
-    const float *from = (const float *)(const void *)matrix_row(t, x, row, block, sizeof(float));
+    if (t->shape->bias_rows > 1)
+        return t->bias + i * QKV_KEY_BLOCK + keys.first;
+    const float *from = (const float *)(const void *)qkv_matrix_row(t, x, row, block, sizeof(float));
     if (x->key == 1)
         return from + keys.first;
     for (int64_t j = keys.first; j < keys.end; j++)
-        t->bias[j] = from[j * x->key];
+        t->bias[j] = *from;
     return t->bias + keys.first;
-}
-
-static const uint8_t *keep_row(const attention_task *t, int64_t row, int64_t block, key_range keys) {
-    const qkv_matrix_input *x = &t->desc->keep;
-    const uint8_t *from = matrix_row(t, x, row, block, 1);
-    if (x->key == 1)
-        return from + keys.first;
-    for (int64_t j = keys.first; j < keys.end; j++)
-        t->keep[j] = from[j * x->key];
-    return t->keep + keys.first;
 }
 
 static void hide(float *scores, int64_t first, int64_t end) {
@@ -63,30 +49,43 @@ void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, i
     }
 }
 
-void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
-                       key_range columns, float cap) {
+void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t block, const row_view *views,
+                      key_range keys, key_range columns, float cap) {
     const qkv_attention_desc *d = t->desc;
-    bool steps = cap != 0 || d->alibi_slopes || d->bias.data || d->keep.data;
+    int64_t bias = 0; /* the row whose bias has been gathered */
     if (d->alibi_slopes)
         fill_distances(t, row, n, block, keys);
+    if (d->bias.data && t->shape->bias_rows > 1)
+        qkv_gather_rows(t, &d->bias, row, n, block, keys, t->bias, sizeof(float));
     for (int64_t i = 0; i < n; i++) {
         float *scores = t->scores + i * LD_SCORES;
-        key_range seen = within_block(visible_keys(t, t->query[row + i]), block);
-        if (steps && seen.first < seen.end) {
+        key_range seen = views[i].keys;
+        if (d->bias.head != 0 || t->query[row + i] != t->query[row + bias])
+            bias = i;
+        if (seen.first == seen.end) {
+            hide(scores, columns.first, columns.end);
+            continue;
+        }
+        if (cap != 0 || d->alibi_slopes || d->bias.data || views[i].keep) {
             qkv_logit_steps s = {.cap = cap};
             if (d->alibi_slopes) {
                 s.slope = d->alibi_slopes[t->head[row + i]] * QKV_LOG2E;
                 s.distance = t->distance + distance_start(t, row, n, i) + (seen.first - keys.first);
             }
-            s.bias = d->bias.data ? bias_row(t, row + i, block, seen) : NULL;
-            s.keep = d->keep.data ? keep_row(t, row + i, block, seen) : NULL;
+            s.bias = d->bias.data ? bias_row(t, row + i, bias, block, seen) : NULL;
+            s.keep = views[i].keep ? views[i].keep + seen.first : NULL;
             t->kernels->logits(scores + seen.first, (size_t)(seen.end - seen.first), &s);
         }
-        if (seen.first == seen.end)
-            seen = (key_range){columns.end, columns.end};
         hide(scores, columns.first, seen.first);
         hide(scores, seen.end, columns.end);
     }
+}
+
+void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                       key_range columns, float cap) {
+    row_view views[QKV_MAX_ROWS];
+    qkv_view_rows(t, row, n, block, views);
+    qkv_finish_views(t, row, n, block, views, keys, columns, cap);
 }
 
 /* The same from the keys in memory. */
@@ -102,7 +101,8 @@ static void multiply_rows(const attention_task *t, const float *q, int64_t n, co
     } while (x < dim);
 }
 
-key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys) {
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, const row_view *views,
+                         key_range keys) {
     key_range columns = whole_lanes(keys);
     const qkv_soon soon = share_of(t, &block->next_v, row, n);
     const float *q = t->q + row * t->shape->ld_q;
@@ -111,6 +111,6 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
                             &soon);
     else
         multiply_rows(t, q, n, block, keys, &soon);
-    qkv_finish_scores(t, row, n, block->index, keys, columns, t->shape->cap);
+    qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);
     return columns;
 }

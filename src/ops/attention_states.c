@@ -1,8 +1,10 @@
-/* Attention that ends early: the state (m, ℓ, O) of every key block, for folding elsewhere.
+/* Attention that ends early: the state (m, ℓ, O) of every key block, for folding later or elsewhere.
  * SPDX-License-Identifier: MIT */
 #include "attention_task.h"
 
 #include <string.h>
+
+/* ------------------------------------------------------------------------------------------------- for the caller */
 
 static void write_state(const attention_task *t, int64_t row, int64_t block, float max, float sum, const float *out) {
     const qkv_matrix_output *x = &t->desc->states;
@@ -14,43 +16,78 @@ static void write_state(const attention_task *t, int64_t row, int64_t block, flo
     state[n + 1] = sum;
 }
 
-static void write_empty_states(const attention_task *t, int64_t row, int64_t n, int64_t block) {
-    memset(t->block_out, 0, (size_t)t->shape->ld_o * sizeof(float));
-    for (int64_t i = row; i < row + n; i++)
-        write_state(t, i, block, -FLT_MAX, 0.0f, t->block_out);
-}
-
-/* The states of n rows and a key block; keys is what they see of it. */
-static void write_tile_states(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys) {
-    qkv_attend_block(t, row, n, block, keys, t->block_max, t->block_sum, t->block_out);
-    uint32_t again = t->kernels->nan_rows(t->block_out, t->shape->ld_o, (size_t)n, (size_t)t->desc->head_dim_v);
-    for (int64_t i = 0; i < n; i++)
-        write_state(t, row + i, block->index, t->block_max[i], t->block_sum[i], t->block_out + i * t->shape->ld_o);
-    for (int64_t i = row; again != 0; i++, again >>= 1) {
-        key_range seen = within_block(visible_to_rows(t, i, 1), block->index);
-        if (!(again & 1))
-            continue;
-        if (seen.first == seen.end) {
-            write_empty_states(t, i, 1, block->index);
-            continue;
-        }
-        qkv_attend_block_exactly(t, i, block, seen);
-        write_state(t, i, block->index, t->block_max[0], t->block_sum[0], t->block_out);
+static void write_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+                        key_range keys) {
+    int64_t ld = t->shape->ld_o;
+    if (keys.first < keys.end)
+        qkv_attend_block(t, row, n, block, views, keys, t->block_max, t->block_sum, t->block_out);
+    else
+        memset(t->block_out, 0, (size_t)ld * sizeof(float));
+    for (int64_t i = 0; i < n; i++) {
+        if (keys.first < keys.end)
+            write_state(t, row + i, block->index, t->block_max[i], t->block_sum[i], t->block_out + i * ld);
+        else
+            write_state(t, row + i, block->index, -FLT_MAX, 0.0f, t->block_out);
     }
 }
 
-void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end) {
-    key_range all = visible_to_rows(t, 0, t->rows);
-    all.end = qkv_min(all.end, end * QKV_KEY_BLOCK);
-    for (int64_t index = first; index < end; index++) {
-        key_block block = qkv_open_key_block(t, index, all);
-        for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
-            int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
-            key_range keys = within_block(visible_to_rows(t, row, n), index);
-            if (keys.first < keys.end)
-                write_tile_states(t, row, n, &block, keys);
-            else
-                write_empty_states(t, row, n, index);
+void qkv_attention_write_states(const attention_task *t) {
+    qkv_visit_blocks(t, (key_range){0, t->shape->key_blocks}, write_block);
+}
+
+/* ------------------------------------------------------------------------------------------ between phases of a run */
+
+/* The state of a block of rows: m and ℓ of all rows, then O. Rows that don't exist have none. */
+static int64_t state_rows(const qkv_attention_shape *shape) {
+    return qkv_min(shape->block_rows, shape->rows);
+}
+
+int64_t qkv_attention_state_floats(const qkv_attention_shape *shape) {
+    return qkv_round_up(2 * state_rows(shape), QKV_LANES) + state_rows(shape) * shape->ld_o;
+}
+
+typedef struct kept_state {
+    float *max, *sum, *out;
+} kept_state;
+
+static kept_state state_of(const attention_task *t, int64_t row, int64_t block) {
+    int64_t rows = state_rows(t->shape);
+    float *state = t->states + (block - t->first_state) * qkv_attention_state_floats(t->shape);
+    return (kept_state){state + row, state + rows + row,
+                        state + qkv_round_up(2 * rows, QKV_LANES) + row * t->shape->ld_o};
+}
+
+static void keep_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+                       key_range keys) {
+    kept_state state = state_of(t, row, block->index);
+    if (keys.first < keys.end)
+        qkv_attend_block(t, row, n, block, views, keys, state.max, state.sum, state.out);
+    else
+        memset(state.sum, 0, (size_t)n * sizeof(float));
+}
+
+void qkv_attention_keep_states(const attention_task *t, key_range blocks) {
+    qkv_visit_blocks(t, blocks, keep_block);
+}
+
+static bool is_empty(const float *sum, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (sum[i] != 0)
+            return false;
+    }
+    return true;
+}
+
+void qkv_attention_fold_states(const attention_task *t) {
+    key_range blocks = blocks_of(visible_to_rows(t, 0, t->rows));
+    qkv_clear_rows(t, 0, t->rows);
+    for (int64_t row = 0; row < t->rows; row += t->kernels->tile_rows) {
+        int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
+        for (int64_t block = blocks.first; block < blocks.end; block++) {
+            kept_state state = state_of(t, row, block);
+            if (!is_empty(state.sum, n))
+                t->kernels->fold(t->max + row, t->sum + row, t->out + row * t->shape->ld_o, t->shape->ld_o, state.max,
+                                 state.sum, state.out, t->shape->ld_o, (size_t)n, (size_t)t->desc->head_dim_v);
         }
     }
 }

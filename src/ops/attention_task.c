@@ -4,9 +4,11 @@
 #include <string.h>
 
 /* Hands out the parts of a worker's scratch; with base = NULL it only counts. */
-static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels,
-                               const qkv_attention_shape *shape) {
+static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
+                       const qkv_attention_shape *shape) {
     int64_t used = 0, int64_floats = sizeof(int64_t) / sizeof(float);
+    int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
+    bool few = shape->rows <= kernels->few_rows;
     float *keep = NULL, *query = NULL, *head = NULL;
     const struct {
         float **part;
@@ -21,13 +23,13 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
         {&t->max, shape->block_rows},
         {&t->sum, shape->block_rows},
         {&t->distance, DISTANCES},
-        {&t->bias, QKV_KEY_BLOCK},
+        {&t->bias, shape->bias_rows * QKV_KEY_BLOCK},
         {&t->logits, QKV_KEY_BLOCK},
-        {&keep, QKV_KEY_BLOCK / (int64_t)sizeof(float)},
+        {&keep, shape->keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float)},
         {&query, shape->block_rows * int64_floats},
         {&head, shape->block_rows * int64_floats},
-        {&t->values, shape->copies_values ? QKV_KEY_BLOCK * shape->ld_o : 0},
-        {&t->packed, 0},
+        {&t->values, few ? 0 : keys * shape->ld_o},
+        {&t->packed, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim},
     };
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         if (base)
@@ -40,9 +42,10 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     return used * (int64_t)sizeof(float);
 }
 
-int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_shape *shape) {
+int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_desc *d,
+                                   const qkv_attention_shape *shape) {
     attention_task unused;
-    return lay_out_scratch(&unused, NULL, kernels, shape);
+    return lay_out_scratch(&unused, NULL, kernels, d, shape);
 }
 
 /* The rows of a KV head: first the heads of its group for query 0, then those for query 1, … */
@@ -67,19 +70,41 @@ static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, 
                       (size_t)qkv_min(QKV_PANEL, keys.end - j), (size_t)d->head_dim);
 }
 
-/* Floats of all panels of one KV head. */
-static int64_t head_panels(const qkv_attention_desc *d) {
-    return qkv_round_up(d->seq_k, QKV_PANEL) * d->head_dim;
+/* ------------------------------------------------------------------------------------------- packed by all tasks */
+
+/* What all queries of a batch see between them. */
+static key_range visible_to_batch(const qkv_attention_desc *d, int64_t b) {
+    attention_task t = {.desc = d, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
+    return visible_to_queries(&t, 0, d->seq_q - 1);
+}
+
+/* Floats of the panels of a KV head. They begin with the first key block that its batch sees. */
+static int64_t head_panels_size(const qkv_attention_shape *shape, const qkv_attention_desc *d) {
+    return qkv_min(shape->packed_blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL)) * d->head_dim;
 }
 
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
                              const qkv_attention_desc *d, void *workspace, int64_t index) {
-    int64_t block = index % shape->key_blocks, head = index / shape->key_blocks;
-    int64_t b = head / d->num_kv_heads;
-    attention_task t = {.desc = d, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
-    key_range keys = within_block(visible_to_queries(&t, 0, d->seq_q - 1), block);
-    float *panels = (float *)workspace + head * head_panels(d) + block * QKV_KEY_BLOCK * d->head_dim;
-    pack_block(kernels, d, panels, b, head % d->num_kv_heads, block, keys);
+    int64_t place = index % shape->packed_blocks, kv_head = index / shape->packed_blocks;
+    int64_t b = kv_head / d->num_kv_heads;
+    key_range all = visible_to_batch(d, b);
+    int64_t block = all.first / QKV_KEY_BLOCK + place;
+    float *panels = (float *)workspace + kv_head * head_panels_size(shape, d);
+    pack_block(kernels, d, panels + place * QKV_KEY_BLOCK * d->head_dim, b, kv_head % d->num_kv_heads, block,
+               within_block(all, block));
+}
+
+/* ------------------------------------------------------------------------------------------------- tasks in order */
+
+/* Task `index` is a block of rows of a KV head. Later rows see more keys where a right end moves with them: they come
+ * first, so that what is left at the end are small tasks. */
+static void find_task(const qkv_attention_shape *shape, const qkv_attention_desc *d, int64_t index, int64_t *kv_head,
+                      int64_t *first_row) {
+    int64_t block = index % shape->row_blocks;
+    if (d->flags & QKV_RIGHT)
+        block = shape->row_blocks - 1 - block;
+    *kv_head = index / shape->row_blocks;
+    *first_row = block * shape->block_rows;
 }
 
 static void look_ahead(const attention_task *t, key_block *block, key_range all) {
@@ -87,13 +112,14 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
     int64_t b = t->b, kv_head = t->kv_head, index = block->index + 1;
     key_range keys = within_block(all, index);
     if (keys.first == keys.end) {
-        int64_t task = t->index + t->shape->workers, head = task / t->shape->row_blocks;
+        int64_t task = t->index + t->shape->workers, head, first_row;
         if (task >= t->shape->num_tasks || t->shape->key_chunks > 1)
             return;
+        find_task(t->shape, d, task, &head, &first_row);
         b = head / d->num_kv_heads;
         kv_head = head % d->num_kv_heads;
         attention_task other = {.desc = d, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
-        int64_t query = task % t->shape->row_blocks * t->shape->block_rows / t->shape->group;
+        int64_t query = first_row / t->shape->group;
         key_range seen = visible_to_queries(&other, query, query);
         index = seen.first / QKV_KEY_BLOCK;
         keys = within_block(seen, index);
@@ -103,46 +129,89 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
     const float *k = (const float *)d->k.data + b * d->k.batch + kv_head * d->k.head + key * d->k.token;
     block->next_k = (qkv_soon){k, d->k.token, rows, (size_t)d->head_dim};
     if (t->shared_keys) {
-        const float *panels = t->shared_keys + (b * d->num_kv_heads + kv_head - t->b * d->num_kv_heads - t->kv_head) *
-                                                   head_panels(d);
-        block->next_k = (qkv_soon){panels + key * d->head_dim, d->head_dim, rows, (size_t)d->head_dim};
+        int64_t heads_on = (b - t->b) * d->num_kv_heads + kv_head - t->kv_head;
+        int64_t first = b == t->b ? t->first_shared : visible_to_batch(d, b).first / QKV_KEY_BLOCK;
+        const float *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
+        block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim, d->head_dim, rows,
+                                   (size_t)d->head_dim};
     }
     const float *v = (const float *)d->v.data + b * d->v.batch + kv_head * d->v.head + key * d->v.token;
     block->next_v = (qkv_soon){v, d->v.token, rows, (size_t)d->head_dim_v};
 }
 
-key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range all) {
-    const qkv_attention_desc *d = t->desc;
-    const qkv_input *v = &d->v;
-    key_range keys = within_block(all, index);
-    key_block block = {.index = index, .ld_v = v->token};
-    if (keys.first == keys.end)
-        return block;
-    look_ahead(t, &block, all);
-    if (t->shared_keys) {
-        block.panels = t->shared_keys + index * QKV_KEY_BLOCK * d->head_dim;
-    } else if (t->rows <= t->kernels->few_rows) {
-        block.k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
-                  index * QKV_KEY_BLOCK * d->k.token;
-        block.ld_k = d->k.token;
-    } else {
-        pack_block(t->kernels, d, t->packed, t->b, t->kv_head, index, keys);
-        block.panels = t->packed;
-    }
-    block.v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + index * QKV_KEY_BLOCK * v->token;
-    if (t->shape->copies_values) {
-        size_t bytes = (size_t)d->head_dim_v * sizeof(float);
-        for (int64_t j = keys.first; j < keys.end; j++)
-            memcpy(t->values + j * t->shape->ld_o, block.v + j * v->token, bytes);
-        block.v = t->values;
-        block.ld_v = t->shape->ld_o;
-    }
-    return block;
+/* ------------------------------------------------------------------------------------------------------ key blocks */
+
+static void read_values(const attention_task *t, key_block *block) {
+    const qkv_input *v = &t->desc->v;
+    block->v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + block->index * QKV_KEY_BLOCK * v->token;
+    block->ld_v = v->token;
 }
 
-static void scale_queries(const attention_task *t) {
+static void copy_values(const attention_task *t, const key_block *block, key_range keys) {
+    size_t bytes = (size_t)t->desc->head_dim_v * sizeof(float);
+    for (int64_t j = keys.first; j < keys.end; j++)
+        memcpy(t->values + j * t->shape->ld_o, block->v + j * block->ld_v, bytes);
+}
+
+void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index, key_range all) {
+    const qkv_attention_desc *d = t->desc;
+    key_range keys = within_block(all, index);
+    block->index = index;
+    block->panels = NULL;
+    block->next_k.rows = block->next_v.rows = 0;
+    block->searched = false;
+    block->num_holes = 0;
+    look_ahead(t, block, all);
+    if (t->shared_keys) {
+        block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * d->head_dim;
+    } else if (t->rows <= t->kernels->few_rows) {
+        block->k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
+                   index * QKV_KEY_BLOCK * d->k.token;
+        block->ld_k = d->k.token;
+    } else {
+        pack_block(t->kernels, d, t->packed, t->b, t->kv_head, index, keys);
+        block->panels = t->packed;
+    }
+    read_values(t, block);
+    if (t->shape->copies_values) {
+        copy_values(t, block, keys);
+        block->v = t->values;
+        block->ld_v = t->shape->ld_o;
+    }
+}
+
+bool qkv_find_holes(const attention_task *t, key_block *block) {
+    const float zeros[QKV_MAX_ROWS] = {0};
+    int64_t ld = t->shape->ld_o, most = t->kernels->tile_rows;
+    size_t dim = (size_t)t->desc->head_dim_v;
+    key_range keys = within_block(visible_to_rows(t, 0, t->rows), block->index);
+    read_values(t, block);
+    block->searched = true;
+    for (int64_t j = keys.first; j < keys.end; j += most) { /* 0·v is NaN where v is NaN or infinite */
+        size_t n = (size_t)qkv_min(most, keys.end - j);
+        t->kernels->scale(t->block_out, ld, block->v + j * block->ld_v, block->ld_v, zeros, n, dim);
+        uint32_t holes = t->kernels->nan_rows(t->block_out, ld, n, dim);
+        for (int64_t i = j; holes != 0; i++, holes >>= 1) {
+            if (holes & 1)
+                block->hole[block->num_holes++] = (uint8_t)i;
+        }
+    }
+    if (block->num_holes == 0)
+        return false;
+    if (!t->shape->copies_values) /* else they are there */
+        copy_values(t, block, keys);
+    for (int64_t i = 0; i < block->num_holes; i++)
+        memset(t->values + block->hole[i] * ld, 0, dim * sizeof(float));
+    return true;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ rows */
+
+void qkv_attention_scale_queries(const attention_task *t) {
     const qkv_input *q = &t->desc->q;
     int64_t group = t->shape->group, ld = t->shape->ld_q;
+    if (t->desc->seq_k == 0 || t->desc->head_dim == 0)
+        return;
     for (int64_t row = 0; row < t->rows; row++)
         t->sum[row] = t->shape->q_scale; /* not in use yet */
     for (int64_t row = 0; row < qkv_min(group, t->rows); row++) { /* the rows of one head at a time */
@@ -155,23 +224,28 @@ static void scale_queries(const attention_task *t) {
 
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker) {
-    int64_t head = index / shape->row_blocks, first_row = index % shape->row_blocks * shape->block_rows;
-    unsigned char *scratch = qkv_attention_scratch(shape, workspace, worker);
-    *t = (attention_task){
-        .kernels = kernels,
-        .shape = shape,
-        .desc = d,
-        .index = index,
-        .b = head / d->num_kv_heads,
-        .kv_head = head % d->num_kv_heads,
-        .first_row = first_row,
-        .rows = qkv_min(shape->block_rows, shape->rows - first_row),
-        .kv_len = qkv_batch_kv_len(d, head / d->num_kv_heads),
-        .q_offset = qkv_batch_q_offset(d, head / d->num_kv_heads),
-        .shared_keys = shape->pack_tasks > 0 ? (const float *)workspace + head * head_panels(d) : NULL,
-    };
-    lay_out_scratch(t, (float *)(void *)scratch, kernels, shape);
+    unsigned char *states = (unsigned char *)workspace + shape->packed_size;
+    unsigned char *scratch = states + shape->states_size + worker * shape->worker_size;
+    int64_t head;
+    t->kernels = kernels;
+    t->shape = shape;
+    t->desc = d;
+    t->index = index;
+    find_task(shape, d, index, &head, &t->first_row);
+    t->b = head / d->num_kv_heads;
+    t->kv_head = head % d->num_kv_heads;
+    t->rows = qkv_min(shape->block_rows, shape->rows - t->first_row);
+    t->kv_len = qkv_batch_kv_len(d, t->b);
+    t->q_offset = qkv_batch_q_offset(d, t->b);
+    t->shared_keys = NULL;
+    if (shape->packed_blocks > 0) {
+        t->shared_keys = (const float *)workspace + head * head_panels_size(shape, d);
+        t->first_shared = visible_to_batch(d, t->b).first / QKV_KEY_BLOCK;
+    }
+    lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
-    if (d->seq_k > 0 && d->head_dim > 0)
-        scale_queries(t);
+    if (shape->state_blocks > 0) {
+        t->states = (float *)(void *)states + index * shape->state_blocks * qkv_attention_state_floats(shape);
+        t->first_state = visible_to_rows(t, 0, t->rows).first / QKV_KEY_BLOCK;
+    }
 }

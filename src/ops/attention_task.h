@@ -1,4 +1,4 @@
-/* What the files of attention share: a task's rows and scratch, which keys a row may see, key blocks, scores.
+/* What the files of attention share: a task's rows and scratch, which keys a row may see, key blocks, scores, states.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef QKV_ATTENTION_TASK_H
@@ -28,25 +28,27 @@ typedef struct attention_task {
     float *block_max, *block_sum;  /* [tile_rows]: m_b, ℓ_b */
     float *q, *out;                /* [block_rows][ld_q] scaled, [block_rows][ld_o]: O */
     float *max, *sum;              /* [block_rows]: m, ℓ */
-    float *distance, *bias, *logits;
-    uint8_t *keep;
-    float *values;                 /* [QKV_KEY_BLOCK][ld_o]: a copy of a block of V, where that pays */
+    float *distance, *logits;
+    float *bias;                   /* [bias_rows][QKV_KEY_BLOCK]: gathered, where they are strided */
+    uint8_t *keep;                 /* [keep_rows][QKV_KEY_BLOCK]: the same */
+    float *values;                 /* [keys][ld_o]: a copy of a block of V, where that pays */
     float *packed;                 /* a block of keys in panels, where the task packs its own */
-    const float *shared_keys;      /* the panels of this KV head, else */
+    const float *shared_keys;      /* the panels of this KV head from its first visible key block on, else */
+    int64_t first_shared;          /* that key block */
+    float *states;                 /* of its key blocks from first_state on, where keys are divided */
+    int64_t first_state;
 } attention_task;
-
-/* The scratch of a worker, behind what all tasks share. */
-static inline void *qkv_attention_scratch(const qkv_attention_shape *shape, void *workspace, int32_t worker) {
-    return (unsigned char *)workspace + shape->packed_size + shape->states_size + worker * shape->worker_size;
-}
 
 /* Packs a block of keys for all tasks of its KV head. */
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
                              const qkv_attention_desc *d, void *workspace, int64_t index);
 
-/* Opens block of rows `index`: names its rows, lays out the scratch of its worker and scales its queries into it. */
+/* Opens block of rows `index`: names its rows and lays out the scratch of its worker. */
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker);
+
+/* Scales its queries into the scratch. */
+void qkv_attention_scale_queries(const attention_task *t);
 
 /* --------------------------------------------------------------------------------------- positions, visibility */
 
@@ -102,12 +104,40 @@ static inline size_t rows_of_head(const attention_task *t, int64_t row, int64_t 
     return (size_t)qkv_ceil_div(end - row, t->shape->group);
 }
 
+/* Key blocks from that of the range's first key up to the end. */
+static inline key_range blocks_of(key_range keys) {
+    int64_t first = keys.first / QKV_KEY_BLOCK;
+    return (key_range){first, keys.first < keys.end ? qkv_ceil_div(keys.end, QKV_KEY_BLOCK) : first};
+}
+
 /* Keys of a block, widened to whole lanes. */
 static inline key_range whole_lanes(key_range keys) {
     return (key_range){keys.first / QKV_LANES * QKV_LANES, qkv_round_up(keys.end, QKV_LANES)};
 }
 
 /* -------------------------------------------------------------------------------------------------- key blocks */
+
+/* What a row sees of a key block: of keys from first to end, counted from the block's first, those that keep, counted
+ * likewise, does not hide. NULL: all of them. */
+typedef struct row_view {
+    key_range keys;
+    const uint8_t *keep;
+} row_view;
+
+/* Element (b, head of the row, its query, first key of the block) of a matrix with elements of the given size. */
+static inline const unsigned char *qkv_matrix_row(const attention_task *t, const qkv_matrix_input *x, int64_t row,
+                                                  int64_t block, int64_t element) {
+    return (const unsigned char *)x->data + (t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
+                                             block * QKV_KEY_BLOCK * x->key) * element;
+}
+
+/* Copies the given keys of n rows of a matrix, element j of row i to to[i·QKV_KEY_BLOCK + j]. Where the heads of a
+ * query share a row, only the first of its rows is copied. */
+void qkv_gather_rows(const attention_task *t, const qkv_matrix_input *x, int64_t row, int64_t n, int64_t block,
+                     key_range keys, void *to, int64_t element);
+
+/* The views of n rows from `row` on. Returns what they see between them. */
+key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views);
 
 /* A key block as the tiles read it. */
 typedef struct key_block {
@@ -117,13 +147,21 @@ typedef struct key_block {
     int64_t ld_k;
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
+    /* Keys with a NaN or infinity in V, looked for when a product shows one that its row may not see. If there are any,
+     * the task's values are V with zeros in their place. */
+    bool searched;
+    int16_t num_holes;
+    uint8_t hole[QKV_KEY_BLOCK];
     /* What follows: the next block that the task's rows see, or the first of the worker's next task if tasks are handed
      * out in order. Every tile fetches its share. */
     qkv_soon next_k, next_v;
 } key_block;
 
 /* Makes ready what the task's rows need of a block; `all` is what they see of all blocks. */
-key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range all);
+void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index, key_range all);
+
+/* Looks for them; true if there are any. For tasks of more rows than kernels->few_rows. */
+bool qkv_find_holes(const attention_task *t, key_block *block);
 
 /* The part that begins at first/whole and ends at end/whole. */
 static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
@@ -137,7 +175,8 @@ static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, i
 
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
-key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys);
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, const row_view *views,
+                         key_range keys);
 
 /* Its first half, c[i][j] = Σ a[i·lda + x]·panels(j)[x] for n rows, the given columns of a key block, and x < dim … */
 void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
@@ -147,15 +186,30 @@ void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, i
 void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                        key_range columns, float cap);
 
+/* The same where the rows' views are known. */
+void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t block, const row_view *views,
+                      key_range keys, key_range columns, float cap);
+
 /* The state that n rows have from one key block: m_b, ℓ_b and O_b. */
-void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
-                      float *max, float *sum, float *out);
+void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+                      key_range keys, float *max, float *sum, float *out);
 
-/* The same for one row, into block_max, block_sum and block_out, by a loop that skips what the row does not see. */
-void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys);
+/* A tile meets a key block: `keys` is what its rows see of it. Empty: the block may not have been opened. */
+typedef void qkv_visit(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+                       key_range keys);
 
-/* The states of key blocks from `first` to `end`, in place of out. */
-void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end);
+/* All tiles of the task meet the key blocks from first to end in order. */
+void qkv_visit_blocks(const attention_task *t, key_range blocks, qkv_visit *visit);
+
+/* (m, ℓ, O) of n rows, before the first key block. */
+void qkv_clear_rows(const attention_task *t, int64_t row, int64_t n);
+
+/* The states of all key blocks, in place of out, as the caller wants them. */
+void qkv_attention_write_states(const attention_task *t);
+
+/* Where keys are divided: the states of a chunk of what the task's rows see; all of them folded into (m, ℓ, O). */
+void qkv_attention_keep_states(const attention_task *t, key_range blocks);
+void qkv_attention_fold_states(const attention_task *t);
 
 QKV_INTERNAL_END
 

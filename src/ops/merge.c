@@ -76,7 +76,7 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
         ((float *)d->lse.data)[b * d->lse.batch + h * d->lse.head + i * d->lse.token] = qkv_log_sum_exp(kernels, m, l);
 }
 
-int64_t qkv_merge_tasks(const qkv_merge_desc *d) {
+static int64_t count_tasks(const qkv_merge_desc *d) {
     return d->batch * d->num_heads * qkv_ceil_div(d->seq_q, BLOCK_ROWS);
 }
 
@@ -85,22 +85,20 @@ static int64_t merge_row_stride(const qkv_merge_desc *d) {
     return qkv_max(QKV_LANES, qkv_round_up(d->head_dim_v, QKV_LANES));
 }
 
-int64_t qkv_merge_scratch_size(const qkv_merge_desc *d) {
+/* Bytes of a worker. */
+static int64_t merge_scratch_size(const qkv_merge_desc *d) {
     return 2 * merge_row_stride(d) * (int64_t)sizeof(float);
 }
 
-void qkv_merge_execute(const qkv_kernels *kernels, const qkv_merge_desc *d, void *scratch, int64_t index) {
+static void merge_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                    int32_t worker) {
+    const qkv_merge_desc *d = desc;
+    (void)phase;
+    float *scratch = (float *)(void *)((unsigned char *)workspace + worker * merge_scratch_size(d));
     int64_t row_blocks = qkv_ceil_div(d->seq_q, BLOCK_ROWS);
     int64_t head = index / row_blocks, first = index % row_blocks * BLOCK_ROWS;
     for (int64_t i = first; i < qkv_min(first + BLOCK_ROWS, d->seq_q); i++)
-        merge_row(kernels, d, scratch, merge_row_stride(d), head / d->num_heads, head % d->num_heads, i);
-}
-
-static void merge_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                          int32_t worker) {
-    (void)phase;
-    void *scratch = (unsigned char *)workspace + worker * qkv_merge_scratch_size(desc);
-    qkv_merge_execute(plan->kernels, desc, scratch, index);
+        merge_row(plan->kernels, d, scratch, merge_row_stride(d), head / d->num_heads, head % d->num_heads, i);
 }
 
 static uint64_t merge_checksum(const qkv_merge_desc *d) {
@@ -142,8 +140,8 @@ qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
-    int64_t num_tasks = qkv_merge_tasks(&d), size;
-    int64_t factors[2] = {num_tasks > 0 ? qkv_merge_scratch_size(&d) : 0, max_workers};
+    int64_t num_tasks = count_tasks(&d), size;
+    int64_t factors[2] = {num_tasks > 0 ? merge_scratch_size(&d) : 0, max_workers};
     if (!qkv_product(factors, 2, PTRDIFF_MAX / 2, &size))
         return QKV_ERROR_OVERFLOW;
     qkv_plan p = {.workspace_size = (size_t)size,

@@ -25,18 +25,19 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                             const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker);
 
 /* How attention is cut: the rows of one KV head (queries × heads of its group) in blocks; a task is one block. Where
- * that gives too few tasks, a task takes some of the key blocks only and leaves their states, which the last phase
- * folds. */
+ * that gives too few tasks, a task takes some of the key blocks that its rows see and leaves their states, which the
+ * last phase folds. What rows see is known when they run; a plan knows how much it is at most. */
 typedef struct qkv_attention_shape {
     int64_t group;                     /* query heads for each KV head */
     int64_t workers;
     int64_t rows, block_rows, row_blocks;
     int64_t key_blocks;                /* of QKV_KEY_BLOCK keys */
     int64_t num_tasks;                 /* blocks of rows */
-    int64_t chunk_blocks, key_chunks;  /* key blocks of a task, tasks for each block of rows */
-    int64_t pack_tasks;                /* of the phase that packs K; 0: every task packs its own keys */
-    int64_t merge_tasks;               /* of the phase that folds states; 0: keys are not divided */
+    int64_t key_chunks;                /* tasks for each block of rows */
+    int64_t state_blocks;              /* key blocks that have a state in the workspace; 0: keys are not divided */
+    int64_t packed_blocks;             /* key blocks of a KV head packed for all tasks; 0: tasks pack their own keys */
     int64_t copies_values;             /* tasks copy each block of V to where its rows are aligned */
+    int64_t keep_rows, bias_rows;      /* rows of masks and biases that are gathered at once */
     int64_t packed_size, states_size, worker_size; /* bytes: K in panels, block states, scratch of one worker */
     int64_t ld_q, ld_o;                /* of the scratch tiles */
     float q_scale, cap;                /* of the logits in base 2 */
@@ -49,17 +50,15 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
 int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]);
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
                            void *workspace, int32_t phase, int64_t index, int32_t worker);
-/* What follows from a complete descriptor alone: group, key_blocks, ld_q, ld_o, q_scale and cap. Returns the scale,
- * 1/√head_dim where it is 0. */
+/* What follows from a complete descriptor alone: group, key_blocks, ld_q, ld_o, q_scale, cap, keep_rows and bias_rows.
+ * Returns the scale, 1/√head_dim where it is 0. */
 float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape);
 /* The pointers of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d);
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]);
 
-/* Merging is cut into runs of queries of one head. */
-int64_t qkv_merge_tasks(const qkv_merge_desc *d);
-int64_t qkv_merge_scratch_size(const qkv_merge_desc *d); /* bytes */
-void qkv_merge_execute(const qkv_kernels *kernels, const qkv_merge_desc *d, void *scratch, int64_t index);
+/* Elements of dbias along its four axes: one where it is summed, also over nothing. Whether there is any. */
+bool qkv_gradient_bias_sizes(const qkv_attention_desc *d, const qkv_matrix_output *x, int64_t sizes[4]);
 
 /* dst[j] = src[j]·factor + 0.0f for j < n. */
 static inline void qkv_scale_row(const qkv_kernels *kernels, float *dst, const float *src, float factor, size_t n) {

@@ -67,7 +67,7 @@ static qkv_attention_desc shape(int64_t batch, int64_t heads, int64_t kv_heads, 
 static size_t kept_states(const qkv_attention_desc *d, int32_t workers) {
     const int64_t rows = d->batch * d->num_heads * d->seq_q, tiles = 2 * workers * QKV_MAX_ROWS;
     const int64_t blocks = (d->seq_k + QKV_KEY_BLOCK - 1) / QKV_KEY_BLOCK;
-    const int64_t state = (d->head_dim + 2 + 15) / 16 * 64;
+    const int64_t state = ((d->head_dim + 15) / 16 + 1) * 64;
     return workers == 1 ? 0 : (size_t)((rows < tiles ? rows : tiles) * blocks * state);
 }
 

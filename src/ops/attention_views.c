@@ -1,0 +1,123 @@
+/* What each row sees of a key block: its window, kv_len and keep. A mask is read before anything is computed, so that
+ * keys it hides at both ends, or all of them, cost no more than that.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "attention_task.h"
+
+#include <string.h>
+
+static uint64_t load_word(const uint8_t *bytes) {
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+static bool has_zero_byte(uint64_t word) {
+    return ((word - UINT64_C(0x0101010101010101)) & ~word & UINT64_C(0x8080808080808080)) != 0;
+}
+
+/* The range without zeros at its ends. */
+static key_range trim(const uint8_t *keep, key_range keys) {
+    int64_t first = keys.first, end = keys.end;
+    while (end - first >= 32 && (load_word(keep + first) | load_word(keep + first + 8) | load_word(keep + first + 16) |
+                                 load_word(keep + first + 24)) == 0)
+        first += 32;
+    while (first < end && keep[first] == 0)
+        first++;
+    while (end - first >= 32 && (load_word(keep + end - 8) | load_word(keep + end - 16) | load_word(keep + end - 24) |
+                                 load_word(keep + end - 32)) == 0)
+        end -= 32;
+    while (first < end && keep[end - 1] == 0)
+        end--;
+    return (key_range){first, end};
+}
+
+static bool keeps_all(const uint8_t *keep, key_range keys) {
+    int64_t j = keys.first;
+    for (; j + 8 <= keys.end; j += 8) {
+        if (has_zero_byte(load_word(keep + j)))
+            return false;
+    }
+    for (; j < keys.end; j++) {
+        if (keep[j] == 0)
+            return false;
+    }
+    return true;
+}
+
+/* The mask of a row, from the block's first key on. It is contiguous, or has been gathered. */
+static const uint8_t *keep_row(const attention_task *t, int64_t row, int64_t i, int64_t block) {
+    if (t->shape->keep_rows > 0)
+        return t->keep + i * QKV_KEY_BLOCK;
+    return qkv_matrix_row(t, &t->desc->keep, row, block, 1);
+}
+
+static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_t block, key_range keys) {
+    if (!t->desc->keep.data || keys.first == keys.end)
+        return (row_view){keys, NULL};
+    const uint8_t *keep = keep_row(t, row, i, block);
+    if (t->desc->keep.key == 0) /* one element for all keys */
+        return (row_view){*keep ? keys : (key_range){0, 0}, NULL};
+    keys = trim(keep, keys);
+    return (row_view){keys, keeps_all(keep, keys) ? NULL : keep};
+}
+
+key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
+    const qkv_matrix_input *keep = &t->desc->keep;
+    key_range all = within_block(visible_to_rows(t, row, n), block), seen = {QKV_KEY_BLOCK, 0};
+    if (all.first == all.end) {
+        for (int64_t i = 0; i < n; i++)
+            views[i] = (row_view){{0, 0}, NULL};
+        return all;
+    }
+    if (keep->data && t->shape->keep_rows > 0)
+        qkv_gather_rows(t, keep, row, n, block, all, t->keep, 1);
+    for (int64_t i = 0; i < n; i++) {
+        if (i > 0 && t->query[row + i] == t->query[row + i - 1] && (!keep->data || keep->head == 0))
+            views[i] = views[i - 1];
+        else
+            views[i] = view_row(t, row + i, i, block, within_block(visible_keys(t, t->query[row + i]), block));
+        if (views[i].keys.first < views[i].keys.end) {
+            seen.first = qkv_min(seen.first, views[i].keys.first);
+            seen.end = qkv_max(seen.end, views[i].keys.end);
+        }
+    }
+    return seen.first < seen.end ? seen : (key_range){0, 0};
+}
+
+/* ---------------------------------------------------------------------------------------------- strided matrices */
+
+/* Copies rows of keys. Along the axis with the smaller stride neighbours are read one after the other, as they share
+ * cache lines. Strides are in elements. */
+static inline void gather(unsigned char *to, int64_t to_row, const unsigned char *from, int64_t rows, int64_t row,
+                          int64_t keys, int64_t key, size_t element) {
+    bool by_keys = (row < 0 ? -row : row) < (key < 0 ? -key : key);
+    int64_t outer = by_keys ? keys : rows, inner = by_keys ? rows : keys, size = (int64_t)element;
+    int64_t to_outer = (by_keys ? 1 : to_row) * size, to_inner = (by_keys ? to_row : 1) * size;
+    int64_t from_outer = (by_keys ? key : row) * size, from_inner = (by_keys ? row : key) * size;
+    for (int64_t x = 0; x < outer; x++) {
+        for (int64_t y = 0; y < inner; y++)
+            memcpy(to + x * to_outer + y * to_inner, from + x * from_outer + y * from_inner, element);
+    }
+}
+
+void qkv_gather_rows(const attention_task *t, const qkv_matrix_input *x, int64_t row, int64_t n, int64_t block,
+                     key_range keys, void *to, int64_t element) {
+    /* Rows are queries of one head, or the heads of a group take turns. */
+    int64_t group = n > 1 && t->head[row] == t->head[row + 1] ? 1 : t->shape->group, next;
+    for (int64_t i = 0; i < qkv_min(group, n); i += next) { /* head by head */
+        int64_t rows = qkv_ceil_div(n - i, group);
+        next = 1;
+        if (x->head == 0 && group > 1) { /* of the rows of a query the first serves all */
+            next = group - t->head[row + i] % group;
+            rows = next < group ? 1 : rows;
+        }
+        unsigned char *first = (unsigned char *)to + (i * QKV_KEY_BLOCK + keys.first) * element;
+        const unsigned char *from = qkv_matrix_row(t, x, row + i, block, element) + keys.first * x->key * element;
+        int64_t to_row = group * QKV_KEY_BLOCK, width = keys.end - keys.first;
+        if (element == 1)
+            gather(first, to_row, from, rows, x->query, width, x->key, 1);
+        else
+            gather(first, to_row, from, rows, x->query, width, x->key, sizeof(float));
+    }
+}
