@@ -37,13 +37,9 @@ void qkv_attention_write_states(const attention_task *t) {
 
 /* ------------------------------------------------------------------------------------------ between phases of a run */
 
-/* The state of a block of rows: m and ℓ of all rows, then O. Rows that don't exist have none. */
-static int64_t state_rows(const qkv_attention_shape *shape) {
-    return qkv_min(shape->block_rows, shape->rows);
-}
-
-int64_t qkv_attention_state_floats(const qkv_attention_shape *shape) {
-    return qkv_round_up(2 * state_rows(shape), QKV_LANES) + state_rows(shape) * shape->ld_o;
+/* m and ℓ of all rows, then O. */
+int64_t qkv_attention_state_floats(const qkv_attention_shape *shape, int64_t rows) {
+    return qkv_round_up(2 * rows, QKV_LANES) + rows * shape->ld_o;
 }
 
 typedef struct kept_state {
@@ -51,10 +47,9 @@ typedef struct kept_state {
 } kept_state;
 
 static kept_state state_of(const attention_task *t, int64_t row, int64_t block) {
-    int64_t rows = state_rows(t->shape);
-    float *state = t->states + (block - t->first_state) * qkv_attention_state_floats(t->shape);
-    return (kept_state){state + row, state + rows + row,
-                        state + qkv_round_up(2 * rows, QKV_LANES) + row * t->shape->ld_o};
+    float *state = t->states + (block - t->first_state) * qkv_attention_state_floats(t->shape, t->rows);
+    return (kept_state){state + row, state + t->rows + row,
+                        state + qkv_round_up(2 * t->rows, QKV_LANES) + row * t->shape->ld_o};
 }
 
 static void keep_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,

@@ -241,7 +241,8 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
     lay_out(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
     if (shape->state_blocks > 0) {
-        t->states = (float *)(void *)states + index * shape->state_blocks * qkv_attention_state_floats(shape);
+        int64_t before = t->first_row / shape->block_rows * qkv_attention_state_floats(shape, shape->block_rows);
+        t->states = (float *)(void *)states + (head * shape->head_states + before) * shape->state_blocks;
         t->first_state = visible_to_rows(t, 0, t->rows).first / QKV_KEY_BLOCK;
     }
 }

@@ -175,6 +175,11 @@ static void test_one_plan_serves_every_length(const qt_set *set) {
         d->q_offsets = offsets;
         d->flags = i % 4 == 0 ? 0 : i % 4 == 1 ? QKV_RIGHT : QKV_LEFT | QKV_RIGHT;
         d->left = qt_range(&rng, 0, 700);
+        uint8_t *keep = qt_alloc((size_t)keys, 1, QT_TAIL);
+        memset(keep, 1, (size_t)keys);
+        memset(keep + keys / 5, 0, (size_t)(keys / 2)); /* whole blocks of it */
+        if (i >= 4)
+            d->keep = (qkv_matrix_input){keep, 0, 0, 0, 1};
         qkv_plan plan;
         assert_int_equal(qkv_attention_plan(&set->ctx, d, workers, &plan), QKV_OK);
         void *workspace = qt_alloc(plan.workspace_size, 64, QT_TAIL);
@@ -186,8 +191,8 @@ static void test_one_plan_serves_every_length(const qt_set *set) {
             const case_results one = case_run(&set->ctx, &c, 0, 0);
             qt_poison(d->out.data);
             qt_pool pool = {workers, run % 2 ? qt_u64(&rng) : 0};
-            assert_int_equal(qkv_attention_run_parallel(&plan, d, workspace, plan.workspace_size, qt_parallel_for, &pool),
-                             QKV_OK);
+            assert_int_equal(qkv_attention_run_parallel(&plan, d, workspace, plan.workspace_size, qt_parallel_for,
+                                                        &pool), QKV_OK);
             const case_results many = {case_gather(&d->out, 2, 2, queries, 24), one.lse, one.probabilities};
             case_expect_same("one plan", &c, &one, &many);
         }
