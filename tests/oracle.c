@@ -10,7 +10,8 @@
  * With exact sums the result would then be off by at most  Σ p_j·(e^δ_j − 1)·|v_j − out| / Σ p_j·e^−δ_j, and by at most
  * max |v_j − out| whatever δ is, because it stays a weighted mean. To this the roundings of the sums are added: γ of
  * the longest chain times the mean of |v| for the numerator, γ of its own chain for the denominator, the two of 1/ℓ and
- * O·(1/ℓ), and weights of less than 2^−126, which may be dropped.
+ * O·(1/ℓ), and weights of less than 2^−126, which may be dropped. With dropout v_j is what its factor makes of it; the
+ * factor is rounded once, its product with the weight too.
  *
  * SPDX-License-Identifier: MIT */
 #include "oracle.h"
@@ -69,6 +70,9 @@ oracle *oracle_open(const qkv_attention_desc *desc) {
     o->given_error = oracle_alloc(sk, sizeof(double));
     o->cap_tanh = oracle_alloc(sk, sizeof(double));
     o->cap_error = oracle_alloc(sk, sizeof(double));
+    o->factor = oracle_alloc(sk, sizeof(double));
+    for (size_t j = 0; j < sk; j++)
+        o->factor[j] = 1;
     o->weight_error = oracle_alloc(sk, sizeof(double));
     o->largest_weight = oracle_alloc(sk, sizeof(double));
     o->row.out = oracle_alloc(dv, sizeof(double));
@@ -83,7 +87,8 @@ oracle *oracle_open(const qkv_attention_desc *desc) {
 void oracle_close(oracle *o) {
     void *owned[] = {o->q, o->k, o->v, o->q_error, o->k_error, o->v_error, o->logit, o->error, o->weight_error,
                      o->largest_weight, o->row.out, o->row.out_bound, o->row.magnitude, o->row.prob,
-                     o->row.prob_bound, o->row.visible, o->given_logit, o->given_error, o->cap_tanh, o->cap_error, o};
+                     o->row.prob_bound, o->row.visible, o->given_logit, o->given_error, o->cap_tanh, o->cap_error,
+                     o->factor, o};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         free(owned[i]);
 }
@@ -244,26 +249,26 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
     double out = 0, magnitude = 0;
     for (int64_t j = 0; j < d->seq_k; j++)
         if (r->visible[j]) {
-            out += r->prob[j] * v[j * ld];
-            magnitude += r->prob[j] * fabs(v[j * ld]);
+            out += r->prob[j] * (o->factor[j] * v[j * ld]);
+            magnitude += r->prob[j] * fabs(o->factor[j] * v[j * ld]);
         }
     const int has_sink = !isnan(w->sink);
     double moved = has_sink ? weight_error(w, w->sink, w->sink_error) * fabs(out) : 0;
     double reach = has_sink ? fabs(out) : 0, given = 0, largest_given = 0, mean = 0, largest = 0;
     for (int64_t j = 0; j < d->seq_k; j++)
         if (r->visible[j]) {
-            const double distance = fabs(v[j * ld] - out), e = v_error ? v_error[j * ld] : 0;
-            const double high = o->largest_weight[j];
+            const double kept = o->factor[j] * v[j * ld], distance = fabs(kept - out);
+            const double high = o->largest_weight[j], e = v_error ? o->factor[j] * v_error[j * ld] : 0;
             moved += o->weight_error[j] * distance;
             reach = fmax(reach, distance);
             given += high * e;
             largest_given = fmax(largest_given, e);
-            mean += high * (fabs(v[j * ld]) + e);
-            largest = fmax(largest, fabs(v[j * ld]) + e);
+            mean += high * (fabs(kept) + e);
+            largest = fmax(largest, fabs(kept) + e);
         }
     const double shrink = bounded_exp(w->log_mid - w->log_low); /* 1 / Σ p·e^−δ */
     double bound = fmin(moved * shrink, reach) + fmin(given, largest_given);
-    bound += w->gamma_out * fmin(mean, largest);
+    bound += (w->gamma_out + (d->dropout != 0 ? 2 * ORACLE_U : 0)) * fmin(mean, largest);
     bound += (fabs(out) + bound) * (w->gamma_sum + 3 * ORACLE_U); /* ℓ, 1/ℓ, O·(1/ℓ) */
     bound += ORACLE_TINY * ((double)d->seq_k + 2 * w->folds + 2);  /* products and sums below the normal range */
     r->out[c] = out;
@@ -392,6 +397,8 @@ const oracle_row *oracle_attention_row(oracle *o, int64_t b, int64_t h, int64_t 
             last_block = j / QKV_KEY_BLOCK;
             visible++;
         }
+    for (int64_t j = 0; j < d->seq_k && d->dropout != 0; j++)
+        o->factor[j] = oracle_dropout_factor(d, b, h, i, j);
     const int64_t chain = visible < QKV_KEY_BLOCK ? visible : QKV_KEY_BLOCK;
     return oracle_softmax(o, kind, d->sinks ? &d->sinks[h] : NULL, folds, chain);
 }

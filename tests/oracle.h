@@ -49,6 +49,7 @@ typedef struct oracle {
     double *logit, *error; /* [seq_k]: s and how far the library's may be from it */
     double *given_logit, *given_error; /* the same, before softmax counts from the largest and adds its own errors */
     double *cap_tanh, *cap_error;      /* [seq_k]: tanh of the softcap, and how far off */
+    double *factor; /* [seq_k]: what dropout multiplies the weight in the numerator by */
     double *weight_error, *largest_weight; /* [seq_k]: how far p_j may be off without the sums, and how large be */
 } oracle;
 
@@ -56,6 +57,9 @@ oracle *oracle_open(const qkv_attention_desc *desc);
 void oracle_close(oracle *o);
 /* Whether row i of head h sees key j, whatever their values are: kv_len, keep, the window and a bias of −inf. */
 int oracle_sees(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, int64_t j);
+/* What dropout multiplies the probability of a pair by: 0 or 1/(1 − rate); 1 without dropout. */
+double oracle_dropout_factor(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, int64_t j);
+void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t result[4]);
 /* Reads q, k and v of a head, as desc describes them. */
 void oracle_head(oracle *o, int64_t b, int64_t h);
 /* Row i of the head that was read last. The result lives until the next call. */

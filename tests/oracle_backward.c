@@ -8,6 +8,7 @@
  *   dP   γ of the chain over the channels
  *   δ    what out may be off, γ of 16 lanes and their tree, the subtraction of dLSE
  *   dS   scale, δ·scale, the fma, the product with p; with a softcap 1 − tanh² and one product more
+ *        with dropout the factor of p in dV and that of dP: 2u each
  *   sums γ of a chain over up to 256 keys (64 queries), and an add for every chain
  *
  * SPDX-License-Identifier: MIT */
@@ -128,7 +129,9 @@ static void add_pair(state *s, int64_t b, int64_t h, int64_t i, int64_t j, numbe
     const int64_t kv = h / (d->num_heads / d->num_kv_heads), dk = d->head_dim, dv = d->head_dim_v;
     const int64_t q_at = ((b * d->num_heads + h) * d->seq_q + i) * dk;
     const int64_t kv_at = (b * d->num_kv_heads + kv) * d->seq_k + j;
-    const number p = s->p[j], dp = s->dp[j];
+    const double factor = o->factor[j], rounded = d->dropout != 0 ? 2 : 0;
+    const number p = s->p[j], kept = product(p, (number){factor, 0}, rounded);
+    const number dp = d->dropout != 0 ? product(s->dp[j], (number){factor, 0}, rounded) : s->dp[j];
     number dt = {dp.value - delta.value, dp.error + delta.error};
     number g = {s->scale * dt.value, fabs(s->scale) * (dt.error + 4 * ORACLE_U * (reach(dp) + reach(delta)))};
     dt.error += ORACLE_U * reach(dt);
@@ -141,7 +144,7 @@ static void add_pair(state *s, int64_t b, int64_t h, int64_t i, int64_t j, numbe
         ds = product(ds, slope, 1);
     }
     for (int64_t c = 0; c < dv; c++) {
-        const number x = product(p, (number){(double)element(&s->desc->grad_out, b, h, i, c), 0}, 0);
+        const number x = product(kept, (number){(double)element(&s->desc->grad_out, b, h, i, c), 0}, 0);
         add(&s->v, kv_at * dv + c, x.value, x.error);
     }
     for (int64_t c = 0; c < dk; c++) {

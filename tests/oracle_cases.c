@@ -12,7 +12,7 @@ static int64_t one_of(qt_rng *rng, const int64_t *from, size_t n) {
 
 int64_t case_layout(qt_rng *rng, int rank, const int64_t *size, int64_t channels, bool broadcast, int64_t *stride,
                     int64_t *origin) {
-    int order[QT_MAX_RANK];
+    int order[QT_MAX_RANK] = {0};
     for (int i = 0; i < rank; i++) { /* a random permutation, or half of the time the usual order */
         const int64_t at = qt_range(rng, 0, i);
         order[i] = order[at];
@@ -271,6 +271,13 @@ static void draw_logits(qt_rng *rng, qkv_attention_desc *d, attention_case *c) {
     }
 }
 
+static void draw_dropout(qt_rng *rng, qkv_attention_desc *d) {
+    static const float rates[] = {0.1f, 0.5f, 0.9f, 1e-3f, 1e-12f, 0x1.fffffep-1f};
+    d->dropout = qt_chance(rng, 60) ? qt_uniform(rng, 0.01f, 0.7f) : rates[qt_range(rng, 0, 5)];
+    d->dropout_seed = qt_u64(rng);
+    d->dropout_offset = qt_chance(rng, 50) ? qt_u64(rng) : UINT64_C(0xffffffff) - (uint64_t)qt_range(rng, 0, 3);
+}
+
 const char *const case_data_name[CASE_NUM_DATA] = {"normal", "peaky", "shifted v", "equal keys", "ties", "wide v"};
 
 static void describe(const attention_case *c) {
@@ -281,10 +288,10 @@ static void describe(const attention_case *c) {
     if (d->flags & QKV_RIGHT)
         snprintf(window + strlen(window), sizeof window - strlen(window), " right=%" PRId64, d->right);
     qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " D=%" PRId64 ",%" PRId64
-                " q[%" PRId64 " %" PRId64 " %" PRId64 "] %s scale=%g softcap=%g%s q_offset=%" PRId64 "%s%s%s%s%s%s%s%s",
+                " q[%" PRId64 " %" PRId64 " %" PRId64 "] %s scale=%g softcap=%g%s q_offset=%" PRId64 " dropout=%g%s%s%s%s%s%s%s%s",
                 d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v, d->q.batch,
                 d->q.head, d->q.token, case_data_name[c->data], (double)d->scale, (double)d->softcap, window,
-                d->q_offset,
+                d->q_offset, (double)d->dropout,
                 d->q_offsets ? " q_offsets" : "", d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
                 d->sinks ? " sinks" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
                 d->lse.data ? " lse" : "", d->probabilities.data ? " probabilities" : "");
@@ -302,6 +309,8 @@ void case_attention(qt_rng *rng, int64_t work, attention_case *c) {
         draw_bias(rng, d, c);
     if (qt_chance(rng, 30))
         draw_keep(rng, d);
+    if (qt_chance(rng, 20))
+        draw_dropout(rng, d);
     d->out = case_output(rng, d->batch, d->num_heads, d->seq_q, c->dv);
     if (qt_chance(rng, 70))
         d->lse = case_output(rng, d->batch, d->num_heads, d->seq_q, 1);

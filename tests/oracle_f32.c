@@ -58,7 +58,7 @@ void oracle_unfused_f32(const qkv_attention_desc *d, int64_t b, int64_t h, int64
         float o = 0;
         for (int64_t j = 0; j < d->seq_k; j++)
             if (p[j] != 0)
-                o += p[j] * row_of(&d->v, b, kv, j)[c];
+                o += p[j] * (float)oracle_dropout_factor(d, b, h, i, j) * row_of(&d->v, b, kv, j)[c];
         out[c] = sum == 0 ? 0 : o / sum;
     }
     free(p);

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "attention_backward.h"
+#include "dropout.h"
 
 /* Logits of a tile into `to`; tanh(S) is kept in cap_tanh where there is a softcap. */
 static key_range score_tile(gradient_task *t, float *to, int64_t row, int64_t n, key_range keys) {
@@ -42,17 +43,38 @@ static bool wants_scores(const gradient_task *t) {
     return t->desc->grad_q.data || t->desc->grad_k.data || t->sums_bias;
 }
 
-/* P, dS and, where dbias is wanted, dT of a tile. */
+/* What each probability of a tile is multiplied by: 0 or 1/(1 − rate). */
+static void draw_factors(const gradient_task *t, int64_t row, int64_t n, key_range columns) {
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = columns.first; j < columns.end; j++)
+            t->factors[i * LD_SCORES + j] = 1;
+    }
+    qkv_drop_tile(&t->rows, t->factors, row, n, t->block, columns);
+}
+
+static void multiply_factors(const gradient_task *t, float *x, int64_t n, key_range columns) {
+    for (int64_t i = 0; i < n && t->desc->forward.dropout != 0; i++) {
+        for (int64_t j = columns.first; j < columns.end; j++)
+            x[i * LD_SCORES + j] *= t->factors[i * LD_SCORES + j];
+    }
+}
+
+/* P, after dropout, dS and, where dbias is wanted, dT of a tile. */
 static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, key_range keys) {
     const qkv_kernels *kernels = t->rows.kernels;
     float *p = t->p + row * LD_SCORES, *ds = t->ds + row * LD_SCORES;
     key_range columns = score_tile(t, p, row, n, keys);
     size_t width = (size_t)(columns.end - columns.first);
     kernels->recompute(p + columns.first, LD_SCORES, (size_t)n, width, t->lse + row);
-    if (!wants_scores(t))
+    if (t->desc->forward.dropout != 0)
+        draw_factors(t, row, n, columns);
+    if (!wants_scores(t)) {
+        multiply_factors(t, p, n, columns);
         return columns;
+    }
     qkv_multiply_panels(kernels, ds, t->grad_out + row * t->ld_grad_out, t->ld_grad_out, n, t->v_panels,
                         t->desc->forward.head_dim_v, columns, NULL);
+    multiply_factors(t, ds, n, columns);
     if (t->sums_bias) {
         qkv_gradient_copy_rows(t->dt + columns.first, LD_SCORES, ds + columns.first, LD_SCORES, n,
                                columns.end - columns.first);
@@ -61,6 +83,7 @@ static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, ke
     }
     kernels->score_grad(ds + columns.first, p + columns.first, LD_SCORES, (size_t)n, width, t->scaled_delta + row,
                         t->shape->scale, t->shape->scores.cap != 0 ? t->cap_tanh + columns.first : NULL);
+    multiply_factors(t, p, n, columns);
     return columns;
 }
 
@@ -69,7 +92,7 @@ static void repair_row(gradient_task *t, int64_t row, int64_t i, key_range keys,
     int64_t ld_q = t->shape->scores.ld_q, at = (row + i) * LD_SCORES;
     score_tile(t, t->visible, row + i, 1, keys);
     for (int64_t j = columns.first; j < columns.end; j++) {
-        if (t->visible[j] == QKV_MINUS_INFINITY)
+        if (qkv_is_minus_infinity(t->visible[j]))
             t->p[at + j] = t->ds[at + j] = t->dt[i * LD_SCORES + j] = 0;
     }
     if (t->desc->grad_q.data)

@@ -4,6 +4,8 @@
 
 #include "attention_task.h"
 
+QKV_INTERNAL_BEGIN
+
 /* dK and dV are sums of chains over so many queries each (docs/numerics.md). */
 enum { GRADIENT_ROWS = 64 };
 
@@ -49,6 +51,7 @@ typedef struct gradient_task {
     float *p, *ds;                   /* [GRADIENT_ROWS][LD_SCORES]: probabilities; gradients of scores */
     float *visible;                  /* the same of logits, for what has to be done exactly */
     float *cap_tanh, *dt;            /* [tile_rows][LD_SCORES] */
+    float *factors;                  /* the same: dropout's */
     float *dq;                       /* [tile_rows][ld_q] */
     float *scaled_delta, *column;    /* [GRADIENT_ROWS], [2·GRADIENT_ROWS] */
     float *q_copy, *out_copy;        /* [GRADIENT_ROWS][ld_q], [ld_o] */
@@ -123,5 +126,7 @@ typedef struct gradient_step {
 } gradient_step;
 
 gradient_step qkv_gradient_step(const gradient_shape *shape, const qkv_attention_desc *d, int64_t phase, int64_t lane);
+
+QKV_INTERNAL_END
 
 #endif

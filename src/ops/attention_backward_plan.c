@@ -4,7 +4,7 @@
 
 #include "attention_backward.h"
 
-static qkv_status prepare(const qkv_attention_backward_desc *desc, qkv_attention_backward_desc *d) {
+static qkv_status attention_backward_prepare(const qkv_attention_backward_desc *desc, qkv_attention_backward_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
         return status;
@@ -170,9 +170,10 @@ static void sweep_unit(const qkv_kernels *kernels, const gradient_shape *shape, 
         qkv_gradient_close_sums(&t);
 }
 
-enum stage { STATISTICS, SWEEP, BIAS, SINK };
+enum gradient_stage { STATISTICS, SWEEP, BIAS, SINK };
 
-static int32_t stages(const gradient_shape *shape, const qkv_attention_backward_desc *desc, enum stage list[4]) {
+static int32_t gradient_stages(const gradient_shape *shape, const qkv_attention_backward_desc *desc,
+                               enum gradient_stage list[4]) {
     int32_t n = 0;
     list[n++] = STATISTICS;
     list[n++] = SWEEP;
@@ -183,13 +184,13 @@ static int32_t stages(const gradient_shape *shape, const qkv_attention_backward_
     return n;
 }
 
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+static void attention_backward_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
+                                       int64_t index, int32_t worker) {
     const qkv_attention_backward_desc *d = desc;
     gradient_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
-    enum stage list[4];
-    stages(&shape, d, list);
+    enum gradient_stage list[4];
+    gradient_stages(&shape, d, list);
     int32_t stage = qkv_stage_of_phase(plan, &phase);
     switch (list[stage]) {
     case STATISTICS: qkv_gradient_statistics(plan->kernels, &shape, d, workspace, index, worker); break;
@@ -233,8 +234,8 @@ static void cut_wavefront(gradient_shape *shape, const qkv_attention_desc *d, in
     shape->units = qkv_ceil_div(d->seq_q, shape->unit_rows);
 }
 
-static qkv_status cut(const qkv_kernels *kernels, const qkv_attention_backward_desc *desc, int32_t max_workers,
-                      gradient_shape *shape, size_t *workspace_size) {
+static qkv_status cut_gradient(const qkv_kernels *kernels, const qkv_attention_backward_desc *desc, int32_t max_workers,
+                               gradient_shape *shape, size_t *workspace_size) {
     const qkv_attention_desc *d = &desc->forward;
     memset(shape, 0, sizeof *shape);
     qkv_attention_shape *scores = &shape->scores;
@@ -265,7 +266,7 @@ static qkv_status cut(const qkv_kernels *kernels, const qkv_attention_backward_d
     return QKV_OK;
 }
 
-static uint64_t checksum(const qkv_attention_backward_desc *d) {
+static uint64_t attention_backward_checksum(const qkv_attention_backward_desc *d) {
     int64_t fields[96];
     size_t n = qkv_attention_fields(&d->forward, fields);
     const int64_t more[] = {
@@ -301,14 +302,15 @@ static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_des
     qkv_attention_add_options(pointers, &options);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const qkv_attention_backward_desc *desc, const void *workspace,
-                             size_t workspace_size, qkv_attention_backward_desc *d) {
+static qkv_status attention_backward_check_call(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                                const void *workspace, size_t workspace_size,
+                                                qkv_attention_backward_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
-    qkv_status status = prepare(desc, d);
+    qkv_status status = attention_backward_prepare(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_ATTENTION_BACKWARD || plan->checksum != checksum(d))
+    if (plan->operation != QKV_ATTENTION_BACKWARD || plan->checksum != attention_backward_checksum(d))
         return QKV_ERROR_PLAN;
     if (d->forward.batch > 0 && d->forward.num_heads > 0 && d->forward.seq_q > 0 && !d->forward.lse.data)
         return QKV_ERROR_LSE;
@@ -323,18 +325,18 @@ qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_b
     if (!ctx || !plan)
         return QKV_ERROR_NULL;
     qkv_attention_backward_desc d;
-    qkv_status status = prepare(desc, &d);
+    qkv_status status = attention_backward_prepare(desc, &d);
     if (status != QKV_OK)
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
     gradient_shape shape;
     size_t workspace_size;
-    status = cut(ctx->kernels, &d, max_workers, &shape, &workspace_size);
+    status = cut_gradient(ctx->kernels, &d, max_workers, &shape, &workspace_size);
     if (status != QKV_OK)
         return status;
-    enum stage list[4];
-    int32_t num_stages = stages(&shape, &d, list);
+    enum gradient_stage list[4];
+    int32_t num_stages = gradient_stages(&shape, &d, list);
     int64_t phases = shape.lanes > 0 ? qkv_gradient_phases(&shape, &d.forward) : 1;
     const int64_t num_tasks[] = {d.forward.batch * d.forward.num_heads * shape.row_chunks,
                                  shape.lanes > 0 ? shape.lanes : shape.kv_heads,
@@ -345,7 +347,7 @@ qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_b
                   .more_phases = {[SWEEP] = (int32_t)phases - 1},
                   .kernels = ctx->kernels,
                   .operation = QKV_ATTENTION_BACKWARD,
-                  .checksum = checksum(&d)};
+                  .checksum = attention_backward_checksum(&d)};
     for (int32_t i = 0; i < num_stages; i++)
         p.num_tasks[i] = num_tasks[list[i]];
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
@@ -355,6 +357,6 @@ qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_b
 }
 
 #define QKV_OP(name) qkv_attention_backward_##name
-#define DESC qkv_attention_backward_desc
-#define PREPARE prepare
+#define LOCAL(name) attention_backward_##name
+#define PREPARE attention_backward_prepare
 #include "shell.inc.h"

@@ -8,12 +8,12 @@
 
 /* ---------------------------------------------------------------------------------------------------- scratch */
 
-typedef struct part {
+typedef struct scratch_part {
     float **at;
     int64_t floats;
-} part;
+} scratch_part;
 
-static int64_t lay_out(const part *parts, size_t n, float *base) {
+static int64_t lay_out_parts(const scratch_part *parts, size_t n, float *base) {
     int64_t used = 0;
     for (size_t i = 0; i < n; i++) {
         if (base)
@@ -25,25 +25,27 @@ static int64_t lay_out(const part *parts, size_t n, float *base) {
 
 static int64_t lay_out_lane(gradient_task *t, const gradient_shape *shape, const qkv_attention_desc *d, float *base) {
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
-    const part parts[] = {
+    const scratch_part parts[] = {
         {&t->k_panels, keys * d->head_dim},
         {&t->v_panels, keys * d->head_dim_v},
         {&t->k_copy, shape->copies_k ? keys * shape->scores.ld_q : 0},
         {&t->grad_k, keys * shape->scores.ld_q},
         {&t->grad_v, keys * shape->scores.ld_o},
     };
-    return lay_out(parts, sizeof parts / sizeof parts[0], base);
+    return lay_out_parts(parts, sizeof parts / sizeof parts[0], base);
 }
 
-static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape, float *base) {
+static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
+                              const qkv_attention_desc *d, float *base) {
     int64_t rows = GRADIENT_ROWS, tile = kernels->tile_rows, ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
     float *query = NULL, *head = NULL, *keep = NULL;
-    const part parts[] = {
+    const scratch_part parts[] = {
         {&t->p, rows * LD_SCORES},
         {&t->ds, rows * LD_SCORES},
         {&t->visible, rows * LD_SCORES},
         {&t->cap_tanh, shape->scores.cap != 0 ? tile * LD_SCORES : 0},
         {&t->dt, tile * LD_SCORES},
+        {&t->factors, d->dropout != 0 ? tile * LD_SCORES : 0},
         {&t->dq, tile * ld_q},
         {&t->scaled_delta, rows},
         {&t->column, 2 * rows},
@@ -57,7 +59,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
         {&query, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
         {&head, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
     };
-    int64_t size = lay_out(parts, sizeof parts / sizeof parts[0], base);
+    int64_t size = lay_out_parts(parts, sizeof parts / sizeof parts[0], base);
     t->rows.keep = (uint8_t *)keep;
     t->rows.query = (int64_t *)(void *)query;
     t->rows.head = (int64_t *)(void *)head;
@@ -67,7 +69,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
 void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_desc *d) {
     gradient_task unused;
     shape->lane_size = lay_out_lane(&unused, shape, d, NULL);
-    shape->worker_size = lay_out_worker(&unused, kernels, shape, NULL);
+    shape->worker_size = lay_out_worker(&unused, kernels, shape, d, NULL);
 }
 
 void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
@@ -86,7 +88,7 @@ void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const grad
     t->rows.shape = &shape->scores;
     t->rows.desc = &desc->forward;
     lay_out_lane(t, shape, &desc->forward, (float *)(void *)(areas + lane * area));
-    lay_out_worker(t, kernels, shape, (float *)(void *)(areas + worker * area + shape->lane_size));
+    lay_out_worker(t, kernels, shape, &desc->forward, (float *)(void *)(areas + worker * area + shape->lane_size));
 }
 
 /* ------------------------------------------------------------------------------------------------------- keys */
@@ -181,7 +183,7 @@ void qkv_gradient_close_sums(const gradient_task *t) {
 /* ------------------------------------------------------------------------------------------------------- rows */
 
 /* Rows without padding are one long row. */
-static void scale_queries(const gradient_task *t, int64_t n) {
+static void scale_gradient_queries(const gradient_task *t, int64_t n) {
     int64_t ld = t->shape->scores.ld_q, dim = t->desc->forward.head_dim;
     bool whole = dim == ld && t->ld_q == ld;
     for (int64_t i = 0; i < (whole ? 1 : n); i++)
@@ -213,7 +215,7 @@ void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64
         t->q = t->q_copy;
         t->ld_q = shape->scores.ld_q;
     }
-    scale_queries(t, n);
+    scale_gradient_queries(t, n);
     if (shape->copies_out) {
         qkv_gradient_copy_rows(t->out_copy, shape->scores.ld_o, t->grad_out, t->ld_grad_out, n, d->head_dim_v);
         t->grad_out = t->out_copy;

@@ -21,7 +21,7 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "attention_task.h"
+#include "dropout.h"
 
 /* ------------------------------------------------------------------------------------------------ one key block */
 
@@ -40,6 +40,7 @@ static void attend_row_exactly(const attention_task *t, int64_t row, const key_b
     size_t width = (size_t)(columns.end - columns.first);
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
     kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
+    qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
     kernels->sum_visible(out, t->scores + keys.first, t->logits + keys.first, block->v + keys.first * block->ld_v,
                          block->ld_v, (size_t)(keys.end - keys.first), (size_t)t->desc->head_dim_v);
 }
@@ -81,12 +82,13 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
         see_holes(t, n, block, keys, &some, &all);
     t->kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max,
                         sum);
+    qkv_drop_tile(t, t->scores, row, n, block->index, columns);
     if (block->num_holes == 0 || (all & rows) == rows) {
         multiply_values(t, n, t->scores, block->v, block->ld_v, keys, &soon, out);
         if (block->num_holes > 0)
             return;
         some = suspect_rows(t, n, sum, out);
-        if (some != 0 && t->shape->rows > QKV_FEW_ROWS) {
+        if (some != 0 && t->shape->rows > t->kernels->few_rows) {
             if (!block->searched && qkv_find_holes(t, block))
                 qkv_attend_block(t, row, n, block, views, keys, max, sum, out);
             return;
@@ -213,7 +215,7 @@ static void write_probabilities(const attention_task *t, int64_t row, float inve
             t->kernels->exp2(t->logits + keys.first, (size_t)(keys.end - keys.first));
         }
         for (int64_t j = 0; j < end; j++, to += x->key) {
-            bool seen = j >= keys.first && j < keys.end && t->scores[j] != QKV_MINUS_INFINITY;
+            bool seen = j >= keys.first && j < keys.end && !qkv_is_minus_infinity(t->scores[j]);
             *to = seen ? t->logits[j] * inverse : 0.0f;
         }
     }
@@ -236,7 +238,7 @@ static void finish(const attention_task *t) {
 
 /* ------------------------------------------------------------------------------------------------------- phases */
 
-enum stage { PACK_KEYS, ATTEND, FOLD_STATES };
+enum attention_stage { PACK_KEYS, ATTEND_KEYS, FOLD_STATES };
 
 int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks[3]) {
     int32_t n = 0;
@@ -261,13 +263,13 @@ static void attend_chunk(const attention_task *t, int64_t index) {
 
 void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
                            void *workspace, int32_t phase, int64_t index, int32_t worker) {
-    int32_t stage = phase + (shape->packed_blocks > 0 ? PACK_KEYS : ATTEND);
+    int32_t stage = phase + (shape->packed_blocks > 0 ? PACK_KEYS : ATTEND_KEYS);
     attention_task t;
     if (stage == PACK_KEYS) {
         qkv_attention_pack_keys(kernels, shape, d, workspace, index);
         return;
     }
-    qkv_attention_begin(&t, kernels, shape, d, workspace, stage == ATTEND ? index / shape->key_chunks : index, worker);
+    qkv_attention_begin(&t, kernels, shape, d, workspace, stage == ATTEND_KEYS ? index / shape->key_chunks : index, worker);
     if (stage == FOLD_STATES) {
         qkv_attention_fold_states(&t);
         finish(&t);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "attention_task.h"
+#include "dropout.h"
 
 static bool finite_float(float x) {
     return x - x == 0;
@@ -61,9 +62,9 @@ static qkv_status validate(const qkv_attention_desc *d) {
         return QKV_ERROR_NEGATIVE;
     if (d->num_kv_heads > 0 && d->num_heads % d->num_kv_heads != 0)
         return QKV_ERROR_HEADS;
-    if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0)
+    if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0 || d->reserved2 != 0)
         return QKV_ERROR_FLAGS;
-    if (!finite_float(d->scale) || !finite_float(d->softcap) || d->softcap < 0)
+    if (!finite_float(d->scale) || !finite_float(d->softcap) || d->softcap < 0 || !qkv_is_dropout(d->dropout))
         return QKV_ERROR_VALUE;
     if (d->states.data && (d->out.data || d->lse.data || d->probabilities.data))
         return QKV_ERROR_SHAPE;
@@ -196,7 +197,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]) {
         d->bias.batch, d->bias.head, d->bias.query, d->bias.key,
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
-        d->states.batch, d->states.head, d->states.query, d->states.key,
+        d->states.batch, d->states.head, d->states.query, d->states.key, qkv_float_field(d->dropout),
     };
     _Static_assert(sizeof values <= 64 * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
@@ -217,7 +218,7 @@ void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc 
 }
 
 /* Of what a run may not change and all else that validate looks at. */
-static uint64_t checksum(const qkv_attention_desc *d) {
+static uint64_t attention_checksum(const qkv_attention_desc *d) {
     int64_t fields[68];
     size_t n = qkv_attention_fields(d, fields);
     const int64_t more[] = {d->lse.data != NULL, d->bias.data != NULL, d->keep.data != NULL, d->reserved};
@@ -225,21 +226,22 @@ static uint64_t checksum(const qkv_attention_desc *d) {
     return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
 }
 
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+static void attention_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                              int32_t worker) {
     qkv_attention_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     qkv_attention_execute(plan->kernels, &shape, desc, workspace, phase, index, worker);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const qkv_attention_desc *desc, const void *workspace,
-                             size_t workspace_size, qkv_attention_desc *d) {
+static qkv_status attention_check_call(const qkv_plan *plan, const qkv_attention_desc *desc, const void *workspace,
+                                       size_t workspace_size, qkv_attention_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
     qkv_status status = complete(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_ATTENTION || plan->checksum != checksum(d)) { /* equal ones have been validated */
+    /* equal ones have been validated */
+    if (plan->operation != QKV_ATTENTION || plan->checksum != attention_checksum(d)) {
         status = validate(d);
         return status != QKV_OK ? status : QKV_ERROR_PLAN;
     }
@@ -276,7 +278,7 @@ qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc
                   .max_workers = max_workers,
                   .kernels = ctx->kernels,
                   .operation = QKV_ATTENTION,
-                  .checksum = checksum(&d)};
+                  .checksum = attention_checksum(&d)};
     p.num_phases = qkv_attention_phases(&shape, p.num_tasks);
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
     memcpy(p.geometry, &shape, sizeof shape);
@@ -285,6 +287,6 @@ qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc
 }
 
 #define QKV_OP(name) qkv_attention_##name
-#define DESC qkv_attention_desc
+#define LOCAL(name) attention_##name
 #define PREPARE qkv_attention_prepare
 #include "shell.inc.h"

@@ -65,7 +65,7 @@ void qkv_attention_keep_states(const attention_task *t, key_range blocks) {
     qkv_visit_blocks(t, blocks, keep_block);
 }
 
-static bool is_empty(const float *sum, int64_t n) {
+static bool sees_nothing(const float *sum, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         if (sum[i] != 0)
             return false;
@@ -80,7 +80,7 @@ void qkv_attention_fold_states(const attention_task *t) {
         int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
         for (int64_t block = blocks.first; block < blocks.end; block++) {
             kept_state state = state_of(t, row, block);
-            if (!is_empty(state.sum, n))
+            if (!sees_nothing(state.sum, n))
                 t->kernels->fold(t->max + row, t->sum + row, t->out + row * t->shape->ld_o, t->shape->ld_o, state.max,
                                  state.sum, state.out, t->shape->ld_o, (size_t)n, (size_t)t->desc->head_dim_v);
         }

@@ -14,11 +14,11 @@ static int64_t *take_integers(float *base, int64_t *used, int64_t n) {
     return (int64_t *)(void *)take(base, used, n * (int64_t)(sizeof(int64_t) / sizeof(float)));
 }
 
-static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
+static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
                        const qkv_attention_shape *shape) {
     int64_t used = 0, rows = shape->block_rows, tile = kernels->tile_rows, ld_o = shape->ld_o;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
-    bool few = shape->rows <= QKV_FEW_ROWS;
+    bool few = shape->rows <= kernels->few_rows;
     t->scores = take(base, &used, tile * LD_SCORES);
     t->block_out = take(base, &used, tile * ld_o);
     t->block_max = take(base, &used, QKV_MAX_ROWS);
@@ -41,7 +41,7 @@ static int64_t lay_out(attention_task *t, float *base, const qkv_kernels *kernel
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_desc *d,
                                    const qkv_attention_shape *shape) {
     attention_task unused;
-    return lay_out(&unused, NULL, kernels, d, shape);
+    return lay_out_scratch(&unused, NULL, kernels, d, shape);
 }
 
 /* The rows of a KV head: first the heads of its group for query 0, then those for query 1, … */
@@ -160,7 +160,7 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     look_ahead(t, block, all);
     if (t->shared_keys) {
         block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * d->head_dim;
-    } else if (t->rows <= QKV_FEW_ROWS) {
+    } else if (t->rows <= t->kernels->few_rows) {
         block->k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
                    index * QKV_KEY_BLOCK * d->k.token;
         block->ld_k = d->k.token;
@@ -238,7 +238,7 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
         t->shared_keys = (const float *)workspace + head * head_panels_size(shape, d);
         t->first_shared = visible_to_batch(d, t->b).first / QKV_KEY_BLOCK;
     }
-    lay_out(t, (float *)(void *)scratch, kernels, d, shape);
+    lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
     if (shape->state_blocks > 0) {
         int64_t before = t->first_row / shape->block_rows * qkv_attention_state_floats(shape, shape->block_rows);

@@ -6,6 +6,8 @@
 
 #include "attention.h"
 
+QKV_INTERNAL_BEGIN
+
 /* Row stride of a tile of scores: rows of exactly 1 KiB would compete for the same lines of the L1 cache. */
 enum { LD_SCORES = QKV_KEY_BLOCK + QKV_LANES };
 
@@ -163,7 +165,7 @@ typedef struct key_block {
 /* Makes ready what the task's rows need of a block; `all` is what they see of all blocks. */
 void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index, key_range all);
 
-/* Looks for them; true if there are any. For tasks of more than QKV_FEW_ROWS rows. */
+/* Looks for them; true if there are any. For tasks of more than few_rows rows. */
 bool qkv_find_holes(const attention_task *t, key_block *block);
 
 /* The part that begins at first/whole and ends at end/whole. */
@@ -213,5 +215,7 @@ void qkv_attention_write_states(const attention_task *t);
 /* Where keys are divided: the states of a chunk of what the task's rows see; all of them folded into (m, ℓ, O). */
 void qkv_attention_keep_states(const attention_task *t, key_range blocks);
 void qkv_attention_fold_states(const attention_task *t);
+
+QKV_INTERNAL_END
 
 #endif

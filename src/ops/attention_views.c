@@ -94,7 +94,7 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
 
 /* Copies rows of keys. Along the axis with the smaller stride neighbours are read one after the other, as they share
  * cache lines. Strides are in elements. */
-static inline void gather(unsigned char *to, int64_t to_row, const unsigned char *from, int64_t rows, int64_t row,
+static inline void gather_elements(unsigned char *to, int64_t to_row, const unsigned char *from, int64_t rows, int64_t row,
                           int64_t keys, int64_t key, size_t element) {
     bool by_keys = (row < 0 ? -row : row) < (key < 0 ? -key : key);
     int64_t outer = by_keys ? keys : rows, inner = by_keys ? rows : keys, size = (int64_t)element;
@@ -121,8 +121,8 @@ void qkv_gather_rows(const attention_task *t, const qkv_matrix_input *x, int64_t
         const unsigned char *from = qkv_matrix_row(t, x, row + i, block, element) + keys.first * x->key * element;
         int64_t to_row = group * QKV_KEY_BLOCK, width = keys.end - keys.first;
         if (element == 1)
-            gather(first, to_row, from, rows, x->query, width, x->key, 1);
+            gather_elements(first, to_row, from, rows, x->query, width, x->key, 1);
         else
-            gather(first, to_row, from, rows, x->query, width, x->key, sizeof(float));
+            gather_elements(first, to_row, from, rows, x->query, width, x->key, sizeof(float));
     }
 }

@@ -95,8 +95,8 @@ void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, fl
 }
 
 /* Checks the operations with all that only they know, and cuts them. */
-static qkv_status cut(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
-                      size_t *workspace_size) {
+static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
+                            size_t *workspace_size) {
     const qkv_kernels *kernels = ctx->kernels;
     const qkv_attention_desc *a = &d->attention;
     memset(shape, 0, sizeof *shape);
@@ -140,8 +140,8 @@ static qkv_status cut(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_w
     return QKV_OK;
 }
 
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+static void layer_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                          int32_t worker) {
     const qkv_layer_desc *d = desc;
     layer_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
@@ -158,7 +158,7 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
         qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
 
-static uint64_t checksum(const qkv_layer_desc *d) {
+static uint64_t layer_checksum(const qkv_layer_desc *d) {
     int64_t fields[72];
     size_t n = qkv_attention_fields(&d->attention, fields);
     const int64_t more[] = {d->model_dim,   d->out_features, d->x.batch, d->x.token,
@@ -167,14 +167,14 @@ static uint64_t checksum(const qkv_layer_desc *d) {
     return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
-                             size_t workspace_size, qkv_layer_desc *d) {
+static qkv_status layer_check_call(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
+                                   size_t workspace_size, qkv_layer_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
     qkv_status status = qkv_layer_prepare(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_LAYER || plan->checksum != checksum(d))
+    if (plan->operation != QKV_LAYER || plan->checksum != layer_checksum(d))
         return QKV_ERROR_PLAN;
     const qkv_attention_desc *a = &d->attention;
     bool tokens = a->batch > 0 && a->seq_q > 0, used = tokens && a->num_heads > 0;
@@ -204,14 +204,14 @@ qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_
         return QKV_ERROR_WORKERS;
     layer_shape shape;
     size_t workspace_size;
-    status = cut(ctx, &d, max_workers, &shape, &workspace_size);
+    status = cut_layer(ctx, &d, max_workers, &shape, &workspace_size);
     if (status != QKV_OK)
         return status;
     qkv_plan p = {.workspace_size = workspace_size,
                   .max_workers = max_workers,
                   .kernels = ctx->kernels,
                   .operation = QKV_LAYER,
-                  .checksum = checksum(&d)};
+                  .checksum = layer_checksum(&d)};
     if (d.w_qkv)
         p.num_tasks[p.num_phases++] = shape.in.num_tasks;
     p.num_phases += qkv_attention_phases(&shape.attention, p.num_tasks + p.num_phases);
@@ -224,6 +224,6 @@ qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_
 }
 
 #define QKV_OP(name) qkv_layer_##name
-#define DESC qkv_layer_desc
+#define LOCAL(name) layer_##name
 #define PREPARE qkv_layer_prepare
 #include "shell.inc.h"

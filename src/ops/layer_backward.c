@@ -12,20 +12,20 @@ enum operation { PROJECT, ATTEND, HEADS, WEIGHTS_OUT, CLEAR, ATTENTION, INPUT, S
 
 enum { SUM_ROWS = 64 }; /* tokens of a task of SUM */
 
-typedef struct gradient_shape {
+typedef struct layer_grad_shape {
     layer_tensors tensors;
     int64_t lse, grad_heads, grad_q, grad_k, grad_v, scratch; /* as tensors; scratch: of the running operation */
     int64_t phases[NUM_OPERATIONS];
     int64_t cache_sizes[3];
-} gradient_shape;
+} layer_grad_shape;
 
 /* One operation's descriptor. */
-typedef union call {
+typedef union inner_call {
     qkv_projection_desc projection;
     qkv_attention_desc attention;
     qkv_projection_backward_desc projection_backward;
     qkv_attention_backward_desc attention_backward;
-} call;
+} inner_call;
 
 static bool wants(const qkv_weight_grad *g) {
     return g->data || g->bias;
@@ -66,7 +66,7 @@ static bool empty_grad(const qkv_weight_grad *g) {
     return !g->data && !g->bias;
 }
 
-static qkv_status prepare(const qkv_layer_backward_desc *desc, qkv_layer_backward_desc *d) {
+static qkv_status layer_backward_prepare(const qkv_layer_backward_desc *desc, qkv_layer_backward_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
         return status;
@@ -97,7 +97,7 @@ static float *place(float *base, int64_t offset) {
 }
 
 /* The attention of the forward, which leaves out and lse in the workspace. */
-static void connect_attention(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+static void connect_attention(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
                               layer_calls *calls) {
     qkv_attention_desc *a = &calls->attention;
     qkv_layer_connect(&d->forward, &shape->tensors, base, calls);
@@ -111,7 +111,7 @@ static qkv_output grad_of(const qkv_attention_desc *a, bool wanted, int64_t head
     return qkv_layer_heads(a, heads, dim, wanted ? data : NULL);
 }
 
-static void connect_gradients(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+static void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
                               const layer_calls *calls, qkv_attention_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
     *g = (qkv_attention_backward_desc){.size = sizeof *g, .flags = d->flags, .forward = *a};
@@ -126,7 +126,7 @@ static void connect_gradients(const qkv_layer_backward_desc *d, const gradient_s
     g->grad_sinks = d->grad_sinks;
 }
 
-static void connect_output(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
+static void connect_output(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
                            enum operation operation, const layer_calls *calls, qkv_projection_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
     *g = (qkv_projection_backward_desc){.size = sizeof *g, .forward = calls->out};
@@ -154,8 +154,8 @@ static void connect_input(const qkv_layer_backward_desc *d, const layer_calls *c
 }
 
 /* The descriptor of an operation that is one of the library's own. */
-static void connect(const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
-                    enum operation operation, call *c) {
+static void connect(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
+                    enum operation operation, inner_call *c) {
     layer_calls calls;
     connect_attention(d, shape, base, &calls);
     qkv_attention_backward_desc gradients;
@@ -178,7 +178,7 @@ static int64_t grad_floats(const qkv_attention_desc *a, int64_t heads, int64_t d
     return a->batch * heads * a->seq_q * dim;
 }
 
-static void clear(const qkv_attention_desc *a, const gradient_shape *shape, float *base, int64_t index) {
+static void clear(const qkv_attention_desc *a, const layer_grad_shape *shape, float *base, int64_t index) {
     const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
     const int64_t n[3] = {grad_floats(a, a->num_heads, a->head_dim), grad_floats(a, a->num_kv_heads, a->head_dim),
                           grad_floats(a, a->num_kv_heads, a->head_dim_v)};
@@ -186,8 +186,8 @@ static void clear(const qkv_attention_desc *a, const gradient_shape *shape, floa
 }
 
 /* dX of raw attention: Σ dQ over the heads, then Σ dK, then Σ dV over the KV heads. */
-static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const gradient_shape *shape, float *base,
-                int64_t index) {
+static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
+                float *base, int64_t index) {
     const qkv_attention_desc *a = &d->forward.attention;
     int64_t chunks = qkv_ceil_div(a->seq_q, SUM_ROWS), b = index / chunks, first = index % chunks * SUM_ROWS;
     size_t rows = (size_t)qkv_min(SUM_ROWS, a->seq_q - first), dim = (size_t)d->forward.model_dim;
@@ -211,7 +211,7 @@ static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, co
 
 /* -------------------------------------------------------------------------------------------------------- plan */
 
-static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_desc *d, const gradient_shape *shape,
+static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
                                  enum operation operation, int32_t max_workers, qkv_plan *plan) {
     const qkv_attention_desc *a = &d->forward.attention;
     if (operation == CLEAR || operation == SUM) {
@@ -220,7 +220,7 @@ static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_de
                            .num_tasks = {operation == CLEAR ? 3 : d->forward.model_dim > 0 ? chunks : 0}};
         return QKV_OK;
     }
-    call c;
+    inner_call c;
     connect(d, shape, NULL, operation, &c);
     switch (operation) {
     case PROJECT: return qkv_projection_plan(ctx, &c.projection, max_workers, plan);
@@ -230,10 +230,10 @@ static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_de
     }
 }
 
-static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, const gradient_shape *shape,
+static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
                      enum operation operation, float *base, int32_t phase, int64_t index, int32_t worker) {
     void *scratch = base + shape->scratch;
-    call c;
+    inner_call c;
     connect(d, shape, base, operation, &c);
     switch (operation) {
     case PROJECT: qkv_projection_task(plan, &c.projection, scratch, phase, index, worker); break;
@@ -244,10 +244,10 @@ static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, con
 }
 
 /* The operations' own plans don't fit into this one; they are made anew, which costs little beside a task. */
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+static void layer_backward_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
+                                   int64_t index, int32_t worker) {
     const qkv_layer_backward_desc *d = desc;
-    gradient_shape shape;
+    layer_grad_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     int operation = 0;
     while (phase >= shape.phases[operation])
@@ -265,7 +265,7 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
     }
 }
 
-static void place_tensors(const qkv_layer_backward_desc *d, gradient_shape *shape) {
+static void place_tensors(const qkv_layer_backward_desc *d, layer_grad_shape *shape) {
     const qkv_attention_desc *a = &d->forward.attention;
     int64_t q = grad_floats(a, a->num_heads, a->head_dim), k = grad_floats(a, a->num_kv_heads, a->head_dim);
     int64_t v = grad_floats(a, a->num_kv_heads, a->head_dim_v), out = grad_floats(a, a->num_heads, a->head_dim_v);
@@ -292,7 +292,7 @@ static void place_tensors(const qkv_layer_backward_desc *d, gradient_shape *shap
     shape->scratch = used;
 }
 
-static uint64_t checksum(const qkv_layer_backward_desc *d) {
+static uint64_t layer_backward_checksum(const qkv_layer_backward_desc *d) {
     const qkv_layer_desc *f = &d->forward;
     const qkv_weight_grad *g[4] = {&d->grad_q, &d->grad_k, &d->grad_v, &d->grad_o};
     int64_t fields[110];
@@ -340,14 +340,14 @@ static void add_pointers(qkv_pointers *pointers, const qkv_layer_backward_desc *
     qkv_attention_add_options(pointers, &a);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const qkv_layer_backward_desc *desc, const void *workspace,
-                             size_t workspace_size, qkv_layer_backward_desc *d) {
+static qkv_status layer_backward_check_call(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
+                                            const void *workspace, size_t workspace_size, qkv_layer_backward_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
-    qkv_status status = prepare(desc, d);
+    qkv_status status = layer_backward_prepare(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_LAYER_BACKWARD || plan->checksum != checksum(d))
+    if (plan->operation != QKV_LAYER_BACKWARD || plan->checksum != layer_backward_checksum(d))
         return QKV_ERROR_PLAN;
     qkv_pointers pointers = {0};
     add_pointers(&pointers, d);
@@ -372,15 +372,15 @@ qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_
     if (!ctx || !plan)
         return QKV_ERROR_NULL;
     qkv_layer_backward_desc d;
-    qkv_status status = prepare(desc, &d);
+    qkv_status status = layer_backward_prepare(desc, &d);
     if (status != QKV_OK)
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
-    gradient_shape shape = {.cache_sizes = {ctx->l1d_size, ctx->l2_size, ctx->l3_size}};
+    layer_grad_shape shape = {.cache_sizes = {ctx->l1d_size, ctx->l2_size, ctx->l3_size}};
     place_tensors(&d, &shape);
     qkv_plan p = {.max_workers = max_workers, .kernels = ctx->kernels, .operation = QKV_LAYER_BACKWARD,
-                  .checksum = checksum(&d)};
+                  .checksum = layer_backward_checksum(&d)};
     size_t scratch = 0;
     int32_t stage = 0;
     for (int operation = 0; operation < NUM_OPERATIONS; operation++) {
@@ -405,6 +405,6 @@ qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_
 }
 
 #define QKV_OP(name) qkv_layer_backward_##name
-#define DESC qkv_layer_backward_desc
-#define PREPARE prepare
+#define LOCAL(name) layer_backward_##name
+#define PREPARE layer_backward_prepare
 #include "shell.inc.h"

@@ -7,7 +7,7 @@
 
 enum { BLOCK_ROWS = 64 }; /* queries of a task */
 
-static qkv_status prepare(const qkv_merge_desc *desc, qkv_merge_desc *d) {
+static qkv_status merge_prepare(const qkv_merge_desc *desc, qkv_merge_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
         return status;
@@ -76,32 +76,32 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
         ((float *)d->lse.data)[b * d->lse.batch + h * d->lse.head + i * d->lse.token] = qkv_log_sum_exp(kernels, m, l);
 }
 
-static int64_t count_tasks(const qkv_merge_desc *d) {
+static int64_t merge_tasks(const qkv_merge_desc *d) {
     return d->batch * d->num_heads * qkv_ceil_div(d->seq_q, BLOCK_ROWS);
 }
 
 /* Of a row of the sum and one of the part. */
-static int64_t row_stride(const qkv_merge_desc *d) {
+static int64_t merge_row_stride(const qkv_merge_desc *d) {
     return qkv_max(QKV_LANES, qkv_round_up(d->head_dim_v, QKV_LANES));
 }
 
 /* Bytes of a worker. */
-static int64_t scratch_size(const qkv_merge_desc *d) {
-    return 2 * row_stride(d) * (int64_t)sizeof(float);
+static int64_t merge_scratch_size(const qkv_merge_desc *d) {
+    return 2 * merge_row_stride(d) * (int64_t)sizeof(float);
 }
 
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+static void merge_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                          int32_t worker) {
     const qkv_merge_desc *d = desc;
     (void)phase;
-    float *scratch = (float *)(void *)((unsigned char *)workspace + worker * scratch_size(d));
+    float *scratch = (float *)(void *)((unsigned char *)workspace + worker * merge_scratch_size(d));
     int64_t row_blocks = qkv_ceil_div(d->seq_q, BLOCK_ROWS);
     int64_t head = index / row_blocks, first = index % row_blocks * BLOCK_ROWS;
     for (int64_t i = first; i < qkv_min(first + BLOCK_ROWS, d->seq_q); i++)
-        merge_row(plan->kernels, d, scratch, row_stride(d), head / d->num_heads, head % d->num_heads, i);
+        merge_row(plan->kernels, d, scratch, merge_row_stride(d), head / d->num_heads, head % d->num_heads, i);
 }
 
-static uint64_t checksum(const qkv_merge_desc *d) {
+static uint64_t merge_checksum(const qkv_merge_desc *d) {
     int64_t fields[] = {d->batch, d->num_heads, d->seq_q, d->head_dim_v, d->num_parts, d->part_out_stride,
                         d->part_lse_stride, d->part_out.batch, d->part_out.head, d->part_out.token,
                         d->part_lse.batch, d->part_lse.head, d->part_lse.token, d->states.batch, d->states.head,
@@ -110,14 +110,14 @@ static uint64_t checksum(const qkv_merge_desc *d) {
     return qkv_checksum(fields, sizeof fields / sizeof fields[0]);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const qkv_merge_desc *desc, const void *workspace,
-                             size_t workspace_size, qkv_merge_desc *d) {
+static qkv_status merge_check_call(const qkv_plan *plan, const qkv_merge_desc *desc, const void *workspace,
+                                   size_t workspace_size, qkv_merge_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
-    qkv_status status = prepare(desc, d);
+    qkv_status status = merge_prepare(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_MERGE || plan->checksum != checksum(d))
+    if (plan->operation != QKV_MERGE || plan->checksum != merge_checksum(d))
         return QKV_ERROR_PLAN;
     bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0, parts = rows && d->num_parts > 0;
     qkv_pointers pointers = {0};
@@ -135,13 +135,13 @@ qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_
     if (!ctx || !plan)
         return QKV_ERROR_NULL;
     qkv_merge_desc d;
-    qkv_status status = prepare(desc, &d);
+    qkv_status status = merge_prepare(desc, &d);
     if (status != QKV_OK)
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
-    int64_t num_tasks = count_tasks(&d), size;
-    int64_t factors[2] = {num_tasks > 0 ? scratch_size(&d) : 0, max_workers};
+    int64_t num_tasks = merge_tasks(&d), size;
+    int64_t factors[2] = {num_tasks > 0 ? merge_scratch_size(&d) : 0, max_workers};
     if (!qkv_product(factors, 2, PTRDIFF_MAX / 2, &size))
         return QKV_ERROR_OVERFLOW;
     qkv_plan p = {.workspace_size = (size_t)size,
@@ -150,12 +150,12 @@ qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_
                   .num_tasks = {num_tasks},
                   .kernels = ctx->kernels,
                   .operation = QKV_MERGE,
-                  .checksum = checksum(&d)};
+                  .checksum = merge_checksum(&d)};
     *plan = p;
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_merge_##name
-#define DESC qkv_merge_desc
-#define PREPARE prepare
+#define LOCAL(name) merge_##name
+#define PREPARE merge_prepare
 #include "shell.inc.h"

@@ -11,7 +11,7 @@
 #include "ops.h"
 
 /* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. */
-enum { MAX_BLOCK_ROWS = 192 };
+enum { MAX_BLOCK_TOKENS = 192 };
 
 qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
@@ -79,7 +79,7 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     if (shape->batch == 0 || shape->tokens == 0 || shape->panels == 0)
         return;
     /* Blocks of equal height, whole tiles; then enough groups of panels to keep all workers busy. */
-    int64_t blocks = qkv_ceil_div(shape->tokens, MAX_BLOCK_ROWS);
+    int64_t blocks = qkv_ceil_div(shape->tokens, MAX_BLOCK_TOKENS);
     shape->block_rows = qkv_round_up(qkv_ceil_div(shape->tokens, blocks), kernels->tile_rows);
     shape->row_blocks = qkv_ceil_div(shape->tokens, shape->block_rows);
     int64_t wanted = max_workers == 1 ? 1 : qkv_ceil_div(4 * (int64_t)max_workers, shape->batch * shape->row_blocks);
@@ -124,6 +124,9 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
         int64_t panel = qkv_max(first_panel, part_panel), end = qkv_min(end_panel, part_panel + part_panels);
         for (; panel < end; panel++) {
             const float *weights = packed + panel * d->in_features * QKV_PANEL;
+            /* Of the part's last panel the columns that exist, up to whole vectors of 8: the others are zero. */
+            int64_t first = (panel - part_panel) * QKV_PANEL, width = qkv_min(QKV_PANEL, part->out_features - first);
+            size_t columns = (size_t)qkv_round_up(width, 8);
             float *out = (float *)part->out.data + b * part->out.batch + row * shape->out_token[i];
             int64_t k = 0;
             do { /* also once without any term, which gives +0 */
@@ -133,18 +136,16 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 bool ahead = 2 * rows >= kernels->tile_rows && (panel + 1 < end_panel || k + terms < d->in_features);
                 const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL, (size_t)terms, QKV_PANEL};
                 kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
-                              QKV_PANEL, (size_t)terms, k > 0, ahead ? &next : NULL);
+                              columns, (size_t)terms, k > 0, ahead ? &next : NULL);
                 k += QKV_CHAIN;
             } while (k < d->in_features);
-            int64_t first = (panel - part_panel) * QKV_PANEL;
-            store(kernels, part, out, shape->out_token[i], tile, rows, first,
-                  qkv_min(QKV_PANEL, part->out_features - first));
+            store(kernels, part, out, shape->out_token[i], tile, rows, first, width);
         }
         part_panel += part_panels;
     }
 }
 
-static uint64_t checksum(const qkv_projection_desc *d) {
+static uint64_t projection_checksum(const qkv_projection_desc *d) {
     int64_t fields[6 + 5 * QKV_MAX_PARTS] = {d->batch, d->tokens,  d->in_features,
                                              d->num_parts, d->x.batch, d->x.token};
     size_t n = 6;
@@ -159,22 +160,22 @@ static uint64_t checksum(const qkv_projection_desc *d) {
     return qkv_checksum(fields, n);
 }
 
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+static void projection_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                               int32_t worker) {
     (void)phase;
     qkv_projection_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const qkv_projection_desc *desc, const void *workspace,
-                             size_t workspace_size, qkv_projection_desc *d) {
+static qkv_status projection_check_call(const qkv_plan *plan, const qkv_projection_desc *desc, const void *workspace,
+                                        size_t workspace_size, qkv_projection_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
     qkv_status status = qkv_projection_prepare(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_PROJECTION || plan->checksum != checksum(d))
+    if (plan->operation != QKV_PROJECTION || plan->checksum != projection_checksum(d))
         return QKV_ERROR_PLAN;
     bool rows = d->batch > 0 && d->tokens > 0;
     bool columns = false;
@@ -209,7 +210,7 @@ qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *de
                   .num_tasks = {shape.num_tasks},
                   .kernels = ctx->kernels,
                   .operation = QKV_PROJECTION,
-                  .checksum = checksum(&d)};
+                  .checksum = projection_checksum(&d)};
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
     memcpy(p.geometry, &shape, sizeof shape);
     *plan = p;
@@ -217,6 +218,6 @@ qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *de
 }
 
 #define QKV_OP(name) qkv_projection_##name
-#define DESC qkv_projection_desc
+#define LOCAL(name) projection_##name
 #define PREPARE qkv_projection_prepare
 #include "shell.inc.h"

@@ -16,14 +16,14 @@ typedef qkv_projection_backward_desc gradient_desc;
 /* A task's tile of dX: rows × columns; of dW: rows × columns, in the layout of the result. */
 enum { X_ROWS = 192, X_COLUMNS = 256, W_ROWS = 192, W_COLUMNS = 256 };
 
-typedef struct gradient_shape {
+typedef struct projection_grad_shape {
     int64_t rows;                       /* tokens of all batches */
     int64_t in_panels, out_features;    /* out_features: of all parts */
     int64_t row_blocks, panel_groups;   /* of dX */
     int64_t w_rows, w_columns;          /* of a tile of dW */
     int64_t w_tasks[QKV_MAX_PARTS];     /* tiles of each part */
     int64_t packed_size, worker_size;   /* bytes */
-} gradient_shape;
+} projection_grad_shape;
 
 static bool wants_x(const gradient_desc *d) {
     return d->grad_x.data != NULL;
@@ -40,7 +40,7 @@ static int64_t grad_stride(const gradient_desc *d, int64_t i) {
     return g->layout == QKV_IN_OUT ? d->forward.part[i].out_features : d->forward.in_features;
 }
 
-static qkv_status prepare(const gradient_desc *desc, gradient_desc *d) {
+static qkv_status projection_backward_prepare(const gradient_desc *desc, gradient_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
         return status;
@@ -80,20 +80,20 @@ static qkv_status prepare(const gradient_desc *desc, gradient_desc *d) {
 
 /* ------------------------------------------------------------------------------------------------------ gather */
 
-typedef struct token {
+typedef struct token_index {
     int64_t b, t;
-} token;
+} token_index;
 
-static token token_of(const gradient_desc *d, int64_t row) {
-    return (token){row / d->forward.tokens, row % d->forward.tokens};
+static token_index token_of(const gradient_desc *d, int64_t row) {
+    return (token_index){row / d->forward.tokens, row % d->forward.tokens};
 }
 
-static token next_token(const gradient_desc *d, token at) {
-    return at.t + 1 < d->forward.tokens ? (token){at.b, at.t + 1} : (token){at.b + 1, 0};
+static token_index next_token(const gradient_desc *d, token_index at) {
+    return at.t + 1 < d->forward.tokens ? (token_index){at.b, at.t + 1} : (token_index){at.b + 1, 0};
 }
 
 /* Columns [first, first + n) of one token of dY, heads side by side. */
-static void gather_heads(const gradient_desc *d, int64_t part, token at, float *to, int64_t first, int64_t n) {
+static void gather_heads(const gradient_desc *d, int64_t part, token_index at, float *to, int64_t first, int64_t n) {
     const qkv_input *g = &d->grad_out[part];
     int64_t dim = d->forward.part[part].head_dim;
     const float *from = (const float *)g->data + at.b * g->batch + at.t * g->token;
@@ -106,7 +106,7 @@ static void gather_heads(const gradient_desc *d, int64_t part, token at, float *
     }
 }
 
-static void gather_x(const gradient_desc *d, token at, float *to, int64_t first, int64_t n) {
+static void gather_x(const gradient_desc *d, token_index at, float *to, int64_t first, int64_t n) {
     const qkv_input *x = &d->forward.x;
     memcpy(to, (const float *)x->data + at.b * x->batch + at.t * x->token + first, (size_t)n * sizeof(float));
 }
@@ -114,7 +114,7 @@ static void gather_x(const gradient_desc *d, token at, float *to, int64_t first,
 /* ---------------------------------------------------------------------------------------------------------- dX */
 
 /* Panel `index` of Wᵀ, [out_features][64]: columns of W become rows. */
-static void transpose_panel(const qkv_kernels *kernels, const gradient_shape *shape, const gradient_desc *d,
+static void transpose_panel(const qkv_kernels *kernels, const projection_grad_shape *shape, const gradient_desc *d,
                             float *workspace, int64_t index) {
     const qkv_projection_desc *f = &d->forward;
     float *to = workspace + index * shape->out_features * QKV_PANEL;
@@ -129,11 +129,11 @@ static void transpose_panel(const qkv_kernels *kernels, const gradient_shape *sh
     }
 }
 
-static float *x_row(const gradient_desc *d, token at) {
+static float *x_row(const gradient_desc *d, token_index at) {
     return (float *)d->grad_x.data + at.b * d->grad_x.batch + at.t * d->grad_x.token;
 }
 
-static void differentiate_x(const qkv_kernels *kernels, const gradient_shape *shape, const gradient_desc *d,
+static void differentiate_x(const qkv_kernels *kernels, const projection_grad_shape *shape, const gradient_desc *d,
                             const float *panels, float *scratch, int64_t index) {
     const qkv_projection_desc *f = &d->forward;
     int64_t row = index / shape->panel_groups * X_ROWS, rows = qkv_min(X_ROWS, shape->rows - row);
@@ -146,7 +146,7 @@ static void differentiate_x(const qkv_kernels *kernels, const gradient_shape *sh
     float *tile = scratch, *a = scratch + X_ROWS * X_COLUMNS;
     bool accumulate = d->flags & QKV_ACCUMULATE;
     memset(tile, 0, (size_t)(rows * X_COLUMNS) * sizeof(float));
-    token at = token_of(d, row);
+    token_index at = token_of(d, row);
     for (int64_t i = 0; accumulate && i < rows; i++, at = next_token(d, at))
         memcpy(tile + i * X_COLUMNS, x_row(d, at) + column, (size_t)width * sizeof(float));
     int64_t from = 0; /* the first column of the part */
@@ -182,7 +182,7 @@ static float *result_row(const gradient_desc *d, const weight_tile *w, int64_t i
 }
 
 /* One token's part of one operand: of X if `in`, else of dY. */
-static void gather(const gradient_desc *d, const weight_tile *w, bool in, token at, float *to, int64_t first,
+static void gather(const gradient_desc *d, const weight_tile *w, bool in, token_index at, float *to, int64_t first,
                    int64_t n) {
     if (in)
         gather_x(d, at, to, first, n);
@@ -199,7 +199,7 @@ static void sum_tokens(const qkv_kernels *kernels, const gradient_desc *d, const
                        int64_t n) {
     const float one = 1;
     bool bias = sums_bias(d, w);
-    token at = token_of(d, row);
+    token_index at = token_of(d, row);
     for (int64_t x = 0; x < n; x++, at = next_token(d, at)) {
         if (w->weights || !w->in_out)
             gather(d, w, w->in_out, at, w->a + x * W_ROWS, w->row, w->rows);
@@ -217,8 +217,8 @@ static void sum_tokens(const qkv_kernels *kernels, const gradient_desc *d, const
                         (size_t)qkv_min(QKV_PANEL, w->columns - c), (size_t)n, 1);
 }
 
-static void differentiate_weights(const qkv_kernels *kernels, const gradient_shape *shape, const gradient_desc *d,
-                                  float *scratch, int64_t index) {
+static void differentiate_weights(const qkv_kernels *kernels, const projection_grad_shape *shape,
+                                  const gradient_desc *d, float *scratch, int64_t index) {
     const qkv_projection_desc *f = &d->forward;
     weight_tile w = {.sums = scratch};
     while (index >= shape->w_tasks[w.part])
@@ -254,7 +254,7 @@ static void differentiate_weights(const qkv_kernels *kernels, const gradient_sha
 
 /* -------------------------------------------------------------------------------------------------------- plan */
 
-static int64_t weight_tiles(const gradient_shape *shape, const gradient_desc *d, int64_t i) {
+static int64_t weight_tiles(const projection_grad_shape *shape, const gradient_desc *d, int64_t i) {
     int64_t out = d->forward.part[i].out_features, in = d->grad[i].data ? d->forward.in_features : 0;
     if (!wants_part(d, i) || out == 0)
         return 0;
@@ -264,14 +264,14 @@ static int64_t weight_tiles(const gradient_shape *shape, const gradient_desc *d,
     return qkv_max(1, down) * qkv_max(1, across); /* also without inputs a bias has its gradient */
 }
 
-static int64_t cut_weights(gradient_shape *shape, const gradient_desc *d) {
+static int64_t cut_weights(projection_grad_shape *shape, const gradient_desc *d) {
     int64_t tasks = 0;
     for (int64_t i = 0; i < d->forward.num_parts; i++)
         tasks += shape->w_tasks[i] = weight_tiles(shape, d, i);
     return tasks;
 }
 
-static int64_t cut(const gradient_desc *d, int32_t max_workers, gradient_shape *shape) {
+static int64_t cut_projection(const gradient_desc *d, int32_t max_workers, projection_grad_shape *shape) {
     const qkv_projection_desc *f = &d->forward;
     memset(shape, 0, sizeof *shape);
     shape->rows = f->batch * f->tokens;
@@ -301,14 +301,14 @@ static int64_t cut(const gradient_desc *d, int32_t max_workers, gradient_shape *
     return tasks;
 }
 
-enum stage { TRANSPOSE, INPUT, WEIGHTS };
+enum projection_stage { TRANSPOSE, INPUT_GRADIENT, WEIGHTS };
 
-static int32_t stages(const gradient_desc *d, enum stage list[3]) {
+static int32_t projection_stages(const gradient_desc *d, enum projection_stage list[3]) {
     int32_t n = 0;
     bool weights = false;
     if (wants_x(d)) {
         list[n++] = TRANSPOSE;
-        list[n++] = INPUT;
+        list[n++] = INPUT_GRADIENT;
     }
     for (int64_t i = 0; i < d->forward.num_parts; i++)
         weights = weights || wants_part(d, i);
@@ -317,22 +317,22 @@ static int32_t stages(const gradient_desc *d, enum stage list[3]) {
     return n;
 }
 
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
-    gradient_shape shape;
+static void projection_backward_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
+                                        int64_t index, int32_t worker) {
+    projection_grad_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
-    enum stage list[3];
-    stages(desc, list);
+    enum projection_stage list[3];
+    projection_stages(desc, list);
     unsigned char *scratch = (unsigned char *)workspace + shape.packed_size + worker * shape.worker_size;
     float *own = (float *)(void *)scratch;
     switch (list[phase]) {
     case TRANSPOSE: transpose_panel(plan->kernels, &shape, desc, workspace, index); break;
-    case INPUT: differentiate_x(plan->kernels, &shape, desc, workspace, own, index); break;
+    case INPUT_GRADIENT: differentiate_x(plan->kernels, &shape, desc, workspace, own, index); break;
     default: differentiate_weights(plan->kernels, &shape, desc, own, index); break;
     }
 }
 
-static uint64_t checksum(const gradient_desc *d) {
+static uint64_t projection_backward_checksum(const gradient_desc *d) {
     const qkv_projection_desc *f = &d->forward;
     int64_t fields[12 + 12 * QKV_MAX_PARTS] = {f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch,
                                                f->x.token, d->flags, wants_x(d), d->grad_x.batch, d->grad_x.token};
@@ -347,14 +347,14 @@ static uint64_t checksum(const gradient_desc *d) {
     return qkv_checksum(fields, n);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const gradient_desc *desc, const void *workspace,
-                             size_t workspace_size, gradient_desc *d) {
+static qkv_status projection_backward_check_call(const qkv_plan *plan, const gradient_desc *desc, const void *workspace,
+                                                 size_t workspace_size, gradient_desc *d) {
     if (!plan)
         return QKV_ERROR_NULL;
-    qkv_status status = prepare(desc, d);
+    qkv_status status = projection_backward_prepare(desc, d);
     if (status != QKV_OK)
         return status;
-    if (plan->operation != QKV_PROJECTION_BACKWARD || plan->checksum != checksum(d))
+    if (plan->operation != QKV_PROJECTION_BACKWARD || plan->checksum != projection_backward_checksum(d))
         return QKV_ERROR_PLAN;
     const qkv_projection_desc *f = &d->forward;
     bool rows = f->batch > 0 && f->tokens > 0, in = f->in_features > 0, out = false, weights = false;
@@ -381,25 +381,25 @@ qkv_status qkv_projection_backward_plan(const qkv_ctx *ctx, const gradient_desc 
     if (!ctx || !plan)
         return QKV_ERROR_NULL;
     gradient_desc d;
-    qkv_status status = prepare(desc, &d);
+    qkv_status status = projection_backward_prepare(desc, &d);
     if (status != QKV_OK)
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
-    gradient_shape shape;
-    int64_t weight_tasks = cut(&d, max_workers, &shape);
+    projection_grad_shape shape;
+    int64_t weight_tasks = cut_projection(&d, max_workers, &shape);
     int64_t areas[2] = {shape.worker_size, max_workers}, scratch;
     if (!qkv_product(areas, 2, PTRDIFF_MAX / 4, &scratch) || shape.packed_size > PTRDIFF_MAX / 4)
         return QKV_ERROR_OVERFLOW;
-    enum stage list[3];
+    enum projection_stage list[3];
     const int64_t num_tasks[] = {shape.out_features > 0 ? shape.in_panels : 0, shape.row_blocks * shape.panel_groups,
                                  weight_tasks};
     qkv_plan p = {.workspace_size = (size_t)(shape.packed_size + scratch),
-                  .num_phases = stages(&d, list),
+                  .num_phases = projection_stages(&d, list),
                   .max_workers = max_workers,
                   .kernels = ctx->kernels,
                   .operation = QKV_PROJECTION_BACKWARD,
-                  .checksum = checksum(&d)};
+                  .checksum = projection_backward_checksum(&d)};
     for (int32_t i = 0; i < p.num_phases; i++)
         p.num_tasks[i] = num_tasks[list[i]];
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
@@ -409,6 +409,6 @@ qkv_status qkv_projection_backward_plan(const qkv_ctx *ctx, const gradient_desc 
 }
 
 #define QKV_OP(name) qkv_projection_backward_##name
-#define DESC qkv_projection_backward_desc
-#define PREPARE prepare
+#define LOCAL(name) projection_backward_##name
+#define PREPARE projection_backward_prepare
 #include "shell.inc.h"

@@ -6,7 +6,7 @@
 
 typedef struct totals {
     double worst[5]; /* error / bound, of ordinary cases: dq, dk, dv, dbias, dsink */
-    uint64_t elements, unjudged, zeros, nans, features[12];
+    uint64_t elements, unjudged, zeros, nans, features[13];
 } totals;
 
 static const char *const gradient_name[5] = {"dq", "dk", "dv", "dbias", "dsink"};
@@ -37,11 +37,11 @@ static void check(const gradient_case *c, int which, const oracle_gradient *want
 
 static void count_features(const gradient_case *c, totals *t) {
     const qkv_attention_desc *d = &c->desc.forward;
-    const bool has[12] = {c->attention.kv_heads != d->num_heads, d->seq_q != d->seq_k, c->attention.dv != d->head_dim,
+    const bool has[13] = {c->attention.kv_heads != d->num_heads, d->seq_q != d->seq_k, c->attention.dv != d->head_dim,
                           d->flags != 0, d->q_offset != 0 || d->q_offsets, d->kv_len != NULL, d->keep.data != NULL,
                           d->softcap != 0, d->alibi_slopes != NULL, d->bias.data && c->desc.grad_bias.data,
-                          d->sinks && c->desc.grad_sinks, c->desc.grad_lse.data != NULL};
-    for (int i = 0; i < 12; i++)
+                          d->sinks && c->desc.grad_sinks, c->desc.grad_lse.data != NULL, d->dropout != 0};
+    for (int i = 0; i < 13; i++)
         t->features[i] += has[i];
 }
 
@@ -78,7 +78,7 @@ static void test_backward(void) {
             t.worst[3], t.worst[4]);
     qt_note("%llu elements: %llu exactly zero, %llu NaN, %llu beyond float", (unsigned long long)t.elements,
             (unsigned long long)t.zeros, (unsigned long long)t.nans, (unsigned long long)t.unjudged);
-    for (int f = 0; f < 12 && count > 1000; f++)
+    for (int f = 0; f < 13 && count > 1000; f++)
         QT_EXPECT(t.features[f] > 50, "feature %d occurs in %llu cases", f, (unsigned long long)t.features[f]);
     QT_EXPECT(t.unjudged * 10 <= t.elements, "the oracle can't judge more than one element in 10");
 }

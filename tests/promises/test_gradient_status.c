@@ -29,6 +29,7 @@ static void test_attention_backward_refuses(void) {
     PLAN_REFUSES(attention_backward, QKV_ERROR_NEGATIVE, d.forward.seq_q = -1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_HEADS, d.forward.num_kv_heads = 3);
     PLAN_REFUSES(attention_backward, QKV_ERROR_VALUE, d.forward.softcap = -1);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_VALUE, d.forward.dropout = 1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_SHAPE, (d.forward.states.data = out, d.forward.out.data = NULL,
                                                        d.forward.lse.data = NULL));
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.forward.batch = INT64_MAX);

@@ -63,6 +63,7 @@ static attention_case part_of(const attention_case *c, int64_t b, int64_t kv, in
     d->v.data = (const float *)d->v.data + b * d->v.batch + kv * d->v.head;
     d->q_offset = (d->q_offsets ? d->q_offsets[b] : d->q_offset) + first_query;
     d->q_offsets = NULL;
+    d->dropout_offset += (uint64_t)(b * c->desc.num_heads + h);
     if (d->kv_len)
         d->kv_len += b;
     if (d->alibi_slopes)

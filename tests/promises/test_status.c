@@ -37,6 +37,10 @@ static void test_attention_plan_refuses(void) {
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.softcap = NAN);
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.softcap = INFINITY);
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.softcap = -1);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = 1);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = -0.5f);
+    PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = NAN);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.reserved2 = 1);
     PLAN_REFUSES(attention, QKV_ERROR_SHAPE, d.states.data = out + 1);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.batch = INT64_MAX);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.num_heads = INT64_MAX - 1);
@@ -90,6 +94,7 @@ static void test_attention_run_refuses(void) {
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.head_dim_v--);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scale = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.softcap = 2);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.dropout = 0.5f);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.flags = QKV_RIGHT);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.right = 1);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.q_offset = 1);

@@ -14,12 +14,17 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../win64.inc.h"
+
+#include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_avx2.h"
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 #include "../backward.inc.h"
+#include "../dropout.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -6,12 +6,15 @@
 #include <arm_neon.h>
 #include <string.h>
 
+#include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_neon.h"
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
 #include "../backward.inc.h"
+#include "../dropout.inc.h"
 
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"

@@ -1,0 +1,78 @@
+/* The AVX-512 kernel set for CPUs without AVX-512: the templates and vector header of src/kernels, whose intrinsics SIMDe
+ * (https://github.com/simd-everywhere/simde) spells out in AVX2. It shows that their bits are right; what a compiler
+ * makes of them for AVX-512, and how fast, it can't show.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "kernels/kernels.h"
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+
+/* What SIMDe 0.7.4 does not have. */
+static inline simde__mmask16 first_lanes(unsigned bits) {
+    return (simde__mmask16)bits;
+}
+
+static inline __m256i lanes_of_half(simde__mmask16 mask, int half) {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(mask >> 8 * half), bits), bits);
+}
+
+static inline simde__m512 load_lanes(simde__mmask16 mask, const float *p) {
+    simde__m512_private x;
+    for (int half = 0; half < 2; half++)
+        x.m256[half] = _mm256_maskload_ps(p + 8 * half, lanes_of_half(mask, half));
+    return simde__m512_from_private(x);
+}
+
+static inline void store_lanes(float *p, simde__mmask16 mask, simde__m512 x) {
+    for (int half = 0; half < 2; half++)
+        _mm256_maskstore_ps(p + 8 * half, lanes_of_half(mask, half), simde__m512_to_private(x).m256[half]);
+}
+
+static inline simde__mmask16 zero_bytes(__m128i x) {
+    return (simde__mmask16)_mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_setzero_si128()));
+}
+
+/* SIMDe's own takes exp2f of libm, lane by lane. For a whole number b ≥ −126 and a normal result. */
+static inline simde__m512 scale_lanes(simde__mmask16 mask, simde__m512 a, simde__m512 b) {
+    simde__m512_private x = simde__m512_to_private(a), n = simde__m512_to_private(b);
+    for (int half = 0; half < 2; half++) {
+        __m256i shift = _mm256_slli_epi32(_mm256_cvtps_epi32(n.m256[half]), 23);
+        __m256i scaled = _mm256_add_epi32(_mm256_castps_si256(x.m256[half]), shift);
+        x.m256[half] = _mm256_castsi256_ps(_mm256_and_si256(scaled, lanes_of_half(mask, half)));
+    }
+    return simde__m512_from_private(x);
+}
+
+#undef _cvtu32_mask16
+#undef _mm512_maskz_loadu_ps
+#undef _mm512_mask_storeu_ps
+#undef _mm512_extractf32x8_ps
+#undef _mm_testn_epi8_mask
+#undef _mm512_maskz_scalef_ps
+#undef _mm512_shuffle_f32x4
+#define _cvtu32_mask16 first_lanes
+#define _mm512_maskz_loadu_ps load_lanes
+#define _mm512_mask_storeu_ps store_lanes
+#define _mm512_extractf32x8_ps(x, half) (simde__m512_to_private(x).m256[half])
+#define _mm_testn_epi8_mask(x, same) zero_bytes(x)
+#define _mm512_maskz_scalef_ps scale_lanes
+#define _mm512_shuffle_f32x4 simde_mm512_shuffle_f32x4
+
+#define QKV_HAVE_FMA 1
+
+#include "ref/philox.h"
+#include "ref/scalar.h"
+#include "kernels/repeat.h"
+#include "kernels/avx512/simd_avx512.h"
+
+#include "kernels/gemm.inc.h"
+#include "kernels/rows.inc.h"
+#include "kernels/backward.inc.h"
+#include "kernels/dropout.inc.h"
+
+#define KERNELS qkv_kernels_avx512
+#define KERNELS_NAME "avx512"
+#define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
+#include "kernels/table.inc.h"
