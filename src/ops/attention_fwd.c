@@ -269,7 +269,8 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
         qkv_attention_pack_keys(kernels, shape, d, workspace, index);
         return;
     }
-    qkv_attention_begin(&t, kernels, shape, d, workspace, stage == ATTEND_KEYS ? index / shape->key_chunks : index, worker);
+    int64_t rows = stage == ATTEND_KEYS ? index / shape->key_chunks : index; /* which block of them */
+    qkv_attention_begin(&t, kernels, shape, d, workspace, rows, worker);
     if (stage == FOLD_STATES) {
         qkv_attention_fold_states(&t);
         finish(&t);

@@ -105,8 +105,8 @@ static void multiply_rows(const attention_task *t, const float *q, int64_t n, co
     } while (x < dim);
 }
 
-key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, const tile_view *views,
-                         key_range keys) {
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
+                         const tile_view *views, key_range keys) {
     key_range columns = whole_lanes(keys);
     const qkv_soon soon = share_of(t, &block->next_v, row, n);
     const float *q = t->q + row * t->shape->ld_q;

@@ -139,7 +139,8 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
 
 static void read_values(const attention_task *t, key_block *block) {
     const qkv_input *v = &t->desc->v;
-    block->v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + block->index * QKV_KEY_BLOCK * v->token;
+    int64_t key = block->index * QKV_KEY_BLOCK;
+    block->v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + key * v->token;
     block->ld_v = v->token;
 }
 

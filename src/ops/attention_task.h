@@ -180,8 +180,8 @@ static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, i
 
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
-key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, const tile_view *views,
-                         key_range keys);
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
+                         const tile_view *views, key_range keys);
 
 /* Its first half, c[i][j] = Σ a[i·lda + x]·panels(j)[x] for n rows, the given columns of a key block, and x < dim … */
 void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,

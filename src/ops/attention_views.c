@@ -94,8 +94,8 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
 
 /* Copies rows of keys. Along the axis with the smaller stride neighbours are read one after the other, as they share
  * cache lines. Strides are in elements. */
-static inline void gather_elements(unsigned char *to, int64_t to_row, const unsigned char *from, int64_t rows, int64_t row,
-                          int64_t keys, int64_t key, size_t element) {
+static inline void gather_elements(unsigned char *to, int64_t to_row, const unsigned char *from, int64_t rows,
+                                   int64_t row, int64_t keys, int64_t key, size_t element) {
     bool by_keys = (row < 0 ? -row : row) < (key < 0 ? -key : key);
     int64_t outer = by_keys ? keys : rows, inner = by_keys ? rows : keys, size = (int64_t)element;
     int64_t to_outer = (by_keys ? 1 : to_row) * size, to_inner = (by_keys ? to_row : 1) * size;

@@ -190,7 +190,8 @@ static void test_nan_in_v_of_hidden_keys_changes_no_bit(const qt_set *set) {
         }
         const int64_t holes = qt_range(&rng, 1, 4);
         for (int64_t n = 0; n < holes; n++)
-            case_row(&d->v, 0, 0, qt_range(&rng, 0, d->seq_k - 1))[qt_range(&rng, 0, 19)] = values[qt_range(&rng, 0, 2)];
+            case_row(&d->v, 0, 0, qt_range(&rng, 0, d->seq_k - 1))[qt_range(&rng, 0, 19)] =
+                values[qt_range(&rng, 0, 2)];
         qt_describe("hiding %d, %" PRId64 " heads, %" PRId64 " queries, %" PRId64 " keys", (int)kind, d->num_heads,
                     d->seq_q, d->seq_k);
         const case_results all = case_run(&set->ctx, &c, (int32_t)qt_range(&rng, 0, 6), 0);

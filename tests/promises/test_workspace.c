@@ -117,8 +117,8 @@ static void test_a_window_needs_no_more_than_it_reaches(const qt_set *set) {
                 d.seq_k = 100 * d.seq_k;
                 d.k.batch = d.v.batch = d.seq_k * 128;
                 const size_t got = workspace_of(&set->ctx, &d, workers);
-                QT_EXPECT(got <= most, "%" PRId64 " queries, left=%" PRId64 ", %d workers: %zu bytes, %zu for fewer keys",
-                          queries[q], widths[w], workers, got, most);
+                QT_EXPECT(got <= most, "%" PRId64 " queries, left=%" PRId64 ", %d workers: %zu bytes, %zu for fewer "
+                          "keys", queries[q], widths[w], workers, got, most);
                 qt_count_words(1);
             }
 }
