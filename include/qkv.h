@@ -317,6 +317,11 @@ typedef struct qkv_attention_desc {
     uint64_t dropout_seed, dropout_offset; /* see qkv_dropout_mask; a run may change both */
 } qkv_attention_desc;
 
+/* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it
+ * takes at most 64 MiB: batch·num_kv_heads·keys·head_dim floats; beyond that a task packs what it sees, block by block.
+ * Block states, where there are too few queries for all workers: at most batch·num_heads·seq_q·⌈keys/256⌉ of
+ * head_dim_v + 32 floats. A share for each worker that does not grow with seq_q or seq_k. `keys` is seq_k, or what
+ * a window with both ends can reach from seq_q queries. How many of them a run sees costs time, not memory. */
 QKV_API qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers,
                                       qkv_plan *plan);
 QKV_API qkv_status qkv_attention_run(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace,

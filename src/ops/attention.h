@@ -11,8 +11,8 @@ QKV_INTERNAL_BEGIN
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_desc *d,
                                    const qkv_attention_shape *shape);
 
-/* Floats of the state that a block of rows has from one key block. */
-int64_t qkv_attention_state_floats(const qkv_attention_shape *shape);
+/* Floats of the states that so many rows of a task have from one key block. */
+int64_t qkv_attention_state_floats(const qkv_attention_shape *shape, int64_t rows);
 
 /* √x of a positive x within an ulp, by Newton: the library calls no libm. */
 static inline double qkv_square_root(double x) {

@@ -156,7 +156,12 @@ static qkv_status cut_keys(const qkv_attention_desc *d, qkv_attention_shape *sha
         return QKV_OK;
     shape->key_chunks = qkv_min(blocks, qkv_ceil_div(4 * shape->workers, shape->num_tasks));
     shape->state_blocks = blocks;
-    int64_t factors[4] = {shape->num_tasks, blocks, qkv_attention_state_floats(shape), sizeof(float)};
+    int64_t last = shape->rows - (shape->row_blocks - 1) * shape->block_rows;
+    int64_t whole[2] = {shape->row_blocks - 1, qkv_attention_state_floats(shape, shape->block_rows)};
+    if (!qkv_product(whole, 2, PTRDIFF_MAX / 8, &shape->head_states))
+        return QKV_ERROR_OVERFLOW;
+    shape->head_states += qkv_attention_state_floats(shape, last);
+    int64_t factors[4] = {d->batch * d->num_kv_heads, blocks, shape->head_states, sizeof(float)};
     return qkv_product(factors, 4, PTRDIFF_MAX / 4, &shape->states_size) ? QKV_OK : QKV_ERROR_OVERFLOW;
 }
 

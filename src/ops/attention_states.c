@@ -16,7 +16,7 @@ static void write_state(const attention_task *t, int64_t row, int64_t block, flo
     state[n + 1] = sum;
 }
 
-static void write_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+static void write_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
                         key_range keys) {
     int64_t ld = t->shape->ld_o;
     if (keys.first < keys.end)
@@ -37,13 +37,9 @@ void qkv_attention_write_states(const attention_task *t) {
 
 /* ------------------------------------------------------------------------------------------ between phases of a run */
 
-/* The state of a block of rows: m and ℓ of all rows, then O. Rows that don't exist have none. */
-static int64_t state_rows(const qkv_attention_shape *shape) {
-    return qkv_min(shape->block_rows, shape->rows);
-}
-
-int64_t qkv_attention_state_floats(const qkv_attention_shape *shape) {
-    return qkv_round_up(2 * state_rows(shape), QKV_LANES) + state_rows(shape) * shape->ld_o;
+/* m and ℓ of all rows, then O. */
+int64_t qkv_attention_state_floats(const qkv_attention_shape *shape, int64_t rows) {
+    return qkv_round_up(2 * rows, QKV_LANES) + rows * shape->ld_o;
 }
 
 typedef struct kept_state {
@@ -51,13 +47,12 @@ typedef struct kept_state {
 } kept_state;
 
 static kept_state state_of(const attention_task *t, int64_t row, int64_t block) {
-    int64_t rows = state_rows(t->shape);
-    float *state = t->states + (block - t->first_state) * qkv_attention_state_floats(t->shape);
-    return (kept_state){state + row, state + rows + row,
-                        state + qkv_round_up(2 * rows, QKV_LANES) + row * t->shape->ld_o};
+    float *state = t->states + (block - t->first_state) * qkv_attention_state_floats(t->shape, t->rows);
+    return (kept_state){state + row, state + t->rows + row,
+                        state + qkv_round_up(2 * t->rows, QKV_LANES) + row * t->shape->ld_o};
 }
 
-static void keep_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
+static void keep_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
                        key_range keys) {
     kept_state state = state_of(t, row, block->index);
     if (keys.first < keys.end)
@@ -70,7 +65,7 @@ void qkv_attention_keep_states(const attention_task *t, key_range blocks) {
     qkv_visit_blocks(t, blocks, keep_block);
 }
 
-static bool is_empty(const float *sum, int64_t n) {
+static bool sees_nothing(const float *sum, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         if (sum[i] != 0)
             return false;
@@ -85,7 +80,7 @@ void qkv_attention_fold_states(const attention_task *t) {
         int64_t n = qkv_min(t->kernels->tile_rows, t->rows - row);
         for (int64_t block = blocks.first; block < blocks.end; block++) {
             kept_state state = state_of(t, row, block);
-            if (!is_empty(state.sum, n))
+            if (!sees_nothing(state.sum, n))
                 t->kernels->fold(t->max + row, t->sum + row, t->out + row * t->shape->ld_o, t->shape->ld_o, state.max,
                                  state.sum, state.out, t->shape->ld_o, (size_t)n, (size_t)t->desc->head_dim_v);
         }

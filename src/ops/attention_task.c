@@ -3,42 +3,38 @@
 
 #include <string.h>
 
-/* Hands out the parts of a worker's scratch; with base = NULL it only counts. */
+/* The next part of the scratch; with base = NULL it is only counted. */
+static inline float *take(float *base, int64_t *used, int64_t floats) {
+    float *part = base ? base + *used : NULL;
+    *used += qkv_round_up(floats, QKV_LANES);
+    return part;
+}
+
+static int64_t *take_integers(float *base, int64_t *used, int64_t n) {
+    return (int64_t *)(void *)take(base, used, n * (int64_t)(sizeof(int64_t) / sizeof(float)));
+}
+
 static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
                        const qkv_attention_shape *shape) {
-    int64_t used = 0, int64_floats = sizeof(int64_t) / sizeof(float);
+    int64_t used = 0, rows = shape->block_rows, tile = kernels->tile_rows, ld_o = shape->ld_o;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     bool few = shape->rows <= kernels->few_rows;
-    float *keep = NULL, *query = NULL, *head = NULL;
-    const struct {
-        float **part;
-        int64_t floats;
-    } parts[] = {
-        {&t->scores, kernels->tile_rows * LD_SCORES},
-        {&t->block_out, kernels->tile_rows * shape->ld_o},
-        {&t->block_max, QKV_MAX_ROWS},
-        {&t->block_sum, QKV_MAX_ROWS},
-        {&t->q, shape->block_rows * shape->ld_q},
-        {&t->out, shape->block_rows * shape->ld_o},
-        {&t->max, shape->block_rows},
-        {&t->sum, shape->block_rows},
-        {&t->distance, DISTANCES},
-        {&t->bias, shape->bias_rows * QKV_KEY_BLOCK},
-        {&t->logits, QKV_KEY_BLOCK},
-        {&keep, shape->keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float)},
-        {&query, shape->block_rows * int64_floats},
-        {&head, shape->block_rows * int64_floats},
-        {&t->values, few ? 0 : keys * shape->ld_o},
-        {&t->packed, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim},
-    };
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        if (base)
-            *parts[i].part = base + used;
-        used += qkv_round_up(parts[i].floats, QKV_LANES);
-    }
-    t->keep = (uint8_t *)keep;
-    t->query = (int64_t *)(void *)query;
-    t->head = (int64_t *)(void *)head;
+    t->scores = take(base, &used, tile * LD_SCORES);
+    t->block_out = take(base, &used, tile * ld_o);
+    t->block_max = take(base, &used, QKV_MAX_ROWS);
+    t->block_sum = take(base, &used, QKV_MAX_ROWS);
+    t->q = take(base, &used, rows * shape->ld_q);
+    t->out = take(base, &used, rows * ld_o);
+    t->max = take(base, &used, rows);
+    t->sum = take(base, &used, rows);
+    t->distance = take(base, &used, DISTANCES);
+    t->bias = take(base, &used, shape->bias_rows * QKV_KEY_BLOCK);
+    t->logits = take(base, &used, QKV_KEY_BLOCK);
+    t->keep = (uint8_t *)take(base, &used, shape->keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float));
+    t->query = take_integers(base, &used, rows);
+    t->head = take_integers(base, &used, rows);
+    t->values = take(base, &used, few ? 0 : keys * ld_o);
+    t->packed = take(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim);
     return used * (int64_t)sizeof(float);
 }
 
@@ -143,7 +139,8 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
 
 static void read_values(const attention_task *t, key_block *block) {
     const qkv_input *v = &t->desc->v;
-    block->v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + block->index * QKV_KEY_BLOCK * v->token;
+    int64_t key = block->index * QKV_KEY_BLOCK;
+    block->v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + key * v->token;
     block->ld_v = v->token;
 }
 
@@ -245,7 +242,8 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
     lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
     if (shape->state_blocks > 0) {
-        t->states = (float *)(void *)states + index * shape->state_blocks * qkv_attention_state_floats(shape);
+        int64_t before = t->first_row / shape->block_rows * qkv_attention_state_floats(shape, shape->block_rows);
+        t->states = (float *)(void *)states + (head * shape->head_states + before) * shape->state_blocks;
         t->first_state = visible_to_rows(t, 0, t->rows).first / QKV_KEY_BLOCK;
     }
 }

@@ -62,24 +62,29 @@ static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_
     return (row_view){keys, keeps_all(keep, keys) ? NULL : keep};
 }
 
-key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
+key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, tile_view *views) {
     const qkv_matrix_input *keep = &t->desc->keep;
+    key_range low = within_block(visible_to_rows(t, row, 1), block);
+    key_range high = within_block(visible_to_rows(t, row + n - 1, 1), block);
     key_range all = within_block(visible_to_rows(t, row, n), block), seen = {QKV_KEY_BLOCK, 0};
-    if (all.first == all.end) {
+    bool equal = low.first == high.first && low.end == high.end; /* as bounds don't decrease, so are those between */
+    views->equal = equal && (!keep->data || all.first == all.end);
+    if (views->equal) {
         for (int64_t i = 0; i < n; i++)
-            views[i] = (row_view){{0, 0}, NULL};
+            views->row[i] = (row_view){all, NULL};
         return all;
     }
     if (keep->data && t->shape->keep_rows > 0)
         qkv_gather_rows(t, keep, row, n, block, all, t->keep, 1);
     for (int64_t i = 0; i < n; i++) {
+        row_view *view = &views->row[i];
         if (i > 0 && t->query[row + i] == t->query[row + i - 1] && (!keep->data || keep->head == 0))
-            views[i] = views[i - 1];
+            *view = view[-1];
         else
-            views[i] = view_row(t, row + i, i, block, within_block(visible_keys(t, t->query[row + i]), block));
-        if (views[i].keys.first < views[i].keys.end) {
-            seen.first = qkv_min(seen.first, views[i].keys.first);
-            seen.end = qkv_max(seen.end, views[i].keys.end);
+            *view = view_row(t, row + i, i, block, equal ? all : within_block(visible_to_rows(t, row + i, 1), block));
+        if (view->keys.first < view->keys.end) {
+            seen.first = qkv_min(seen.first, view->keys.first);
+            seen.end = qkv_max(seen.end, view->keys.end);
         }
     }
     return seen.first < seen.end ? seen : (key_range){0, 0};
@@ -89,8 +94,8 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
 
 /* Copies rows of keys. Along the axis with the smaller stride neighbours are read one after the other, as they share
  * cache lines. Strides are in elements. */
-static inline void gather(unsigned char *to, int64_t to_row, const unsigned char *from, int64_t rows, int64_t row,
-                          int64_t keys, int64_t key, size_t element) {
+static inline void gather_elements(unsigned char *to, int64_t to_row, const unsigned char *from, int64_t rows,
+                                   int64_t row, int64_t keys, int64_t key, size_t element) {
     bool by_keys = (row < 0 ? -row : row) < (key < 0 ? -key : key);
     int64_t outer = by_keys ? keys : rows, inner = by_keys ? rows : keys, size = (int64_t)element;
     int64_t to_outer = (by_keys ? 1 : to_row) * size, to_inner = (by_keys ? to_row : 1) * size;
@@ -116,8 +121,8 @@ void qkv_gather_rows(const attention_task *t, const qkv_matrix_input *x, int64_t
         const unsigned char *from = qkv_matrix_row(t, x, row + i, block, element) + keys.first * x->key * element;
         int64_t to_row = group * QKV_KEY_BLOCK, width = keys.end - keys.first;
         if (element == 1)
-            gather(first, to_row, from, rows, x->query, width, x->key, 1);
+            gather_elements(first, to_row, from, rows, x->query, width, x->key, 1);
         else
-            gather(first, to_row, from, rows, x->query, width, x->key, sizeof(float));
+            gather_elements(first, to_row, from, rows, x->query, width, x->key, sizeof(float));
     }
 }

@@ -76,7 +76,7 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
         ((float *)d->lse.data)[b * d->lse.batch + h * d->lse.head + i * d->lse.token] = qkv_log_sum_exp(kernels, m, l);
 }
 
-static int64_t count_tasks(const qkv_merge_desc *d) {
+static int64_t merge_tasks(const qkv_merge_desc *d) {
     return d->batch * d->num_heads * qkv_ceil_div(d->seq_q, BLOCK_ROWS);
 }
 
@@ -91,7 +91,7 @@ static int64_t merge_scratch_size(const qkv_merge_desc *d) {
 }
 
 static void merge_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+                          int32_t worker) {
     const qkv_merge_desc *d = desc;
     (void)phase;
     float *scratch = (float *)(void *)((unsigned char *)workspace + worker * merge_scratch_size(d));
@@ -140,7 +140,7 @@ qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_
         return status;
     if (max_workers < 1)
         return QKV_ERROR_WORKERS;
-    int64_t num_tasks = count_tasks(&d), size;
+    int64_t num_tasks = merge_tasks(&d), size;
     int64_t factors[2] = {num_tasks > 0 ? merge_scratch_size(&d) : 0, max_workers};
     if (!qkv_product(factors, 2, PTRDIFF_MAX / 2, &size))
         return QKV_ERROR_OVERFLOW;

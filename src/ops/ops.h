@@ -35,6 +35,7 @@ typedef struct qkv_attention_shape {
     int64_t num_tasks;                 /* blocks of rows */
     int64_t key_chunks;                /* tasks for each block of rows */
     int64_t state_blocks;              /* key blocks that have a state in the workspace; 0: keys are not divided */
+    int64_t head_states;               /* floats of the states of one KV head and key block */
     int64_t packed_blocks;             /* key blocks of a KV head packed for all tasks; 0: tasks pack their own keys */
     int64_t copies_values;             /* tasks copy each block of V to where its rows are aligned */
     int64_t keep_rows, bias_rows;      /* rows of masks and biases that are gathered at once */

@@ -160,6 +160,46 @@ static void test_decoding_step_by_step_equals_causal_prefill(const qt_set *set) 
     }
 }
 
+/* Lengths and positions that change from run to run, as in a server's loop, with keys divided among workers or not. */
+static void test_one_plan_serves_every_length(const qt_set *set) {
+    for (uint64_t i = 0; i < 8; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        attention_case c;
+        const int64_t keys = qt_range(&rng, 300, 2000), queries = qt_range(&rng, 1, 9);
+        const int32_t workers = (int32_t)qt_range(&rng, 2, 16);
+        case_plain(&rng, &c, 2, 2, 1, queries, keys, 16, 24);
+        qkv_attention_desc *d = &c.desc;
+        int64_t lengths[2], offsets[2];
+        d->kv_len = lengths;
+        d->q_offsets = offsets;
+        d->flags = i % 4 == 0 ? 0 : i % 4 == 1 ? QKV_RIGHT : QKV_LEFT | QKV_RIGHT;
+        d->left = qt_range(&rng, 0, 700);
+        uint8_t *keep = qt_alloc((size_t)keys, 1, QT_TAIL);
+        memset(keep, 1, (size_t)keys);
+        memset(keep + keys / 5, 0, (size_t)(keys / 2)); /* whole blocks of it */
+        if (i >= 4)
+            d->keep = (qkv_matrix_input){keep, 0, 0, 0, 1};
+        qkv_plan plan;
+        assert_int_equal(qkv_attention_plan(&set->ctx, d, workers, &plan), QKV_OK);
+        void *workspace = qt_alloc(plan.workspace_size, 64, QT_TAIL);
+        for (int run = 0; run < 12; run++) {
+            for (int b = 0; b < 2; b++) {
+                lengths[b] = qt_range(&rng, -1, keys + 1);
+                offsets[b] = qt_range(&rng, 0, 3) ? lengths[b] - queries : qt_range(&rng, -20, keys);
+            }
+            const case_results one = case_run(&set->ctx, &c, 0, 0);
+            qt_poison(d->out.data);
+            qt_pool pool = {workers, run % 2 ? qt_u64(&rng) : 0};
+            assert_int_equal(qkv_attention_run_parallel(&plan, d, workspace, plan.workspace_size, qt_parallel_for,
+                                                        &pool), QKV_OK);
+            const case_results many = {case_gather(&d->out, 2, 2, queries, 24), one.lse, one.probabilities};
+            case_expect_same("one plan", &c, &one, &many);
+        }
+    }
+}
+
 /* Key and value heads copied for every query head give what sharing them gives. */
 static void test_shared_kv_heads_equal_repeated_ones(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(40); i++) {
@@ -221,6 +261,7 @@ int main(int argc, char **argv) {
     qt_each_set("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
     qt_each_set("a_prefill_row_equals_the_decode_step", test_a_prefill_row_equals_the_decode_step);
     qt_each_set("decoding_step_by_step_equals_causal_prefill", test_decoding_step_by_step_equals_causal_prefill);
+    qt_each_set("one_plan_serves_every_length", test_one_plan_serves_every_length);
     qt_each_set("shared_kv_heads_equal_repeated_ones", test_shared_kv_heads_equal_repeated_ones);
     qt_each_set("a_projected_token_does_not_depend_on_the_others",
                 test_a_projected_token_does_not_depend_on_the_others);

@@ -136,6 +136,73 @@ static void test_memory_that_no_row_sees_changes_no_bit(const qt_set *set) {
     }
 }
 
+typedef enum hiding { SCATTERED, CAUSAL_MASK, CAUSAL_WINDOW, RUNS, NUM_HIDINGS } hiding;
+
+/* A mask over queries and keys, in rows, in columns or with gaps; the same for all heads. */
+static void add_keep(qt_rng *rng, qkv_attention_desc *d, hiding kind) {
+    const int64_t n = d->seq_q, keys = d->seq_k, layout = qt_range(rng, 0, 2);
+    uint8_t *keep = qt_alloc((size_t)(2 * n * keys), 1, QT_TAIL);
+    const int64_t query = layout == 0 ? keys : layout == 1 ? 1 : 2 * keys, key = layout == 0 ? 1 : layout == 1 ? n : 2;
+    const int64_t shift = qt_range(rng, 0, keys), run = qt_range(rng, 1, keys);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < keys; j++)
+            keep[i * query + j * key] = kind == SCATTERED ? !qt_chance(rng, 30)
+                                        : kind == RUNS    ? (i / 8 + j / run) % 3 == 0
+                                                          : j <= i + shift;
+    d->keep = (qkv_matrix_input){keep, 0, 0, query, key};
+}
+
+/* Row (h, i) of the case alone, in memory where the v of keys that it does not see is zero. */
+static void run_row_alone(const qt_set *set, const attention_case *c, int64_t h, int64_t i, float *v, float *out) {
+    attention_case alone = *c;
+    qkv_attention_desc *d = &alone.desc;
+    for (int64_t j = 0; j < d->seq_k; j++)
+        for (int64_t x = 0; x < c->dv; x++)
+            v[j * c->dv + x] = oracle_sees(&c->desc, 0, h, i, j) ? case_row(&c->desc.v, 0, 0, j)[x] : 0.0f;
+    d->num_heads = 1;
+    d->seq_q = 1;
+    d->q.data = case_row(&c->desc.q, 0, h, i);
+    d->v = (qkv_input){v, 0, 0, c->dv};
+    d->q_offset += i;
+    if (d->keep.data)
+        d->keep.data = (const uint8_t *)d->keep.data + i * d->keep.query;
+    d->out = (qkv_output){out, 0, 0, c->dv};
+    d->lse.data = NULL;
+    case_run_attention(&set->ctx, d, 0, 0);
+}
+
+/* Finite keys with NaN and infinity in their v, which some rows of a tile see and others don't. */
+static void test_nan_in_v_of_hidden_keys_changes_no_bit(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(48); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        static const float values[] = {NAN, INFINITY, -INFINITY};
+        const hiding kind = (hiding)(i % NUM_HIDINGS);
+        attention_case c;
+        case_plain(&rng, &c, 1, qt_range(&rng, 1, 3), 1, qt_range(&rng, 1, 40), qt_range(&rng, 1, 600), 16, 20);
+        qkv_attention_desc *d = &c.desc;
+        if (kind == CAUSAL_WINDOW) {
+            d->flags = QKV_RIGHT;
+            d->q_offset = qt_range(&rng, 0, d->seq_k);
+        } else {
+            add_keep(&rng, d, kind);
+        }
+        const int64_t holes = qt_range(&rng, 1, 4);
+        for (int64_t n = 0; n < holes; n++)
+            case_row(&d->v, 0, 0, qt_range(&rng, 0, d->seq_k - 1))[qt_range(&rng, 0, 19)] =
+                values[qt_range(&rng, 0, 2)];
+        qt_describe("hiding %d, %" PRId64 " heads, %" PRId64 " queries, %" PRId64 " keys", (int)kind, d->num_heads,
+                    d->seq_q, d->seq_k);
+        const case_results all = case_run(&set->ctx, &c, (int32_t)qt_range(&rng, 0, 6), 0);
+        float *v = case_floats(&rng, d->seq_k * 20), *out = case_floats(&rng, 20);
+        for (int64_t row = 0; row < d->num_heads * d->seq_q; row += qt_range(&rng, 1, 3)) {
+            run_row_alone(set, &c, row / d->seq_q, row % d->seq_q, v, out);
+            qt_expect_words("out", out, all.out + row * 20, 20, 0);
+        }
+    }
+}
+
 /* What a −inf from arithmetic does is what keep = 0 does. */
 static void test_a_computed_minus_infinity_hides_the_key(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(60); i++) {
@@ -276,6 +343,7 @@ int main(int argc, char **argv) {
     qt_each_set("nan_in_a_key_reaches_exactly_the_rows_that_see_it",
                 test_nan_in_a_key_reaches_exactly_the_rows_that_see_it);
     qt_each_set("memory_that_no_row_sees_changes_no_bit", test_memory_that_no_row_sees_changes_no_bit);
+    qt_each_set("nan_in_v_of_hidden_keys_changes_no_bit", test_nan_in_v_of_hidden_keys_changes_no_bit);
     qt_each_set("a_computed_minus_infinity_hides_the_key", test_a_computed_minus_infinity_hides_the_key);
     qt_each_set("a_visible_nan_or_plus_infinity_gives_a_nan_row", test_a_visible_nan_or_plus_infinity_gives_a_nan_row);
     qt_each_set("nan_and_infinity_in_a_visible_v", test_nan_and_infinity_in_a_visible_v);

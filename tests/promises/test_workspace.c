@@ -49,9 +49,10 @@ static void test_exactly_the_stated_size_is_enough(const qt_set *set) {
     }
 }
 
-/* batch · kv_heads · ⌈seq_k / 64⌉ · 64 · head_dim floats, and no more than this for each worker. */
+/* batch · kv_heads · ⌈seq_k / 64⌉ · 64 · head_dim floats, if that is at most 64 MiB. */
 static size_t packed_keys(const qkv_attention_desc *d, int64_t kv_heads) {
-    return (size_t)(d->batch * kv_heads * ((d->seq_k + 63) / 64 * 64) * d->head_dim) * sizeof(float);
+    const size_t size = (size_t)(d->batch * kv_heads * ((d->seq_k + 63) / 64 * 64) * d->head_dim) * sizeof(float);
+    return size <= (size_t)64 << 20 ? size : 0;
 }
 
 static qkv_attention_desc shape(int64_t batch, int64_t heads, int64_t kv_heads, int64_t sq, int64_t sk, int64_t dim) {
@@ -101,6 +102,25 @@ static void test_never_more_than_packed_keys_and_a_share_per_worker(const qt_set
         }
     QT_EXPECT(largest <= (size_t)2 << 20, "a worker's share is %zu bytes", largest);
     qt_note("the largest share of a worker is %zu KiB", largest >> 10);
+}
+
+/* With both ends of a window the keys that it can reach count, not those that there are. */
+static void test_a_window_needs_no_more_than_it_reaches(const qt_set *set) {
+    static const int64_t queries[] = {1, 2, 300, 4096}, widths[] = {0, 127, 1000};
+    for (size_t q = 0; q < 4; q++)
+        for (size_t w = 0; w < 3; w++)
+            for (int32_t workers = 1; workers <= 8; workers += 7) {
+                qkv_attention_desc d = shape(1, 4, 2, queries[q], 2 * (queries[q] + widths[w]) + 1024, 64);
+                d.flags = QKV_LEFT | QKV_RIGHT;
+                d.left = widths[w];
+                const size_t most = workspace_of(&set->ctx, &d, workers);
+                d.seq_k = 100 * d.seq_k;
+                d.k.batch = d.v.batch = d.seq_k * 128;
+                const size_t got = workspace_of(&set->ctx, &d, workers);
+                QT_EXPECT(got <= most, "%" PRId64 " queries, left=%" PRId64 ", %d workers: %zu bytes, %zu for fewer "
+                          "keys", queries[q], widths[w], workers, got, most);
+                qt_count_words(1);
+            }
 }
 
 /* Projections and merges need nothing that grows with the number of rows. */
@@ -154,6 +174,7 @@ int main(int argc, char **argv) {
     qt_each_set("exactly_the_stated_size_is_enough", test_exactly_the_stated_size_is_enough);
     qt_each_set("never_more_than_packed_keys_and_a_share_per_worker",
                 test_never_more_than_packed_keys_and_a_share_per_worker);
+    qt_each_set("a_window_needs_no_more_than_it_reaches", test_a_window_needs_no_more_than_it_reaches);
     qt_each_set("projections_and_merges_need_a_fixed_share", test_projections_and_merges_need_a_fixed_share);
     qt_each_set("a_layer_needs_its_steps_and_their_operands", test_a_layer_needs_its_steps_and_their_operands);
     return qt_run();
