@@ -67,7 +67,8 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
     key_range low = within_block(visible_to_rows(t, row, 1), block);
     key_range high = within_block(visible_to_rows(t, row + n - 1, 1), block);
     key_range all = within_block(visible_to_rows(t, row, n), block), seen = {QKV_KEY_BLOCK, 0};
-    bool equal = low.first == high.first && low.end == high.end; /* as bounds don't decrease, so are those between */
+    /* Bounds don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
+    bool equal = all.first == all.end || (low.first < low.end && low.first == high.first && low.end == high.end);
     views->equal = equal && (!keep->data || all.first == all.end);
     if (views->equal) {
         for (int64_t i = 0; i < n; i++)
