@@ -442,7 +442,7 @@ typedef struct qkv_attention_backward_desc {
     qkv_input grad_lse;       /* optional: one float a (batch, head, token) */
     qkv_output grad_q, grad_k, grad_v; /* each optional; sizes as q, k and v */
     /* optional: (batch, num_heads, seq_q, seq_k), also where forward.bias is NULL and so zero. A stride of 0 sums over
-     * that axis, as the gradient of a bias that was broadcast wants it. */
+     * that axis, as the gradient of a bias that was broadcast wants it; the sum of nothing is 0. */
     qkv_matrix_output grad_bias;
     float *grad_sinks;        /* optional, [num_heads] */
     qkv_attention_desc forward; /* last, so that it can grow */

@@ -10,7 +10,7 @@ void gradient_bias_sizes(const qkv_attention_backward_desc *desc, int64_t size[4
     const int64_t all[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
     const int64_t stride[4] = {x->batch, x->head, x->query, x->key};
     for (int i = 0; i < 4; i++)
-        size[i] = stride[i] == 0 && all[i] > 1 ? 1 : all[i];
+        size[i] = stride[i] == 0 ? 1 : all[i];
 }
 
 static void draw_bias(qt_rng *rng, gradient_case *c) {
@@ -19,11 +19,11 @@ static void draw_bias(qt_rng *rng, gradient_case *c) {
     bool summed[4];
     for (int i = 0; i < 4; i++) {
         summed[i] = qt_chance(rng, 35);
-        size[i] = summed[i] && size[i] > 1 ? 1 : size[i];
+        size[i] = summed[i] ? 1 : size[i];
     }
     const int64_t n = case_layout(rng, 4, size, 1, false, stride, &origin);
     for (int i = 0; i < 4; i++)
-        stride[i] = summed[i] ? 0 : stride[i];
+        stride[i] = summed[i] ? 0 : stride[i] == 0 ? 1 : stride[i]; /* without elements a layout may have zeros */
     c->desc.grad_bias = (qkv_matrix_output){case_floats(rng, n) + origin, stride[0], stride[1], stride[2], stride[3]};
 }
 

@@ -37,7 +37,7 @@ gradient_results gradient_run(const qkv_ctx *ctx, const gradient_case *c, int32_
 void gradient_expect_same(const char *set, const gradient_case *c, const gradient_results *want,
                           const gradient_results *got);
 
-/* Sizes of dbias: 1 where it is summed. */
+/* Sizes of dbias: 1 where it is summed, also over nothing. */
 void gradient_bias_sizes(const qkv_attention_backward_desc *desc, int64_t size[4]);
 
 #endif

@@ -18,7 +18,8 @@
 #include "dropout.h"
 
 /* Logits of a tile into `to`; tanh(S) is kept in cap_tanh where there is a softcap. */
-static key_range score_tile(gradient_task *t, float *to, int64_t row, int64_t n, key_range keys) {
+static key_range score_tile(gradient_task *t, float *to, int64_t row, int64_t n, const row_view *views,
+                            key_range keys) {
     const qkv_kernels *kernels = t->rows.kernels;
     int64_t ld_q = t->shape->scores.ld_q;
     key_range columns = whole_lanes(keys);
@@ -34,7 +35,7 @@ static key_range score_tile(gradient_task *t, float *to, int64_t row, int64_t n,
             qkv_scale_row(kernels, scores, kept, t->shape->scores.cap, width);
         }
     }
-    qkv_finish_scores(&t->rows, row, n, t->block, keys, columns, 0);
+    qkv_finish_views(&t->rows, row, n, t->block, views, keys, columns, 0);
     return columns;
 }
 
@@ -60,10 +61,10 @@ static void multiply_factors(const gradient_task *t, float *x, int64_t n, key_ra
 }
 
 /* P, after dropout, dS and, where dbias is wanted, dT of a tile. */
-static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, key_range keys) {
+static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range keys) {
     const qkv_kernels *kernels = t->rows.kernels;
     float *p = t->p + row * LD_SCORES, *ds = t->ds + row * LD_SCORES;
-    key_range columns = score_tile(t, p, row, n, keys);
+    key_range columns = score_tile(t, p, row, n, views, keys);
     size_t width = (size_t)(columns.end - columns.first);
     kernels->recompute(p + columns.first, LD_SCORES, (size_t)n, width, t->lse + row);
     if (t->desc->forward.dropout != 0)
@@ -87,13 +88,22 @@ static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, ke
     return columns;
 }
 
+static void hide_pair(const gradient_task *t, int64_t at, int64_t in_tile) {
+    t->p[at] = 0;
+    if (wants_scores(t))
+        t->ds[at] = 0;
+    if (t->sums_bias)
+        t->dt[in_tile] = 0;
+}
+
 /* Does again what a NaN at a key that the row does not see may have spoilt: row i of the tile. */
-static void repair_row(gradient_task *t, int64_t row, int64_t i, key_range keys, key_range columns) {
+static void repair_row(gradient_task *t, int64_t row, int64_t i, const row_view *views, key_range keys,
+                       key_range columns) {
     int64_t ld_q = t->shape->scores.ld_q, at = (row + i) * LD_SCORES;
-    score_tile(t, t->visible, row + i, 1, keys);
+    score_tile(t, t->visible, row + i, 1, views + i, keys);
     for (int64_t j = columns.first; j < columns.end; j++) {
         if (qkv_is_minus_infinity(t->visible[j]))
-            t->p[at + j] = t->ds[at + j] = t->dt[i * LD_SCORES + j] = 0;
+            hide_pair(t, at + j, i * LD_SCORES + j);
     }
     if (t->desc->grad_q.data)
         t->rows.kernels->sum_visible(t->dq + i * ld_q, t->ds + at + keys.first, t->visible + keys.first,
@@ -102,7 +112,8 @@ static void repair_row(gradient_task *t, int64_t row, int64_t i, key_range keys,
 }
 
 /* dQ of a tile, and repairs. A NaN in dS or P shows in dQ too, if there is one. */
-static void finish_tile(gradient_task *t, int64_t row, int64_t n, key_range keys, key_range columns) {
+static void finish_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range keys,
+                        key_range columns) {
     const qkv_kernels *kernels = t->rows.kernels;
     const float *p = t->p + row * LD_SCORES, *ds = t->ds + row * LD_SCORES;
     int64_t dim = t->desc->forward.head_dim, ld_q = t->shape->scores.ld_q;
@@ -117,13 +128,13 @@ static void finish_tile(gradient_task *t, int64_t row, int64_t n, key_range keys
     }
     for (int64_t i = 0; spoilt >> i != 0; i++) {
         if (spoilt >> i & 1)
-            repair_row(t, row, i, keys, columns);
+            repair_row(t, row, i, views, keys, columns);
     }
 }
 
 static void add_query_gradient(const gradient_task *t, int64_t row, int64_t n) {
     const qkv_output *grad = &t->desc->grad_q;
-    if (grad->data)
+    if (grad->data && t->desc->forward.head_dim > 0)
         t->rows.kernels->add(qkv_gradient_output_row(t, grad, t->head, t->first_query + row), grad->token, t->dq,
                              t->shape->scores.ld_q, (size_t)n, (size_t)t->desc->forward.head_dim);
 }
@@ -134,8 +145,10 @@ static void clear_columns(const gradient_task *t, int64_t row, int64_t n, key_ra
     size_t behind = (size_t)(block.end - keys.end) * sizeof(float);
     for (int64_t at = row * LD_SCORES; before + behind > 0 && n > 0; n--, at += LD_SCORES) {
         memset(t->p + at + block.first, 0, before);
-        memset(t->ds + at + block.first, 0, before);
         memset(t->p + at + keys.end, 0, behind);
+        if (!wants_scores(t))
+            continue;
+        memset(t->ds + at + block.first, 0, before);
         memset(t->ds + at + keys.end, 0, behind);
     }
 }
@@ -156,13 +169,23 @@ static void sum_rows(const gradient_task *t, key_range keys, int64_t first, int6
                         (size_t)d->head_dim, rows, 1);
 }
 
-/* Keys that the same rows see are summed together. Where that changes from key to key, a tile of keys is. */
-static void sum_visible_rows(const gradient_task *t, key_range keys) {
-    key_range seen[GRADIENT_ROWS]; /* from the block's first key on; bounds don't decrease */
-    for (int64_t i = 0; i < t->num_rows; i++) {
-        key_range all = visible_keys(&t->rows, t->first_query + i);
-        seen[i] = (key_range){all.first - t->block * QKV_KEY_BLOCK, all.end - t->block * QKV_KEY_BLOCK};
+/* Makes ranges' bounds ascend, so that they can be walked along: the first row that sees something beyond a key, and
+ * the last that sees something before one, stay the same. */
+static void sort_bounds(key_range seen[], int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (seen[i].first == seen[i].end)
+            seen[i].first = QKV_KEY_BLOCK;
+        if (i > 0)
+            seen[i].end = qkv_max(seen[i].end, seen[i - 1].end);
     }
+    for (int64_t i = n - 2; i >= 0; i--)
+        seen[i].first = qkv_min(seen[i].first, seen[i + 1].first);
+}
+
+/* Keys that the same rows see are summed together. Where that changes from key to key, a tile of keys is. */
+static void sum_visible_rows(gradient_task *t, key_range keys) {
+    const key_range *seen = t->seen;
+    sort_bounds(t->seen, t->num_rows);
     int64_t step = t->rows.kernels->tile_rows, first = 0, end = 0;
     key_range open = {keys.first, keys.first};
     int64_t open_first = 0, open_end = 0;
@@ -204,9 +227,10 @@ static void sum_rows_exactly(gradient_task *t, key_range keys) {
         t->visible[i] = QKV_MINUS_INFINITY;
     for (int64_t row = 0; row < t->num_rows; row += tile) {
         int64_t n = qkv_min(tile, t->num_rows - row);
-        key_range seen = within_block(visible_to_rows(&t->rows, row, n), t->block);
+        row_view views[QKV_MAX_ROWS];
+        key_range seen = qkv_view_rows(&t->rows, row, n, t->block, views);
         if (seen.first < seen.end)
-            score_tile(t, t->visible + row * LD_SCORES, row, n, seen);
+            score_tile(t, t->visible + row * LD_SCORES, row, n, views, seen);
     }
     for (int64_t j = keys.first; j < keys.end; j++) {
         if (t->desc->grad_v.data)
@@ -228,17 +252,19 @@ static bool rows_are_finite(const gradient_task *t) {
 bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc) {
     const qkv_attention_desc *d = &desc->forward;
     const qkv_matrix_output *x = &desc->grad_bias;
-    bool crosses =
-        (x->batch == 0 && d->batch > 1) || (x->head == 0 && d->num_heads > 1);
-    return !crosses && !(x->query == 0 && x->key == 0 && d->seq_q > 1 && d->seq_k > 1);
+    bool pairs = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0 && d->seq_k > 0;
+    bool crosses = (x->batch == 0 && d->batch > 1) || (x->head == 0 && d->num_heads > 1);
+    return pairs && !crosses && !(x->query == 0 && x->key == 0 && d->seq_q > 1 && d->seq_k > 1);
 }
 
 void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, int64_t head, key_range queries,
                             key_range keys) {
     const qkv_matrix_output *x = &desc->grad_bias;
     float *to = (float *)x->data + b * x->batch + head * x->head;
-    queries.end = x->query == 0 ? qkv_min(queries.end, 1) : queries.end;
-    keys.end = x->key == 0 ? qkv_min(keys.end, 1) : keys.end;
+    if (x->query == 0)
+        queries.end = queries.first == 0;
+    if (x->key == 0)
+        keys.end = keys.first == 0;
     for (int64_t i = queries.first; i < queries.end; i++) {
         for (int64_t j = keys.first; j < keys.end; j++) {
             float *element = to + i * x->query + j * x->key;
@@ -264,19 +290,65 @@ static void add_bias_gradient(const gradient_task *t, int64_t row, int64_t n, ke
 
 /* --------------------------------------------------------------------------------------------- a block of rows */
 
-/* What the block's rows see between them. */
-static key_range keys_of_rows(const gradient_task *t, int64_t first, int64_t n) {
-    return within_block(visible_to_queries(&t->rows, first, first + n - 1), t->block);
+/* Names rows, and finds what each sees of the block of keys. Returns what they see between them: if anything, the rows
+ * are made ready. */
+static key_range open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
+    key_range block = within_block(visible_to_queries(&t->rows, first, first + n - 1), t->block);
+    if (block.first == block.end)
+        return block;
+    qkv_gradient_name_rows(t, head, first, n);
+    t->masked = 0;
+    if (!t->desc->forward.keep.data) {
+        for (int64_t i = 0; i < n; i++)
+            t->seen[i] = within_block(visible_keys(&t->rows, first + i), t->block);
+    } else {
+        block = (key_range){QKV_KEY_BLOCK, 0};
+        for (int64_t row = 0, height; row < n; row += height) {
+            row_view views[QKV_MAX_ROWS];
+            height = qkv_min(t->rows.kernels->tile_rows, n - row);
+            key_range keys = qkv_view_rows(&t->rows, row, height, t->block, views);
+            for (int64_t i = 0; i < height; i++) {
+                t->seen[row + i] = views[i].keys;
+                t->masked |= (uint64_t)(views[i].keep != NULL) << (row + i);
+            }
+            if (keys.first < keys.end)
+                block = (key_range){qkv_min(block.first, keys.first), qkv_max(block.end, keys.end)};
+        }
+    }
+    if (block.first >= block.end)
+        return (key_range){0, 0};
+    qkv_gradient_open_rows(t);
+    return block;
+}
+
+/* What some of the views see between them. */
+static key_range seen_by(const row_view *views, int64_t n) {
+    key_range keys = {QKV_KEY_BLOCK, 0};
+    for (int64_t i = 0; i < n; i++) {
+        if (views[i].keys.first < views[i].keys.end)
+            keys = (key_range){qkv_min(keys.first, views[i].keys.first), qkv_max(keys.end, views[i].keys.end)};
+    }
+    return keys.first < keys.end ? keys : (key_range){0, 0};
+}
+
+/* The views of a tile. A mask is read again only where it is needed. */
+static void view_tile(const gradient_task *t, int64_t row, int64_t n, row_view *views) {
+    if (t->masked >> row & ((UINT64_C(1) << n) - 1)) {
+        qkv_view_rows(&t->rows, row, n, t->block, views);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        views[i] = (row_view){t->seen[row + i], NULL};
 }
 
 /* Rows to take through the products at once: a tile where its rows see the same keys, else half of one, which is what
  * products keep in registers. */
-static int64_t step_rows(const gradient_task *t, int64_t row, int64_t n) {
-    int64_t tile = t->rows.kernels->tile_rows, first = t->first_query + row;
-    if (row + tile > n)
-        return qkv_min(tile / 2, n - row);
-    key_range a = keys_of_rows(t, first, 1), b = keys_of_rows(t, first + tile - 1, 1);
-    return a.first == b.first && a.end == b.end ? tile : tile / 2;
+static int64_t step_rows(const gradient_task *t, const row_view *views, int64_t n) {
+    int64_t tile = t->rows.kernels->tile_rows;
+    bool same = n == tile;
+    for (int64_t i = 1; i < n; i++)
+        same = same && views[i].keys.first == views[0].keys.first && views[i].keys.end == views[0].keys.end;
+    return same ? tile : tile / 2;
 }
 
 static void fetch_rows(const void *data, int64_t stride, int64_t n, int64_t dim) {
@@ -302,25 +374,33 @@ static void fetch_ahead(const gradient_task *t, int64_t row, int64_t n) {
         fetch_rows(qkv_gradient_output_row(t, &desc->grad_q, t->head, first), desc->grad_q.token, n, d->head_dim);
 }
 
+static void sweep_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range block) {
+    key_range keys = seen_by(views, n);
+    fetch_ahead(t, row, n);
+    if (keys.first == keys.end) {
+        keys = (key_range){block.first, block.first};
+    } else {
+        key_range columns = differentiate_tile(t, row, n, views, keys);
+        finish_tile(t, row, n, views, keys, columns);
+        add_query_gradient(t, row, n);
+        if (t->sums_bias)
+            add_bias_gradient(t, row, n, keys);
+    }
+    clear_columns(t, row, n, block, keys);
+}
+
 void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
-    key_range block = keys_of_rows(t, first, n);
+    key_range block = open_rows(t, head, first, n);
+    int64_t tile = t->rows.kernels->tile_rows;
     if (block.first == block.end)
         return;
-    qkv_gradient_open_rows(t, head, first, n);
-    for (int64_t row = 0, height; row < n; row += height) {
-        height = step_rows(t, row, n);
-        fetch_ahead(t, row, height);
-        key_range keys = keys_of_rows(t, first + row, height);
-        if (keys.first == keys.end) {
-            keys = (key_range){block.first, block.first};
-        } else {
-            key_range columns = differentiate_tile(t, row, height, keys);
-            finish_tile(t, row, height, keys, columns);
-            add_query_gradient(t, row, height);
-            if (t->sums_bias)
-                add_bias_gradient(t, row, height, keys);
-        }
-        clear_columns(t, row, height, block, keys);
+    for (int64_t row = 0; row < n; row += tile) {
+        row_view views[QKV_MAX_ROWS];
+        int64_t height = qkv_min(tile, n - row);
+        view_tile(t, row, height, views);
+        int64_t step = step_rows(t, views, height);
+        for (int64_t i = 0; i < height; i += step)
+            sweep_tile(t, row + i, qkv_min(step, height - i), views + i, block);
     }
     if (rows_are_finite(t))
         sum_visible_rows(t, block);
@@ -329,22 +409,23 @@ void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n)
 }
 
 void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
-    key_range block = keys_of_rows(t, first, n);
+    key_range block = open_rows(t, head, first, n);
     if (block.first == block.end)
         return;
-    qkv_gradient_open_rows(t, head, first, n);
     int64_t tile = t->rows.kernels->tile_rows;
     for (int64_t row = 0; row < n; row += tile) {
+        row_view views[QKV_MAX_ROWS];
         int64_t height = qkv_min(tile, n - row);
-        key_range keys = keys_of_rows(t, first + row, height);
+        view_tile(t, row, height, views);
+        key_range keys = seen_by(views, height);
         if (keys.first == keys.end)
             continue;
-        key_range columns = differentiate_tile(t, row, height, keys);
+        key_range columns = differentiate_tile(t, row, height, views, keys);
         uint32_t spoilt = t->rows.kernels->nan_rows(t->dt + columns.first, LD_SCORES, (size_t)height,
                                                     (size_t)(columns.end - columns.first));
         for (int64_t i = 0; spoilt >> i != 0; i++) {
             if (spoilt >> i & 1)
-                repair_row(t, row, i, keys, columns);
+                repair_row(t, row, i, views, keys, columns);
         }
         add_bias_gradient(t, row, height, keys);
     }

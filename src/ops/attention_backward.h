@@ -11,17 +11,17 @@ enum { GRADIENT_ROWS = 64 };
 
 /* How the work is cut. A sweep is all queries of a KV head's group against one block of keys; it is cut into units of
  * unit_rows queries of one head. With lanes = 0 a task does all sweeps of a KV head. Else the sweeps of all KV heads
- * run as a wavefront: each on the lane that is free first, one unit in each phase, and at least one phase behind the
- * sweep of the key block before. So the key blocks meet a query in ascending order, and the queries a key, as in one
- * thread. */
+ * run as a wavefront: some units in each phase, each at least one phase behind the same unit of the key block before.
+ * So the key blocks meet a query in ascending order, and the queries a key, as in one thread. */
 typedef struct gradient_shape {
     qkv_attention_shape scores; /* group, ld_q, ld_o, q_scale, cap: what computing scores needs */
     int64_t kv_heads;           /* of all batches */
     int64_t key_blocks;
-    int64_t lanes, unit_rows, units; /* units: of one head */
+    int64_t lanes, unit_rows, phases;
+    int64_t slots; /* rooms for a sweep's keys and sums: one for each worker, or some for each lane */
     int64_t rows, row_chunks;        /* queries of all heads and batches; tasks of the first phase for each head */
     int64_t bias_queries, bias_keys; /* tasks of the bias's own phase along these axes; 0: it has none */
-    int64_t statistics_size, lane_size, worker_size; /* bytes */
+    int64_t statistics_size, slot_size, worker_size; /* bytes */
     int64_t copies_q, copies_k, copies_out;          /* rows far apart are copied to where they are aligned */
     float scale;
 } gradient_shape;
@@ -34,7 +34,7 @@ typedef struct gradient_task {
     bool sums_bias;           /* dbias is summed here and now */
     const float *row_lse, *row_delta, *row_clean; /* of all rows, see qkv_gradient_statistics */
 
-    /* the key block, in scratch of the lane */
+    /* the key block, in its slot */
     int64_t block, num_keys;
     float *k_panels, *v_panels;
     float *k_copy, *grad_k, *grad_v; /* [QKV_KEY_BLOCK][ld_q], [ld_q], [ld_o] */
@@ -46,6 +46,8 @@ typedef struct gradient_task {
     const float *lse, *delta, *clean; /* of its rows */
     const float *q, *grad_out;
     int64_t ld_q, ld_grad_out;
+    key_range seen[GRADIENT_ROWS]; /* what they see of the key block */
+    uint64_t masked;               /* bit i: but not all of it, as a mask hides keys in between */
 
     /* scratch of the worker */
     float *p, *ds;                   /* [GRADIENT_ROWS][LD_SCORES]: probabilities; gradients of scores */
@@ -58,12 +60,17 @@ typedef struct gradient_task {
     float *row_sum;                  /* [max(ld_q, ld_o)] */
 } gradient_task;
 
-/* Lays out the scratch of a task. Without a wavefront a worker is its own lane. */
+/* Lays out the scratch of a task. Without a wavefront a worker has a slot of its own. */
 void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
-                        const qkv_attention_backward_desc *desc, void *workspace, int64_t lane, int32_t worker);
+                        const qkv_attention_backward_desc *desc, void *workspace, int64_t slot, int32_t worker);
 
-/* Fills in lane_size and worker_size. */
-void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_desc *d);
+typedef struct gradient_schedule gradient_schedule;
+
+/* Fills in slot_size and worker_size. */
+void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_backward_desc *desc);
+
+/* The schedule that a lane takes from one phase to the next. */
+gradient_schedule *qkv_gradient_schedule_of(const gradient_shape *shape, void *workspace, int64_t lane);
 
 /* Chooses a KV head (b·num_kv_heads + head), then one of its blocks of keys. */
 void qkv_gradient_choose_head(gradient_task *t, int64_t kv_head);
@@ -73,8 +80,14 @@ void qkv_gradient_load_keys(const gradient_task *t);  /* packs K and V */
 void qkv_gradient_open_sums(const gradient_task *t);  /* dK and dV: zeros, or what is there */
 void qkv_gradient_close_sums(const gradient_task *t); /* stores them */
 
-/* Names the queries [first, first + n) of a head, n ≤ GRADIENT_ROWS, scales q and copies what is copied. */
-void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
+/* Whether gradients of scores are needed, of which all but dV are made. */
+static inline bool qkv_gradient_wants_scores(const qkv_attention_backward_desc *desc) {
+    return desc->grad_q.data || desc->grad_k.data || desc->grad_bias.data;
+}
+
+/* Names the queries [first, first + n) of a head, n ≤ GRADIENT_ROWS; scales q and copies what is copied. */
+void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
+void qkv_gradient_open_rows(gradient_task *t);
 
 /* Row addresses in the chosen batch. Tensors without channels may be NULL; nothing is read of them. */
 float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int64_t head, int64_t token);
@@ -89,7 +102,7 @@ void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n)
 void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
 
 /* Clears dbias, or takes up what is there, for some queries and keys of a batch and head. An axis along which it is
- * summed has index 0 only. */
+ * summed has index 0 only, and has that also where there is nothing to sum. */
 void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, int64_t head, key_range queries,
                             key_range keys);
 
@@ -110,22 +123,45 @@ void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
 void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward_desc *desc, const void *workspace,
                        int64_t head, const qkv_kernels *kernels);
 
-/* Whether dbias is summed where scores are at hand, without a phase of its own. */
+/* Whether dbias is summed where scores are at hand, without a phase of its own. False where no query meets a key. */
 bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc);
 
 /* -------------------------------------------------------------------------------------------------- wavefront */
 
-/* The phases of all sweeps; 0 if there is none. */
-int64_t qkv_gradient_phases(const gradient_shape *shape, const qkv_attention_desc *d);
+enum { MAX_LANES = 32, LANE_SLOTS = 2, MAX_OPEN = LANE_SLOTS * MAX_LANES };
 
-/* What lane `lane` does in a phase. sweep < 0: nothing. */
+/* A sweep under way, or the next of its KV head. A cell is a unit of one head. */
+typedef struct gradient_sweep {
+    int32_t kv_head, block;
+    int32_t slot; /* where its keys and sums are; −1: nowhere yet, or no longer */
+    int32_t done; /* cells, of those in order: heads of the group, units of each */
+    int64_t left; /* work */
+} gradient_sweep;
+
+struct gradient_schedule {
+    int64_t first_head; /* that has key blocks not begun; MAX_OPEN heads from it on take part */
+    int32_t num_open;
+    gradient_sweep open[MAX_OPEN], next[MAX_OPEN]; /* next: [kv_head mod MAX_OPEN] */
+};
+
+enum { SCHEDULE_SIZE = (sizeof(gradient_schedule) + 63) / 64 * 64 };
+
+/* What a lane does in a phase. */
 typedef struct gradient_step {
-    int64_t sweep;      /* kv_head·key_blocks + key block */
-    int64_t head, unit; /* head within the group */
-    bool first, last;   /* of its sweep */
+    bool sweeps, closes; /* anything; the last of the sweep */
+    int64_t kv_head, block, slot;
+    int64_t first, end;  /* cells */
+    key_range units;     /* that a head has for this block */
 } gradient_step;
 
-gradient_step qkv_gradient_step(const gradient_shape *shape, const qkv_attention_desc *d, int64_t phase, int64_t lane);
+/* How many cells there are; the work of a KV head, in pairs of a query and a key. */
+int64_t qkv_gradient_cells(const gradient_shape *shape, const qkv_attention_desc *d);
+int64_t qkv_gradient_head_work(const gradient_shape *shape, const qkv_attention_desc *d);
+
+/* The schedule before the first phase; the next phase. Returns the work of its longest step, 0 when all is done. */
+void qkv_gradient_start(gradient_schedule *s, const gradient_shape *shape, const qkv_attention_desc *d);
+int64_t qkv_gradient_advance(gradient_schedule *s, const gradient_shape *shape, const qkv_attention_desc *d,
+                             int64_t lane, gradient_step *own);
 
 QKV_INTERNAL_END
 

@@ -4,6 +4,17 @@
 
 #include "attention_backward.h"
 
+bool qkv_gradient_bias_sizes(const qkv_attention_desc *d, const qkv_matrix_output *x, int64_t sizes[4]) {
+    const int64_t all[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
+    const int64_t strides[4] = {x->batch, x->head, x->query, x->key};
+    bool any = true;
+    for (int i = 0; i < 4; i++) {
+        sizes[i] = strides[i] == 0 ? 1 : all[i];
+        any = any && sizes[i] > 0;
+    }
+    return any;
+}
+
 static qkv_status attention_backward_prepare(const qkv_attention_backward_desc *desc, qkv_attention_backward_desc *d) {
     qkv_status status = qkv_import(d, sizeof *d, desc);
     if (status != QKV_OK)
@@ -22,6 +33,8 @@ static qkv_status attention_backward_prepare(const qkv_attention_backward_desc *
     if (!qkv_product(heads, 2, limit, &unused) || !qkv_product(kv_heads, 2, limit, &unused) ||
         !qkv_product(values, 4, limit, &unused))
         return QKV_ERROR_OVERFLOW;
+    int64_t bias[4];
+    qkv_gradient_bias_sizes(a, &d->grad_bias, bias);
     const struct {
         bool used;
         int64_t sizes[4], strides[4];
@@ -36,7 +49,7 @@ static qkv_status attention_backward_prepare(const qkv_attention_backward_desc *
          {d->grad_k.batch, d->grad_k.head, d->grad_k.token, 1}},
         {d->grad_v.data, {a->batch, a->num_kv_heads, a->seq_k, a->head_dim_v},
          {d->grad_v.batch, d->grad_v.head, d->grad_v.token, 1}},
-        {d->grad_bias.data, {a->batch, a->num_heads, a->seq_q, a->seq_k},
+        {d->grad_bias.data, {bias[0], bias[1], bias[2], bias[3]},
          {d->grad_bias.batch, d->grad_bias.head, d->grad_bias.query, d->grad_bias.key}},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
@@ -44,85 +57,6 @@ static qkv_status attention_backward_prepare(const qkv_attention_backward_desc *
             return QKV_ERROR_OVERFLOW;
     }
     return QKV_OK;
-}
-
-/* -------------------------------------------------------------------------------------------------- wavefront */
-
-enum { MAX_LANES = 64 };
-
-/* Units [first, end) of a head that see something of a key block, as far as the plan knows; at least one. */
-static key_range units_of_block(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block) {
-    key_range queries = {0, d->seq_q};
-    if (!d->q_offsets) {
-        int64_t offset = bounded(d->q_offset);
-        if (d->flags & QKV_RIGHT) /* key ≤ query + offset + right */
-            queries.first = qkv_max(0, block * QKV_KEY_BLOCK - bounded(d->right) - offset);
-        if (d->flags & QKV_LEFT) /* key ≥ query + offset − left */
-            queries.end = qkv_min(d->seq_q, (block + 1) * QKV_KEY_BLOCK + bounded(d->left) - offset);
-    }
-    int64_t first = qkv_min(queries.first, d->seq_q) / shape->unit_rows;
-    return (key_range){first, qkv_max(first + 1, qkv_ceil_div(qkv_max(0, queries.end), shape->unit_rows))};
-}
-
-/* A sweep and when it runs: unit u of the group's head h in phase start + h·width + u − units.first. */
-typedef struct sweep {
-    int64_t index, lane, start, width, phases;
-    key_range units;
-} sweep;
-
-/* All sweeps in order, each on the lane that is free first. */
-typedef struct schedule {
-    int64_t free[MAX_LANES]; /* the phase from which a lane has nothing to do */
-    sweep last;
-} schedule;
-
-/* Within a KV head a sweep must leave each unit to the sweep before: be one phase behind it at every unit of every
- * head, of which the first and the last decide. */
-static const sweep *next_sweep(schedule *s, const gradient_shape *shape, const qkv_attention_desc *d, int64_t index) {
-    const sweep before = s->last;
-    int64_t heads = qkv_max(1, shape->scores.group);
-    sweep *next = &s->last;
-    *next = (sweep){.index = index, .units = units_of_block(shape, d, index % shape->key_blocks)};
-    next->width = next->units.end - next->units.first;
-    next->phases = heads * next->width;
-    for (int64_t lane = 1; lane < shape->lanes; lane++) {
-        if (s->free[lane] < s->free[next->lane])
-            next->lane = lane;
-    }
-    next->start = s->free[next->lane];
-    if (index % shape->key_blocks > 0) {
-        int64_t behind = 1 + next->units.first - before.units.first;
-        behind += qkv_max(0, (heads - 1) * (before.width - next->width));
-        next->start = qkv_max(next->start, before.start + behind);
-    }
-    s->free[next->lane] = next->start + next->phases;
-    return next;
-}
-
-static int64_t num_sweeps(const gradient_shape *shape) {
-    return shape->kv_heads * shape->key_blocks;
-}
-
-int64_t qkv_gradient_phases(const gradient_shape *shape, const qkv_attention_desc *d) {
-    schedule s = {{0}, {0}};
-    int64_t phases = 0;
-    for (int64_t i = 0; i < num_sweeps(shape); i++) {
-        const sweep *x = next_sweep(&s, shape, d, i);
-        phases = qkv_max(phases, x->start + x->phases);
-    }
-    return phases;
-}
-
-gradient_step qkv_gradient_step(const gradient_shape *shape, const qkv_attention_desc *d, int64_t phase, int64_t lane) {
-    gradient_step step = {.sweep = -1};
-    schedule s = {{0}, {0}};
-    for (int64_t i = 0; step.sweep < 0 && i < num_sweeps(shape) && s.free[lane] <= phase; i++) {
-        const sweep *x = next_sweep(&s, shape, d, i);
-        int64_t at = phase - x->start;
-        if (x->lane == lane && at >= 0 && at < x->phases)
-            step = (gradient_step){i, at / x->width, x->units.first + at % x->width, at == 0, at == x->phases - 1};
-    }
-    return step;
 }
 
 /* ------------------------------------------------------------------------------------------------------- tasks */
@@ -138,36 +72,53 @@ static void sweep_head(const qkv_kernels *kernels, const gradient_shape *shape, 
     gradient_task t;
     qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
     qkv_gradient_choose_head(&t, index);
-    int64_t group = shape->scores.group;
+    int64_t heads = desc->forward.seq_q > 0 ? shape->scores.group : 0;
     for (int64_t block = 0; block < shape->key_blocks; block++) {
         qkv_gradient_choose_keys(&t, block);
         qkv_gradient_load_keys(&t);
         qkv_gradient_open_sums(&t);
-        for (int64_t h = 0; h < group; h++)
-            sweep_queries(&t, t.rows.kv_head * group + h, 0, desc->forward.seq_q);
+        for (int64_t h = 0; h < heads; h++)
+            sweep_queries(&t, t.rows.kv_head * heads + h, 0, desc->forward.seq_q);
         qkv_gradient_close_sums(&t);
     }
 }
 
-static void sweep_unit(const qkv_kernels *kernels, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
-                       void *workspace, int64_t phase, int64_t lane, int32_t worker) {
-    gradient_step step = qkv_gradient_step(shape, &desc->forward, phase, lane);
-    if (step.sweep < 0)
+static void sweep_cells(const qkv_kernels *kernels, const gradient_shape *shape,
+                        const qkv_attention_backward_desc *desc, void *workspace, int64_t phase, int64_t lane,
+                        int32_t worker) {
+    gradient_schedule *schedule = qkv_gradient_schedule_of(shape, workspace, lane);
+    gradient_step step;
+    if (phase == 0)
+        qkv_gradient_start(schedule, shape, &desc->forward);
+    qkv_gradient_advance(schedule, shape, &desc->forward, lane, &step);
+    if (!step.sweeps)
         return;
     gradient_task t;
-    qkv_gradient_begin(&t, kernels, shape, desc, workspace, lane, worker);
-    qkv_gradient_choose_head(&t, step.sweep / shape->key_blocks);
-    qkv_gradient_choose_keys(&t, step.sweep % shape->key_blocks);
-    if (step.first) {
+    qkv_gradient_begin(&t, kernels, shape, desc, workspace, step.slot, worker);
+    qkv_gradient_choose_head(&t, step.kv_head);
+    qkv_gradient_choose_keys(&t, step.block);
+    if (step.first == 0) {
         qkv_gradient_load_keys(&t);
         qkv_gradient_open_sums(&t);
     }
-    int64_t first = step.unit * shape->unit_rows, group = shape->scores.group;
-    if (step.head < group)
-        sweep_queries(&t, t.rows.kv_head * group + step.head, first,
+    int64_t width = step.units.end - step.units.first;
+    for (int64_t cell = step.first; cell < step.end; cell++) {
+        int64_t first = (step.units.first + cell % width) * shape->unit_rows;
+        sweep_queries(&t, t.rows.kv_head * shape->scores.group + cell / width, first,
                       qkv_min(first + shape->unit_rows, desc->forward.seq_q));
-    if (step.last)
+    }
+    if (step.closes)
         qkv_gradient_close_sums(&t);
+}
+
+/* Whether a sweep has something to sum. Else each gradient that has elements is all zeros, and cleared elsewhere. */
+static bool wants_sweeps(const gradient_shape *shape, const qkv_attention_backward_desc *desc) {
+    const qkv_attention_desc *d = &desc->forward;
+    bool rows = shape->rows > 0, keys = shape->kv_heads > 0 && d->seq_k > 0;
+    bool sums_keys = (desc->grad_k.data && d->head_dim > 0) || (desc->grad_v.data && d->head_dim_v > 0);
+    bool sums_rows = (desc->grad_q.data && d->head_dim > 0) ||
+                     (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc));
+    return keys && (sums_keys || (rows && sums_rows));
 }
 
 enum gradient_stage { STATISTICS, SWEEP, BIAS, SINK };
@@ -198,7 +149,7 @@ static void attention_backward_execute(const qkv_plan *plan, const void *desc, v
         if (shape.lanes == 0)
             sweep_head(plan->kernels, &shape, d, workspace, index, worker);
         else
-            sweep_unit(plan->kernels, &shape, d, workspace, phase, index, worker);
+            sweep_cells(plan->kernels, &shape, d, workspace, phase, index, worker);
         break;
     case BIAS: qkv_gradient_bias(plan->kernels, &shape, d, workspace, index, worker); break;
     default: qkv_gradient_sink(&shape, d, workspace, index, plan->kernels); break;
@@ -209,29 +160,25 @@ static void attention_backward_execute(const qkv_plan *plan, const void *desc, v
 
 /* Whether to run a wavefront, and of which units. It pays where whole heads would leave workers idle. */
 static void cut_wavefront(gradient_shape *shape, const qkv_attention_desc *d, int32_t max_workers) {
-    enum { MOST_SWEEPS = 4096, MOST_PHASES = 1 << 30, MOST_ROWS = 256, ENOUGH_PHASES = 32 };
-    int64_t blocks = num_sweeps(shape), workers = max_workers;
-    shape->units = 0;
-    if (workers == 1 || shape->key_blocks < 2 || shape->rows == 0)
+    enum { MOST_SWEEPS = 4096, MOST_CELLS = 1024 };
+    const int64_t factors[2] = {shape->kv_heads, shape->key_blocks};
+    int64_t sweeps, time = 0, longest;
+    if (max_workers == 1 || shape->key_blocks < 2 || shape->rows == 0 || shape->kv_heads % max_workers == 0 ||
+        !qkv_product(factors, 2, MOST_SWEEPS, &sweeps))
         return;
-    /* Compares the shares of the workers' time in use, in percent. */
-    int64_t head_slots = qkv_ceil_div(shape->kv_heads, workers) * workers;
-    int64_t block_slots = qkv_ceil_div(blocks, workers) * workers;
-    if (shape->kv_heads * 100 / head_slots + 8 >= blocks * 100 / block_slots)
-        return;
-    if (blocks > MOST_SWEEPS)
-        return;
-    shape->lanes = qkv_min(qkv_min(workers, blocks), MAX_LANES);
-    /* Units as high as leaves the time to fill and to drain the wavefront short. */
-    int64_t enough = ENOUGH_PHASES * shape->lanes;
-    for (shape->unit_rows = MOST_ROWS; shape->unit_rows > GRADIENT_ROWS; shape->unit_rows /= 2) {
-        shape->units = qkv_ceil_div(d->seq_q, shape->unit_rows);
-        if (shape->units >= 4 * shape->lanes && qkv_gradient_phases(shape, d) >= enough)
-            break;
+    gradient_shape wave = *shape;
+    wave.lanes = qkv_min(qkv_min(max_workers, sweeps), MAX_LANES);
+    for (wave.unit_rows = GRADIENT_ROWS; qkv_gradient_cells(&wave, d) > MOST_CELLS * wave.lanes; wave.unit_rows *= 2) {
+        if (wave.unit_rows >= d->seq_q)
+            return;
     }
-    while (qkv_gradient_phases(shape, d) > MOST_PHASES)
-        shape->unit_rows *= 2;
-    shape->units = qkv_ceil_div(d->seq_q, shape->unit_rows);
+    gradient_schedule schedule;
+    gradient_step unused;
+    qkv_gradient_start(&schedule, &wave, d);
+    for (; (longest = qkv_gradient_advance(&schedule, &wave, d, 0, &unused)) > 0; time += longest)
+        wave.phases++;
+    if (time + time / 32 < qkv_ceil_div(shape->kv_heads, max_workers) * qkv_gradient_head_work(&wave, d))
+        *shape = wave;
 }
 
 static qkv_status cut_gradient(const qkv_kernels *kernels, const qkv_attention_backward_desc *desc, int32_t max_workers,
@@ -245,21 +192,24 @@ static qkv_status cut_gradient(const qkv_kernels *kernels, const qkv_attention_b
     shape->rows = d->batch * d->num_heads * d->seq_q;
     shape->row_chunks = qkv_ceil_div(d->seq_q, GRADIENT_ROWS);
     shape->copies_q = d->q.token != scores->ld_q;
-    shape->copies_k = d->k.token != scores->ld_q;
+    shape->copies_k = desc->grad_q.data && (d->k.token != scores->ld_q || d->keep.data || d->bias.data);
     shape->copies_out = desc->grad_out.token != scores->ld_o;
-    if (desc->grad_bias.data && shape->rows > 0 && shape->key_blocks > 0 && !qkv_gradient_bias_is_direct(desc)) {
+    if (desc->grad_bias.data && !qkv_gradient_bias_is_direct(desc)) {
         shape->bias_queries = desc->grad_bias.query == 0 ? 1 : shape->row_chunks;
         shape->bias_keys = desc->grad_bias.key == 0 ? 1 : shape->key_blocks;
     }
-    cut_wavefront(shape, d, max_workers);
+    if (wants_sweeps(shape, desc))
+        cut_wavefront(shape, d, max_workers);
     shape->statistics_size = qkv_round_up(3 * shape->rows, QKV_LANES) * (int64_t)sizeof(float);
 
     /* A block of keys and a block of rows in a few tiles each: no size is near the limits unless a dimension is. */
     int64_t widths[2] = {scores->ld_q + scores->ld_o, 8 * (QKV_KEY_BLOCK + GRADIENT_ROWS)}, unused;
     if (!qkv_product(widths, 2, PTRDIFF_MAX / 64, &unused))
         return QKV_ERROR_OVERFLOW;
-    qkv_gradient_scratch(kernels, shape, d);
-    int64_t areas[2] = {shape->lane_size + shape->worker_size, max_workers}, scratch;
+    qkv_gradient_scratch(kernels, shape, desc);
+    shape->slots = (shape->lanes > 0 ? LANE_SLOTS : 1) * (int64_t)max_workers;
+    int64_t share = shape->worker_size + (shape->lanes > 0 ? LANE_SLOTS : 1) * shape->slot_size;
+    int64_t areas[2] = {share + (shape->lanes > 0 ? SCHEDULE_SIZE : 0), max_workers}, scratch;
     if (!qkv_product(areas, 2, PTRDIFF_MAX / 4, &scratch) || shape->statistics_size > PTRDIFF_MAX / 4)
         return QKV_ERROR_OVERFLOW;
     *workspace_size = (size_t)(shape->statistics_size + scratch);
@@ -284,6 +234,7 @@ static uint64_t attention_backward_checksum(const qkv_attention_backward_desc *d
 static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_desc *desc) {
     const qkv_attention_desc *d = &desc->forward;
     bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0, out = rows && d->head_dim_v > 0;
+    int64_t bias[4];
     bool pairs = rows && d->seq_k > 0, keys = d->batch > 0 && d->num_kv_heads > 0 && d->seq_k > 0;
     qkv_add_input(pointers, d->q.data, sizeof(float), pairs && d->head_dim > 0);
     qkv_add_input(pointers, d->k.data, sizeof(float), pairs && d->head_dim > 0);
@@ -295,7 +246,8 @@ static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_des
     qkv_add_output(pointers, desc->grad_q.data, sizeof(float), rows && d->head_dim > 0 && desc->grad_q.data);
     qkv_add_output(pointers, desc->grad_k.data, sizeof(float), keys && d->head_dim > 0 && desc->grad_k.data);
     qkv_add_output(pointers, desc->grad_v.data, sizeof(float), keys && d->head_dim_v > 0 && desc->grad_v.data);
-    qkv_add_output(pointers, desc->grad_bias.data, sizeof(float), pairs && desc->grad_bias.data);
+    qkv_add_output(pointers, desc->grad_bias.data, sizeof(float),
+                   desc->grad_bias.data && qkv_gradient_bias_sizes(d, &desc->grad_bias, bias));
     qkv_add_output(pointers, desc->grad_sinks, sizeof(float), desc->grad_sinks && d->num_heads > 0);
     qkv_attention_desc options = *d; /* without what the forward wrote */
     options.lse.data = options.probabilities.data = NULL;
@@ -337,9 +289,11 @@ qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_b
         return status;
     enum gradient_stage list[4];
     int32_t num_stages = gradient_stages(&shape, &d, list);
-    int64_t phases = shape.lanes > 0 ? qkv_gradient_phases(&shape, &d.forward) : 1;
-    const int64_t num_tasks[] = {d.forward.batch * d.forward.num_heads * shape.row_chunks,
-                                 shape.lanes > 0 ? shape.lanes : shape.kv_heads,
+    int64_t phases = shape.lanes > 0 ? shape.phases : 1;
+    bool sweeps = wants_sweeps(&shape, &d), clears = d.grad_q.data && d.forward.head_dim > 0;
+    bool rows = sweeps || clears || shape.bias_queries > 0 || d.grad_sinks;
+    const int64_t num_tasks[] = {rows ? d.forward.batch * d.forward.num_heads * shape.row_chunks : 0,
+                                 shape.lanes > 0 ? shape.lanes : sweeps ? shape.kv_heads : 0,
                                  shape.bias_queries > 0 ? qkv_gradient_bias_tasks(&shape, &d) : 0, d.forward.num_heads};
     qkv_plan p = {.workspace_size = workspace_size,
                   .num_phases = num_stages - 1 + (int32_t)phases,

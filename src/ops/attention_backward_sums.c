@@ -24,7 +24,7 @@ static void find_infinite_queries(const qkv_kernels *kernels, const qkv_attentio
 }
 
 /* Whether the forward left this row empty, as far as its outputs can tell: all zeros, and no lse but that of a sink. */
-static bool is_empty(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t b, int64_t head, int64_t i,
+static bool is_empty_row(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t b, int64_t head, int64_t i,
                      float lse) {
     if (qkv_is_minus_infinity(lse) || !d->sinks)
         return qkv_is_minus_infinity(lse);
@@ -74,7 +74,7 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
         float natural = *at_row(&in, b, head, first + i);
         clean[i] = delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
         bool nan = delta[i] != delta[i], empty = qkv_is_minus_infinity(natural);
-        if (empty || (nan && is_empty(kernels, d, b, head, first + i, natural)))
+        if (empty || (nan && is_empty_row(kernels, d, b, head, first + i, natural)))
             delta[i] = 0;
         if (desc->grad_lse.data && !empty)
             delta[i] -= *at_row(&desc->grad_lse, b, head, first + i);
@@ -112,6 +112,8 @@ void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
     queries.end = qkv_min(queries.end, d->seq_q);
     qkv_gradient_open_bias(desc, b, only_head, queries,
                            (key_range){blocks.first * QKV_KEY_BLOCK, qkv_min(blocks.end * QKV_KEY_BLOCK, d->seq_k)});
+    if (shape->rows == 0 || shape->key_blocks == 0)
+        return;
     gradient_task t;
     qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
     t.sums_bias = true;
@@ -137,7 +139,7 @@ void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward
     float total = desc->flags & QKV_ACCUMULATE ? desc->grad_sinks[head] : 0.0f;
     float sink = d->sinks ? d->sinks[head] : QKV_MINUS_INFINITY, m, l;
     qkv_single_state(sink, &m, &l);
-    for (int64_t b = 0; l != 0 && b < d->batch; b++) {
+    for (int64_t b = 0; l != 0 && d->seq_q > 0 && b < d->batch; b++) {
         const float *lse = (const float *)workspace + (b * d->num_heads + head) * d->seq_q, *delta = lse + shape->rows;
         for (int64_t first = 0; first < d->seq_q; first += GRADIENT_ROWS) {
             float sum = 0;

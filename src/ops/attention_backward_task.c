@@ -23,32 +23,35 @@ static int64_t lay_out_parts(const scratch_part *parts, size_t n, float *base) {
     return used * (int64_t)sizeof(float);
 }
 
-static int64_t lay_out_lane(gradient_task *t, const gradient_shape *shape, const qkv_attention_desc *d, float *base) {
-    int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
+static int64_t lay_out_slot(gradient_task *t, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
+                            float *base) {
+    const qkv_attention_desc *d = &desc->forward;
+    int64_t keys = qkv_min(QKV_KEY_BLOCK, d->seq_k), panels = qkv_round_up(keys, QKV_PANEL);
     const scratch_part parts[] = {
-        {&t->k_panels, keys * d->head_dim},
-        {&t->v_panels, keys * d->head_dim_v},
+        {&t->k_panels, panels * d->head_dim},
+        {&t->v_panels, qkv_gradient_wants_scores(desc) ? panels * d->head_dim_v : 0},
         {&t->k_copy, shape->copies_k ? keys * shape->scores.ld_q : 0},
-        {&t->grad_k, keys * shape->scores.ld_q},
-        {&t->grad_v, keys * shape->scores.ld_o},
+        {&t->grad_k, desc->grad_k.data ? keys * shape->scores.ld_q : 0},
+        {&t->grad_v, desc->grad_v.data ? keys * shape->scores.ld_o : 0},
     };
     return lay_out_parts(parts, sizeof parts / sizeof parts[0], base);
 }
 
 static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
-                              const qkv_attention_desc *d, float *base) {
-    int64_t rows = GRADIENT_ROWS, tile = kernels->tile_rows, ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
+                              const qkv_attention_backward_desc *desc, float *base) {
+    int64_t rows = qkv_min(GRADIENT_ROWS, desc->forward.seq_q), tile = qkv_min(kernels->tile_rows, rows);
+    int64_t ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
     float *query = NULL, *head = NULL, *keep = NULL;
     const scratch_part parts[] = {
         {&t->p, rows * LD_SCORES},
-        {&t->ds, rows * LD_SCORES},
+        {&t->ds, qkv_gradient_wants_scores(desc) ? rows * LD_SCORES : 0},
         {&t->visible, rows * LD_SCORES},
         {&t->cap_tanh, shape->scores.cap != 0 ? tile * LD_SCORES : 0},
-        {&t->dt, tile * LD_SCORES},
-        {&t->factors, d->dropout != 0 ? tile * LD_SCORES : 0},
+        {&t->dt, desc->grad_bias.data ? tile * LD_SCORES : 0},
+        {&t->factors, desc->forward.dropout != 0 ? tile * LD_SCORES : 0},
         {&t->dq, tile * ld_q},
         {&t->scaled_delta, rows},
-        {&t->column, 2 * rows},
+        {&t->column, 2 * GRADIENT_ROWS},
         {&t->rows.q, rows * ld_q},
         {&t->q_copy, shape->copies_q ? rows * ld_q : 0},
         {&t->out_copy, shape->copies_out ? rows * ld_o : 0},
@@ -66,17 +69,26 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
     return size;
 }
 
-void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_desc *d) {
+void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_backward_desc *desc) {
     gradient_task unused;
-    shape->lane_size = lay_out_lane(&unused, shape, d, NULL);
-    shape->worker_size = lay_out_worker(&unused, kernels, shape, d, NULL);
+    shape->slot_size = lay_out_slot(&unused, shape, desc, NULL);
+    shape->worker_size = lay_out_worker(&unused, kernels, shape, desc, NULL);
+}
+
+/* Statistics, slots, schedules, workers. */
+static unsigned char *schedules(const gradient_shape *shape, void *workspace) {
+    return (unsigned char *)workspace + shape->statistics_size + shape->slots * shape->slot_size;
+}
+
+gradient_schedule *qkv_gradient_schedule_of(const gradient_shape *shape, void *workspace, int64_t lane) {
+    return (gradient_schedule *)(void *)(schedules(shape, workspace) + lane * SCHEDULE_SIZE);
 }
 
 void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
-                        const qkv_attention_backward_desc *desc, void *workspace, int64_t lane, int32_t worker) {
+                        const qkv_attention_backward_desc *desc, void *workspace, int64_t slot, int32_t worker) {
     const float *statistics = workspace;
-    unsigned char *areas = (unsigned char *)workspace + shape->statistics_size;
-    int64_t area = shape->lane_size + shape->worker_size;
+    unsigned char *slots = (unsigned char *)workspace + shape->statistics_size;
+    unsigned char *workers = schedules(shape, workspace) + shape->lanes * SCHEDULE_SIZE;
     memset(t, 0, sizeof *t);
     t->shape = shape;
     t->desc = desc;
@@ -87,8 +99,8 @@ void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const grad
     t->rows.kernels = kernels;
     t->rows.shape = &shape->scores;
     t->rows.desc = &desc->forward;
-    lay_out_lane(t, shape, &desc->forward, (float *)(void *)(areas + lane * area));
-    lay_out_worker(t, kernels, shape, &desc->forward, (float *)(void *)(areas + worker * area + shape->lane_size));
+    lay_out_slot(t, shape, desc, (float *)(void *)(slots + slot * shape->slot_size));
+    lay_out_worker(t, kernels, shape, desc, (float *)(void *)(workers + worker * shape->worker_size));
 }
 
 /* ------------------------------------------------------------------------------------------------------- keys */
@@ -105,11 +117,12 @@ float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int6
     return (float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
 }
 
-/* Tensors without channels may be NULL; nothing is read of them. */
+/* Tensors without channels, or keys without queries, may be NULL; nothing is read of them. */
 const float *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int64_t dim, int64_t head,
                                     int64_t token) {
-    return dim == 0 ? t->row_sum
-                    : (const float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
+    return dim == 0 || !x->data
+               ? t->row_sum
+               : (const float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
 }
 
 void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n) {
@@ -125,15 +138,68 @@ void qkv_gradient_choose_keys(gradient_task *t, int64_t block) {
     t->ld_k = t->shape->scores.ld_q;
     if (!t->shape->copies_k) {
         t->k = qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head, block * QKV_KEY_BLOCK);
-        t->ld_k = d->k.token;
+        t->ld_k = d->head_dim > 0 ? d->k.token : 0;
     }
 }
 
 static void pack_keys(const gradient_task *t, float *panels, const qkv_input *x, int64_t dim, key_range keys) {
+    if (dim == 0)
+        return;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL)
         t->rows.kernels->pack(panels + j * dim, qkv_gradient_input_row(t, x, dim, t->rows.kv_head,
                                                                        t->block * QKV_KEY_BLOCK + j),
                               x->token, (size_t)qkv_min(QKV_PANEL, keys.end - j), (size_t)dim);
+}
+
+/* Whether a query of the KV head's group sees key j of the block. */
+static bool is_seen(const gradient_task *t, int64_t j) {
+    const qkv_attention_desc *d = &t->desc->forward;
+    const qkv_matrix_input *keep = &d->keep, *bias = &d->bias;
+    int64_t key = t->block * QKV_KEY_BLOCK + j, group = t->shape->scores.group;
+    bool by_head = (keep->data && keep->head != 0) || (bias->data && bias->head != 0);
+    for (int64_t h = t->rows.kv_head * group; h < (t->rows.kv_head + 1) * group; h++) {
+        for (int64_t i = 0; i < d->seq_q; i++) {
+            key_range seen = visible_keys(&t->rows, i);
+            if (key < seen.first || key >= seen.end)
+                continue;
+            int64_t b = t->rows.b, in_keep = b * keep->batch + h * keep->head + i * keep->query + key * keep->key;
+            int64_t in_bias = b * bias->batch + h * bias->head + i * bias->query + key * bias->key;
+            if ((!keep->data || ((const uint8_t *)keep->data)[in_keep]) &&
+                (!bias->data || !qkv_is_minus_infinity(((const float *)bias->data)[in_bias])))
+                return true;
+        }
+        if (!by_head)
+            break;
+    }
+    return false;
+}
+
+static void clear_key(float *panels, int64_t dim, int64_t j) {
+    float *column = panels + j / QKV_PANEL * QKV_PANEL * dim + j % QKV_PANEL;
+    for (int64_t c = 0; c < dim; c++)
+        column[c * QKV_PANEL] = 0;
+}
+
+/* A NaN or infinity at a key that nobody sees would spoil all rows, each to be repaired: zeros instead. */
+static void clear_hidden(const gradient_task *t, const qkv_input *x, int64_t dim, key_range keys, float *panels,
+                         float *copy) {
+    float *dots = t->column; /* Σ 0·x */
+    if (dim == 0)
+        return;
+    memset(t->row_sum, 0, (size_t)dim * sizeof(float));
+    for (int64_t first = keys.first, n; first < keys.end; first += n) {
+        n = qkv_min(GRADIENT_ROWS, keys.end - first);
+        t->rows.kernels->row_dots(dots, qkv_gradient_input_row(t, x, dim, t->rows.kv_head,
+                                                               t->block * QKV_KEY_BLOCK + first),
+                                  x->token, t->row_sum, 0, (size_t)n, (size_t)dim);
+        for (int64_t i = 0; i < n; i++) {
+            if (dots[i] == 0 || is_seen(t, first + i))
+                continue;
+            clear_key(panels, dim, first + i);
+            if (copy)
+                memset(copy + (first + i) * t->ld_k, 0, (size_t)dim * sizeof(float));
+        }
+    }
 }
 
 void qkv_gradient_load_keys(const gradient_task *t) {
@@ -141,13 +207,20 @@ void qkv_gradient_load_keys(const gradient_task *t) {
     if (t->shape->rows == 0)
         return;
     key_range keys = within_block(visible_to_queries(&t->rows, 0, d->seq_q - 1), t->block);
+    bool hides = d->keep.data || d->bias.data; /* what windows and kv_len hide at the ends has been left out */
     pack_keys(t, t->k_panels, &d->k, d->head_dim, keys);
-    pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
-    if (t->shape->copies_k)
+    if (t->shape->copies_k && d->head_dim > 0)
         qkv_gradient_copy_rows(t->k_copy + keys.first * t->ld_k, t->ld_k,
-                  qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + keys.first),
-                      d->k.token,
-                  keys.end - keys.first, d->head_dim);
+                               qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head,
+                                                      t->block * QKV_KEY_BLOCK + keys.first),
+                               d->k.token, keys.end - keys.first, d->head_dim);
+    if (hides)
+        clear_hidden(t, &d->k, d->head_dim, keys, t->k_panels, t->shape->copies_k ? t->k_copy : NULL);
+    if (!qkv_gradient_wants_scores(t->desc))
+        return;
+    pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
+    if (hides)
+        clear_hidden(t, &d->v, d->head_dim_v, keys, t->v_panels, NULL);
 }
 
 static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv_output *grad, int64_t n) {
@@ -191,9 +264,8 @@ static void scale_gradient_queries(const gradient_task *t, int64_t n) {
                                (size_t)(whole ? n * dim : dim));
 }
 
-void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
+void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
     const qkv_attention_desc *d = &t->desc->forward;
-    const gradient_shape *shape = t->shape;
     int64_t at = (t->rows.b * d->num_heads + head) * d->seq_q + first;
     t->head = head;
     t->first_query = first;
@@ -202,14 +274,20 @@ void qkv_gradient_open_rows(gradient_task *t, int64_t head, int64_t first, int64
     t->delta = t->row_delta + at;
     t->clean = t->row_clean + at;
     t->q = qkv_gradient_input_row(t, &d->q, d->head_dim, head, first);
-    t->ld_q = d->q.token;
+    t->ld_q = d->head_dim > 0 ? d->q.token : 0;
     t->grad_out = qkv_gradient_input_row(t, &t->desc->grad_out, d->head_dim_v, head, first);
-    t->ld_grad_out = t->desc->grad_out.token;
+    t->ld_grad_out = d->head_dim_v > 0 ? t->desc->grad_out.token : 0;
     for (int64_t i = 0; i < n; i++) {
         t->rows.query[i] = first + i;
         t->rows.head[i] = head;
-        t->scaled_delta[i] = t->delta[i] * shape->scale;
+        t->scaled_delta[i] = t->delta[i] * t->shape->scale;
     }
+}
+
+void qkv_gradient_open_rows(gradient_task *t) {
+    const qkv_attention_desc *d = &t->desc->forward;
+    const gradient_shape *shape = t->shape;
+    int64_t n = t->num_rows;
     if (shape->copies_q) {
         qkv_gradient_copy_rows(t->q_copy, shape->scores.ld_q, t->q, t->ld_q, n, d->head_dim);
         t->q = t->q_copy;

@@ -41,6 +41,12 @@ qkv_status qkv_layer_prepare(const qkv_layer_desc *desc, qkv_layer_desc *d) {
     return QKV_OK;
 }
 
+bool qkv_layer_attends(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    bool rows = a->batch > 0 && a->seq_q > 0 && a->num_heads > 0;
+    return rows && ((a->head_dim_v > 0 && d->out_features > 0) || a->lse.data || a->probabilities.data);
+}
+
 qkv_output qkv_layer_heads(const qkv_attention_desc *a, int64_t heads, int64_t head_dim, float *data) {
     return (qkv_output){data, heads * a->seq_q * head_dim, a->seq_q * head_dim, head_dim};
 }
@@ -147,7 +153,7 @@ static void layer_execute(const qkv_plan *plan, const void *desc, void *workspac
     memcpy(&shape, plan->geometry, sizeof shape);
     layer_calls calls;
     qkv_layer_connect(d, &shape.tensors, workspace, &calls);
-    void *scratch = (float *)workspace + shape.scratch;
+    void *scratch = workspace ? (float *)workspace + shape.scratch : NULL;
     int64_t unused[3];
     phase -= d->w_qkv ? 1 : 0;
     if (phase < 0)
@@ -177,11 +183,10 @@ static qkv_status layer_check_call(const qkv_plan *plan, const qkv_layer_desc *d
     if (plan->operation != QKV_LAYER || plan->checksum != layer_checksum(d))
         return QKV_ERROR_PLAN;
     const qkv_attention_desc *a = &d->attention;
-    bool tokens = a->batch > 0 && a->seq_q > 0, used = tokens && a->num_heads > 0;
-    bool in = tokens && d->w_qkv && d->model_dim > 0;
+    bool tokens = a->batch > 0 && a->seq_q > 0, used = qkv_layer_attends(d) && d->model_dim > 0;
     qkv_pointers pointers = {0};
-    qkv_add_input(&pointers, d->x.data, sizeof(float), used && d->model_dim > 0);
-    qkv_add_input(&pointers, d->w_qkv, 64, in);
+    qkv_add_input(&pointers, d->x.data, sizeof(float), used);
+    qkv_add_input(&pointers, d->w_qkv, 64, used && d->w_qkv);
     qkv_add_input(&pointers, d->bias_q, sizeof(float), d->bias_q);
     qkv_add_input(&pointers, d->bias_k, sizeof(float), d->bias_k);
     qkv_add_input(&pointers, d->bias_v, sizeof(float), d->bias_v);
@@ -215,6 +220,8 @@ qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_
     if (d.w_qkv)
         p.num_tasks[p.num_phases++] = shape.in.num_tasks;
     p.num_phases += qkv_attention_phases(&shape.attention, p.num_tasks + p.num_phases);
+    if (!qkv_layer_attends(&d))
+        memset(p.num_tasks, 0, sizeof p.num_tasks);
     if (d.w_o)
         p.num_tasks[p.num_phases++] = shape.out.num_tasks;
     _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");

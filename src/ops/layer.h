@@ -19,6 +19,10 @@ typedef struct layer_calls {
 
 qkv_status qkv_layer_prepare(const qkv_layer_desc *desc, qkv_layer_desc *d);
 
+/* Whether the heads' outputs have elements that something reads, or the attention writes more than them. Else neither
+ * it nor the projection before it has anything to do. */
+bool qkv_layer_attends(const qkv_layer_desc *d);
+
 /* Contiguous [batch][head][token][channel]. */
 qkv_output qkv_layer_heads(const qkv_attention_desc *a, int64_t heads, int64_t head_dim, float *data);
 

@@ -48,11 +48,13 @@ static bool wants_attention(const qkv_layer_backward_desc *d) {
 }
 
 static bool wants_operation(const qkv_layer_backward_desc *d, enum operation operation) {
+    const qkv_attention_desc *a = &d->forward.attention;
     bool weights_out = d->forward.w_o && wants(&d->grad_o), attention = wants_attention(d);
-    bool input = wants_q(d) || wants_k(d) || wants_v(d);
+    bool input = wants_q(d) || wants_k(d) || wants_v(d), rows = a->batch > 0 && a->seq_q > 0 && a->num_heads > 0;
+    bool heads = weights_out && d->grad_o.data && a->head_dim_v > 0 && d->forward.out_features > 0;
     switch (operation) {
-    case PROJECT: return d->forward.w_qkv && (weights_out || attention);
-    case ATTEND: return weights_out || attention;
+    case PROJECT: return d->forward.w_qkv && rows && (heads || attention);
+    case ATTEND: return rows && (heads || attention);
     case HEADS: return d->forward.w_o && attention;
     case WEIGHTS_OUT: return weights_out;
     case CLEAR: return d->flags & QKV_ACCUMULATE && input && attention;
@@ -182,7 +184,8 @@ static void clear(const qkv_attention_desc *a, const layer_grad_shape *shape, fl
     const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
     const int64_t n[3] = {grad_floats(a, a->num_heads, a->head_dim), grad_floats(a, a->num_kv_heads, a->head_dim),
                           grad_floats(a, a->num_kv_heads, a->head_dim_v)};
-    memset(base + offset[index], 0, (size_t)n[index] * sizeof(float));
+    if (n[index] > 0)
+        memset(base + offset[index], 0, (size_t)n[index] * sizeof(float));
 }
 
 /* dX of raw attention: Σ dQ over the heads, then Σ dK, then Σ dV over the KV heads. */
@@ -232,7 +235,7 @@ static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_de
 
 static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
                      enum operation operation, float *base, int32_t phase, int64_t index, int32_t worker) {
-    void *scratch = base + shape->scratch;
+    void *scratch = base ? base + shape->scratch : NULL;
     inner_call c;
     connect(d, shape, base, operation, &c);
     switch (operation) {
@@ -320,9 +323,11 @@ static void add_grad(qkv_pointers *pointers, const qkv_weight_grad *g, bool in, 
 static void add_pointers(qkv_pointers *pointers, const qkv_layer_backward_desc *d) {
     const qkv_layer_desc *f = &d->forward;
     qkv_attention_desc a = f->attention;
-    bool tokens = a.batch > 0 && a.seq_q > 0, used = tokens && a.num_heads > 0, in = f->model_dim > 0;
+    bool tokens = a.batch > 0 && a.seq_q > 0, in = f->model_dim > 0;
     bool q = a.num_heads * a.head_dim > 0, k = a.num_kv_heads * a.head_dim > 0, v = a.num_kv_heads * a.head_dim_v > 0;
-    qkv_add_input(pointers, f->x.data, sizeof(float), used && in);
+    bool weights = (d->grad_q.data && q) || (d->grad_k.data && k) || (d->grad_v.data && v);
+    int64_t bias[4];
+    qkv_add_input(pointers, f->x.data, sizeof(float), tokens && in && (weights || wants_operation(d, ATTEND)));
     qkv_add_input(pointers, f->w_qkv, 64, tokens && f->w_qkv && in);
     qkv_add_input(pointers, f->bias_q, sizeof(float), f->bias_q);
     qkv_add_input(pointers, f->bias_k, sizeof(float), f->bias_k);
@@ -334,7 +339,8 @@ static void add_pointers(qkv_pointers *pointers, const qkv_layer_backward_desc *
     add_grad(pointers, &d->grad_k, in, k);
     add_grad(pointers, &d->grad_v, in, v);
     add_grad(pointers, &d->grad_o, a.num_heads * a.head_dim_v > 0, f->out_features > 0);
-    qkv_add_output(pointers, d->grad_bias.data, sizeof(float), d->grad_bias.data && used);
+    qkv_add_output(pointers, d->grad_bias.data, sizeof(float),
+                   d->grad_bias.data && qkv_gradient_bias_sizes(&a, &d->grad_bias, bias));
     qkv_add_output(pointers, d->grad_sinks, sizeof(float), d->grad_sinks && a.num_heads > 0);
     a.lse.data = a.probabilities.data = NULL;
     qkv_attention_add_options(pointers, &a);

@@ -58,6 +58,9 @@ float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *sh
 void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d);
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]);
 
+/* Elements of dbias along its four axes: one where it is summed, also over nothing. Whether there is any. */
+bool qkv_gradient_bias_sizes(const qkv_attention_desc *d, const qkv_matrix_output *x, int64_t sizes[4]);
+
 /* dst[j] = src[j]·factor + 0.0f for j < n. */
 static inline void qkv_scale_row(const qkv_kernels *kernels, float *dst, const float *src, float factor, size_t n) {
     kernels->scale(dst, 0, src, 0, &factor, 1, n);

@@ -182,8 +182,8 @@ static float *result_row(const gradient_desc *d, const weight_tile *w, int64_t i
 }
 
 /* One token's part of one operand: of X if `in`, else of dY. */
-static void gather(const gradient_desc *d, const weight_tile *w, bool in, token_index at, float *to, int64_t first,
-                   int64_t n) {
+static void gather_operand(const gradient_desc *d, const weight_tile *w, bool in, token_index at, float *to,
+                           int64_t first, int64_t n) {
     if (in)
         gather_x(d, at, to, first, n);
     else
@@ -202,9 +202,9 @@ static void sum_tokens(const qkv_kernels *kernels, const gradient_desc *d, const
     token_index at = token_of(d, row);
     for (int64_t x = 0; x < n; x++, at = next_token(d, at)) {
         if (w->weights || !w->in_out)
-            gather(d, w, w->in_out, at, w->a + x * W_ROWS, w->row, w->rows);
+            gather_operand(d, w, w->in_out, at, w->a + x * W_ROWS, w->row, w->rows);
         for (int64_t c = 0; (w->weights || w->in_out) && c < w->columns; c += QKV_PANEL)
-            gather(d, w, !w->in_out, at, w->b + c * QKV_CHAIN + x * QKV_PANEL, w->column + c,
+            gather_operand(d, w, !w->in_out, at, w->b + c * QKV_CHAIN + x * QKV_PANEL, w->column + c,
                    qkv_min(QKV_PANEL, w->columns - c));
     }
     for (int64_t c = 0; w->weights && c < w->columns; c += QKV_PANEL)
@@ -256,7 +256,7 @@ static void differentiate_weights(const qkv_kernels *kernels, const projection_g
 
 static int64_t weight_tiles(const projection_grad_shape *shape, const gradient_desc *d, int64_t i) {
     int64_t out = d->forward.part[i].out_features, in = d->grad[i].data ? d->forward.in_features : 0;
-    if (!wants_part(d, i) || out == 0)
+    if (out == 0 || (in == 0 && !d->grad[i].bias))
         return 0;
     bool in_out = d->grad[i].layout == QKV_IN_OUT;
     int64_t down = qkv_ceil_div(in_out ? in : out, shape->w_rows);

@@ -156,6 +156,183 @@ static void test_layer_of_nothing_touches_nothing(const qt_set *set) {
     }
 }
 
+/* Each product by itself: one without an element reads nothing, though the call has others. */
+static void test_a_product_without_elements_reads_nothing(const qt_set *set) {
+    for (uint64_t i = 0; i < 6; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        float *w = qt_alloc(8 * QKV_PANEL * sizeof(float), 64, QT_TAIL), *g = case_floats(&rng, 12);
+        qt_fill(&rng, w, 8 * QKV_PANEL, QT_NORMAL);
+        qkv_layer_desc layer = {.size = sizeof layer, .model_dim = 4, .w_qkv = w,
+                                .attention = {.size = sizeof layer.attention, .batch = 1, .num_heads = 1, .seq_q = 2,
+                                              .seq_k = 2, .head_dim = 4}};
+        if (i == 0) { /* keys and values, but no head to read them */
+            layer.attention.num_heads = 0;
+            layer.attention.num_kv_heads = 1;
+        }
+        if (i <= 1) { /* heads, but no output of them */
+            layer.w_o = w;
+            layer.x.data = nothing();
+            case_run_layer(&set->ctx, &layer, 0, 0);
+            layer.x.data = NULL;
+            case_run_layer(&set->ctx, &layer, 0, 0);
+        }
+        if (i == 2) { /* a bias of the output alone needs no attention */
+            float *grad_out = case_floats(&rng, 10);
+            qt_fill(&rng, grad_out, 10, QT_INTEGER);
+            layer.w_o = w;
+            layer.out_features = 5;
+            const qkv_layer_backward_desc d = {.size = sizeof d, .grad_out = {grad_out, 0, 0, 5},
+                                               .grad_o = {.bias = g}, .forward = layer};
+            case_run_layer_backward(&set->ctx, &d, 0, 0);
+            for (int c = 0; c < 5; c++)
+                assert_true(g[c] == grad_out[c] + grad_out[5 + c]);
+        }
+        if (i == 3) { /* keys that no head reads have a gradient: zeros, which meet x */
+            float *x = case_floats(&rng, 8);
+            qt_fill(&rng, x, 8, QT_NORMAL);
+            layer.x = (qkv_input){x, 0, 0, 4};
+            layer.attention.num_heads = 0;
+            layer.attention.num_kv_heads = 1;
+            const qkv_layer_backward_desc d = {.size = sizeof d, .grad_k = {.bias = g}, .forward = layer};
+            case_run_layer_backward(&set->ctx, &d, 0, 0);
+            for (int c = 0; c < 4; c++)
+                assert_int_equal(qt_bits(g[c]), 0);
+        }
+        if (i >= 4) { /* weights without inputs, beside a bias of another part */
+            float *grad_out = case_floats(&rng, 6);
+            qt_fill(&rng, grad_out, 6, QT_INTEGER);
+            const qkv_projection_backward_desc d = {
+                .size = sizeof d, .grad_out = {{NULL, 0, 0, 3}, {grad_out, 0, 0, 3}},
+                .grad = {{.data = nothing(), .layout = i == 4 ? QKV_IN_OUT : QKV_OUT_IN},
+                         {.data = nothing(), .layout = i == 4 ? QKV_IN_OUT : QKV_OUT_IN, .bias = g}},
+                .forward = {.size = sizeof d.forward, .batch = 1, .tokens = 2, .num_parts = 2,
+                            .part = {{.out_features = 3}, {.out_features = 3}}}};
+            case_run_projection_backward(&set->ctx, &d, 0, 0);
+            for (int c = 0; c < 3; c++)
+                assert_true(g[c] == grad_out[c] + grad_out[3 + c]);
+        }
+    }
+}
+
+static int64_t all_tasks(const qkv_plan *plan) {
+    int64_t sum = 0;
+    for (int32_t phase = 0; phase < plan->num_phases; phase++)
+        sum += qkv_plan_num_tasks(plan, phase);
+    return sum;
+}
+
+/* Nor does it take time: sizes beyond counting, of which one is 0. */
+static void test_gradients_of_nothing_take_no_time(const qt_set *set) {
+    const int64_t many = INT64_C(1) << 50;
+    for (uint64_t i = 0; i < 7; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        qkv_plan plan;
+        float *g = case_floats(&rng, 4);
+        qkv_attention_backward_desc d = {.size = sizeof d,
+                                         .forward = {.size = sizeof d.forward, .batch = 1, .num_heads = many,
+                                                     .num_kv_heads = 1, .seq_q = 0, .seq_k = 1, .head_dim = 4}};
+        if (i == 0) { /* a key that no query reads */
+            d.grad_k.data = g;
+            case_run_attention_backward(&set->ctx, &d, 0, 0);
+            for (int c = 0; c < 4; c++)
+                assert_int_equal(qt_bits(g[c]), 0);
+        }
+        if (i == 1) { /* one number for all heads' biases */
+            d.grad_bias.data = g;
+            case_run_attention_backward(&set->ctx, &d, 0, 0);
+            assert_int_equal(qt_bits(g[0]), 0);
+        }
+        if (i == 2) { /* a sink of batches without queries */
+            d.forward.batch = many;
+            d.forward.num_heads = 1;
+            d.grad_sinks = g;
+            d.forward.sinks = case_floats(&rng, 1);
+            *(float *)(uintptr_t)d.forward.sinks = 1;
+            case_run_attention_backward(&set->ctx, &d, 0, 0);
+            assert_int_equal(qt_bits(g[0]), 0);
+        }
+        if (i == 3) { /* gradients without channels, or of no keys */
+            d.forward.num_kv_heads = many;
+            d.forward.head_dim = 0;
+            d.grad_q.data = d.grad_k.data = d.grad_v.data = g;
+            assert_int_equal(qkv_attention_backward_plan(&set->ctx, &d, 1, &plan), QKV_OK);
+            assert_int_equal(all_tasks(&plan), 0);
+            d.forward.head_dim = 4;
+            d.forward.seq_k = 0;
+            assert_int_equal(qkv_attention_backward_plan(&set->ctx, &d, 3, &plan), QKV_OK);
+            assert_int_equal(all_tasks(&plan), 0);
+        }
+        if (i == 4) { /* none is wanted */
+            d.forward.num_heads = d.forward.num_kv_heads = 4;
+            d.forward.seq_q = d.forward.seq_k = INT64_C(1) << 40;
+            assert_int_equal(qkv_attention_backward_plan(&set->ctx, &d, 1, &plan), QKV_OK);
+            assert_int_equal(all_tasks(&plan), 0);
+        }
+        if (i == 5) { /* weights without inputs */
+            const qkv_projection_backward_desc p = {
+                .size = sizeof p, .grad = {{.data = g}}, .grad_x = {g, 0, 0, 0},
+                .forward = {.size = sizeof p.forward, .batch = 1, .tokens = 1, .num_parts = 1,
+                            .part = {{.out_features = many}}}};
+            assert_int_equal(qkv_projection_backward_plan(&set->ctx, &p, 1, &plan), QKV_OK);
+            assert_int_equal(all_tasks(&plan), 0);
+        }
+        if (i == 6) { /* a group of more heads than there can be phases: planned, whichever way */
+            d.forward.num_heads = INT64_C(1) << 30;
+            d.forward.seq_q = d.forward.head_dim = 1;
+            d.forward.seq_k = 257;
+            d.grad_q.data = g;
+            for (int32_t workers = 1; workers <= 8; workers++)
+                assert_int_equal(qkv_attention_backward_plan(&set->ctx, &d, workers, &plan), QKV_OK);
+        }
+    }
+}
+
+/* An axis along which dbias is summed has one element, however many summands: the sum of none is 0. */
+static void test_the_bias_of_no_pair_has_gradient_zero(const qt_set *set) {
+    for (uint64_t i = 0; i < 24; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        const bool accumulate = i & 1;
+        const int axis = (int)(i / 2 % 4); /* the one of no length */
+        const int64_t length = i / 8 == 2 ? 0 : 2, n[4] = {axis == 0 ? 0 : length, axis == 1 ? 0 : length,
+                                                           axis == 2 ? 0 : length, axis == 3 ? 0 : length};
+        float *g = case_floats(&rng, 8);
+        for (int c = 0; c < 8; c++)
+            g[c] = accumulate ? (float)(c + 1) : NAN;
+        qkv_attention_backward_desc d = {.size = sizeof d, .flags = accumulate ? QKV_ACCUMULATE : 0,
+                                         .grad_bias = {.data = g},
+                                         .forward = {.size = sizeof d.forward, .batch = n[0], .num_heads = n[1],
+                                                     .num_kv_heads = 1, .seq_q = n[2], .seq_k = n[3], .head_dim = 4,
+                                                     .lse = {case_floats(&rng, 8), 4, 2, 1}}};
+        for (int c = 0; c < 8; c++)
+            ((float *)d.forward.lse.data)[c] = -INFINITY;
+        float *zeros = case_floats(&rng, 4);
+        memset(zeros, 0, 4 * sizeof(float));
+        d.forward.out.data = zeros;
+        d.grad_out.data = zeros;
+        int64_t elements = 1;
+        if (i / 8 == 1) { /* the other three axes are not summed */
+            int64_t *const strides[4] = {&d.grad_bias.batch, &d.grad_bias.head, &d.grad_bias.query, &d.grad_bias.key};
+            for (int a = 0; a < 4; a++) {
+                if (a != axis) {
+                    *strides[a] = elements;
+                    elements *= 2;
+                }
+            }
+        }
+        qt_describe("axis %d of length 0, others %lld, accumulate %d", axis, (long long)length, accumulate);
+        case_run_attention_backward(&set->ctx, &d, (int32_t)(i % 3), 0);
+        for (int64_t c = 0; c < elements; c++)
+            QT_EXPECT(qt_bits(g[c]) == qt_bits(accumulate ? (float)(c + 1) : 0.0f), "element %lld: %a", (long long)c,
+                      (double)g[c]);
+    }
+}
+
 /* --------------------------------------------------------------------------------------------------------- large */
 
 static void test_more_than_65536_keys(const qt_set *set) {
@@ -266,6 +443,9 @@ int main(int argc, char **argv) {
     qt_each_set("an_empty_part_is_skipped", test_an_empty_part_is_skipped);
     qt_each_set("merge_of_nothing_touches_nothing", test_merge_of_nothing_touches_nothing);
     qt_each_set("layer_of_nothing_touches_nothing", test_layer_of_nothing_touches_nothing);
+    qt_each_set("a_product_without_elements_reads_nothing", test_a_product_without_elements_reads_nothing);
+    qt_each_set("gradients_of_nothing_take_no_time", test_gradients_of_nothing_take_no_time);
+    qt_each_set("the_bias_of_no_pair_has_gradient_zero", test_the_bias_of_no_pair_has_gradient_zero);
     qt_each_set("more_than_65536_keys", test_more_than_65536_keys);
     qt_each_set("attention_over_2_to_the_31_elements", test_attention_over_2_to_the_31_elements);
     qt_each_set("projection_over_2_to_the_31_elements", test_projection_over_2_to_the_31_elements);

@@ -20,6 +20,9 @@ enum { ROWS = 2, STEPS = 4 };
 enum { ROWS = 2, STEPS = 1 };
 #endif
 
+#define TILE_ROWS 4
+#define NT_ROWS 6
+
 /* A product, and where its tiles have got to. A may lie in columns. */
 typedef struct operands {
     const float *a, *b;
@@ -120,7 +123,7 @@ static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, cons
     enum { TURNED = 32 };
     (void)soon;
     for (size_t j = 0; j < cols; j += QKV_LANES, b += QKV_LANES * ldb, c += QKV_LANES) {
-        float turned[TURNED][QKV_LANES] = {{0}}, sum[QKV_FEW_ROWS][QKV_LANES] = {{0}};
+        float turned[TURNED][QKV_LANES] = {{0}}, sum[NT_ROWS][QKV_LANES] = {{0}};
         size_t present = cols - j < QKV_LANES ? cols - j : QKV_LANES;
         for (size_t x = 0; x < k; x += TURNED) {
             size_t terms = k - x < TURNED ? k - x : TURNED;
@@ -162,7 +165,6 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     }
 }
 
-#define TILE_ROWS 4
 #define KERNELS qkv_kernels_portable
 #define KERNELS_NAME "portable"
 #define KERNELS_NEEDS 0
