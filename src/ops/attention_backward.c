@@ -35,7 +35,7 @@ static key_range score_tile(gradient_task *t, float *to, int64_t row, int64_t n,
             qkv_scale_row(kernels, scores, kept, t->shape->scores.cap, width);
         }
     }
-    qkv_finish_views(&t->rows, row, n, t->block, views, false, keys, columns, 0);
+    qkv_finish_views(&t->rows, row, n, t->block, views, keys, columns, 0);
     return columns;
 }
 
@@ -227,10 +227,10 @@ static void sum_rows_exactly(gradient_task *t, key_range keys) {
         t->visible[i] = QKV_MINUS_INFINITY;
     for (int64_t row = 0; row < t->num_rows; row += tile) {
         int64_t n = qkv_min(tile, t->num_rows - row);
-        tile_view views;
-        key_range seen = qkv_view_rows(&t->rows, row, n, t->block, &views);
+        row_view views[QKV_MAX_ROWS];
+        key_range seen = qkv_view_rows(&t->rows, row, n, t->block, views);
         if (seen.first < seen.end)
-            score_tile(t, t->visible + row * LD_SCORES, row, n, views.row, seen);
+            score_tile(t, t->visible + row * LD_SCORES, row, n, views, seen);
     }
     for (int64_t j = keys.first; j < keys.end; j++) {
         if (t->desc->grad_v.data)
@@ -304,12 +304,12 @@ static key_range open_rows(gradient_task *t, int64_t head, int64_t first, int64_
     } else {
         block = (key_range){QKV_KEY_BLOCK, 0};
         for (int64_t row = 0, height; row < n; row += height) {
-            tile_view views;
+            row_view views[QKV_MAX_ROWS];
             height = qkv_min(t->rows.kernels->tile_rows, n - row);
-            key_range keys = qkv_view_rows(&t->rows, row, height, t->block, &views);
+            key_range keys = qkv_view_rows(&t->rows, row, height, t->block, views);
             for (int64_t i = 0; i < height; i++) {
-                t->seen[row + i] = views.row[i].keys;
-                t->masked |= (uint64_t)(views.row[i].keep != NULL) << (row + i);
+                t->seen[row + i] = views[i].keys;
+                t->masked |= (uint64_t)(views[i].keep != NULL) << (row + i);
             }
             if (keys.first < keys.end)
                 block = (key_range){qkv_min(block.first, keys.first), qkv_max(block.end, keys.end)};
@@ -332,13 +332,13 @@ static key_range seen_by(const row_view *views, int64_t n) {
 }
 
 /* The views of a tile. A mask is read again only where it is needed. */
-static void view_tile(const gradient_task *t, int64_t row, int64_t n, tile_view *views) {
+static void view_tile(const gradient_task *t, int64_t row, int64_t n, row_view *views) {
     if (t->masked >> row & ((UINT64_C(1) << n) - 1)) {
         qkv_view_rows(&t->rows, row, n, t->block, views);
         return;
     }
     for (int64_t i = 0; i < n; i++)
-        views->row[i] = (row_view){t->seen[row + i], NULL};
+        views[i] = (row_view){t->seen[row + i], NULL};
 }
 
 /* Rows to take through the products at once: a tile where its rows see the same keys, else half of one, which is what
@@ -395,12 +395,12 @@ void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n)
     if (block.first == block.end)
         return;
     for (int64_t row = 0; row < n; row += tile) {
-        tile_view views;
+        row_view views[QKV_MAX_ROWS];
         int64_t height = qkv_min(tile, n - row);
-        view_tile(t, row, height, &views);
-        int64_t step = step_rows(t, views.row, height);
+        view_tile(t, row, height, views);
+        int64_t step = step_rows(t, views, height);
         for (int64_t i = 0; i < height; i += step)
-            sweep_tile(t, row + i, qkv_min(step, height - i), views.row + i, block);
+            sweep_tile(t, row + i, qkv_min(step, height - i), views + i, block);
     }
     if (rows_are_finite(t))
         sum_visible_rows(t, block);
@@ -414,18 +414,18 @@ void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64
         return;
     int64_t tile = t->rows.kernels->tile_rows;
     for (int64_t row = 0; row < n; row += tile) {
-        tile_view views;
+        row_view views[QKV_MAX_ROWS];
         int64_t height = qkv_min(tile, n - row);
-        view_tile(t, row, height, &views);
-        key_range keys = seen_by(views.row, height);
+        view_tile(t, row, height, views);
+        key_range keys = seen_by(views, height);
         if (keys.first == keys.end)
             continue;
-        key_range columns = differentiate_tile(t, row, height, views.row, keys);
+        key_range columns = differentiate_tile(t, row, height, views, keys);
         uint32_t spoilt = t->rows.kernels->nan_rows(t->dt + columns.first, LD_SCORES, (size_t)height,
                                                     (size_t)(columns.end - columns.first));
         for (int64_t i = 0; spoilt >> i != 0; i++) {
             if (spoilt >> i & 1)
-                repair_row(t, row, i, views.row, keys, columns);
+                repair_row(t, row, i, views, keys, columns);
         }
         add_bias_gradient(t, row, height, keys);
     }

@@ -35,8 +35,7 @@ static void multiply_values(const attention_task *t, int64_t n, const float *p, 
 static void attend_row_exactly(const attention_task *t, int64_t row, const key_block *block, const row_view *view,
                                key_range keys, float *max, float *sum, float *out) {
     const qkv_kernels *kernels = t->kernels;
-    const tile_view views = {.row = {*view}};
-    key_range columns = qkv_score_tile(t, row, 1, block, &views, keys);
+    key_range columns = qkv_score_tile(t, row, 1, block, view, keys);
     size_t width = (size_t)(columns.end - columns.first);
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
     kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
@@ -68,11 +67,11 @@ static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *su
     return rows;
 }
 
-void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
+void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                       key_range keys, float *max, float *sum, float *out) {
     int64_t ld_o = t->shape->ld_o;
-    if (n == 1 && views->row->keep) { /* a single row is as fast this way */
-        attend_row_exactly(t, row, block, views->row, keys, max, sum, out);
+    if (n == 1 && views->keep) { /* a single row is as fast this way */
+        attend_row_exactly(t, row, block, views, keys, max, sum, out);
         return;
     }
     key_range columns = qkv_score_tile(t, row, n, block, views, keys);
@@ -103,7 +102,7 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
     }
     for (int64_t i = 0; i < n; i++) { /* last, as it needs the room of the scores */
         if (some & ~all & UINT32_C(1) << i)
-            attend_row_exactly(t, row + i, block, views->row + i, keys, max + i, sum + i, out + i * ld_o);
+            attend_row_exactly(t, row + i, block, views + i, keys, max + i, sum + i, out + i * ld_o);
     }
 }
 
@@ -113,18 +112,18 @@ void qkv_visit_blocks(const attention_task *t, key_range blocks, qkv_visit *visi
     key_range all = visible_to_rows(t, 0, t->rows);
     int64_t tile = t->kernels->tile_rows;
     key_block block;
-    tile_view views;
+    row_view views[QKV_MAX_ROWS];
     for (int64_t index = blocks.first; index < blocks.end; index++) {
         bool open = false;
         block.index = index;
         for (int64_t row = 0; row < t->rows; row += tile) {
             int64_t n = qkv_min(tile, t->rows - row);
-            key_range keys = qkv_view_rows(t, row, n, index, &views);
+            key_range keys = qkv_view_rows(t, row, n, index, views);
             if (keys.first < keys.end && !open) {
                 qkv_open_key_block(t, &block, index, all);
                 open = true;
             }
-            visit(t, row, n, &block, &views, keys);
+            visit(t, row, n, &block, views, keys);
         }
     }
 }
@@ -145,7 +144,7 @@ void qkv_clear_rows(const attention_task *t, int64_t row, int64_t n) {
 /* The first block that a tile sees is its state: there is nothing yet to fold it into. */
 enum { NOT_BEGUN = -1 }; /* an ℓ that no row has */
 
-static void fold_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
+static void fold_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                        key_range keys) {
     if (keys.first == keys.end)
         return;
@@ -203,7 +202,7 @@ static void write_probabilities(const attention_task *t, int64_t row, float inve
     float *to = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
     key_range all = visible_to_rows(t, row, 1);
     key_block block;
-    tile_view view;
+    row_view view;
     for (int64_t index = 0; index < t->shape->key_blocks; index++) {
         int64_t end = qkv_min(QKV_KEY_BLOCK, t->desc->seq_k - index * QKV_KEY_BLOCK);
         key_range keys = qkv_view_rows(t, row, 1, index, &view);

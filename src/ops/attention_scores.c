@@ -50,19 +50,17 @@ void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, i
 }
 
 void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t block, const row_view *views,
-                      bool equal, key_range keys, key_range columns, float cap) {
+                      key_range keys, key_range columns, float cap) {
     const qkv_attention_desc *d = t->desc;
     int64_t bias = 0; /* the row whose bias has been gathered */
     bool steps = cap != 0 || d->alibi_slopes || d->bias.data;
-    if (!steps && equal && keys.first == columns.first && keys.end == columns.end)
-        return;
     if (d->alibi_slopes)
         fill_distances(t, row, n, block, keys);
     if (d->bias.data && t->shape->bias_rows > 1)
         qkv_gather_rows(t, &d->bias, row, n, block, keys, t->bias, sizeof(float));
     for (int64_t i = 0; i < n; i++) {
         float *scores = t->scores + i * LD_SCORES;
-        const row_view *view = &views[i];
+        const row_view *view = views + i;
         key_range seen = view->keys;
         if (d->bias.head != 0 || t->query[row + i] != t->query[row + bias])
             bias = i;
@@ -85,6 +83,13 @@ void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t b
     }
 }
 
+void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                       key_range columns, float cap) {
+    row_view views[QKV_MAX_ROWS];
+    qkv_view_rows(t, row, n, block, views);
+    qkv_finish_views(t, row, n, block, views, keys, columns, cap);
+}
+
 /* The same from the keys in memory. */
 static void multiply_rows(const attention_task *t, const float *q, int64_t n, const key_block *block, key_range keys,
                           const qkv_soon *soon) {
@@ -99,7 +104,7 @@ static void multiply_rows(const attention_task *t, const float *q, int64_t n, co
 }
 
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
-                         const tile_view *views, key_range keys) {
+                         const row_view *views, key_range keys) {
     key_range columns = whole_lanes(keys);
     const qkv_soon soon = share_of(t, &block->next_v, row, n);
     const float *q = t->q + row * t->shape->ld_q;
@@ -108,6 +113,6 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
                             &soon);
     else
         multiply_rows(t, q, n, block, keys, &soon);
-    qkv_finish_views(t, row, n, block->index, views->row, views->equal, keys, columns, t->shape->cap);
+    qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);
     return columns;
 }

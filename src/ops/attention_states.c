@@ -16,7 +16,7 @@ static void write_state(const attention_task *t, int64_t row, int64_t block, flo
     state[n + 1] = sum;
 }
 
-static void write_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
+static void write_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                         key_range keys) {
     int64_t ld = t->shape->ld_o;
     if (keys.first < keys.end)
@@ -52,7 +52,7 @@ static kept_state state_of(const attention_task *t, int64_t row, int64_t block) 
                         state + qkv_round_up(2 * t->rows, QKV_LANES) + row * t->shape->ld_o};
 }
 
-static void keep_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
+static void keep_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                        key_range keys) {
     kept_state state = state_of(t, row, block->index);
     if (keys.first < keys.end)

@@ -136,13 +136,8 @@ static inline const unsigned char *qkv_matrix_row(const attention_task *t, const
 void qkv_gather_rows(const attention_task *t, const qkv_matrix_input *x, int64_t row, int64_t n, int64_t block,
                      key_range keys, void *to, int64_t element);
 
-typedef struct tile_view {
-    bool equal; /* all rows see the same keys and all of them */
-    row_view row[QKV_MAX_ROWS];
-} tile_view;
-
 /* The views of n rows from `row` on. Returns what they see between them. */
-key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, tile_view *views);
+key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views);
 
 /* A key block as the tiles read it. */
 typedef struct key_block {
@@ -181,22 +176,26 @@ static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, i
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
-                         const tile_view *views, key_range keys);
+                         const row_view *views, key_range keys);
 
 /* Its first half, c[i][j] = Σ a[i·lda + x]·panels(j)[x] for n rows, the given columns of a key block, and x < dim … */
 void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
                          const float *panels, int64_t dim, key_range columns, const qkv_soon *soon);
 
 /* … and its second, in place in t->scores: softcap (cap = 0: none), ALiBi, bias, masks. */
+void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                       key_range columns, float cap);
+
+/* The same where the rows' views are known. */
 void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t block, const row_view *views,
-                      bool equal, key_range keys, key_range columns, float cap);
+                      key_range keys, key_range columns, float cap);
 
 /* The state that n rows have from one key block: m_b, ℓ_b and O_b. */
-void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
+void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                       key_range keys, float *max, float *sum, float *out);
 
 /* A tile meets a key block: `keys` is what its rows see of it. Empty: the block may not have been opened. */
-typedef void qkv_visit(const attention_task *t, int64_t row, int64_t n, key_block *block, const tile_view *views,
+typedef void qkv_visit(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                        key_range keys);
 
 /* All tiles of the task meet the key blocks from first to end in order. */

@@ -62,22 +62,22 @@ static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_
     return (row_view){keys, keeps_all(keep, keys) ? NULL : keep};
 }
 
-key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, tile_view *views) {
+key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
     const qkv_matrix_input *keep = &t->desc->keep;
     key_range low = within_block(visible_to_rows(t, row, 1), block);
     key_range high = within_block(visible_to_rows(t, row + n - 1, 1), block);
     key_range all = within_block(visible_to_rows(t, row, n), block), seen = {QKV_KEY_BLOCK, 0};
-    bool equal = low.first == high.first && low.end == high.end; /* as bounds don't decrease, so are those between */
-    views->equal = equal && (!keep->data || all.first == all.end);
-    if (views->equal) {
+    /* Bounds don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
+    bool equal = all.first == all.end || (low.first < low.end && low.first == high.first && low.end == high.end);
+    if (equal && (!keep->data || all.first == all.end)) {
         for (int64_t i = 0; i < n; i++)
-            views->row[i] = (row_view){all, NULL};
+            views[i] = (row_view){all, NULL};
         return all;
     }
     if (keep->data && t->shape->keep_rows > 0)
         qkv_gather_rows(t, keep, row, n, block, all, t->keep, 1);
     for (int64_t i = 0; i < n; i++) {
-        row_view *view = &views->row[i];
+        row_view *view = &views[i];
         if (i > 0 && t->query[row + i] == t->query[row + i - 1] && (!keep->data || keep->head == 0))
             *view = view[-1];
         else
