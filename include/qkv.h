@@ -149,7 +149,7 @@ typedef struct qkv_matrix_output {
     int64_t batch, head, query, key;
 } qkv_matrix_output;
 
-#define QKV_MAX_STAGES 16
+#define QKV_MAX_STAGES 24
 
 /* Filled by qkv_*_plan; a plain value that may be copied and used by many threads at once. */
 typedef struct qkv_plan {
@@ -160,7 +160,7 @@ typedef struct qkv_plan {
     int32_t more_phases[QKV_MAX_STAGES]; /* … which is 1 + more_phases[s] phases */
     const struct qkv_kernels *kernels;
     uint64_t operation, checksum;
-    int64_t geometry[60];
+    int64_t geometry[80];
 } qkv_plan;
 
 /* The number of tasks of a phase; 0 for a phase that the plan does not have. */
@@ -362,14 +362,15 @@ void qkv_merge_task(const qkv_plan *plan, const qkv_merge_desc *desc, void *work
 
 /* ---------------------------------------------------------------------------------------------------- layer */
 
-/* One self-attention layer: x → Q, K, V → attention → ·Wo → out.
+/* One attention layer: x → Q, K, V → attention → ·Wo → out.
  *
  * `attention` gives sizes and options; its seq_q and seq_k are both the number of tokens, its q, k, v and out stay
- * NULL. w_qkv holds the parts Wq [model_dim][num_heads·head_dim], Wk [model_dim][num_kv_heads·head_dim] and
- * Wv [model_dim][num_kv_heads·head_dim_v]; w_o is [num_heads·head_dim_v][out_features].
+ * NULL. With x_kv it is cross-attention: K and V come from x_kv's seq_k tokens, Q and out belong to x's seq_q. w_qkv holds the parts Wq [model_dim][num_heads·head_dim], Wk [model_dim][num_kv_heads·head_dim] and
+ * Wv [model_dim][num_kv_heads·head_dim_v]; w_o is [num_heads·head_dim_v][out_features]. Where x_kv has another width,
+ * kv_dim, w_qkv holds Wq alone and w_kv the parts Wk [kv_dim][…] and Wv [kv_dim][…]; with equal widths it may do so.
  *
- * w_qkv = NULL is raw self-attention: Q = K = V = x, every head over the whole embedding (head_dim = head_dim_v =
- * model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
+ * w_qkv = NULL is raw attention: Q = K = V = x, or K = V = x_kv, every head over the whole embedding (head_dim =
+ * head_dim_v = model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
  * w_o = NULL leaves the heads side by side: out_features = num_heads·head_dim_v. */
 typedef struct qkv_layer_desc {
     size_t size;                  /* sizeof(qkv_layer_desc) */
@@ -381,10 +382,15 @@ typedef struct qkv_layer_desc {
     const void *w_o;              /* by qkv_pack: 1 part */
     const float *bias_o;          /* optional */
     qkv_output out;               /* (batch, token, out_features): the head stride is not used */
+    qkv_input x_kv;               /* optional, (batch, token of seq_k, kv_dim); not NULL, for cross-attention, without
+                                   * tokens either */
+    int64_t kv_dim;               /* 0: model_dim */
+    const void *w_kv;             /* by qkv_pack: 2 parts; NULL: Wk and Wv are parts of w_qkv */
     qkv_attention_desc attention;
 } qkv_layer_desc;
 
-/* Whether w_qkv and w_o are NULL is part of the plan: a run may not change that. */
+/* Whether x_kv, w_qkv, w_kv and w_o are NULL is part of the plan: a run may not change that. QKV_ERROR_SHAPE: w_kv without
+ * x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv. */
 qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan);
 qkv_status qkv_layer_run(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, size_t workspace_size);
 qkv_status qkv_layer_run_parallel(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
@@ -474,7 +480,7 @@ qkv_status qkv_projection_backward_check(const qkv_plan *plan, const qkv_project
 void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projection_backward_desc *desc, void *workspace,
                                   int32_t phase, int64_t index, int32_t worker);
 
-/* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x in the workspace: of the
+/* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the workspace: of the
  * forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse and probabilities are
  * not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must be empty. */
 typedef struct qkv_layer_backward_desc {
@@ -486,6 +492,7 @@ typedef struct qkv_layer_backward_desc {
     qkv_weight_grad grad_q, grad_k, grad_v, grad_o; /* of Wq, Wk, Wv, Wo and their biases */
     qkv_matrix_output grad_bias; /* optional: of forward.attention.bias */
     float *grad_sinks;        /* optional, [num_heads] */
+    qkv_output grad_x_kv;     /* optional (b, t, c), of forward.x_kv, which must not be NULL then */
     qkv_layer_desc forward;   /* last, so that it can grow */
 } qkv_layer_backward_desc;
 
