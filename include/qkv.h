@@ -250,6 +250,11 @@ void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc *desc, 
 #define QKV_LEFT 1u  /* only keys j ≥ p − left are visible */
 #define QKV_RIGHT 2u /* only keys j ≤ p + right are visible; with right = 0 this is causal attention */
 
+/* Stages of qkv_attention_desc.scores, as ONNX's qk_matmul_output_mode. */
+#define QKV_SCORES_SCALED 0u /* scale·(q·k) */
+#define QKV_SCORES_CAPPED 1u /* after the softcap */
+#define QKV_SCORES_MASKED 2u /* after ALiBi and bias; −inf where the key is not visible */
+
 #define QKV_KEY_BLOCK 256 /* keys are summed in blocks of 256, counted from key 0 */
 
 /* For query i of [0, seq_q), key j of [0, seq_k), head h, KV head ⌊h / (num_heads/num_kv_heads)⌋, with the absolute
@@ -302,8 +307,11 @@ typedef struct qkv_attention_desc {
      * ⌊j / 256⌋ of (b, h, t) begins at data[b·batch + h·head + t·query + ⌊j/256⌋·key]. */
     qkv_matrix_output states;
     float dropout;        /* the rate, 0 ≤ dropout < 1, at which probabilities are dropped in training; 0: none */
-    uint32_t reserved2;   /* 0 */
+    uint32_t scores_stage; /* QKV_SCORES_… */
     uint64_t dropout_seed, dropout_offset; /* see qkv_dropout_mask; a run may change both */
+    /* optional, float, for looking at: s of every pair (batch, num_heads, seq_q, seq_k) as it is after scores_stage, in
+     * natural-log units. The first two stages don't ask who is visible. −inf for j ≥ kv_len. NULL with states. */
+    qkv_matrix_output scores;
 } qkv_attention_desc;
 
 qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers, qkv_plan *plan);
@@ -412,7 +420,7 @@ void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *work
 
 /* dQ, dK, dV, and those of bias and sinks, from one attention call as it ran, `forward`. Its q, k, v and options must
  * be as they were; its out and lse are inputs here: what it wrote. lse is required (QKV_ERROR_LSE), states is not
- * allowed (QKV_ERROR_SHAPE), probabilities are not looked at. Which gradients are NULL is part of the plan, and so is
+ * allowed (QKV_ERROR_SHAPE), probabilities and scores are not looked at. Which gradients are NULL is part of the plan, and so is
  * whether forward.q_offsets is.
  *
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
@@ -481,8 +489,8 @@ void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projection_bac
                                   int32_t phase, int64_t index, int32_t worker);
 
 /* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the workspace: of the
- * forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse and probabilities are
- * not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must be empty. */
+ * forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse, probabilities
+ * and scores are not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must be empty. */
 typedef struct qkv_layer_backward_desc {
     size_t size;              /* sizeof(qkv_layer_backward_desc) */
     uint32_t flags;           /* QKV_ACCUMULATE */

@@ -152,6 +152,9 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, const key
 /* The same for one row, into block_max, block_sum and block_out, by a loop that skips what the row does not see. */
 void qkv_attend_block_exactly(const attention_task *t, int64_t row, const key_block *block, key_range keys);
 
+/* A row of desc->scores. Overwrites t->scores. */
+void qkv_attention_write_scores(const attention_task *t, int64_t row);
+
 /* The states of key blocks from `first` to `end`, in place of out. */
 void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end);
 

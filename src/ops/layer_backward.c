@@ -126,7 +126,7 @@ static void connect_attention(const qkv_layer_backward_desc *d, const layer_grad
     int64_t width = a->num_heads * a->head_dim_v;
     a->out = (qkv_output){place(base, shape->tensors.heads), a->seq_q * width, a->head_dim_v, width};
     a->lse = (qkv_output){place(base, shape->lse), a->num_heads * a->seq_q, a->seq_q, 1};
-    a->probabilities.data = NULL;
+    a->probabilities.data = a->scores.data = NULL;
 }
 
 static void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
@@ -393,7 +393,7 @@ static void add_pointers(qkv_pointers *pointers, const qkv_layer_backward_desc *
     add_grad(pointers, &d->grad_o, a.num_heads * a.head_dim_v > 0, f->out_features > 0);
     qkv_add_output(pointers, d->grad_bias.data, sizeof(float), d->grad_bias.data && used);
     qkv_add_output(pointers, d->grad_sinks, sizeof(float), d->grad_sinks && a.num_heads > 0);
-    a.lse.data = a.probabilities.data = NULL;
+    a.lse.data = a.probabilities.data = a.scores.data = NULL;
     qkv_attention_add_options(pointers, &a);
 }
 

@@ -15,7 +15,7 @@ enum { MOST_PARTS = 6 };
 static void draw_long(qt_rng *rng, attention_case *c) {
     case_attention(rng, 2000000, c);
     qkv_attention_desc *d = &c->desc;
-    d->probabilities = (qkv_matrix_output){0};
+    d->probabilities = d->scores = (qkv_matrix_output){0};
     if (!d->lse.data)
         d->lse = case_output(rng, d->batch, d->num_heads, d->seq_q, 1);
     case_protect(d);

@@ -40,7 +40,10 @@ static void test_attention_plan_refuses(void) {
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = 1);
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = -0.5f);
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = NAN);
-    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.reserved2 = 1);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.scores_stage = 3);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.scores = ((qkv_matrix_output){out, far, 0, 0, 1}));
+    PLAN_REFUSES(attention, QKV_ERROR_SHAPE, (d.states.data = out + 1, d.out.data = NULL, d.lse.data = NULL,
+                                              d.scores.data = out));
     PLAN_REFUSES(attention, QKV_ERROR_SHAPE, d.states.data = out + 1);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.batch = INT64_MAX);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.num_heads = INT64_MAX - 1);
@@ -95,6 +98,8 @@ static void test_attention_run_refuses(void) {
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scale = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.softcap = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.dropout = 0.5f);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scores.data = out + 1);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scores_stage = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.flags = QKV_RIGHT);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.right = 1);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.q_offset = 1);
