@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 namespace bench {
@@ -107,7 +108,9 @@ int as_int(int64_t n) { return static_cast<int>(n); }
 } // namespace
 
 std::string openblas_description() {
-    return std::string(openblas_get_config()) + ", core " + openblas_get_corename();
+    const char *forced = std::getenv("OPENBLAS_CORETYPE");
+    return std::string(openblas_get_config()) + ", core " + openblas_get_corename() +
+           (forced ? ", forced by OPENBLAS_CORETYPE" : "");
 }
 
 // Blocks of queries whose scores stay in the L2 cache; smaller ones where they save invisible pairs. With one query,

@@ -18,9 +18,11 @@ import report  # noqa: E402
 
 # Colour-blind safe (Okabe and Ito), and a shape each.
 STYLE = {"OpenBLAS": ("#999999", "s"), "oneDNN": ("#000000", "x"), "PyTorch": ("#D55E00", "o"),
-         "ONNX Runtime": ("#009E73", "^"), "OpenVINO": ("#CC79A7", "D")}
+         "ONNX Runtime": ("#009E73", "^"), "OpenVINO": ("#CC79A7", "D"), "plain loops": ("#E69F00", "P")}
+OTHER_STYLE = ("#555555", "v")
 OURS, OURS_EDGE = "#9CC9E8", "#0072B2"
-NAMES = {"openblas": "OpenBLAS", "onednn": "oneDNN", "pytorch": "PyTorch", "openvino": "OpenVINO"}
+NAMES = {"openblas": "OpenBLAS", "onednn": "oneDNN", "pytorch": "PyTorch", "openvino": "OpenVINO",
+         "loops": "plain loops"}
 plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "qkv", "font.family": "sans-serif",
                      "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"], "font.size": 9,
                      "axes.spines.top": False, "axes.spines.right": False})
@@ -61,7 +63,7 @@ def panel(axes, results, rows, title, limit, of_reading):
         value = share(row, of_reading)
         axes.barh(y, value, height=0.72, color=OURS, edgecolor=OURS_EDGE, linewidth=0.8, zorder=2)
         for name, other in others(results, row, of_reading).items():
-            colour, marker = STYLE.get(name, ("#555555", "v"))
+            colour, marker = STYLE.get(name, OTHER_STYLE)
             edge = {"markeredgecolor": colour, "markeredgewidth": 1.4} if marker == "x" else \
                 {"markeredgecolor": "white", "markeredgewidth": 0.5}
             axes.plot(other, y, marker, color=colour, markersize=5, zorder=3, **edge)
@@ -94,8 +96,9 @@ def draw_peers(results, path):
             axes.set_axis_off()
     seen = {library(r.name) for r in results.rows if r.name not in report.SETS}
     handles = [plt.Rectangle((0, 0), 1, 1, facecolor=OURS, edgecolor=OURS_EDGE, label=f"qkv ({results.sets[0]})")]
-    handles += [plt.Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, (c, m) in STYLE.items()
-                if name in seen]
+    for name in [n for n in STYLE if n in seen] + sorted(seen - STYLE.keys()): # every mark that is drawn
+        colour, marker = STYLE.get(name, OTHER_STYLE)
+        handles.append(plt.Line2D([], [], color=colour, marker=marker, linestyle="", label=name))
     legend = figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False,
                            title=f"{results.machine['cpu']}, one core, f32: share of what the machine can do")
     legend.get_title().set_fontsize(11)

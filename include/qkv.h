@@ -27,6 +27,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What the library offers. Its own sources say how that is exported (src/config.h). */
+#ifndef QKV_API
+#if defined(__GNUC__) && !defined(_WIN32) && !defined(__CYGWIN__)
+#define QKV_API __attribute__((visibility("default")))
+#else
+#define QKV_API
+#endif
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -36,10 +45,10 @@ extern "C" {
 #define QKV_VERSION_PATCH 0
 
 /* "0.1.0": the version of the library that is linked, which need not be that of this header. */
-const char *qkv_version(void);
+QKV_API const char *qkv_version(void);
 
 /* Version, compiler and target of the linked library, in one line for a bug report. */
-const char *qkv_build_info(void);
+QKV_API const char *qkv_build_info(void);
 
 /* ---------------------------------------------------------------------------------------------------- status */
 
@@ -64,7 +73,7 @@ typedef enum qkv_status {
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. */
-const char *qkv_status_string(qkv_status status);
+QKV_API const char *qkv_status_string(qkv_status status);
 
 /* --------------------------------------------------------------------------------------- context, kernel sets */
 
@@ -86,10 +95,10 @@ typedef struct qkv_cpu {
     int64_t l1d_size, l2_size, l3_size; /* bytes; 0 when unknown */
 } qkv_cpu;
 
-void qkv_cpu_query(qkv_cpu *cpu);
+QKV_API void qkv_cpu_query(qkv_cpu *cpu);
 
 /* "avx2" for QKV_CPU_AVX2 and so on; NULL for a value that is not exactly one known bit. */
-const char *qkv_cpu_feature_name(uint64_t feature);
+QKV_API const char *qkv_cpu_feature_name(uint64_t feature);
 
 /* What a caller may ask for; zero (or a NULL config) means the best kernel set this CPU can run. */
 typedef struct qkv_config {
@@ -110,7 +119,7 @@ typedef struct qkv_ctx {
 
 /* Detects the CPU and chooses a kernel set. On an error ctx is left untouched.
  * QKV_ERROR_NULL, _SIZE, _FLAGS (isa and max_isa together), _ISA_UNKNOWN, _ISA_UNAVAILABLE. */
-qkv_status qkv_init(qkv_ctx *ctx, const qkv_config *config);
+QKV_API qkv_status qkv_init(qkv_ctx *ctx, const qkv_config *config);
 
 typedef struct qkv_kernel_set {
     const char *name;
@@ -120,10 +129,10 @@ typedef struct qkv_kernel_set {
 } qkv_kernel_set;
 
 /* How many kernel sets the library knows, those of other architectures included. */
-int32_t qkv_num_kernel_sets(void);
+QKV_API int32_t qkv_num_kernel_sets(void);
 
 /* Kernel set number index, the fastest first, "ref" last. QKV_ERROR_NULL, or _SHAPE when index is out of range. */
-qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_set *set);
+QKV_API qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_set *set);
 
 /* ----------------------------------------------------------------------------------------- tensors and plans */
 
@@ -164,7 +173,7 @@ typedef struct qkv_plan {
 } qkv_plan;
 
 /* The number of tasks of a phase; 0 for a phase that the plan does not have. */
-int64_t qkv_plan_num_tasks(const qkv_plan *plan, int32_t phase);
+QKV_API int64_t qkv_plan_num_tasks(const qkv_plan *plan, int32_t phase);
 
 /* One task of a phase. `worker` owns a part of the workspace: no two tasks with the same worker at the same time. */
 typedef void (*qkv_task)(void *arg, int64_t index, int32_t worker);
@@ -201,13 +210,13 @@ typedef struct qkv_pack_desc {
 } qkv_pack_desc;
 
 /* Bytes of the packed matrix; a multiple of 256. Data pointers are not looked at. */
-qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes);
+QKV_API qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes);
 
 /* Writes the packed matrix, all packed_size bytes of it; `packed` is 64-byte aligned. */
-qkv_status qkv_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc, void *packed);
+QKV_API qkv_status qkv_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc, void *packed);
 
 /* The inverse: writes part[i].unpacked in the layout and stride given, bit for bit what was packed. */
-qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
+QKV_API qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
 
 /* ---------------------------------------------------------------------------------------------- projections */
 
@@ -231,19 +240,19 @@ typedef struct qkv_projection_desc {
 
 /* Checks desc and fills plan. Pointers are checked by the run, which may change them; nothing else may change, nor may
  * an optional tensor appear or go. */
-qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t max_workers,
-                               qkv_plan *plan);
+QKV_API qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t max_workers,
+                                       qkv_plan *plan);
 /* Runs every phase in this thread. Nothing is written on an error. */
-qkv_status qkv_projection_run(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace,
-                              size_t workspace_size);
-qkv_status qkv_projection_run_parallel(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace,
-                                       size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+QKV_API qkv_status qkv_projection_run(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace,
+                                      size_t workspace_size);
+QKV_API qkv_status qkv_projection_run_parallel(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace,
+                                               size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
 /* Checks what a run checks and does no work: for callers of qkv_projection_task. */
-qkv_status qkv_projection_check(const qkv_plan *plan, const qkv_projection_desc *desc, const void *workspace,
-                                size_t workspace_size);
+QKV_API qkv_status qkv_projection_check(const qkv_plan *plan, const qkv_projection_desc *desc, const void *workspace,
+                                        size_t workspace_size);
 /* One task; can't fail. All tasks of a phase must have ended before one of the next begins. */
-void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace, int32_t phase,
-                         int64_t index, int32_t worker);
+QKV_API void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace, int32_t phase,
+                                 int64_t index, int32_t worker);
 
 /* ------------------------------------------------------------------------------------------------ attention */
 
@@ -297,7 +306,9 @@ typedef struct qkv_attention_desc {
     const int64_t *q_offsets;    /* optional, [batch]: in place of q_offset */
     const int64_t *kv_len;       /* optional, [batch]: keys in use; taken as 0 below 0 and as seq_k above seq_k */
     const float *alibi_slopes;   /* optional, [num_heads] */
-    const float *sinks;          /* optional, [num_heads]: a logit that enters the denominator only; −inf: none */
+    /* optional, [num_heads]: a logit that enters the denominator only; −inf: none. Logits count in base 2, so a finite
+     * sink below −2.36e38 (−FLT_MAX·ln 2) is taken as that. */
+    const float *sinks;
     qkv_matrix_input bias;       /* optional, float: added to the logits */
     qkv_matrix_input keep;       /* optional, uint8_t: 0 hides the key, anything else keeps it */
     qkv_matrix_output probabilities; /* optional, float, for looking at: (batch, num_heads, seq_q, seq_k) */
@@ -314,31 +325,32 @@ typedef struct qkv_attention_desc {
     qkv_matrix_output scores;
 } qkv_attention_desc;
 
-qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers, qkv_plan *plan);
-qkv_status qkv_attention_run(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace,
-                             size_t workspace_size);
-qkv_status qkv_attention_run_parallel(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace,
-                                      size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
-qkv_status qkv_attention_check(const qkv_plan *plan, const qkv_attention_desc *desc, const void *workspace,
-                               size_t workspace_size);
-void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace, int32_t phase,
-                        int64_t index, int32_t worker);
+QKV_API qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers,
+                                      qkv_plan *plan);
+QKV_API qkv_status qkv_attention_run(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace,
+                                     size_t workspace_size);
+QKV_API qkv_status qkv_attention_run_parallel(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace,
+                                              size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+QKV_API qkv_status qkv_attention_check(const qkv_plan *plan, const qkv_attention_desc *desc, const void *workspace,
+                                       size_t workspace_size);
+QKV_API void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *desc, void *workspace, int32_t phase,
+                                int64_t index, int32_t worker);
 
 /* Which pairs of a row (b, h, i) dropout keeps: keep[j] = 1 or 0 for all j < seq_k, visible or not.
  *
- * A pair's fate follows from rate, seed, dropout_offset + b·num_heads + h, the position p = i + q_offset (mod 2^32) and j
- * alone, by Philox 4x32-10 (docs/numerics.md): not from threads, kernel sets, or what else the call computes. So the
+ * A pair's fate follows from rate, seed, dropout_offset + b·num_heads + h, the position p = i + q_offset (mod 2^32)
+ * and j alone, by Philox 4x32-10 (docs/numerics.md): not from threads, kernel sets, or what else the call computes. So the
  * gradients drop what their forward dropped. In training, keep the seed and let dropout_offset grow by
  * batch·num_heads after each call of forward and backward together; calls of several layers take offsets after each
  * other, or seeds of their own. A batch in parts takes dropout_offset + b·num_heads for the part that begins at b;
  * queries in parts take their q_offset.
  *
  * QKV_ERROR_SHAPE when b, h or i is out of range; else what the plan of desc would say. */
-qkv_status qkv_dropout_mask(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, uint8_t *keep);
+QKV_API qkv_status qkv_dropout_mask(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, uint8_t *keep);
 
 /* ALiBi's slopes for num_heads heads, as its authors compute them for any number of heads (a power of two: 2^(−8h/n)
  * for h = 1 … n). Each is within one ulp. */
-qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes);
+QKV_API qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes);
 
 /* ---------------------------------------------------------------------------------------------------- merge */
 
@@ -359,21 +371,24 @@ typedef struct qkv_merge_desc {
     qkv_output lse;          /* optional */
 } qkv_merge_desc;
 
-qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_t max_workers, qkv_plan *plan);
-qkv_status qkv_merge_run(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace, size_t workspace_size);
-qkv_status qkv_merge_run_parallel(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace,
-                                  size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
-qkv_status qkv_merge_check(const qkv_plan *plan, const qkv_merge_desc *desc, const void *workspace,
-                           size_t workspace_size);
-void qkv_merge_task(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker);
+QKV_API qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_t max_workers, qkv_plan *plan);
+QKV_API qkv_status qkv_merge_run(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace,
+                                 size_t workspace_size);
+QKV_API qkv_status qkv_merge_run_parallel(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace,
+                                          size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+QKV_API qkv_status qkv_merge_check(const qkv_plan *plan, const qkv_merge_desc *desc, const void *workspace,
+                                   size_t workspace_size);
+QKV_API void qkv_merge_task(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace, int32_t phase,
+                            int64_t index, int32_t worker);
 
 /* ---------------------------------------------------------------------------------------------------- layer */
 
 /* One attention layer: x → Q, K, V → attention → ·Wo → out.
  *
  * `attention` gives sizes and options; its seq_q and seq_k are both the number of tokens, its q, k, v and out stay
- * NULL. With x_kv it is cross-attention: K and V come from x_kv's seq_k tokens, Q and out belong to x's seq_q. w_qkv holds the parts Wq [model_dim][num_heads·head_dim], Wk [model_dim][num_kv_heads·head_dim] and
+ * NULL. With x_kv it is cross-attention: K and V come from x_kv's seq_k tokens, Q and out belong to x's seq_q.
+ *
+ * w_qkv holds the parts Wq [model_dim][num_heads·head_dim], Wk [model_dim][num_kv_heads·head_dim] and
  * Wv [model_dim][num_kv_heads·head_dim_v]; w_o is [num_heads·head_dim_v][out_features]. Where x_kv has another width,
  * kv_dim, w_qkv holds Wq alone and w_kv the parts Wk [kv_dim][…] and Wv [kv_dim][…]; with equal widths it may do so.
  *
@@ -397,16 +412,17 @@ typedef struct qkv_layer_desc {
     qkv_attention_desc attention;
 } qkv_layer_desc;
 
-/* Whether x_kv, w_qkv, w_kv and w_o are NULL is part of the plan: a run may not change that. QKV_ERROR_SHAPE: w_kv without
- * x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv. */
-qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan);
-qkv_status qkv_layer_run(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, size_t workspace_size);
-qkv_status qkv_layer_run_parallel(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
-                                  size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
-qkv_status qkv_layer_check(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
-                           size_t workspace_size);
-void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker);
+/* Whether x_kv, w_qkv, w_kv and w_o are NULL is part of the plan: a run may not change that. QKV_ERROR_SHAPE: w_kv
+ * without x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv. */
+QKV_API qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan);
+QKV_API qkv_status qkv_layer_run(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
+                                 size_t workspace_size);
+QKV_API qkv_status qkv_layer_run_parallel(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
+                                          size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
+QKV_API qkv_status qkv_layer_check(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
+                                   size_t workspace_size);
+QKV_API void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, int32_t phase,
+                            int64_t index, int32_t worker);
 
 /* ------------------------------------------------------------------------------------------------- gradients */
 
@@ -420,8 +436,8 @@ void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *work
 
 /* dQ, dK, dV, and those of bias and sinks, from one attention call as it ran, `forward`. Its q, k, v and options must
  * be as they were; its out and lse are inputs here: what it wrote. lse is required (QKV_ERROR_LSE), states is not
- * allowed (QKV_ERROR_SHAPE), probabilities and scores are not looked at. Which gradients are NULL is part of the plan, and so is
- * whether forward.q_offsets is.
+ * allowed (QKV_ERROR_SHAPE), probabilities and scores are not looked at. Which gradients are NULL is part of the plan,
+ * and so is whether forward.q_offsets is.
  *
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
@@ -443,17 +459,17 @@ typedef struct qkv_attention_backward_desc {
     qkv_attention_desc forward; /* last, so that it can grow */
 } qkv_attention_backward_desc;
 
-qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
-                                       int32_t max_workers, qkv_plan *plan);
-qkv_status qkv_attention_backward_run(const qkv_plan *plan, const qkv_attention_backward_desc *desc, void *workspace,
-                                      size_t workspace_size);
-qkv_status qkv_attention_backward_run_parallel(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
-                                               void *workspace, size_t workspace_size, qkv_parallel_for parallel_for,
-                                               void *pool);
-qkv_status qkv_attention_backward_check(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
-                                        const void *workspace, size_t workspace_size);
-void qkv_attention_backward_task(const qkv_plan *plan, const qkv_attention_backward_desc *desc, void *workspace,
-                                 int32_t phase, int64_t index, int32_t worker);
+QKV_API qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
+                                               int32_t max_workers, qkv_plan *plan);
+QKV_API qkv_status qkv_attention_backward_run(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                              void *workspace, size_t workspace_size);
+QKV_API qkv_status qkv_attention_backward_run_parallel(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                                       void *workspace, size_t workspace_size,
+                                                       qkv_parallel_for parallel_for, void *pool);
+QKV_API qkv_status qkv_attention_backward_check(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                                const void *workspace, size_t workspace_size);
+QKV_API void qkv_attention_backward_task(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                         void *workspace, int32_t phase, int64_t index, int32_t worker);
 
 /* Gradients of one part of a packed matrix, in the layout in which an optimiser holds the weights: qkv_pack takes the
  * updated ones up again. */
@@ -476,21 +492,22 @@ typedef struct qkv_projection_backward_desc {
 } qkv_projection_backward_desc;
 
 /* Which of grad_x, grad[i].data and grad[i].bias are NULL is part of the plan: a run may not change that. */
-qkv_status qkv_projection_backward_plan(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc,
-                                        int32_t max_workers, qkv_plan *plan);
-qkv_status qkv_projection_backward_run(const qkv_plan *plan, const qkv_projection_backward_desc *desc, void *workspace,
-                                       size_t workspace_size);
-qkv_status qkv_projection_backward_run_parallel(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
-                                                void *workspace, size_t workspace_size,
-                                                qkv_parallel_for parallel_for, void *pool);
-qkv_status qkv_projection_backward_check(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
-                                         const void *workspace, size_t workspace_size);
-void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projection_backward_desc *desc, void *workspace,
-                                  int32_t phase, int64_t index, int32_t worker);
+QKV_API qkv_status qkv_projection_backward_plan(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc,
+                                                int32_t max_workers, qkv_plan *plan);
+QKV_API qkv_status qkv_projection_backward_run(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
+                                               void *workspace, size_t workspace_size);
+QKV_API qkv_status qkv_projection_backward_run_parallel(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
+                                                        void *workspace, size_t workspace_size,
+                                                        qkv_parallel_for parallel_for, void *pool);
+QKV_API qkv_status qkv_projection_backward_check(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
+                                                 const void *workspace, size_t workspace_size);
+QKV_API void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
+                                          void *workspace, int32_t phase, int64_t index, int32_t worker);
 
-/* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the workspace: of the
- * forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse, probabilities
- * and scores are not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must be empty. */
+/* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the
+ * workspace: of the forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse, probabilities
+ * and scores are not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must
+ * be empty. */
 typedef struct qkv_layer_backward_desc {
     size_t size;              /* sizeof(qkv_layer_backward_desc) */
     uint32_t flags;           /* QKV_ACCUMULATE */
@@ -505,16 +522,17 @@ typedef struct qkv_layer_backward_desc {
 } qkv_layer_backward_desc;
 
 /* Which gradients are NULL is part of the plan: a run may not change that. */
-qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc, int32_t max_workers,
-                                   qkv_plan *plan);
-qkv_status qkv_layer_backward_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
-                                  size_t workspace_size);
-qkv_status qkv_layer_backward_run_parallel(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
-                                           size_t workspace_size, qkv_parallel_for parallel_for, void *pool);
-qkv_status qkv_layer_backward_check(const qkv_plan *plan, const qkv_layer_backward_desc *desc, const void *workspace,
-                                    size_t workspace_size);
-void qkv_layer_backward_task(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace, int32_t phase,
-                             int64_t index, int32_t worker);
+QKV_API qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc,
+                                           int32_t max_workers, qkv_plan *plan);
+QKV_API qkv_status qkv_layer_backward_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
+                                          size_t workspace_size);
+QKV_API qkv_status qkv_layer_backward_run_parallel(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
+                                                   void *workspace, size_t workspace_size,
+                                                   qkv_parallel_for parallel_for, void *pool);
+QKV_API qkv_status qkv_layer_backward_check(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
+                                            const void *workspace, size_t workspace_size);
+QKV_API void qkv_layer_backward_task(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
+                                     int32_t phase, int64_t index, int32_t worker);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,8 @@
 #   sh scripts/bench.sh full [OPTION…]           every case, one and two threads, in less than 20 minutes
 #   sh scripts/bench.sh peers                    installs PyTorch, ONNX Runtime and OpenVINO (in build/peers): the runs
 #                                                after it compare with them
+#   sh scripts/bench.sh compilers [NAME…]        the speed by each compiler of scripts/compilers.sh next to the first,
+#                                                which must be 0.95 of it
 #   sh scripts/bench.sh report RESULT.json…      the table of a run again
 #   sh scripts/bench.sh plot RESULT.json         its pictures, beside it: a roofline, and each case next to the others
 #   sh scripts/bench.sh publish NAME RESULT.json…   table and pictures of a CPU: bench/results, docs/benchmarks.md
@@ -16,7 +18,7 @@ cd "$(dirname "$0")/.."
 python=build/peers/bin/python
 
 usage() {
-    sed -n '2,15s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -60,6 +62,26 @@ peers)
     test -x $python || python3 -m venv build/peers
     $python -m pip install --quiet --requirement bench/peers/requirements.txt
     $python -m pip list 2>/dev/null | grep -E '^(torch|onnxruntime|openvino|matplotlib) '
+    ;;
+compilers)
+    build
+    test $# -gt 0 || set -- $(sh scripts/compilers.sh list)
+    link=$(cat build/bench/bench/CMakeFiles/qkv-bench.dir/link.txt) root=$PWD programs=
+    for name in "$@"; do
+        cc=$(sh scripts/compilers.sh find "$name" | tail -n 1)
+        test -x "$cc" || { echo "skipped: $name: $cc"; continue; }
+        folder=$root/build/bench/$name
+        mkdir -p "$folder"
+        for source in src/*.c src/*/*.c src/*/*/*.c; do
+            "$cc" -std=c11 -O3 -DNDEBUG -Iinclude -c "$source" -o "$folder/$(basename "$source" .c).o"
+        done
+        rm -f "$folder/libqkv.a" && ar rcs "$folder/libqkv.a" "$folder"/*.o
+        (cd build/bench/bench && eval "$(echo "$link" |
+            sed "s|\.\./libqkv\.a|'$folder/libqkv.a'|; s|-o qkv-bench |-o '$folder/qkv-bench' |")")
+        programs="$programs $name=$folder/qkv-bench"
+    done
+    # shellcheck disable=SC2086  # words
+    exec python3 bench/compilers.py $programs
     ;;
 report) python3 bench/report.py "$@" ;;
 plot)

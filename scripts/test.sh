@@ -1,19 +1,21 @@
 #!/bin/sh
-# Installs what the tests need, then builds and runs everything that must pass: both compilers, sanitizers, every kernel
-# set, AArch64 under qemu, the promises about the library as a file, and whoever uses it. Logs lie in build/logs.
+# Installs what the tests need, then builds and runs everything that must pass: many compilers, sanitizers, every kernel
+# set, other architectures under qemu, the promises about the library as a file, and whoever uses it. Logs lie in
+# build/logs.
 #
 #   sh scripts/test.sh [STAGE…]      all stages, or those whose name begins with one of the arguments
+#   sh scripts/test.sh --list        their names, and the minutes each takes on two idle cores
 #
-# Ends with the line "N passed, N failed, N skipped"; the exit status is 1 if anything failed.
+# Ends with the line "N passed, N failed, N skipped"; the exit status is 1 if anything failed. Without what the tests
+# can't do without it says how to install that, and stops; what only some stages need is skipped, and said.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/.." || exit 1
 logs=$PWD/build/logs
-mkdir -p "$logs" && rm -f "$logs"/*
 jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 wanted=$*
 begin=$(date +%s)
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 cpu_before=0
 
 # ---------------------------------------------------------------------------------------------- the stages' frame
 
@@ -23,6 +25,51 @@ is_wanted() {
         case $1 in "$prefix"*) return 0 ;; esac
     done
     return 1
+}
+
+wants_cross() {
+    for target in $(stage_names | grep '^cross-'); do is_wanted "$target" && return 0; done
+    return 1
+}
+
+# Roughly, on two idle processors; of a stage that is not named here they are few.
+usual_seconds() {
+    case $1 in
+    gcc) echo 260 ;;
+    clang) echo 100 ;;
+    asan) echo 240 ;;
+    tsan) echo 100 ;;
+    aarch64 | avx512-emulated) echo 150 ;;
+    oneline-*) echo 20 ;;
+    encoder | cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
+    bench) echo 40 ;;
+    matrix-*) echo 60 ;;
+    stack) echo 30 ;;
+    consumers) echo 120 ;;
+    *) echo 8 ;;
+    esac
+}
+
+stage_names() { # as they stand below
+    sed -nE 's/^stage ([a-z0-9_-]+) .*/\1/p' scripts/test.sh
+}
+
+# What a stage is at, every half minute, for people and for machines that end what is silent.
+progress() { # NAME LOG
+    waited=0
+    while sleep 30 >/dev/null 2>&1; do
+        waited=$((waited + 30))
+        at=$(grep -aE '^ *[0-9]+/[0-9]+ Test +#|^\[ *[0-9]+%\]|^(ok|PASSED|FAILED)' "$2" | tail -n 1 | tr -s ' .' ' ')
+        test -n "$at" || at=$(tail -n 1 "$2")
+        printf '  %s, %d s: %.90s\n' "$1" $waited "$at"
+    done
+}
+
+# Processor seconds of everything that has been waited for. In no subshell, whose children are others.
+cpu_seconds() {
+    times >"$logs/times"
+    cpu=$(awk 'NR == 2 { split($1, u, /[ms]/); split($2, s, /[ms]/); print int(60 * (u[1] + s[1]) + u[2] + s[2]) }' \
+        "$logs/times")
 }
 
 # Sums up what CTest ran: cmocka counts for itself, any other program is one test.
@@ -53,8 +100,15 @@ stage() {
     is_wanted "$name" || return 0
     log=$logs/$name.log
     start=$(date +%s)
+    : >"$log"
+    progress "$name" "$log" </dev/null &
+    watch=$!
     ("$@") >"$log" 2>&1 </dev/null
     status=$?
+    kill $watch 2>/dev/null
+    wait $watch 2>/dev/null
+    cpu_seconds
+    used=$((cpu - cpu_before)) cpu_before=$cpu
     seconds=$(($(date +%s) - start))
     p=0 f=0 s=0
     test -s "$logs/$name.counts" && read -r p f s <"$logs/$name.counts"
@@ -75,7 +129,7 @@ stage() {
     # CTest puts the test's number before each line.
     sed -nE "s/^([0-9]+: )?skipped: /$name: /p" "$log" | sort -u >>"$logs/skips"
     passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-    printf '%-22s %-8s %6d passed %4d failed %4d skipped %6d s\n' "$name" $result $p $f $s $seconds |
+    printf '%-22s %-8s %6d passed %4d failed %4d skipped %6d s, CPU %5d s\n' "$name" $result $p $f $s $seconds $used |
         tee -a "$logs/table"
     if [ $result = FAILED ]; then
         echo "---- the end of build/logs/$name.log:"
@@ -107,6 +161,14 @@ build() { # PRESET [CMake option…]
     cmake --preset "$preset" "$@" && { cmake --build "build/$preset" -j "$jobs" -- -k || echo "BUILD FAILED"; }
 }
 
+# The library, its tools and its tests as GCC builds them, for stages that look at it or link with it: up to date,
+# whichever stage comes first.
+need_release() {
+    test -e "$logs/release.built" && return 0
+    build release >"$logs/release.log" 2>&1 || { tail -n 30 "$logs/release.log"; return 1; }
+    : >"$logs/release.built"
+}
+
 run_tests() { # PRESET [CTest option…]: all tests of a build
     preset=$1
     shift
@@ -118,24 +180,51 @@ run_tests() { # PRESET [CTest option…]: all tests of a build
 }
 
 with_gcc() {
-    build release && run_tests release
+    build release || return 1
+    : >"$logs/release.built"
+    run_tests release
+}
+
+# The fastest kernel set of this CPU. All builds but GCC's run the tests on it alone: above the kernel table the code is
+# the same whatever the set, and the matrix tests the kernels of all sets by all compilers.
+fastest_set() { # PROGRAM…: qkv-info, behind an emulator if it needs one
+    "$@" | sed -nE 's/^ +([a-z0-9]+) +selected.*/\1/p'
+}
+
+on_fastest_set() { # PRESET SET [CTest option…]
+    preset=$1 set=$2
+    shift 2
+    test -n "$set" || { echo "no kernel set is selected"; return 1; }
+    echo "all tests on $set:"
+    QKV_ISA=$set QKV_QUICK=1 run_tests "$preset" "$@"
 }
 
 with_clang() {
     have clang || skip "clang is not installed"
-    build clang && QKV_QUICK=1 run_tests clang
+    build clang && on_fastest_set clang "$(fastest_set build/clang/qkv-info)"
 }
 
 with_asan() {
-    build asan && QKV_QUICK=1 ASAN_OPTIONS=detect_stack_use_after_return=1 run_tests asan
+    export ASAN_OPTIONS=detect_stack_use_after_return=1
+    build asan && on_fastest_set asan "$(fastest_set build/asan/qkv-info)" || return 1
+    mv "$logs/$name.counts" "$logs/$name.first"
+    kernels=$(ls tests/kernels/test_*.c tests/functions/test_*.c | sed 's:.*/\(.*\)\.c:^\1$:' | paste -s -d '|' -)
+    echo "kernels on ref:"
+    QKV_ISA=ref QKV_QUICK=1 run_tests asan -R "$kernels"
+    status=$?
+    cat "$logs/$name.first" "$logs/$name.counts" | awk '{ p += $1; f += $2; s += $3 } END { print p, f, s }' \
+        >"$logs/$name.sum" && mv "$logs/$name.sum" "$logs/$name.counts"
+    return $status
 }
 
 with_tsan() { # the tests that start threads
-    build tsan && QKV_QUICK=1 TSAN_OPTIONS=halt_on_error=1 \
-        run_tests tsan -R 'harness|same_bits|test_layer$|test_gradients|why_projections'
+    export TSAN_OPTIONS=halt_on_error=1
+    build tsan && on_fastest_set tsan "$(fastest_set build/tsan/qkv-info)" \
+        -R 'harness|same_bits|test_layer$|test_gradients|why_projections'
 }
 
 with_emulated_avx512() {
+    need_release || return 1
     case $(build/release/qkv-info 2>/dev/null) in
     *"missing: "*avx512*) ;;
     *) skip "the CPU has AVX-512 itself, or is no x86-64" ;;
@@ -149,30 +238,26 @@ with_aarch64() {
     have aarch64-linux-gnu-gcc || skip "aarch64-linux-gnu-gcc is not installed"
     have qemu-aarch64 || have qemu-aarch64-static || skip "qemu-user is not installed"
     test -e build/aarch64-deps/usr/include/cmocka.h || skip "libcmocka for arm64 could not be fetched"
-    build aarch64 && QKV_QEMU=1 QKV_QUICK=1 run_tests aarch64
+    build aarch64 && QKV_QEMU=1 on_fastest_set aarch64 neon
 }
 
-with_one_set() { # every test with this kernel set alone
-    test -x build/release/qkv-info || { echo "build/release is not there"; return 1; }
+with_one_set() { # chosen by name, as a user would
+    need_release || return 1
     QKV_ISA=$1 build/release/qkv-info >/dev/null || skip "$1: $(QKV_ISA=$1 build/release/qkv-info 2>&1 | tail -n 1)"
-    QKV_ISA=$1 QKV_QUICK=1 run_tests release
+    QKV_ISA=$1 build/release/qkv-info --selftest
 }
 
-# The tests of the bits against a library that one line built, themselves built without CMake.
+# The tests of attention, linked with the library that one line built; the matrix tests the kernels like that.
 with_one_line() { # COMPILER
     have "$1" || skip "$1 is not installed"
+    need_release || return 1
     dir=build/oneline-$1
     sh scripts/check/oneline.sh "$dir" "$1" || return 1
-    mkdir -p "$dir/harness"
-    for source in tests/harness.c tests/harness_memory.c tests/oracle*.c; do
-        object=$dir/harness/$(basename "$source" .c).o
-        "$1" -O2 -D_GNU_SOURCE -Iinclude -Isrc -Itests -c "$source" -o "$object" || return 1
-    done
-    ls tests/kernels/test_*.c tests/functions/test_*.c tests/ops/test_attention*.c |
-        CC=$1 DIR=$dir xargs -P "$jobs" -I '{}' sh -c '
-            program=$DIR/$(basename "{}" .c)
-            $CC -O2 -D_GNU_SOURCE -Iinclude -Isrc -Itests "{}" "$DIR"/harness/*.o "$DIR/libqkv.a" \
-                -lcmocka -lpthread -lm -o "$program" && QKV_QUICK=1 "$program" >"$program.log" 2>&1
+    for test in test_attention test_attention_backward; do echo $test; done |
+        DIR=$dir xargs -P "$jobs" -I '{}' sh -c '
+            program=$DIR/{}
+            cc build/release/tests/CMakeFiles/{}.dir/*/*.o build/release/tests/libqkv_test_harness.a \
+                "$DIR/libqkv.a" -lcmocka -lpthread -lm -o "$program" && QKV_QUICK=1 "$program" >"$program.log" 2>&1
             status=$?
             cat "$program.log"
             test $status = 0 && echo "PASSED: {}" || echo "FAILED: {}"'
@@ -188,41 +273,79 @@ aarch64_symbols() {
 }
 
 benchmarks() { # each checks its result before it is timed; here the time does not matter
-    test -x build/release/qkv-info || { echo "build/release is not there"; return 1; }
+    need_release || return 1
     test -x build/release/bench/qkv-bench || skip "Google Benchmark is not installed"
     build/release/bench/qkv-bench --quick --benchmark_min_time=0.01
 }
 
-encoder() { # ends with a line like ours
-    sh tests/encoder/run.sh
+counted() { # COMMAND…: ends with a line like ours
+    "$@"
     status=$?
     sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$logs/$name.log" | tail -n 1 \
         >"$logs/$name.counts"
     return $status
+}
+
+encoder() {
+    need_release && counted sh tests/encoder/run.sh
+}
+
+matrix() { # compiler NAME | cross TARGET
+    case $1 in
+    compiler) need_release || return 1 ;;
+    esac
+    counted sh scripts/matrix.sh "$@"
+}
+
+on_release() { # COMMAND…: looks at build/release
+    need_release && "$@"
 }
 
 torch() { # gradients against PyTorch's autograd
-    test -x build/release/tests/torch_parity || { echo "build/release is not there"; return 1; }
+    need_release || return 1
     have python3 || skip "python3 is not installed"
     python3 -c 'import torch' 2>/dev/null || skip "PyTorch is not installed: no comparison with its autograd (60 cases)"
-    python3 tests/torch/test_autograd.py build/release/tests/torch_parity
-    status=$?
-    sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$logs/$name.log" | tail -n 1 \
-        >"$logs/$name.counts"
-    return $status
+    counted python3 tests/torch/test_autograd.py build/release/tests/torch_parity
 }
 
-stage packages sh scripts/packages.sh test
+case ${1:-} in
+--list)
+    for name in $(stage_names); do printf '%-22s %4.1f\n' "$name" "$(($(usual_seconds "$name") * 10 / 60))e-1"; done
+    exit 0
+    ;;
+-*)
+    sed -n '2,11s/^# \{0,1\}//p' scripts/test.sh >&2
+    exit 2
+    ;;
+esac
+
+estimate=0 count=0
+for name in $(stage_names); do
+    is_wanted "$name" || continue
+    estimate=$((estimate + $(usual_seconds "$name"))) count=$((count + 1))
+done
+test $count -gt 0 || { echo "no stage begins with: $wanted (sh scripts/test.sh --list)"; exit 2; }
+mkdir -p "$logs" && rm -f "$logs"/*
+sh scripts/packages.sh test || exit 1
+echo "$count stages, about $((estimate / 60 + 1)) minutes on two idle cores; this machine has $jobs processors"
+for group in more cross; do # what single stages need: they say what they miss
+    test $group = more || wants_cross || continue
+    sh scripts/packages.sh $group >"$logs/packages-$group.log" 2>&1 || cat "$logs/packages-$group.log"
+done
+
 stage tree sh scripts/check/tree.sh
 stage headers sh scripts/check/headers.sh
+stage names sh scripts/check/names.sh
 stage gcc with_gcc
-stage selftest build/release/qkv-info --selftest
-stage symbols sh scripts/check/symbols.sh
-stage isa sh scripts/check/isa.sh
+stage selftest on_release build/release/qkv-info --selftest
+stage symbols on_release sh scripts/check/symbols.sh
+stage isa on_release sh scripts/check/isa.sh
 stage stack sh scripts/check/stack.sh
 stage spills sh scripts/check/spills.sh
+stage flags sh scripts/check/flags.sh
 stage freestanding sh scripts/check/freestanding.sh
-stage readme sh scripts/check/readme.sh
+stage readme on_release sh scripts/check/readme.sh
+stage help on_release sh scripts/check/help.sh
 stage consumers sh scripts/check/consumers.sh
 stage encoder encoder
 stage torch torch
@@ -231,9 +354,26 @@ stage bench benchmarks
 stage oneline-gcc with_one_line gcc
 stage oneline-clang with_one_line clang
 stage clang with_clang
-for set in ref avx2 avx512 neon; do
-    stage set-$set with_one_set $set
-done
+stage set-ref with_one_set ref
+stage set-portable with_one_set portable
+stage set-avx2 with_one_set avx2
+stage set-avx512 with_one_set avx512
+stage set-neon with_one_set neon
+stage matrix-gcc12 matrix compiler gcc-12
+stage matrix-gcc13 matrix compiler gcc-13
+stage matrix-gcc14 matrix compiler gcc-14
+stage matrix-clang14 matrix compiler clang-14
+stage matrix-clang17 matrix compiler clang-17
+stage matrix-clang19 matrix compiler clang-19
+stage matrix-clang22 matrix compiler clang-22
+stage matrix-zig matrix compiler zig
+stage cross-i686 matrix cross i686
+stage cross-armhf matrix cross armhf
+stage cross-riscv64 matrix cross riscv64
+stage cross-s390x matrix cross s390x
+stage cross-s390x-clang matrix cross s390x-clang
+stage cross-wasm32 matrix cross wasm32
+stage cross-aarch64_be matrix cross aarch64_be
 stage asan with_asan
 stage tsan with_tsan
 stage avx512-emulated with_emulated_avx512
@@ -252,6 +392,7 @@ if [ -s "$logs/skips" ]; then
     sort -u "$logs/skips"
 fi
 echo
-echo "Total time: $((seconds / 60)) min $((seconds % 60)) s on $jobs processors"
+echo "Total time: $((seconds / 60)) min $((seconds % 60)) s on $jobs processors; CPU $((cpu / 60)) min," \
+    "so about $((cpu / 120)) min on two idle cores"
 echo "$passed passed, $failed failed, $skipped skipped"
 test $failed = 0 && test $passed -gt 0

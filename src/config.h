@@ -4,8 +4,10 @@
 
 #include <float.h>
 
-#if defined(__FAST_MATH__)
-#error "qkv promises the same bits everywhere: build it without -ffast-math or -Ofast"
+/* GCC says with __GCC_IEC_559 = 0 that some option breaks IEEE arithmetic: -funsafe-math-optimizations and its parts,
+ * -fno-signed-zeros, -fsingle-precision-constant. clang has no word for those; there pragmas below undo them. */
+#if defined(__FAST_MATH__) || __FINITE_MATH_ONLY__ || (defined(__GCC_IEC_559) && __GCC_IEC_559 == 0)
+#error "qkv promises the same bits everywhere: build it without -ffast-math, -Ofast and what they are made of"
 #endif
 #if FLT_EVAL_METHOD != 0
 #error "qkv needs float arithmetic in float: build it with -msse2 -mfpmath=sse, not for the x87"
@@ -19,7 +21,7 @@
 
 #if defined(__x86_64__)
 #define QKV_X86_64 1
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ /* vectors are numbered backwards otherwise */
 #define QKV_AARCH64 1
 #endif
 #ifndef QKV_X86_64
@@ -29,18 +31,40 @@
 #define QKV_AARCH64 0
 #endif
 
-/* a·b + c is two roundings wherever the source does not say fma. GCC takes this per function, clang per file. */
+/* a·b + c is two roundings wherever the source does not say fma. GCC takes this per function, clang per file.
+ * float_control undoes what -funsafe-math-optimizations, -fno-honor-nans and their like allow; clang has it for most
+ * architectures, and warns on the others. */
 #if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wignored-pragmas"
+#pragma float_control(precise, on)
+#pragma clang diagnostic pop
+#pragma clang fp reassociate(off)
 #pragma STDC FP_CONTRACT OFF
 #else
 #pragma GCC optimize("fp-contract=off")
 #endif
 
-/* Before a loop whose trip count is a small constant: unrolled whole, so that arrays of vectors live in registers. */
-#if defined(__clang__)
-#define QKV_UNROLL _Pragma("clang loop unroll(full)")
+/* A shared library, which is compiled with QKV_SHARED, exports the functions of qkv.h and nothing else. Linked
+ * statically the library is private to the program or shared object that holds it: several of them, each with a version
+ * of its own, may live in one process. To be included before qkv.h; internal declarations stand between
+ * QKV_INTERNAL_BEGIN and _END. */
+#if defined(_WIN32) || defined(__CYGWIN__)
+#define QKV_INTERNAL_BEGIN
+#define QKV_INTERNAL_END
+#define QKV_EXPORT __declspec(dllexport)
+#define QKV_HIDDEN
 #else
-#define QKV_UNROLL _Pragma("GCC unroll 16")
+#define QKV_INTERNAL_BEGIN _Pragma("GCC visibility push(hidden)")
+#define QKV_INTERNAL_END _Pragma("GCC visibility pop")
+#define QKV_EXPORT __attribute__((visibility("default")))
+#define QKV_HIDDEN __attribute__((visibility("hidden")))
+#endif
+#if defined(QKV_API) /* a test or benchmark looks inside */
+#elif defined(QKV_SHARED)
+#define QKV_API QKV_EXPORT
+#else
+#define QKV_API QKV_HIDDEN
 #endif
 
 #define QKV_INLINE static inline __attribute__((always_inline))

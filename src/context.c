@@ -24,6 +24,7 @@ static const struct {
     {"avx512", X86(qkv_kernels_avx512)},
     {"avx2", X86(qkv_kernels_avx2)},
     {"neon", ARM(qkv_kernels_neon)},
+    {"portable", &qkv_kernels_portable},
     {"ref", &qkv_kernels_ref},
 };
 
@@ -97,7 +98,7 @@ int32_t qkv_num_kernel_sets(void) {
 /* Appends text to a string of the given capacity, cut where it is full. */
 static void append(char *to, size_t capacity, const char *text) {
     size_t used = 0;
-    while (to[used])
+    while (used + 1 < capacity && to[used]) /* without the bound compilers would call strlen */
         used++;
     for (; *text && used + 1 < capacity; text++)
         to[used++] = *text;

@@ -7,8 +7,6 @@
 
 #include <string.h>
 
-#include "config.h"
-
 #if QKV_X86_64
 #include <cpuid.h>
 

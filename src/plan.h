@@ -7,6 +7,8 @@
 
 #include "kernels/kernels.h"
 
+QKV_INTERNAL_BEGIN
+
 enum qkv_operation {
     QKV_ATTENTION = 1,
     QKV_PROJECTION,
@@ -81,5 +83,7 @@ static inline int64_t qkv_min(int64_t a, int64_t b) {
 static inline int64_t qkv_max(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
+
+QKV_INTERNAL_END
 
 #endif

@@ -1,5 +1,6 @@
 /* Texts: status codes, version, build.  SPDX-License-Identifier: MIT */
 #include "config.h"
+
 #include "qkv.h"
 
 const char *qkv_status_string(qkv_status status) {
@@ -43,6 +44,15 @@ const char *qkv_status_string(qkv_status status) {
 #define TARGET "another architecture"
 #endif
 
+#if defined(__OPTIMIZE__)
+#define OPTIMISED ""
+#else
+#define OPTIMISED ", built without optimisation"
+#if !defined(QKV_UNOPTIMIZED)
+#pragma message("qkv is compiled without optimisation, 30 to 80 times slower: add -O2 (or -DQKV_UNOPTIMIZED)")
+#endif
+#endif
+
 #if __STDC_HOSTED__
 #define HOST "hosted"
 #else
@@ -54,5 +64,5 @@ const char *qkv_version(void) {
 }
 
 const char *qkv_build_info(void) {
-    return "qkv " VERSION ", " COMPILER ", " TARGET ", " HOST;
+    return "qkv " VERSION ", " COMPILER ", " TARGET ", " HOST OPTIMISED;
 }

@@ -12,7 +12,7 @@ static int64_t one_of(qt_rng *rng, const int64_t *from, size_t n) {
 
 int64_t case_layout(qt_rng *rng, int rank, const int64_t *size, int64_t channels, bool broadcast, int64_t *stride,
                     int64_t *origin) {
-    int order[QT_MAX_RANK];
+    int order[QT_MAX_RANK] = {0};
     for (int i = 0; i < rank; i++) { /* a random permutation, or half of the time the usual order */
         const int64_t at = qt_range(rng, 0, i);
         order[i] = order[at];

@@ -189,7 +189,8 @@ void tokenize_sentences(const struct encoder *encoder, struct sentence *sentence
     size_t max_tokens = (size_t)encoder->config.max_tokens;
     int32_t *ids = allocate(max_tokens, sizeof *ids);
     for (size_t i = 0; i < count; i++) {
-        size_t n = tokenize(&encoder->tokenizer, sentences[i].text, sentences[i].size, ids, max_tokens);
+        size_t n = tokenize(&encoder->tokenizer, sentences[i].text, sentences[i].size, ids, max_tokens,
+                            &sentences[i].cut);
         sentences[i].num_tokens = (int64_t)n;
         sentences[i].ids = allocate(n, sizeof *ids);
         memcpy(sentences[i].ids, ids, n * sizeof *ids);

@@ -44,6 +44,7 @@ struct sentence {
     size_t size;
     int32_t *ids;     /* tokens, filled by tokenize_sentences */
     int64_t num_tokens;
+    int cut;          /* there are more than the model reads */
     float *embedding; /* [hidden_size], filled by encode_sentences */
 };
 

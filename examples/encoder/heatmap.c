@@ -15,6 +15,8 @@
 #define TITLE 22.0          /* above a panel */
 #define GAP 22.0
 #define LEGEND_WIDTH 220.0
+#define MIN_CELL 11.0       /* labels of a smaller one could not be read */
+#define MAX_CELL 22.0
 
 struct drawing {
     FILE *file;
@@ -62,10 +64,7 @@ static const char *label(const struct drawing *d, int64_t token) {
 static struct panel_size panel_size(const struct drawing *d, double side) {
     struct panel_size size;
     size.cell = side / (double)d->num_drawn;
-    if (size.cell > 22.0)
-        size.cell = 22.0;
-    if (size.cell < 7.0)
-        size.cell = 7.0;
+    size.cell = size.cell > MAX_CELL ? MAX_CELL : size.cell < MIN_CELL ? MIN_CELL : size.cell;
     size.font = size.cell * 0.86 < 11.0 ? size.cell * 0.86 : 11.0;
     size.label = 0.6 * size.font * d->longest_label + 8.0;
     size.width = size.label + size.cell * (double)d->num_drawn;
@@ -124,11 +123,11 @@ static void draw_notes(const struct drawing *d, const struct attention_view *vie
 }
 
 static void draw(struct drawing *d, const char *path, int64_t layer, const struct attention_view *view) {
-    int64_t columns = view->num_heads <= 4 ? view->num_heads : view->num_heads <= 6 ? 3 : 4;
-    int64_t rows = (view->num_heads + columns - 1) / columns, matrix = d->num_tokens * d->num_tokens;
     struct panel_size raw = panel_size(d, 300.0), head = panel_size(d, 200.0);
     double left = raw.width > 340.0 ? raw.width : 340.0;
     double heads_x = MARGIN + left + 2.0 * GAP;
+    int64_t columns = view->num_heads <= 4 ? view->num_heads : view->num_heads <= 6 ? 3 : 4;
+    int64_t rows = (view->num_heads + columns - 1) / columns, matrix = d->num_tokens * d->num_tokens;
     double width = heads_x + (double)columns * (head.width + GAP) + MARGIN - GAP;
     double below_raw = HEADER + raw.height + 50.0, left_height = below_raw + 230.0;
     double height = HEADER + (double)rows * (head.height + GAP) + MARGIN - GAP;

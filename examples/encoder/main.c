@@ -91,8 +91,9 @@ static struct sentence *given_sentences(const struct options *options, size_t *c
 }
 
 static void print_chunk(const struct encoder *encoder, const struct options *options, struct sentence *sentences,
-                        size_t count) {
+                        size_t count, size_t first) {
     tokenize_sentences(encoder, sentences, count);
+    warn_of_cuts(encoder, sentences, count, first);
     if (!options->tokens_only)
         encode_sentences(encoder, sentences, count);
     print_json(encoder, sentences, count);
@@ -104,15 +105,15 @@ static void run_json(const struct encoder *encoder, const struct options *option
     size_t count;
     if (!options->input) {
         struct sentence *sentences = given_sentences(options, &count);
-        print_chunk(encoder, options, sentences, count);
+        print_chunk(encoder, options, sentences, count, 1);
         free_sentences(sentences, count);
         return;
     }
     FILE *file = open_input(options->input);
-    for (;;) {
+    for (size_t first = 1;; first += count) {
         struct sentence *sentences = read_lines(file, options->input, CHUNK, &count);
         if (count > 0)
-            print_chunk(encoder, options, sentences, count);
+            print_chunk(encoder, options, sentences, count, first);
         free_sentences(sentences, count);
         if (count < CHUNK)
             break;
@@ -159,6 +160,7 @@ static void run_report(const struct encoder *encoder, const struct options *opti
     if (count == 0)
         die("%s: no sentence in it", options->input);
     tokenize_sentences(encoder, sentences, count);
+    warn_of_cuts(encoder, sentences, count, 1);
     double speed = sentences_per_second(encoder, sentences, count);
     print_similarities(encoder, sentences, count);
     print_speed(encoder, sentences, count, speed);

@@ -107,6 +107,23 @@ static void print_closest_pairs(const struct encoder *encoder, const struct sent
     }
 }
 
+void warn_of_cuts(const struct encoder *encoder, const struct sentence *sentences, size_t count, size_t first) {
+    size_t num_cut = 0, first_cut = 0;
+    for (size_t i = count; i-- > 0;) {
+        if (sentences[i].cut) {
+            num_cut++;
+            first_cut = first + i;
+        }
+    }
+    if (num_cut == 0)
+        return;
+    fflush(stdout); /* both may go to one place */
+    fprintf(stderr, "encoder: %zu sentence%s longer than the %lld tokens that the model reads, number %zu%s: the end is "
+            "left out\n",
+            num_cut, num_cut == 1 ? " is" : "s are", (long long)encoder->config.max_tokens, first_cut,
+            num_cut == 1 ? "" : " is the first");
+}
+
 void print_similarities(const struct encoder *encoder, const struct sentence *sentences, size_t count) {
     if (count <= MAX_MATRIX)
         print_matrix(encoder, sentences, count);

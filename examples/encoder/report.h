@@ -7,6 +7,9 @@
 /* One object a line: text, tokens and, for encoded sentences, embedding. */
 void print_json(const struct encoder *encoder, const struct sentence *sentences, size_t count);
 
+/* One line on standard error if some were longer than the model reads; `first` is the number of the first sentence. */
+void warn_of_cuts(const struct encoder *encoder, const struct sentence *sentences, size_t count, size_t first);
+
 /* How close the meanings are: the products of the unit vectors. */
 void print_similarities(const struct encoder *encoder, const struct sentence *sentences, size_t count);
 

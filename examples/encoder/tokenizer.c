@@ -153,8 +153,9 @@ static void emit_text(const struct tokenizer *tokenizer, int normalized, const i
     }
 }
 
-size_t tokenize(const struct tokenizer *tokenizer, const char *text, size_t size, int32_t *ids, size_t max_tokens) {
-    struct output out = {.ids = ids, .capacity = max_tokens - 1};
+size_t tokenize(const struct tokenizer *tokenizer, const char *text, size_t size, int32_t *ids, size_t max_tokens,
+                int *cut) {
+    struct output out = {.ids = ids, .capacity = max_tokens}; /* one more than may stay, to see whether there is one */
     struct code_points points = {0};
     for (size_t i = 0; i < size;) {
         int32_t c;
@@ -164,7 +165,8 @@ size_t tokenize(const struct tokenizer *tokenizer, const char *text, size_t size
     emit(&out, tokenizer->cls);
     emit_text(tokenizer, 0, points.data, points.length, &out);
     free(points.data);
-    out.capacity = max_tokens;
+    *cut = is_full(&out);
+    out.length -= (size_t)*cut;
     emit(&out, tokenizer->sep);
     return out.length;
 }

@@ -30,8 +30,10 @@ struct tokenizer {
 void load_tokenizer(struct tokenizer *tokenizer, const char *directory);
 void free_tokenizer(struct tokenizer *tokenizer);
 
-/* Writes [CLS] … [SEP], cut to max_tokens ≥ 2, into ids and returns how many. Any bytes will do as text. */
-size_t tokenize(const struct tokenizer *tokenizer, const char *text, size_t size, int32_t *ids, size_t max_tokens);
+/* Writes [CLS] … [SEP], cut to max_tokens ≥ 2, into ids and returns how many. Any bytes will do as text. *cut
+ * becomes 1 if there was more than fitted, else 0. */
+size_t tokenize(const struct tokenizer *tokenizer, const char *text, size_t size, int32_t *ids, size_t max_tokens,
+                int *cut);
 
 /* Appends what the text is before it falls into words: controls removed, accents stripped, lower case … */
 void normalize(const struct tokenizer *tokenizer, const int32_t *text, size_t length, struct code_points *out);

@@ -4,6 +4,9 @@
 
 #include "svg.h"
 
+#include <math.h>
+#include <string.h>
+
 #define SIDE 280.0
 #define LEFT 28.0
 #define TOP 112.0
@@ -58,24 +61,60 @@ static void draw_label(FILE *file, const char *class_name, const char *anchor, d
     svg_text(file, class_name, anchor, x, y, "%s", text);
 }
 
-/* What the tokens of a cluster have in common, below each. */
+struct name {
+    double x, y, half; /* its middle, half its width */
+};
+
+/* Not on a token or one of the names that are there, nor outside the frame. */
+static int is_free(const struct latent *latent, int space, const struct view *view, const struct name *names, int count,
+                   double x, double y, double half) {
+    const double height = 7.0;
+    for (int i = 0; i < count; i++)
+        if (fabs(names[i].x - x) < names[i].half + half && fabs(names[i].y - y) < 2.0 * height)
+            return 0;
+    if (x - half < view->x || x + half > view->x + SIDE || y - height < view->y || y + height > view->y + SIDE)
+        return 0;
+    for (int i = 0; i < NUM_POINTS; i++) {
+        double px, py;
+        place(view, latent->plane[space][i], &px, &py);
+        if (fabs(px - x) < half + 3.0 && fabs(py - y) < height)
+            return 0;
+    }
+    return 1;
+}
+
+/* What the tokens of a cluster have in common: below it, or where there is room. */
 static void draw_names(FILE *file, const struct latent *latent, int space, const struct view *view) {
     static const char *const *const names[NUM_SPACES] = {topic_names, role_names, number_names};
+    struct name placed[4];
     for (int group = 0; group < 4; group++) {
-        double sum = 0.0, lowest = 0.0;
+        double low[2] = {1e30, 1e30}, high[2] = {-1e30, -1e30}, sum[2] = {0.0, 0.0};
         int count = 0;
         for (int i = 0; i < NUM_POINTS; i++) {
             struct token token = latent->tokens[i];
             int of[NUM_SPACES] = {topic_of(token.word), token.role, token.number};
-            double x, y;
+            double at[2];
             if (of[space] != group)
                 continue;
-            place(view, latent->plane[space][i], &x, &y);
-            sum += x;
-            lowest = y > lowest ? y : lowest;
+            place(view, latent->plane[space][i], &at[0], &at[1]);
+            for (int axis = 0; axis < 2; axis++) {
+                sum[axis] += at[axis];
+                low[axis] = at[axis] < low[axis] ? at[axis] : low[axis];
+                high[axis] = at[axis] > high[axis] ? at[axis] : high[axis];
+            }
             count++;
         }
-        draw_label(file, "note", "middle", sum / count, lowest + 18.0, names[space][group]);
+        const char *name = names[space][group];
+        double half = 3.6 * (double)strlen(name), aside = half + 9.0;
+        double x = sum[0] / count, y = sum[1] / count;
+        const double spots[][2] = {{x, high[1] + 14.0},  {x, low[1] - 12.0},    {high[0] + aside, y},
+                                   {low[0] - aside, y}, {high[0] + aside, low[1]}, {low[0] - aside, high[1]}};
+        size_t spot = 0, num_spots = sizeof spots / sizeof spots[0];
+        while (spot < num_spots && !is_free(latent, space, view, placed, group, spots[spot][0], spots[spot][1], half))
+            spot++;
+        spot = spot < num_spots ? spot : 0;
+        placed[group] = (struct name){spots[spot][0], spots[spot][1], half};
+        draw_label(file, "note", "middle", spots[spot][0], spots[spot][1] + 4.0, name);
     }
 }
 
@@ -99,8 +138,9 @@ static void draw_pair(FILE *file, const struct latent *latent, int space, const 
     }
 }
 
-static void draw_panel(FILE *file, const struct latent *latent, int space, const char *title, const char *note) {
-    struct view view = view_of(latent, space, LEFT + space * (SIDE + GAP), TOP);
+static void draw_panel(FILE *file, const struct latent *latent, int space, int column, const char *title,
+                       const char *note) {
+    struct view view = view_of(latent, space, LEFT + column * (SIDE + GAP), TOP);
     svg_text(file, "title", "start", view.x, TOP - 10.0, "%s", title);
     fprintf(file, "<rect class=\"frame\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n", view.x, view.y,
             SIDE, SIDE);
@@ -138,8 +178,10 @@ void draw_latent(const char *path, const struct latent *latent) {
     svg_text(file, "heading", "start", LEFT, 38.0, "The same 256 tokens in three spaces");
     svg_text(file, "sentence", "start", LEFT, 60.0,
              "Every head compares tokens in a space of its own: neighbours as embeddings can be far apart there.");
+    int number_first = latent->number_head < latent->role_head; /* heads in order */
+    const int column[NUM_SPACES] = {0, number_first ? 2 : 1, number_first ? 1 : 2};
     for (int space = 0; space < NUM_SPACES; space++)
-        draw_panel(file, latent, space, titles[space], notes[space]);
+        draw_panel(file, latent, space, column[space], titles[space], notes[space]);
     draw_key(file, TOP + SIDE + 66.0);
     svg_text(file, "note", "end", 2.0 * LEFT + NUM_SPACES * SIDE + (NUM_SPACES - 1) * GAP - LEFT, TOP + SIDE + 66.0,
              "ringed: dog (subject, one) and cat (object, one)");

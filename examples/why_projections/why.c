@@ -102,6 +102,7 @@ static void draw(const struct options *options, const struct toy_result *toy, co
     draw_latent(paths[3], latent);
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
         free(paths[i]);
+    fflush(stdout); /* both may go to one place */
     fprintf(stderr, "pictures: keys.svg, loss.svg, heads.svg and spaces.svg in %s\n", options->folder);
 }
 

@@ -1,6 +1,8 @@
 #!/bin/sh
-# No hot loop of a kernel set uses the stack, at -O2 and -O3, by each compiler that is there; nor may such loops be
+# No hot loop of a kernel set uses the stack, from -O1 to -O3, by each compiler that is there; nor may such loops be
 # missing. What is hot: scripts/check/loops.awk.   sh scripts/check/spills.sh [SET…]
+# QKV_SPILL_COMPILERS lists other compilers than gcc and clang, commands without options; for a foreign set only those
+# named clang… (which get --target) or aarch64… are asked.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -10,14 +12,10 @@ failed=0 checked=0
 # So many hot loops there must be: panels or any B, and fetching ahead; maximum and exponentials; pack.
 least='gemm:3 softmax:2 pack:1'
 
-# What clang 14 does nevertheless, as function/fmas:instructions. With AVX2 the exponential's nine constants and two
-# vectors are more than 16 registers, and some constants come from the stack where GCC takes them from read-only data.
-# With AVX-512 softmax of a single row keeps its sum there: arrays of one vector stay in memory.
-allowed() { # SET COMPILER
-    case $1-$2 in
-    avx2-clang) echo softmax/12:5 ;;
-    avx512-clang) echo softmax/6:4 ;;
-    esac
+# What clang does nevertheless, as function/fmas:instructions. With AVX2 the exponential's nine constants and two vectors
+# are more than 16 registers, and some constants come from the stack where GCC takes them from read-only data.
+allowed() { # SET
+    test "$1" != avx2 || echo softmax/12:5
 }
 
 check() { # SET FMAS-OF-A-HOT-LOOP OBJDUMP COMPILER [OPTION…]
@@ -26,11 +24,11 @@ check() { # SET FMAS-OF-A-HOT-LOOP OBJDUMP COMPILER [OPTION…]
     for tool in "$cc" "$objdump"; do
         command -v "$tool" >/dev/null 2>&1 || { echo "skipped: $set by $cc: $tool is not installed"; return; }
     done
-    for level in -O2 -O3; do
+    for level in -O1 -O2 -O3; do
         $cc "$@" -std=c11 $level -Iinclude -c "src/kernels/$set/kernels_$set.c" -o "$work/kernels.o" &&
             $objdump -d --no-show-raw-insn "$work/kernels.o" >"$work/text" || { failed=1; continue; }
         awk -v tile="$tile" -f scripts/check/loops.awk "$work/text" |
-            awk -v what="$set $cc $level" -v least="$least" -v allowed="$(allowed "$set" "$cc")" '
+            awk -v what="$set $cc $level" -v least="$least" -v allowed="$(allowed "$set")" '
             BEGIN {
                 for (i = split(least, part, /[: ]/) - 1; i > 0; i -= 2) minimum[part[i]] = part[i + 1]
                 for (i = split(allowed, part, /[: ]/) - 1; i > 0; i -= 2) maximum[part[i]] = part[i + 1]
@@ -58,25 +56,27 @@ check() { # SET FMAS-OF-A-HOT-LOOP OBJDUMP COMPILER [OPTION…]
 
 machine=$(uname -m)
 for set in ${*:-avx512 avx2 neon}; do
-    case $set-$machine in
-    avx512-x86_64)
-        check $set 24 objdump gcc # 6 rows × 4 vectors
-        check $set 24 objdump clang
-        ;;
-    avx2-x86_64)
-        check $set 12 objdump gcc # 6 × 2
-        check $set 12 objdump clang
-        ;;
-    neon-aarch64)
-        check $set 32 objdump gcc # 2 × 4, four steps; single steps are what is left over
-        check $set 32 objdump clang
-        ;;
-    neon-*)
-        check $set 32 aarch64-linux-gnu-objdump aarch64-linux-gnu-gcc
-        check $set 32 aarch64-linux-gnu-objdump clang --target=aarch64-linux-gnu
-        ;;
-    *) echo "skipped: $set: no compilers for it are known on $machine" ;;
+    case $set in # fmas of a hot loop: a step of 6 rows × 4 vectors, of 6 × 2, or four steps of 2 × 4
+    avx512) tile=24 native=x86_64 ;;
+    avx2) tile=12 native=x86_64 ;;
+    neon) tile=32 native=aarch64 ;;
+    *) echo "skipped: $set: not known"; continue ;;
     esac
+    if [ "$machine" = "$native" ]; then
+        for cc in ${QKV_SPILL_COMPILERS:-gcc clang}; do
+            check $set $tile objdump "$cc"
+        done
+    elif [ $native = aarch64 ]; then
+        for cc in ${QKV_SPILL_COMPILERS:-aarch64-linux-gnu-gcc clang}; do
+            case ${cc##*/} in
+            clang*) check $set $tile aarch64-linux-gnu-objdump "$cc" --target=aarch64-linux-gnu ;;
+            aarch64*) check $set $tile aarch64-linux-gnu-objdump "$cc" ;;
+            *) echo "skipped: $set by $cc: not a compiler for it" ;;
+            esac
+        done
+    else
+        echo "skipped: $set: no compilers for it are known on $machine"
+    fi
 done
 test $checked -gt 0 || { echo "no compiler was found"; exit 77; }
 exit $failed

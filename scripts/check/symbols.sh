@@ -1,6 +1,7 @@
 #!/bin/sh
-# What the library exports, needs and holds: only qkv_ names; nothing but memcpy, memset, memmove, memcmp and
-# getauxval; no mutable data and no constructors.   sh scripts/check/symbols.sh [libqkv.a]
+# What the library exports, needs and holds: only qkv_ names; as a shared library exactly the functions of qkv.h, inside
+# another shared object nothing; nothing but memcpy, memset, memmove, memcmp and getauxval; no mutable data and no
+# constructors.   sh scripts/check/symbols.sh [libqkv.a]
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -19,6 +20,20 @@ test -s "$library" || { echo "$library is not there; build it first"; exit 1; }
 "$nm" --defined-only --extern-only "$library" | awk 'NF == 3 { print $3 }' | sort -u >"$work/defined"
 test -s "$work/defined" || { echo "$library defines nothing"; exit 1; }
 grep -v '^qkv_' "$work/defined" >"$work/bad" && fail "exported without the prefix qkv_" "$work/bad"
+
+# Shared, and as a part of another shared object.
+exports() { # OBJECT
+    "$nm" -D --defined-only "$1" | awk '$2 ~ /[TRDBVWi]/ { print $3 }' | grep -v '^_\(init\|fini\)$' | sort
+}
+"$cc" -E -P -DQKV_API= -Iinclude include/qkv.h | grep -oE '\bqkv_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u >"$work/public"
+# shellcheck disable=SC2046  # no spaces below src/
+"$cc" -std=c11 -O0 -fPIC -shared -DQKV_SHARED -DQKV_UNOPTIMIZED -Iinclude $(find src -name '*.c') \
+    -o "$work/libqkv.so" || failed=1
+exports "$work/libqkv.so" | comm -3 - "$work/public" >"$work/bad"
+test -s "$work/bad" && fail "the shared library does not export exactly qkv.h: only there, or missing" "$work/bad"
+"$cc" -shared -Wl,--whole-archive "$library" -Wl,--no-whole-archive -o "$work/plugin.so" || failed=1
+exports "$work/plugin.so" >"$work/bad"
+test -s "$work/bad" && fail "a shared object that holds the static library exports" "$work/bad"
 
 # A compiler that puts stack protectors or position-independent code into every program may do so here too.
 echo 'int f(char *); int g(void); int g(void) { char text[64]; return f(text); }' >"$work/probe.c"
@@ -40,7 +55,8 @@ test -s "$work/bad" && fail "needs more than memcpy, memset, memmove, memcmp and
 test -s "$work/bad" && fail "holds mutable data or constructors" "$work/bad"
 
 if [ $failed = 0 ]; then
-    echo "$library: $(wc -l <"$work/defined") symbols, all qkv_; no mutable data; needs only:"
+    echo "$library: $(wc -l <"$work/defined") symbols, all qkv_; shared it exports $(wc -l <"$work/public") of them;" \
+        "no mutable data; needs only:"
     comm -23 "$work/undefined" "$work/defined" | tr '\n' ' '
     echo
 fi

@@ -35,13 +35,13 @@ files() {
         $(files src/ops) $(files src -maxdepth 1 -name '*.[ch]')
     forbid "a build that depends on this machine or breaks IEEE arithmetic" \
         '-march=native|-mtune=native|-mcpu=native|-ffast-math|-Ofast|-funsafe-math' \
-        CMakeLists.txt CMakePresets.json .ci/run $(files cmake) $(files scripts ! -name tree.sh) \
+        CMakeLists.txt CMakePresets.json .ci/run $(files cmake) $(files scripts ! -name tree.sh ! -name flags.sh) \
         $(files tests examples bench tools -name CMakeLists.txt)
     for isa in $(cd src/kernels && find . -mindepth 1 -maxdepth 1 -type d | sed 's:./::'); do
         # Beside system headers: the contract, the templates, its own vector header, the scalar functions.
         for header in $(cat $(files "src/kernels/$isa") | sed -n 's/^ *# *include *"\(.*\)".*/\1/p' | sort -u); do
             case $header in
-            ../kernels.h | ../*.inc.h | "simd_$isa.h" | ../../ref/scalar.h | ../../config.h) ;;
+            ../kernels.h | ../*.inc.h | "simd_$isa.h" | ../repeat.h | ../../ref/*.h | ../../config.h) ;;
             *)
                 echo "src/kernels/$isa includes $header"
                 failed=1

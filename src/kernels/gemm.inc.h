@@ -1,16 +1,17 @@
 /* Template: the register-tiled matrix product, and the panels it reads.
  *
- * Needs the vector header of an instruction set (V, T, VL, STRIP_VECTORS, TILE_ROWS, v_*), inside its target region.
- * A tile is TILE_ROWS rows × STRIP_VECTORS vectors of C, held in registers over the whole inner dimension: each step
- * loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads per
- * fma of all tiles that fit the register file; where only half a strip is left, twice the rows fill it.
+ * Needs the vector header of an instruction set (vec, vtail, VLEN, STRIP_VECTORS, TILE_ROWS, v_*), inside its target
+ * region. A tile is TILE_ROWS rows × STRIP_VECTORS vectors of C, held in registers over the whole inner dimension: each
+ * step loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads per
+ * fma of all tiles that fit the register file; where less than a strip is left, twice the rows fill it, and where there
+ * are at most WIDE_ROWS rows, more vectors: then B is also read in longer pieces.
  *
  * SPDX-License-Identifier: MIT */
 
-_Static_assert(QKV_PANEL % (STRIP_VECTORS * VL) == 0 && QKV_LANES % VL == 0, "strips fill panels, vectors fill lanes");
-_Static_assert((STRIP_VECTORS == 2 || STRIP_VECTORS == 4) && TILE_ROWS == 6, "what the switches below spell out");
+_Static_assert(QKV_PANEL % (STRIP_VECTORS * VLEN) == 0 && QKV_LANES % VLEN == 0, "strips fill panels, vectors fill lanes");
+_Static_assert((STRIP_VECTORS == 2 || STRIP_VECTORS == 4) && TILE_ROWS == 6, "what the templates spell out");
 
-enum { STRIP = STRIP_VECTORS * VL };
+enum { STRIP = STRIP_VECTORS * VLEN, WIDE_ROWS = 3 };
 
 /* A product, handed on to its tiles by reference: each tile is a function of its own, or the compiler would work out
  * the addresses of all of them before the first. */
@@ -61,121 +62,151 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
     return f;
 }
 
-/* One column of A against one row of B. From a row of A to the next it is `row` floats, `lower` is row `split`. */
-QKV_INLINE void gemm_step(int rows, int split, int vectors, int has_tail, T tail, V sum[][STRIP_VECTORS],
-                          const float *a, const float *lower, ptrdiff_t row, const float *b) {
-    V of_b[STRIP_VECTORS];
-    QKV_UNROLL
-    for (int j = 0; j < vectors; j++)
-        of_b[j] = has_tail && j == vectors - 1 ? v_load_tail(b + j * VL, tail) : v_load(b + j * VL);
-    QKV_UNROLL
-    for (int i = 0; i < rows; i++) {
-        V factor = v_set(i < split ? a[i * row] : lower[(i - split) * row]);
-        QKV_UNROLL
-        for (int j = 0; j < vectors; j++)
-            sum[i][j] = v_fma(factor, of_b[j], sum[i][j]);
+/* Tiles: see gemm_tile.inc.h. A row's number i and a vector's number j are literals and part of a sum's name. */
+#define SUM(i, j) sum_##i##_##j
+#define TILE_NAME(prefix, rows, vectors, suffix) TILE_NAME_OF(prefix, rows, vectors, suffix)
+#define TILE_NAME_OF(prefix, rows, vectors, suffix) prefix##rows##x##vectors##suffix
+
+#define ZERO(i, j) vec SUM(i, j) = v_zero();
+#define ZERO_ROW(i, j) QKV_COLS(VECTORS, ZERO, i)
+#define STORE(i, j)                                                                                                  \
+    v_store(c + j * VLEN, accumulate ? v_add(v_load(c + j * VLEN), SUM(i, j)) : SUM(i, j));
+#define STORE_ROW(i, j)                                                                                              \
+    QKV_COLS(VECTORS, STORE, i)                                                                                      \
+    c += ldc;
+
+/* From a row of A to the next it is `row` floats, `lower` is row `split`. */
+#define ROW_OF_A(i) (i < split ? a + i * row : lower + (i - split) * row)
+#define VECTOR_OF_B(from, j)                                                                                         \
+    (has_tail && j == VECTORS - 1 ? v_load_tail((from) + j * VLEN, tail) : v_load((from) + j * VLEN))
+
+/* One column of A against one row of B. */
+#define LOAD_B(i, j) vec of_b_##j = VECTOR_OF_B(b, j);
+#define FMA(i, j) SUM(i, j) = v_fma(factor, of_b_##j, SUM(i, j));
+#define STEP_ROW(i, j)                                                                                               \
+    {                                                                                                                \
+        vec factor = v_set(*ROW_OF_A(i));                                                                            \
+        QKV_COLS(VECTORS, FMA, i)                                                                                    \
     }
-}
+#define GEMM_STEP                                                                                                    \
+    {                                                                                                                \
+        QKV_COLS(VECTORS, LOAD_B, 0)                                                                                 \
+        QKV_ROWS(ROWS, STEP_ROW, 0)                                                                                  \
+        a += step, lower += step, b += ldb;                                                                          \
+    }
+
+/* The same for more vectors than rows: no more than one vector of B at a time. */
+#define LOAD_A(i, j) vec factor_##i = v_set(*ROW_OF_A(i));
+#define WIDE_FMA(i, j) SUM(i, j) = v_fma(factor_##i, of_b, SUM(i, j));
+#define WIDE_VECTOR(i, j)                                                                                            \
+    {                                                                                                                \
+        vec of_b = VECTOR_OF_B(b, j);                                                                                \
+        QKV_ROWS(ROWS, WIDE_FMA, j)                                                                                  \
+    }
+#define WIDE_STEP                                                                                                    \
+    {                                                                                                                \
+        QKV_ROWS(ROWS, LOAD_A, 0)                                                                                    \
+        QKV_COLS(VECTORS, WIDE_VECTOR, 0)                                                                            \
+        a += step, lower += step, b += ldb;                                                                          \
+    }
 
 /* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its
  * value on the way from the adder costs nothing; one that reads the register file keeps an fma from doing so. */
-QKV_INLINE void gemm_last_steps(int rows, int split, int vectors, V sum[][STRIP_VECTORS], const float *a,
-                                const float *lower, ptrdiff_t row, ptrdiff_t step, const float *b, ptrdiff_t ldb,
-                                float *c, ptrdiff_t ldc, int accumulate) {
-    V first[STRIP_VECTORS], second[STRIP_VECTORS];
-    QKV_UNROLL
-    for (int j = 0; j < vectors; j++) {
-        first[j] = v_load(b + j * VL);
-        sum[0][j] = v_fma(v_set(a[0]), first[j], sum[0][j]);
+#define LAST_OF_B(i, j) vec first_##j = VECTOR_OF_B(b, j), second_##j = v_zero();
+#define LAST_FIRST_ROW(i, j) SUM(0, j) = v_fma(factor, first_##j, SUM(0, j));
+#define LAST_FMA(i, j)                                                                                               \
+    if (i == 0)                                                                                                      \
+        second_##j = VECTOR_OF_B(b + ldb, j);                                                                        \
+    SUM(i, j) = v_fma(factor, second_##j, SUM(i, j));                                                                \
+    v_store(c + j * VLEN, adds ? v_add(v_load(c + j * VLEN), SUM(i, j)) : SUM(i, j));
+#define LAST_PAIR(i, next, j)                                                                                        \
+    LAST_FMA(i, j)                                                                                                   \
+    SUM(next, j) = v_fma(next_factor, first_##j, SUM(next, j));
+#define LAST_ROWS(i, next)                                                                                           \
+    {                                                                                                                \
+        vec factor = v_set(ROW_OF_A(i)[step]), next_factor = v_set(*ROW_OF_A(next));                                 \
+        QKV_PAIRS(VECTORS, LAST_PAIR, i, next)                                                                       \
+        c += ldc;                                                                                                    \
     }
-    QKV_UNROLL
-    for (int i = 0; i < rows; i++, c += ldc) {
-        const float *now = i < split ? a + i * row : lower + (i - split) * row;
-        const float *next = i + 1 < split ? a + (i + 1) * row : lower + (i + 1 - split) * row;
-        V factor = v_set(now[step]), next_factor = i + 1 < rows ? v_set(next[0]) : v_zero();
-        QKV_UNROLL
-        for (int j = 0; j < vectors; j++) {
-            if (i == 0)
-                second[j] = v_load(b + ldb + j * VL);
-            sum[i][j] = v_fma(factor, second[j], sum[i][j]);
-            v_store(c + j * VL, accumulate ? v_add(v_load(c + j * VL), sum[i][j]) : sum[i][j]);
-            if (i + 1 < rows)
-                sum[i + 1][j] = v_fma(next_factor, first[j], sum[i + 1][j]);
-        }
+#define LAST_ROW(i, j)                                                                                               \
+    if (i == ROWS - 1) {                                                                                             \
+        vec factor = v_set(ROW_OF_A(i)[step]);                                                                       \
+        QKV_COLS(VECTORS, LAST_FMA, i)                                                                               \
     }
+#define LAST_STEPS(accumulates)                                                                                      \
+    const int adds = accumulates;                                                                                    \
+    QKV_COLS(VECTORS, LAST_OF_B, 0)                                                                                  \
+    {                                                                                                                \
+        vec factor = v_set(*a);                                                                                      \
+        QKV_COLS(VECTORS, LAST_FIRST_ROW, 0)                                                                         \
+    }                                                                                                                \
+    QKV_NEXT(ROWS, LAST_ROWS)                                                                                        \
+    QKV_ROWS(ROWS, LAST_ROW, 0)
+
+typedef void gemm_function(const gemm_operands *, float *c, const float *a, const float *b, vtail, gemm_fetch *);
+
+#define GEMM_FUNCTION(rows, vectors, suffix, has_tail, in_panels, fetch_used)                                        \
+    static QKV_NOINLINE void TILE_NAME(gemm_, rows, vectors, suffix)(const gemm_operands *o, float *c, const float *a,\
+                                                                     const float *b, vtail tail, gemm_fetch *fetch) { \
+        (void)fetch;                                                                                                 \
+        TILE_NAME(gemm_tile_, rows, vectors, )(has_tail, 0, in_panels, o, c, a, b, tail, fetch_used);                \
+    }
+#define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)                                                             \
+    static QKV_NOINLINE void TILE_NAME(gemm_t_, rows, vectors, suffix)(const gemm_operands *o, float *c,             \
+                                                                       const float *a, const float *b, vtail tail,   \
+                                                                       gemm_fetch *fetch) {                          \
+        (void)fetch;                                                                                                 \
+        TILE_NAME(gemm_tile_, rows, vectors, )(has_tail, 1, 0, o, c, a, b, tail, NULL);                              \
+    }
+
+#define VECTORS 1
+#include "gemm_heights.inc.h"
+#undef VECTORS
+#define VECTORS 2
+#include "gemm_heights.inc.h"
+#if STRIP_VECTORS == 4 && MASKED_LOADS
+#define ROWS 12
+#include "gemm_tile.inc.h"
+#endif
+#undef VECTORS
+#if STRIP_VECTORS == 4
+#define VECTORS 3
+#include "gemm_heights.inc.h"
+#undef VECTORS
+#define VECTORS 4
+#include "gemm_heights.inc.h"
+#undef VECTORS
+#endif
+#ifdef WIDE_VECTORS
+#define VECTORS WIDEST_VECTORS
+#define ROWS 1
+#include "gemm_tile.inc.h"
+#undef VECTORS
+#define VECTORS WIDE_VECTORS
+#define ROWS 2
+#include "gemm_tile.inc.h"
+#define ROWS 3
+#include "gemm_tile.inc.h"
+#undef VECTORS
+#endif
+
+/* The next tile's height. Two tiles share what is left over where one would be low: low tiles wait for their fmas. */
+QKV_INLINE size_t tile_height(size_t left, size_t tallest) {
+    return left <= tallest ? left : left < 2 * tallest ? (left + 1) / 2 : tallest;
 }
 
-/* One tile of rows × vectors. With has_tail only the first lanes of the last vector are memory; C is padded scratch.
- * A lies in rows or, transposed, in columns. rows, vectors, has_tail, transposed and in_panels are constants; fetch is
- * a pointer or the constant NULL. */
-QKV_INLINE void gemm_tile(int rows, int vectors, int has_tail, int transposed, int in_panels, const gemm_operands *o,
-                          float *c, const float *a, const float *b, T tail, gemm_fetch *fetch) {
-    V sum[2 * TILE_ROWS][STRIP_VECTORS];
-    const ptrdiff_t row = transposed ? 1 : o->lda, step = transposed ? o->lda : 1, ldc = o->ldc;
-    const int accumulate = o->accumulate;
-    const ptrdiff_t ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */
-    const int split = rows > TILE_ROWS || transposed ? TILE_ROWS : TILE_ROWS / 2;
-    const float *lower = rows > split ? a + split * row : a;
-    QKV_OPAQUE(lower); /* else compilers address all rows from a, by more offsets than there are registers */
-    size_t k = o->k;
-    QKV_UNROLL
-    for (int i = 0; i < rows; i++) {
-        QKV_UNROLL
-        for (int j = 0; j < vectors; j++)
-            sum[i][j] = v_zero();
-    }
-#ifdef LANE_STEPS /* the set has a step of its own: so many columns of A at once, lane by lane */
-    const int whole = 0;
-    for (; rows <= TILE_ROWS && !has_tail && !transposed && k >= LANE_STEPS; k -= LANE_STEPS) {
-        for (int x = 0; fetch && x < LANE_STEPS; x += rows < TILE_ROWS ? 1 : 2)
-            gemm_fetch_lines(fetch);
-        gemm_lanes(rows, vectors, sum, a, row, b, ldb);
-        a += LANE_STEPS, lower += LANE_STEPS, b += LANE_STEPS * ldb;
-    }
-    for (; rows == TILE_ROWS && !has_tail && transposed && k >= 2; k -= 2) {
-        QKV_UNROLL
-        for (int x = 0; x < 2; x++, a += step, lower += step, b += ldb)
-            gemm_lanes_t(vectors, sum, a, b);
-    }
-#else
-    const int whole = rows >= TILE_ROWS && !has_tail;
-#endif
-    while (whole ? k % 2 == 1 : k > 0) {
-        if (fetch && rows < TILE_ROWS)
-            gemm_fetch_lines(fetch);
-        gemm_step(rows, split, vectors, has_tail, tail, sum, a, lower, row, b);
-        a += step, lower += step, b += ldb, k--;
-    }
-    if (whole && k > 0) {
-        /* Two steps at a time: half the branches. With more, compilers run out of registers and copy sums about. */
-        for (; k > 2; k -= 2) {
-            if (fetch)
-                gemm_fetch_lines(fetch);
-            QKV_UNROLL
-            for (int x = 0; x < 2; x++, a += step, lower += step, b += ldb)
-                gemm_step(rows, split, vectors, 0, tail, sum, a, lower, row, b);
-        }
-        if (accumulate)
-            gemm_last_steps(rows, split, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 1);
-        else
-            gemm_last_steps(rows, split, vectors, sum, a, lower, row, step, b, ldb, c, ldc, 0);
-        return;
-    }
-    QKV_UNROLL
-    for (int i = 0; i < rows; i++, c += ldc) {
-        QKV_UNROLL
-        for (int j = 0; j < vectors; j++)
-            v_store(c + j * VL, accumulate ? v_add(v_load(c + j * VL), sum[i][j]) : sum[i][j]);
-    }
+QKV_INLINE const float *gemm_column_of_b(const gemm_operands *o, const float *b, size_t j) {
+    return b + (ptrdiff_t)(j / QKV_PANEL) * o->panel + j % QKV_PANEL;
 }
 
 #define TRANSPOSED 0
-#define PRODUCT(name) gemm##name
+#define PRODUCT(name) PRODUCT_OF(gemm_, name)
+#define PRODUCT_OF(prefix, name) prefix##name
 #include "gemm_tiles.inc.h"
 #undef TRANSPOSED
 #undef PRODUCT
 #define TRANSPOSED 1
-#define PRODUCT(name) gemm_t##name
+#define PRODUCT(name) PRODUCT_OF(gemm_t_, name)
 #include "gemm_tiles.inc.h"
 #undef TRANSPOSED
 #undef PRODUCT
@@ -195,135 +226,35 @@ static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const
 }
 
 /* One row: four vectors at a time, so that four chains are under way. */
-QKV_INLINE void sum_visible_strip(int vectors, int has_tail, T tail, float *o, const float *p, const float *t,
+#define VISIBLE_ZERO(i, j) vec sum_##j = v_zero();
+#define VISIBLE_FMA(i, j)                                                                                            \
+    if (j < vectors)                                                                                                 \
+        sum_##j = v_fma(factor, has_tail && j == vectors - 1 ? v_load_tail(v + j * VLEN, tail)                       \
+                                                             : v_load(v + j * VLEN), sum_##j);
+#define VISIBLE_STORE(i, j)                                                                                          \
+    if (j < vectors)                                                                                                 \
+        v_store(o + j * VLEN, sum_##j);
+QKV_INLINE void sum_visible_strip(int vectors, int has_tail, vtail tail, float *o, const float *p, const float *t,
                                   const float *v, ptrdiff_t ldv, size_t k) {
-    V sum[4];
-    QKV_UNROLL
-    for (int j = 0; j < vectors; j++)
-        sum[j] = v_zero();
+    QKV_COLS(4, VISIBLE_ZERO, 0)
     for (size_t x = 0; x < k; x++, v += ldv) {
         if (t[x] == QKV_MINUS_INFINITY)
             continue;
-        V factor = v_set(p[x]);
-        QKV_UNROLL
-        for (int j = 0; j < vectors; j++) {
-            V row = has_tail && j == vectors - 1 ? v_load_tail(v + j * VL, tail) : v_load(v + j * VL);
-            sum[j] = v_fma(factor, row, sum[j]);
-        }
+        vec factor = v_set(p[x]);
+        QKV_COLS(4, VISIBLE_FMA, 0)
     }
-    QKV_UNROLL
-    for (int j = 0; j < vectors; j++)
-        v_store(o + j * VL, sum[j]);
+    QKV_COLS(4, VISIBLE_STORE, 0)
 }
 
 static void sum_visible(float *o, const float *p, const float *t, const float *v, ptrdiff_t ldv, size_t k,
                         size_t cols) {
-    for (; cols >= 4 * VL; cols -= 4 * VL, o += 4 * VL, v += 4 * VL)
-        sum_visible_strip(4, 0, v_tail(VL), o, p, t, v, ldv, k);
-    for (; cols >= VL; cols -= VL, o += VL, v += VL)
-        sum_visible_strip(1, 0, v_tail(VL), o, p, t, v, ldv, k);
+    for (; cols >= 4 * VLEN; cols -= 4 * VLEN, o += 4 * VLEN, v += 4 * VLEN)
+        sum_visible_strip(4, 0, v_tail(VLEN), o, p, t, v, ldv, k);
+    for (; cols >= VLEN; cols -= VLEN, o += VLEN, v += VLEN)
+        sum_visible_strip(1, 0, v_tail(VLEN), o, p, t, v, ldv, k);
     if (cols > 0)
         sum_visible_strip(1, 1, v_tail(cols), o, p, t, v, ldv, k);
     v_leave();
 }
 
-/* The first vectors of VL rows; of those present, only the first lanes are memory unless whole, which is a constant. */
-QKV_INLINE void load_rows(int whole, V x[VL], const float *row, ptrdiff_t ld, size_t present, T tail) {
-    QKV_UNROLL
-    for (int i = 0; i < VL; i++) {
-        if (i % 4 == 0)
-            QKV_OPAQUE(row); /* a pointer to each row is more than fits the registers */
-        if (whole)
-            x[i] = v_load(row);
-        else
-            x[i] = (size_t)i < present ? v_load_tail(row, tail) : v_zero();
-        row += ld;
-    }
-}
-
-/* VL rows at a time through an in-register transpose; rows that don't exist are zero. */
-static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
-    for (size_t r = 0; r < QKV_PANEL; r += VL) {
-        size_t present = r >= rows ? 0 : rows - r < VL ? rows - r : VL;
-        const float *from = src + (ptrdiff_t)r * ld;
-        for (size_t c = 0; c < k; c += VL) {
-            size_t width = k - c < VL ? k - c : VL;
-            T tail = v_tail(width);
-            V x[VL];
-            if (present == VL && width == VL)
-                load_rows(1, x, from + c, ld, VL, tail);
-            else
-                load_rows(0, x, from + c, present > 1 ? ld : 0, present, tail);
-            v_transpose(x);
-            float *to = panel + c * QKV_PANEL + r;
-            if (width == VL) {
-                QKV_UNROLL
-                for (int i = 0; i < VL; i++)
-                    v_store(to + i * QKV_PANEL, x[i]);
-            } else {
-                QKV_UNROLL
-                for (int i = 0; i < VL; i++) {
-                    if ((size_t)i < width)
-                        v_store(to + i * QKV_PANEL, x[i]);
-                }
-            }
-        }
-    }
-    v_leave();
-}
-
-/* VL columns of C for a constant number of rows: B a square at a time, turned in registers. */
-QKV_INLINE void gemm_nt_columns(int rows, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b,
-                                ptrdiff_t ldb, size_t cols, size_t k, int accumulate, gemm_fetch *fetch_own,
-                                gemm_fetch *fetch) {
-    V sum[QKV_FEW_ROWS];
-    QKV_UNROLL
-    for (int i = 0; i < rows; i++)
-        sum[i] = v_zero();
-    for (size_t x = 0; x < k; x += VL) {
-        size_t width = k - x < VL ? k - x : VL;
-        T tail = v_tail(width);
-        V of_b[VL];
-        if (cols == VL && width == VL)
-            load_rows(1, of_b, b + x, ldb, VL, tail);
-        else
-            load_rows(0, of_b, b + x, cols > 1 ? ldb : 0, cols, tail);
-        v_transpose(of_b);
-        gemm_fetch_lines(fetch_own);
-        gemm_fetch_lines(fetch);
-        QKV_UNROLL
-        for (int y = 0; y < VL; y++) {
-            if (width < VL && (size_t)y >= width)
-                break;
-            QKV_UNROLL
-            for (int i = 0; i < rows; i++)
-                sum[i] = v_fma(v_set(a[i * lda + (ptrdiff_t)x + y]), of_b[y], sum[i]);
-        }
-    }
-    QKV_UNROLL
-    for (int i = 0; i < rows; i++, c += ldc)
-        v_store(c, accumulate ? v_add(v_load(c), sum[i]) : sum[i]);
-}
-
-static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
-                    size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    /* A square reads VL rows at once, which no CPU takes for a stream. Those of the square after the next are fetched
-     * in order meanwhile. */
-    enum { AHEAD = 2 * VL };
-    size_t steps = (cols + VL - 1) / VL * ((k + VL - 1) / VL);
-    const qkv_soon own = {b + AHEAD * ldb, ldb, cols, k};
-    gemm_fetch fetch = gemm_fetch_plan(soon, steps), fetch_own = gemm_fetch_plan(&own, steps);
-    for (size_t j = 0; j < cols; j += VL, c += VL, b += VL * ldb) {
-        size_t n = cols - j < VL ? cols - j : VL;
-        switch (rows) {
-        case 6: gemm_nt_columns(6, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
-        case 5: gemm_nt_columns(5, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
-        case 4: gemm_nt_columns(4, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
-        case 3: gemm_nt_columns(3, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
-        case 2: gemm_nt_columns(2, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
-        case 1: gemm_nt_columns(1, c, ldc, a, lda, b, ldb, n, k, accumulate, &fetch_own, &fetch); break;
-        default: break;
-        }
-    }
-    v_leave();
-}
+#include "squares.inc.h"

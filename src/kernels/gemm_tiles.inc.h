@@ -1,121 +1,134 @@
-/* Template: the tiles of a product and how they cover it. Needs gemm_tile, TRANSPOSED (0 or 1) and PRODUCT(name).
+/* Template: how tiles cover a product. Needs the tiles' functions, TRANSPOSED (0 or 1) and PRODUCT(name).
  *
  * SPDX-License-Identifier: MIT */
 
-/* The tiles that most of the time goes into. */
-static QKV_NOINLINE void PRODUCT(_full)(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, TRANSPOSED, 0, o, c, a, b, v_tail(VL), NULL);
-}
+/* Tiles of so many vectors by their height. */
+#define UP_TO_6(vectors, suffix)                                                                                    \
+    PRODUCT(1x##vectors##suffix), PRODUCT(2x##vectors##suffix), PRODUCT(3x##vectors##suffix),                       \
+        PRODUCT(4x##vectors##suffix), PRODUCT(5x##vectors##suffix), PRODUCT(6x##vectors##suffix)
+#define UP_TO_12(vectors, suffix)                                                                                   \
+    UP_TO_6(vectors, suffix), PRODUCT(7x##vectors##suffix), PRODUCT(8x##vectors##suffix),                           \
+        PRODUCT(9x##vectors##suffix), PRODUCT(10x##vectors##suffix), PRODUCT(11x##vectors##suffix),                 \
+        PRODUCT(12x##vectors##suffix)
 
-#if !TRANSPOSED
-static QKV_NOINLINE void PRODUCT(_full_panel)(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, TRANSPOSED, 1, o, c, a, b, v_tail(VL), NULL);
-}
-
-static QKV_NOINLINE void PRODUCT(_full_fetching)(const gemm_operands *o, float *c, const float *a, const float *b,
-                                                 gemm_fetch *fetch) {
-    gemm_tile(TILE_ROWS, STRIP_VECTORS, 0, TRANSPOSED, 0, o, c, a, b, v_tail(VL), fetch);
-}
-#endif
-
-/* Strips at the right edge, tiles at the lower one. */
-#define EDGE(name, vectors, has_tail, FETCH, fetch)                                                                \
-    static QKV_NOINLINE void name(const gemm_operands *o, float *c, const float *a, const float *b, size_t rows,   \
-                                  T tail FETCH) {                                                                  \
-        switch (rows) {                                                                                            \
-        case 6: gemm_tile(6, vectors, has_tail, TRANSPOSED, 0, o, c, a, b, tail, fetch); break;                    \
-        case 5: gemm_tile(5, vectors, has_tail, TRANSPOSED, 0, o, c, a, b, tail, fetch); break;                    \
-        case 4: gemm_tile(4, vectors, has_tail, TRANSPOSED, 0, o, c, a, b, tail, fetch); break;                    \
-        case 3: gemm_tile(3, vectors, has_tail, TRANSPOSED, 0, o, c, a, b, tail, fetch); break;                    \
-        case 2: gemm_tile(2, vectors, has_tail, TRANSPOSED, 0, o, c, a, b, tail, fetch); break;                    \
-        default: gemm_tile(1, vectors, has_tail, TRANSPOSED, 0, o, c, a, b, tail, fetch); break;                   \
-        }                                                                                                          \
-    }
-#define NO_FETCH
-#define FETCH , gemm_fetch *fetch
-EDGE(PRODUCT(_edge_1), 1, 1, NO_FETCH, NULL)
-EDGE(PRODUCT(_edge_2), 2, 1, NO_FETCH, NULL)
-#if STRIP_VECTORS == 4
-EDGE(PRODUCT(_edge_3), 3, 1, NO_FETCH, NULL)
-EDGE(PRODUCT(_edge_4), 4, 1, NO_FETCH, NULL)
-EDGE(PRODUCT(_half), 2, 0, NO_FETCH, NULL)
-#endif
-EDGE(PRODUCT(_lower), STRIP_VECTORS, 0, NO_FETCH, NULL)
-#if !TRANSPOSED
-EDGE(PRODUCT(_lower_fetching), STRIP_VECTORS, 0, FETCH, fetch)
-#endif
-#undef EDGE
-#undef NO_FETCH
-#undef FETCH
-
-#if STRIP_VECTORS == 4 && !defined(LANE_STEPS)
-static QKV_NOINLINE void PRODUCT(_half_twice)(const gemm_operands *o, float *c, const float *a, const float *b) {
-    gemm_tile(2 * TILE_ROWS, STRIP_VECTORS / 2, 0, TRANSPOSED, 0, o, c, a, b, v_tail(VL), NULL);
-}
-#endif
-
-/* Fewer columns than a strip, 1 ≤ cols < STRIP. From a row of A to the next it is `row` floats. */
-QKV_INLINE void PRODUCT(_right_edge)(const gemm_operands *o, float *c, const float *a, ptrdiff_t row, const float *b,
-                                     size_t cols) {
-    size_t rows = o->rows, vectors = (cols + VL - 1) / VL;
-    T tail = v_tail(cols - (vectors - 1) * VL);
-#if STRIP_VECTORS == 4 && !defined(LANE_STEPS)
-    if (cols == STRIP / 2) { /* a head dimension of 32, on AVX-512 */
-        for (; rows >= 2 * TILE_ROWS; rows -= 2 * TILE_ROWS, a += 2 * TILE_ROWS * row, c += 2 * TILE_ROWS * o->ldc)
-            PRODUCT(_half_twice)(o, c, a, b);
-    }
-#endif
-    while (rows > 0) {
-        size_t n = rows < TILE_ROWS ? rows : TILE_ROWS;
-        switch (vectors) {
-#if STRIP_VECTORS == 4
-        case 4: PRODUCT(_edge_4)(o, c, a, b, n, tail); break;
-        case 3: PRODUCT(_edge_3)(o, c, a, b, n, tail); break;
-        case 2: (cols == STRIP / 2 ? PRODUCT(_half) : PRODUCT(_edge_2))(o, c, a, b, n, tail); break;
+static gemm_function *const PRODUCT(narrow)[2 * TILE_ROWS] = {UP_TO_12(1, )};
+static gemm_function *const PRODUCT(narrow_tail)[2 * TILE_ROWS] = {UP_TO_12(1, _tail)};
+#if STRIP_VECTORS == 2
+static gemm_function *const PRODUCT(strip)[TILE_ROWS] = {UP_TO_6(2, )};
+static gemm_function *const PRODUCT(edge)[][TILE_ROWS] = {{UP_TO_6(2, _tail)}};
+#elif MASKED_LOADS
+static gemm_function *const PRODUCT(strip)[TILE_ROWS] = {UP_TO_6(4, )};
+static gemm_function *const PRODUCT(edge)[][TILE_ROWS] = {
+    {UP_TO_6(2, _tail)}, {UP_TO_6(3, _tail)}, {UP_TO_6(4, _tail)}};
 #else
-        case 2: PRODUCT(_edge_2)(o, c, a, b, n, tail); break;
+static gemm_function *const PRODUCT(strip)[TILE_ROWS] = {UP_TO_6(4, )};
+static gemm_function *const PRODUCT(edge)[][TILE_ROWS] = {{UP_TO_6(2, )}, {UP_TO_6(3, )}};
 #endif
-        default: PRODUCT(_edge_1)(o, c, a, b, n, tail); break;
-        }
-        a += TILE_ROWS * row;
-        c += TILE_ROWS * o->ldc;
-        rows -= n;
+#if !TRANSPOSED
+static gemm_function *const PRODUCT(strip_fetching)[TILE_ROWS] = {
+#if STRIP_VECTORS == 2
+    UP_TO_6(2, _fetching)
+#else
+    UP_TO_6(4, _fetching)
+#endif
+};
+#ifdef WIDE_VECTORS
+static gemm_function *const PRODUCT(wide)[WIDE_ROWS][2] = {
+    {TILE_NAME(gemm_, 1, WIDEST_VECTORS, ), TILE_NAME(gemm_, 1, WIDEST_VECTORS, _fetching)},
+    {TILE_NAME(gemm_, 2, WIDE_VECTORS, ), TILE_NAME(gemm_, 2, WIDE_VECTORS, _fetching)},
+    {TILE_NAME(gemm_, 3, WIDE_VECTORS, ), TILE_NAME(gemm_, 3, WIDE_VECTORS, _fetching)},
+};
+#endif
+#endif
+#undef UP_TO_6
+#undef UP_TO_12
+
+/* All rows of a strip by tiles of these heights. From a row of A to the next it is `row` floats. */
+QKV_INLINE void PRODUCT(column)(gemm_function *const *tiles, size_t tallest, const gemm_operands *o, float *c,
+                                const float *a, ptrdiff_t row, const float *b, vtail tail, gemm_fetch *fetch) {
+    for (size_t left = o->rows; left > 0;) {
+        size_t height = tile_height(left, tallest);
+        tiles[height - 1](o, c, a, b, tail, fetch);
+        left -= height;
+        a += (ptrdiff_t)height * row;
+        c += (ptrdiff_t)height * o->ldc;
     }
 }
 
-static void PRODUCT(_product)(const gemm_operands *o, float *c, const float *a, const float *b,
-                              const qkv_soon *soon) {
+/* Fewer columns than a strip, 1 ≤ cols < STRIP. */
+static QKV_NOINLINE void PRODUCT(right_edge)(const gemm_operands *o, float *c, const float *a, ptrdiff_t row,
+                                             const float *b, size_t cols) {
+#if MASKED_LOADS
+    size_t vectors = (cols + VLEN - 1) / VLEN;
+    vtail tail = v_tail(cols - (vectors - 1) * VLEN);
+    if (vectors == 1) {
+        PRODUCT(column)(cols == VLEN ? PRODUCT(narrow) : PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c, a, row, b, tail, NULL);
+        return;
+    }
+#if STRIP_VECTORS == 4
+    gemm_operands rest = *o;
+    if (vectors == 2) { /* twice the rows fill the registers */
+        for (; rest.rows >= 2 * TILE_ROWS; rest.rows -= 2 * TILE_ROWS) {
+            (cols == 2 * VLEN ? PRODUCT(12x2) : PRODUCT(12x2_tail))(o, c, a, b, tail, NULL);
+            a += 2 * TILE_ROWS * row;
+            c += 2 * TILE_ROWS * o->ldc;
+        }
+        o = &rest;
+    }
+#endif
+    PRODUCT(column)(PRODUCT(edge)[vectors - 2], TILE_ROWS, o, c, a, row, b, tail, NULL);
+#else
+    size_t vectors = cols / VLEN, width = vectors * VLEN;
+    if (vectors == 1)
+        PRODUCT(column)(PRODUCT(narrow), 2 * TILE_ROWS, o, c, a, row, b, v_tail(VLEN), NULL);
+    else if (vectors > 1)
+        PRODUCT(column)(PRODUCT(edge)[vectors - 2], TILE_ROWS, o, c, a, row, b, v_tail(VLEN), NULL);
+    if (width < cols)
+        PRODUCT(column)(PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c + width, a, row, b + width, v_tail(cols - width),
+                        NULL);
+#endif
+}
+
+static void PRODUCT(product)(const gemm_operands *o, float *c, const float *a, const float *b, const qkv_soon *soon) {
     const ptrdiff_t row = TRANSPOSED ? 1 : o->lda;
+    size_t j = 0;
 #if !TRANSPOSED
-    size_t strip_steps = o->rows / TILE_ROWS * (o->k / 2) + (o->rows % TILE_ROWS > 0 ? o->k : 0);
-    gemm_fetch fetch = gemm_fetch_plan(soon, strip_steps * (o->cols / STRIP));
+    size_t steps = o->rows / TILE_ROWS * (o->k / 2) + (o->rows % TILE_ROWS > 0 ? o->k : 0), strips = o->cols / STRIP;
+#ifdef WIDE_VECTORS
+    size_t wide = 0;
+    if (o->rows > 0 && o->rows <= WIDE_ROWS) {
+        wide = (o->rows == 1 ? WIDEST_VECTORS : WIDE_VECTORS) * VLEN;
+        strips = o->cols / wide + o->cols % wide / STRIP;
+    }
+#endif
+    gemm_fetch fetch = gemm_fetch_plan(soon, steps * strips);
+#ifdef WIDE_VECTORS
+    for (; wide > 0 && o->cols - j >= wide; j += wide)
+        PRODUCT(wide)[o->rows - 1][fetch.lines > 0](o, c + j, a, gemm_column_of_b(o, b, j), v_tail(VLEN), &fetch);
+#endif
 #else
     (void)soon;
 #endif
-    for (size_t j = 0; j < o->cols; j += STRIP) {
-        const float *strip = b + (ptrdiff_t)(j / QKV_PANEL) * o->panel + j % QKV_PANEL, *a_row = a;
+    for (; j < o->cols; j += STRIP) {
+        const float *strip = gemm_column_of_b(o, b, j), *a_row = a;
         float *c_row = c + j;
         if (o->cols - j < STRIP) {
-            PRODUCT(_right_edge)(o, c_row, a, row, strip, o->cols - j);
+            PRODUCT(right_edge)(o, c_row, a, row, strip, o->cols - j);
             break;
         }
-        size_t left = o->rows;
-        for (; left >= TILE_ROWS; left -= TILE_ROWS, a_row += TILE_ROWS * row, c_row += TILE_ROWS * o->ldc) {
+        for (size_t left = o->rows; left > 0;) {
+            size_t height = tile_height(left, TILE_ROWS);
 #if !TRANSPOSED
             if (fetch.lines > 0)
-                PRODUCT(_full_fetching)(o, c_row, a_row, strip, &fetch);
-            else if (o->ldb == QKV_PANEL)
-                PRODUCT(_full_panel)(o, c_row, a_row, strip);
+                PRODUCT(strip_fetching)[height - 1](o, c_row, a_row, strip, v_tail(VLEN), &fetch);
+            else if (height == TILE_ROWS && o->ldb == QKV_PANEL)
+                TILE_NAME(gemm_, TILE_ROWS, STRIP_VECTORS, _panel)(o, c_row, a_row, strip, v_tail(VLEN), NULL);
             else
 #endif
-                PRODUCT(_full)(o, c_row, a_row, strip);
+                PRODUCT(strip)[height - 1](o, c_row, a_row, strip, v_tail(VLEN), NULL);
+            left -= height;
+            a_row += (ptrdiff_t)height * row;
+            c_row += (ptrdiff_t)height * o->ldc;
         }
-#if !TRANSPOSED
-        if (left > 0 && fetch.lines > 0)
-            PRODUCT(_lower_fetching)(o, c_row, a_row, strip, left, v_tail(VL), &fetch);
-        else
-#endif
-        if (left > 0)
-            PRODUCT(_lower)(o, c_row, a_row, strip, left, v_tail(VL));
     }
 }

@@ -12,9 +12,11 @@
 #ifndef QKV_KERNELS_H
 #define QKV_KERNELS_H
 
+#include "../config.h"
+
 #include "qkv.h"
 
-#include "../config.h"
+QKV_INTERNAL_BEGIN
 
 /* Scratch tiles are 64-byte aligned, with an ld that is a multiple of this; a row of n floats may be written up to the
  * next multiple of it. */
@@ -22,9 +24,6 @@
 
 /* Dot products are fma chains over at most this many terms; the chains' results are added in order. */
 #define QKV_CHAIN 128
-
-/* The most rows gemm_nt takes. */
-#define QKV_FEW_ROWS 6
 
 /* The most rows softmax and fold take at once. */
 #define QKV_MAX_ROWS 16
@@ -59,6 +58,7 @@ struct qkv_kernels {
     const char *name;
     uint64_t needs;    /* QKV_CPU_* bits, all required */
     int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
+    int32_t few_rows;  /* the most rows gemm_nt takes; with more, packing pays */
 
     /* panel[c][r] = src[r·ld + c] for r < rows ≤ 64, c < k; panel[c][r] = 0 for rows ≤ r < 64.
      * panel: [k][64] floats, 64-byte aligned. For keys, and for weights stored [out][in]. */
@@ -72,7 +72,7 @@ struct qkv_kernels {
                  ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
     /* C[i][j] = Σ A[i][x]·B[j][x], as gemm, from rows of B as they lie in memory. For so few rows of A that packing B
-     * would not pay: rows ≤ QKV_FEW_ROWS. Columns of C up to the next multiple of QKV_LANES become anything. */
+     * would not pay: rows ≤ few_rows. Columns of C up to the next multiple of QKV_LANES become anything. */
     void (*gemm_nt)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                     size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
@@ -148,11 +148,13 @@ struct qkv_kernels {
 typedef struct qkv_kernels qkv_kernels;
 
 /* A table exists only in builds for its architecture. */
-extern const qkv_kernels qkv_kernels_ref;
+extern const qkv_kernels qkv_kernels_ref, qkv_kernels_portable;
 #if QKV_X86_64
 extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
 #elif QKV_AARCH64
 extern const qkv_kernels qkv_kernels_neon;
 #endif
+
+QKV_INTERNAL_END
 
 #endif

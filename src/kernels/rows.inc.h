@@ -10,89 +10,95 @@
 static const float exp2_coefficients[7] = {0x1.41fbbcp-13f, 0x1.5f3e52p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f,
                                            0x1.ebfbdcp-3f,  0x1.62e430p-1f,  1.0f};
 
-/* The most exponentials at once that registers have room for. */
-enum { EXP2_VECTORS = VL == 8 ? 2 : 4 };
+/* The most exponentials at once that registers have room for, and the vectors of 16 lanes. */
+enum { EXP2_VECTORS = VLEN == 8 ? 2 : 4, LANE_VECTORS = QKV_LANES / VLEN };
 
-/* 2^f, lane by lane, for `count` vectors: step by step through all of them, since a CPU that waits for one chain after
- * the other runs out of places to keep what waits. */
-QKV_INLINE void v_exp2_fractions(V *p, const V *f, int count) {
-    QKV_UNROLL
-    for (int i = 0; i < count; i++)
+/* 2^f, lane by lane, for `count` ≤ 4 vectors, a constant: step by step through all of them, since a CPU that waits for
+ * one chain after the other runs out of places to keep what waits. */
+#define FRACTION_FIRST(i, j)                                                                                         \
+    if (i < count)                                                                                                   \
         p[i] = v_set(exp2_coefficients[0]);
-    QKV_UNROLL
-    for (int power = 1; power < 7; power++) {
-        V c = v_set(exp2_coefficients[power]);
-        QKV_UNROLL
-        for (int i = 0; i < count; i++)
-            p[i] = v_fma(p[i], f[i], c);
+#define FRACTION_FMA(i, j)                                                                                           \
+    if (i < count)                                                                                                   \
+        p[i] = v_fma(p[i], f[i], c);
+#define FRACTION_POWER(i, power)                                                                                     \
+    {                                                                                                                \
+        vec c = v_set(exp2_coefficients[power + 1]);                                                                 \
+        QKV_ROWS(4, FRACTION_FMA, 0)                                                                                 \
     }
+QKV_INLINE void v_exp2_fractions(vec *p, const vec *f, int count) {
+    QKV_ROWS(4, FRACTION_FIRST, 0)
+    QKV_COLS(6, FRACTION_POWER, 0)
 }
 
-QKV_INLINE V v_exp2_fraction(V f) {
-    V p;
+QKV_INLINE vec v_exp2_fraction(vec f) {
+    vec p;
     v_exp2_fractions(&p, &f, 1);
     return p;
 }
 
 /* qkv_exp2, lane by lane. */
-QKV_INLINE void v_exp2s(V *y, int count) {
-    V n[EXP2_VECTORS], f[EXP2_VECTORS], p[EXP2_VECTORS];
-    QKV_UNROLL
-    for (int i = 0; i < count; i++)
+#define EXP2_ROUND(i, j)                                                                                             \
+    if (i < count)                                                                                                   \
         n[i] = v_round(y[i]);
-    QKV_UNROLL
-    for (int i = 0; i < count; i++)
+#define EXP2_REST(i, j)                                                                                              \
+    if (i < count)                                                                                                   \
         f[i] = v_sub(y[i], n[i]);
-    v_exp2_fractions(p, f, count);
-    QKV_UNROLL
-    for (int i = 0; i < count; i++)
+#define EXP2_SCALE(i, j)                                                                                             \
+    if (i < count)                                                                                                   \
         y[i] = v_exp2_scale(p[i], n[i], y[i]);
+QKV_INLINE void v_exp2s(vec *y, int count) {
+    vec n[4], f[4], p[4];
+    QKV_ROWS(4, EXP2_ROUND, 0)
+    QKV_ROWS(4, EXP2_REST, 0)
+    v_exp2_fractions(p, f, count);
+    QKV_ROWS(4, EXP2_SCALE, 0)
 }
 
-QKV_INLINE V v_exp2(V y) {
+QKV_INLINE vec v_exp2(vec y) {
     v_exp2s(&y, 1);
     return y;
 }
 
 /* qkv_tanh, lane by lane: both branches, then a select, then the sign. */
-QKV_INLINE V v_tanh(V x) {
-    V a = v_abs(x);
-    V z = v_mul(a, a);
-    V p = v_set(0x1.c76de8p-10f);
+QKV_INLINE vec v_tanh(vec x) {
+    vec a = v_abs(x);
+    vec z = v_mul(a, a);
+    vec p = v_set(0x1.c76de8p-10f);
     p = v_fma(p, z, v_set(-0x1.f5dd60p-8f));
     p = v_fma(p, z, v_set(0x1.5f79c0p-6f));
     p = v_fma(p, z, v_set(-0x1.b97d6ap-5f));
     p = v_fma(p, z, v_set(0x1.110db8p-3f));
     p = v_fma(p, z, v_set(-0x1.55554ap-2f));
-    V small = v_fma(v_mul(a, z), p, a);
+    vec small = v_fma(v_mul(a, z), p, a);
 
-    V one = v_set(1.0f), minus_2l = v_set(-2 * QKV_LOG2E);
-    V y = v_mul(a, minus_2l);
-    V n = v_round(y);
-    V f = v_fma(a, minus_2l, v_sub(v_zero(), n));
+    vec one = v_set(1.0f), minus_2l = v_set(-2 * QKV_LOG2E);
+    vec y = v_mul(a, minus_2l);
+    vec n = v_round(y);
+    vec f = v_fma(a, minus_2l, v_sub(v_zero(), n));
     f = v_fma(a, v_set(-2 * 0x1.4ae0cp-26f), f);
-    V e = v_exp2_scale(v_exp2_fraction(f), n, y);
-    V e2 = v_add(e, e);
-    V s = v_add(one, e);
-    V low = v_sub(e, v_sub(s, one));
-    V inverse = v_div(one, s);
-    V g = v_mul(e2, inverse);
-    V r = v_fnma(g, s, e2);
+    vec e = v_exp2_scale(v_exp2_fraction(f), n, y);
+    vec e2 = v_add(e, e);
+    vec s = v_add(one, e);
+    vec low = v_sub(e, v_sub(s, one));
+    vec inverse = v_div(one, s);
+    vec g = v_mul(e2, inverse);
+    vec r = v_fnma(g, s, e2);
     r = v_fnma(g, low, r);
-    V h = v_sub(one, g);
-    V large = v_add(h, v_fnma(r, inverse, v_sub(v_sub(one, h), g)));
+    vec h = v_sub(one, g);
+    vec large = v_add(h, v_fnma(r, inverse, v_sub(v_sub(one, h), g)));
     return v_sign_of(v_select(v_less(a, v_set(0.75f)), small, large), x);
 }
 
 /* One vector of logits through the steps, of which bias and keep have been loaded. */
-QKV_INLINE V logit_vector(V x, const qkv_logit_steps *steps, V distance, V bias, M hidden) {
-    V minus_infinity = v_set(QKV_MINUS_INFINITY);
+QKV_INLINE vec logit_vector(vec x, const qkv_logit_steps *steps, vec distance, vec bias, vmask hidden) {
+    vec minus_infinity = v_set(QKV_MINUS_INFINITY);
     if (steps->cap != 0)
         x = v_mul(v_set(steps->cap), v_tanh(x));
     if (steps->distance)
         x = v_fma(v_set(steps->slope), distance, x);
     if (steps->bias) {
-        V scaled = v_max(v_set(-FLT_MAX), v_mul(bias, v_set(QKV_LOG2E))); /* a NaN bias stays: see v_max */
+        vec scaled = v_max(v_set(-FLT_MAX), v_mul(bias, v_set(QKV_LOG2E))); /* a NaN bias stays: see v_max */
         x = v_select(v_equal(bias, minus_infinity), minus_infinity, v_add(x, scaled));
     }
     return steps->keep ? v_select(hidden, minus_infinity, x) : x;
@@ -100,9 +106,9 @@ QKV_INLINE V logit_vector(V x, const qkv_logit_steps *steps, V distance, V bias,
 
 static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
     size_t j = 0;
-    V distance = v_zero(), bias = v_zero();
-    M hidden = m_none();
-    for (; j + VL <= n; j += VL) {
+    vec distance = v_zero(), bias = v_zero();
+    vmask hidden = m_none();
+    for (; j + VLEN <= n; j += VLEN) {
         if (steps->distance)
             distance = v_load(steps->distance + j);
         if (steps->bias)
@@ -112,7 +118,7 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
         v_store(t + j, logit_vector(v_load(t + j), steps, distance, bias, hidden));
     }
     if (j < n) {
-        T tail = v_tail(n - j);
+        vtail tail = v_tail(n - j);
         if (steps->distance)
             distance = v_load_tail(steps->distance + j, tail);
         if (steps->bias)
@@ -128,51 +134,55 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
     v_leave();
 }
 
-/* Weights and sums of n rows of scores, a constant, step by step together. */
+/* Weights and sums of n rows of scores, a constant, step by step together: vector i is one of row i / LANE_VECTORS. */
+#define SOFTMAX_BEGIN(i, j)                                                                                          \
+    if (i < count) {                                                                                                 \
+        top[i] = v_set(m[i / LANE_VECTORS]);                                                                         \
+        lanes[i] = v_zero();                                                                                         \
+    }
+#define SOFTMAX_LOAD(i, j)                                                                                           \
+    if (i < count)                                                                                                   \
+        p[i] = v_sub(v_load(t + i / LANE_VECTORS * ld + i % LANE_VECTORS * VLEN), top[i]);
+#define SOFTMAX_STORE(i, j)                                                                                          \
+    if (i < count) {                                                                                                 \
+        v_store(t + i / LANE_VECTORS * ld + i % LANE_VECTORS * VLEN, p[i]);                                          \
+        lanes[i] = v_add(lanes[i], p[i]);                                                                            \
+    }
+#define SOFTMAX_END(i, j)                                                                                            \
+    if (i < n)                                                                                                       \
+        l[i] = v_sum_lanes(lanes + i * LANE_VECTORS % 4);
 QKV_INLINE void softmax_rows(int n, float *t, ptrdiff_t ld, size_t cols, const float *m, float *l) {
-    enum { N = QKV_LANES / VL };
-    V top[EXP2_VECTORS / N], lanes[EXP2_VECTORS / N][N];
-    QKV_UNROLL
-    for (int i = 0; i < n; i++) {
-        top[i] = v_set(m[i]);
-        QKV_UNROLL
-        for (int x = 0; x < N; x++)
-            lanes[i][x] = v_zero();
-    }
+    const int count = n * LANE_VECTORS;
+    vec top[4], lanes[4], p[4];
+    QKV_ROWS(4, SOFTMAX_BEGIN, 0)
     for (size_t j = 0; j < cols; j += QKV_LANES, t += QKV_LANES) {
-        V p[EXP2_VECTORS];
-        QKV_UNROLL
-        for (int i = 0; i < n * N; i++)
-            p[i] = v_sub(v_load(t + i / N * ld + i % N * VL), top[i / N]);
-        v_exp2s(p, n * N);
-        QKV_UNROLL
-        for (int i = 0; i < n * N; i++) {
-            v_store(t + i / N * ld + i % N * VL, p[i]);
-            lanes[i / N][i % N] = v_add(lanes[i / N][i % N], p[i]);
-        }
+        QKV_ROWS(4, SOFTMAX_LOAD, 0)
+        v_exp2s(p, count);
+        QKV_ROWS(4, SOFTMAX_STORE, 0)
     }
-    QKV_UNROLL
-    for (int i = 0; i < n; i++)
-        l[i] = v_sum_lanes(lanes[i]);
+    QKV_ROWS(4, SOFTMAX_END, 0)
 }
 
 /* Two passes over all rows: no exponential waits for the maximum of its own row, which takes long to reduce. */
+#define MAX_BEGIN(i, j)                                                                                              \
+    if (i < LANE_VECTORS)                                                                                            \
+        max[i] = v_set(-FLT_MAX);
+#define MAX_STEP(i, j)                                                                                               \
+    if (i < LANE_VECTORS)                                                                                            \
+        max[i] = v_max(max[i], v_load(row + x + i * VLEN));
+#define MAX_END(i, j)                                                                                                \
+    if (i > 0 && i < LANE_VECTORS)                                                                                   \
+        max[0] = v_max(max[0], max[i]);
 static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
-    enum { N = QKV_LANES / VL, TOGETHER = EXP2_VECTORS / N };
+    enum { TOGETHER = EXP2_VECTORS / LANE_VECTORS };
     for (size_t i = 0; i < rows; i++) {
         const float *row = t + (ptrdiff_t)i * ld;
-        V max[N];
-        QKV_UNROLL
-        for (int x = 0; x < N; x++)
-            max[x] = v_set(-FLT_MAX);
-        for (size_t j = 0; j < cols; j += QKV_LANES) {
-            QKV_UNROLL
-            for (int x = 0; x < N; x++)
-                max[x] = v_max(max[x], v_load(row + j + x * VL));
+        vec max[4];
+        QKV_ROWS(4, MAX_BEGIN, 0)
+        for (size_t x = 0; x < cols; x += QKV_LANES) {
+            QKV_ROWS(4, MAX_STEP, 0)
         }
-        QKV_UNROLL
-        for (int x = 1; x < N; x++)
-            max[0] = v_max(max[0], max[x]);
+        QKV_ROWS(4, MAX_END, 0)
         m[i] = v_reduce_max(max[0]);
     }
     for (; rows >= TOGETHER; rows -= TOGETHER, t += TOGETHER * ld, m += TOGETHER, l += TOGETHER)
@@ -186,9 +196,9 @@ static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols)
     uint32_t found = 0;
     for (size_t i = 0; i < rows; i++) {
         const float *row = o + (ptrdiff_t)i * ld;
-        M any = m_none();
+        vmask any = m_none();
         size_t j = 0;
-        for (; j + VL <= cols; j += VL)
+        for (; j + VLEN <= cols; j += VLEN)
             any = m_or(any, v_is_nan(v_load(row + j)));
         if (j < cols)
             any = m_or(any, v_is_nan(v_load_tail(row + j, v_tail(cols - j))));
@@ -201,7 +211,7 @@ static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols)
 
 static void exp2_array(float *y, size_t n) {
     size_t j = 0;
-    for (; j + VL <= n; j += VL)
+    for (; j + VLEN <= n; j += VLEN)
         v_store(y + j, v_exp2(v_load(y + j)));
     if (j < n)
         v_store_tail(y + j, v_exp2(v_load_tail(y + j, v_tail(n - j))), v_tail(n - j));
@@ -210,7 +220,7 @@ static void exp2_array(float *y, size_t n) {
 
 static void tanh_array(float *x, size_t n) {
     size_t j = 0;
-    for (; j + VL <= n; j += VL)
+    for (; j + VLEN <= n; j += VLEN)
         v_store(x + j, v_tanh(v_load(x + j)));
     if (j < n)
         v_store_tail(x + j, v_tanh(v_load_tail(x + j, v_tail(n - j))), v_tail(n - j));
@@ -228,13 +238,13 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     uint32_t folded = 0; /* rows whose block has a visible key */
     for (size_t i = 0; i < rows; i++)
         folded |= (uint32_t)(lb[i] != 0) << i;
-    for (size_t i = 0; i < rows; i += VL) {
-        T tail = v_tail(rows - i < VL ? rows - i : VL);
-        V m0 = v_load_tail(m + i, tail), m1 = v_load_tail(mb + i, tail), l1 = v_load_tail(lb + i, tail);
-        V l0 = v_load_tail(l + i, tail);
-        M empty = v_equal(l1, v_zero());
-        V max = v_select(v_less(m1, m0), m0, m1);
-        V a = v_exp2(v_sub(m0, max)), b = v_exp2(v_sub(m1, max));
+    for (size_t i = 0; i < rows; i += VLEN) {
+        vtail tail = v_tail(rows - i < VLEN ? rows - i : VLEN);
+        vec m0 = v_load_tail(m + i, tail), m1 = v_load_tail(mb + i, tail), l1 = v_load_tail(lb + i, tail);
+        vec l0 = v_load_tail(l + i, tail);
+        vmask empty = v_equal(l1, v_zero());
+        vec max = v_select(v_less(m1, m0), m0, m1);
+        vec a = v_exp2(v_sub(m0, max)), b = v_exp2(v_sub(m1, max));
         v_store(factor_a + i, a);
         v_store(factor_b + i, b);
         v_store_tail(m + i, v_select(empty, m0, max), tail);
@@ -243,39 +253,45 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     for (size_t i = 0; i < rows; i++) {
         if (!(folded >> i & 1))
             continue;
-        V a = v_set(factor_a[i]), b = v_set(factor_b[i]);
+        vec a = v_set(factor_a[i]), b = v_set(factor_b[i]);
         float *row = o + (ptrdiff_t)i * ldo;
         const float *block = ob + (ptrdiff_t)i * ldob;
-        for (size_t j = 0; j < cols; j += VL) /* scratch tiles are padded */
+        for (size_t j = 0; j < cols; j += VLEN) /* scratch tiles are padded */
             v_store(row + j, v_fma(v_load(block + j), b, v_mul(v_load(row + j), a)));
     }
     v_leave();
 }
 
+/* x·y + 0, which is never −0. As a product and a sum it would be one fma for clang's -ffp-contract=fast, which heeds no
+ * pragma, and that is −0 where the product underflows. */
+QKV_INLINE vec v_product(vec x, vec y) {
+    vec product = v_mul(x, y);
+    return v_select(v_equal(product, v_zero()), v_zero(), product);
+}
+
 static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
                   size_t n) {
-    T tail = v_tail(n % VL == 0 ? VL : n % VL);
-    V zero = v_zero();
+    vtail tail = v_tail(n % VLEN == 0 ? VLEN : n % VLEN);
     for (size_t i = 0; i < rows; i++, dst += ldd, src += lds) {
-        V by = v_set(factors[i]);
+        vec by = v_set(factors[i]);
         size_t j = 0;
-        for (; j + VL <= n; j += VL)
-            v_store(dst + j, v_add(v_mul(v_load(src + j), by), zero));
+        for (; j + VLEN <= n; j += VLEN)
+            v_store(dst + j, v_product(v_load(src + j), by));
         if (j < n)
-            v_store_tail(dst + j, v_add(v_mul(v_load_tail(src + j, tail), by), zero), tail);
+            v_store_tail(dst + j, v_product(v_load_tail(src + j, tail), by), tail);
     }
     v_leave();
 }
 
 static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
                      size_t n) {
-    T tail = v_tail(n % VL == 0 ? VL : n % VL);
+    vtail tail = v_tail(n % VLEN == 0 ? VLEN : n % VLEN);
     for (; rows > 0; rows--, dst += ldd, src += lds) {
         size_t j = 0;
-        for (; j + VL <= n; j += VL)
+        for (; j + VLEN <= n; j += VLEN)
             v_store(dst + j, bias ? v_add(v_load(src + j), v_load(bias + j)) : v_load(src + j));
         if (j < n) {
-            V x = v_load_tail(src + j, tail);
+            vec x = v_load_tail(src + j, tail);
             v_store_tail(dst + j, bias ? v_add(x, v_load_tail(bias + j, tail)) : x, tail);
         }
     }

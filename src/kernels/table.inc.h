@@ -1,11 +1,12 @@
 /* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME,
- * KERNELS_NEEDS, TILE_ROWS, and the entries as static functions.
+ * KERNELS_NEEDS, TILE_ROWS, NT_ROWS, and the entries as static functions.
  *
  * SPDX-License-Identifier: MIT */
 const qkv_kernels KERNELS = {
     .name = KERNELS_NAME,
     .needs = KERNELS_NEEDS,
     .tile_rows = 2 * TILE_ROWS,
+    .few_rows = NT_ROWS,
     .pack = pack,
     .gemm = gemm,
     .gemm_nt = gemm_nt,

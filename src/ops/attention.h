@@ -5,6 +5,8 @@
 #include "../ref/scalar.h"
 #include "ops.h"
 
+QKV_INTERNAL_BEGIN
+
 /* Bytes of one worker's scratch, without a block of packed keys, which follows where tasks pack their own. */
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_shape *shape);
 
@@ -21,9 +23,8 @@ static inline double qkv_square_root(double x) {
 
 /* The state (m, ℓ) of a single term exp(x): a sink, or the log-sum-exp of a finished part. x = −inf is no term. */
 static inline void qkv_single_state(float x, float *m, float *l) {
-    float logit = x * QKV_LOG2E;
-    *m = logit < -FLT_MAX ? -FLT_MAX : logit; /* a NaN stays */
-    *l = x == QKV_MINUS_INFINITY ? 0.0f : 1.0f;
+    *m = qkv_base2_logit(x);
+    *l = qkv_is_minus_infinity(x) ? 0.0f : 1.0f;
 }
 
 /* 1/ℓ, by which an output is scaled at the end. An empty row is all zeros, whatever it is scaled by. */
@@ -37,5 +38,7 @@ static inline float qkv_log_sum_exp(const qkv_kernels *kernels, float m, float l
     kernels->log(&l, 1);
     return qkv_fma(m, QKV_LN2, l);
 }
+
+QKV_INTERNAL_END
 
 #endif

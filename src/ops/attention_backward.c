@@ -92,7 +92,7 @@ static void repair_row(gradient_task *t, int64_t row, int64_t i, key_range keys,
     int64_t ld_q = t->shape->scores.ld_q, at = (row + i) * LD_SCORES;
     score_tile(t, t->visible, row + i, 1, keys);
     for (int64_t j = columns.first; j < columns.end; j++) {
-        if (t->visible[j] == QKV_MINUS_INFINITY)
+        if (qkv_is_minus_infinity(t->visible[j]))
             t->p[at + j] = t->ds[at + j] = t->dt[i * LD_SCORES + j] = 0;
     }
     if (t->desc->grad_q.data)

@@ -4,6 +4,8 @@
 
 #include "attention_task.h"
 
+QKV_INTERNAL_BEGIN
+
 /* dK and dV are sums of chains over so many queries each (docs/numerics.md). */
 enum { GRADIENT_ROWS = 64 };
 
@@ -124,5 +126,7 @@ typedef struct gradient_step {
 } gradient_step;
 
 gradient_step qkv_gradient_step(const gradient_shape *shape, const qkv_attention_desc *d, int64_t phase, int64_t lane);
+
+QKV_INTERNAL_END
 
 #endif

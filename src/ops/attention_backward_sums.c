@@ -26,8 +26,8 @@ static void find_infinite_queries(const qkv_kernels *kernels, const qkv_attentio
 /* Whether the forward left this row empty, as far as its outputs can tell: all zeros, and no lse but that of a sink. */
 static bool is_empty(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t b, int64_t head, int64_t i,
                      float lse) {
-    if (lse == QKV_MINUS_INFINITY || !d->sinks)
-        return lse == QKV_MINUS_INFINITY;
+    if (qkv_is_minus_infinity(lse) || !d->sinks)
+        return qkv_is_minus_infinity(lse);
     float m, l;
     qkv_single_state(d->sinks[head], &m, &l);
     if (lse != qkv_log_sum_exp(kernels, m, l))
@@ -73,12 +73,12 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
         qkv_input in = qkv_as_input(&d->lse);
         float natural = *at_row(&in, b, head, first + i);
         clean[i] = delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
-        bool nan = delta[i] != delta[i];
-        if (natural == QKV_MINUS_INFINITY || (nan && is_empty(kernels, d, b, head, first + i, natural)))
+        bool nan = delta[i] != delta[i], empty = qkv_is_minus_infinity(natural);
+        if (empty || (nan && is_empty(kernels, d, b, head, first + i, natural)))
             delta[i] = 0;
-        if (desc->grad_lse.data && natural != QKV_MINUS_INFINITY)
+        if (desc->grad_lse.data && !empty)
             delta[i] -= *at_row(&desc->grad_lse, b, head, first + i);
-        lse[i] = natural == QKV_MINUS_INFINITY ? -QKV_MINUS_INFINITY : natural * QKV_LOG2E;
+        lse[i] = empty ? -QKV_MINUS_INFINITY : natural * QKV_LOG2E;
     }
     if (d->head_dim > 0 && d->seq_k > 0)
         find_infinite_queries(kernels, d, clean, lse, &t, at_row(&d->q, b, head, first), n);

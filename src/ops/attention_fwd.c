@@ -141,7 +141,7 @@ static void write_probabilities(const attention_task *t, int64_t row, float inve
             t->kernels->exp2(t->logits + keys.first, (size_t)(keys.end - keys.first));
         }
         for (int64_t j = 0; j < end; j++, to += x->key) {
-            bool seen = j >= keys.first && j < keys.end && t->scores[j] != QKV_MINUS_INFINITY;
+            bool seen = j >= keys.first && j < keys.end && !qkv_is_minus_infinity(t->scores[j]);
             *to = seen ? t->logits[j] * inverse : 0.0f;
         }
     }

@@ -163,7 +163,7 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
     shape->copies_values = d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
     int64_t scratch[2] = {shape->block_rows + tile, shape->ld_q + shape->ld_o + 64}, size;
-    bool packs = !shared && shape->rows > QKV_FEW_ROWS;
+    bool packs = !shared && shape->rows > ctx->kernels->few_rows;
     int64_t keys[2] = {!packs ? 0 : qkv_min(block_panels, qkv_ceil_div(d->seq_k, QKV_PANEL)), panel}, key_size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size) || !qkv_product(keys, 2, PTRDIFF_MAX / 4, &key_size))
         return QKV_ERROR_OVERFLOW;

@@ -121,7 +121,7 @@ key_block qkv_open_key_block(const attention_task *t, int64_t index, key_range a
     look_ahead(t, &block, all);
     if (t->shared_keys) {
         block.panels = t->shared_keys + index * QKV_KEY_BLOCK * d->head_dim;
-    } else if (t->rows <= QKV_FEW_ROWS) {
+    } else if (t->rows <= t->kernels->few_rows) {
         block.k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
                   index * QKV_KEY_BLOCK * d->k.token;
         block.ld_k = d->k.token;

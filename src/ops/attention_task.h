@@ -6,6 +6,8 @@
 
 #include "attention.h"
 
+QKV_INTERNAL_BEGIN
+
 /* Row stride of a tile of scores: rows of exactly 1 KiB would compete for the same lines of the L1 cache. */
 enum { LD_SCORES = QKV_KEY_BLOCK + QKV_LANES };
 
@@ -157,5 +159,7 @@ void qkv_attention_write_scores(const attention_task *t, int64_t row);
 
 /* The states of key blocks from `first` to `end`, in place of out. */
 void qkv_attention_write_states(const attention_task *t, int64_t first, int64_t end);
+
+QKV_INTERNAL_END
 
 #endif

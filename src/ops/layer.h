@@ -4,6 +4,8 @@
 
 #include "ops.h"
 
+QKV_INTERNAL_BEGIN
+
 /* Where in a workspace the tensors between a layer's operations lie: floats from its base. */
 typedef struct layer_tensors {
     int64_t q, k, v, heads;
@@ -22,5 +24,7 @@ qkv_output qkv_layer_heads(int64_t tokens, int64_t heads, int64_t head_dim, floa
 
 /* Connects the operations. base may be NULL while nothing runs: then so are the tensors in the workspace. */
 void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, float *base, layer_calls *calls);
+
+QKV_INTERNAL_END
 
 #endif

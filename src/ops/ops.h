@@ -7,6 +7,8 @@
 
 #include "../plan.h"
 
+QKV_INTERNAL_BEGIN
+
 /* How a projection is cut: a task is block_rows rows (tokens) times task_panels panels of 64 columns. */
 typedef struct qkv_projection_shape {
     int64_t batch, tokens; /* tokens of several batches are one run of rows where the strides allow */
@@ -63,5 +65,7 @@ void qkv_merge_execute(const qkv_kernels *kernels, const qkv_merge_desc *d, void
 static inline void qkv_scale_row(const qkv_kernels *kernels, float *dst, const float *src, float factor, size_t n) {
     kernels->scale(dst, 0, src, 0, &factor, 1, n);
 }
+
+QKV_INTERNAL_END
 
 #endif

@@ -124,6 +124,9 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
         int64_t panel = qkv_max(first_panel, part_panel), end = qkv_min(end_panel, part_panel + part_panels);
         for (; panel < end; panel++) {
             const float *weights = packed + panel * d->in_features * QKV_PANEL;
+            /* Of the part's last panel the columns that exist, up to whole vectors of 8: the others are zero. */
+            int64_t first = (panel - part_panel) * QKV_PANEL, width = qkv_min(QKV_PANEL, part->out_features - first);
+            size_t columns = (size_t)qkv_round_up(width, 8);
             float *out = (float *)part->out.data + b * part->out.batch + row * shape->out_token[i];
             int64_t k = 0;
             do { /* also once without any term, which gives +0 */
@@ -133,12 +136,10 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 bool ahead = 2 * rows >= kernels->tile_rows && (panel + 1 < end_panel || k + terms < d->in_features);
                 const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL, (size_t)terms, QKV_PANEL};
                 kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
-                              QKV_PANEL, (size_t)terms, k > 0, ahead ? &next : NULL);
+                              columns, (size_t)terms, k > 0, ahead ? &next : NULL);
                 k += QKV_CHAIN;
             } while (k < d->in_features);
-            int64_t first = (panel - part_panel) * QKV_PANEL;
-            store(kernels, part, out, shape->out_token[i], tile, rows, first,
-                  qkv_min(QKV_PANEL, part->out_features - first));
+            store(kernels, part, out, shape->out_token[i], tile, rows, first, width);
         }
         part_panel += part_panels;
     }

@@ -26,6 +26,25 @@ QKV_INLINE float qkv_bits_float(uint32_t bits) {
     return x;
 }
 
+/* By masks: compilers turn `? :` into a branch and move what only one side needs there, after which no loop over it
+ * becomes a loop over vectors. */
+QKV_INLINE float qkv_select(int condition, float yes, float no) {
+    uint32_t mask = 0 - (uint32_t)condition;
+    return qkv_bits_float((qkv_float_bits(yes) & mask) | (qkv_float_bits(no) & ~mask));
+}
+
+/* By its bits. Comparing values is not enough: where x was multiplied and the product clamped, optimisers reason
+ * backwards from one to the other and forget that a finite x overflows too (GCC 13, 14: x·L < −FLT_MAX, so x = −∞). */
+QKV_INLINE int qkv_is_minus_infinity(float x) {
+    return qkv_float_bits(x) == 0xff800000u;
+}
+
+/* max(fl(x·log2 e), −FLT_MAX), the natural logit x in base 2; a NaN stays. */
+QKV_INLINE float qkv_base2_logit(float x) {
+    float logit = x * QKV_LOG2E;
+    return qkv_is_minus_infinity(logit) ? -FLT_MAX : logit;
+}
+
 /* a·b + c rounded once, without the instruction: the product of two floats is exact in double; the sum is made
  * round-to-odd in double, after which rounding to float rounds the exact value (Boldo and Melquiond, 2008). */
 QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
@@ -33,19 +52,26 @@ QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
     double sum = product + c;
     double virtual_c = sum - product;
     double error = (product - (sum - virtual_c)) + (c - virtual_c);
-    uint64_t bits;
+    uint64_t bits, error_bits;
     memcpy(&bits, &sum, sizeof bits);
+    memcpy(&error_bits, &error, sizeof error_bits);
+    /* To odd: towards zero, and the last bit says that something was cut off. */
+    double odd;
+    bits = (bits - ((bits ^ error_bits) >> 63)) | 1;
+    memcpy(&odd, &bits, sizeof odd);
     /* NaN, infinities and exact sums have no error > 0 or < 0. */
-    if ((error > 0 || error < 0) && !(bits & 1)) {
-        bits += (error > 0) == (sum > 0) ? 1 : UINT64_MAX;
-        memcpy(&sum, &bits, sizeof bits);
-    }
-    return (float)sum;
+    return (float)(__builtin_fabs(error) > 0 ? odd : sum);
 }
 
-/* Kernel files define QKV_HAVE_FMA inside their target region; clang has no macro for it there. */
+/* Kernel files define QKV_HAVE_FMA inside their target region. clang has no macro for the instruction, but the last
+ * architectures of this list always have it. */
+#if !defined(QKV_HAVE_FMA) && (defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__) || \
+                               defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || defined(__s390x__))
+#define QKV_HAVE_FMA 1
+#endif
+
 QKV_INLINE float qkv_fma(float a, float b, float c) {
-#if defined(QKV_HAVE_FMA) || defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__)
+#if defined(QKV_HAVE_FMA)
     return __builtin_fmaf(a, b, c);
 #else
     return qkv_fma_soft(a, b, c);
@@ -55,12 +81,9 @@ QKV_INLINE float qkv_fma(float a, float b, float c) {
 /* The integer nearest to y, ties to even, for |y| < 2^30. */
 QKV_INLINE int32_t qkv_round_int(float y) {
     int32_t i = (int32_t)y;
-    float rest = y - (float)i;
-    if (rest < -0.5f || (rest == -0.5f && (i & 1)))
-        i--;
-    else if (rest > 0.5f || (rest == 0.5f && (i & 1)))
-        i++;
-    return i;
+    float rest = y - (float)i, half = i & 1 ? 0.5f : 0x1.000002p-1f; /* from where on an even i stays behind */
+    int32_t down = rest <= -half ? 1 : 0, up = rest >= half ? 1 : 0;
+    return i + up - down;
 }
 
 /* 2^n for −126 ≤ n ≤ 127. */
@@ -81,49 +104,39 @@ QKV_INLINE float qkv_exp2_fraction(float f) {
 
 /* 2^y for −126 ≤ y ≤ 0; +0 below; NaN stays. 0.952 ulp. */
 QKV_INLINE float qkv_exp2(float y) {
-    if (y != y)
-        return y;
-    if (y < -126.0f)
-        return 0.0f;
-    int32_t n = qkv_round_int(y);
-    return qkv_exp2_fraction(y - (float)n) * qkv_power_of_two(n);
+    int32_t n = qkv_round_int(qkv_select(y >= -126.0f, y, -126.0f)); /* a NaN can't be converted */
+    float p = qkv_exp2_fraction(y - (float)n) * qkv_power_of_two(n);
+    return qkv_select(y < -126.0f, 0.0f, p);
 }
 
-/* 0.848 ulp for every float. */
+/* 0.848 ulp for every float. Both branches, then a choice: loops over it can be made vectors of. */
 QKV_INLINE float qkv_tanh(float x) {
-    if (x != x)
-        return x;
-    float a = x < 0 ? -x : x;
-    float result;
-    if (a < 0.75f) {
-        float z = a * a;
-        float p = 0x1.c76de8p-10f;
-        p = qkv_fma(p, z, -0x1.f5dd60p-8f);
-        p = qkv_fma(p, z, 0x1.5f79c0p-6f);
-        p = qkv_fma(p, z, -0x1.b97d6ap-5f);
-        p = qkv_fma(p, z, 0x1.110db8p-3f);
-        p = qkv_fma(p, z, -0x1.55554ap-2f);
-        result = qkv_fma(a * z, p, a);
-    } else {
-        /* 1 − 2e/(1 + e) with e = exp(−2a), the quotient corrected by its remainder. */
-        float y = a * (-2 * QKV_LOG2E);
-        float e = 0.0f;
-        if (!(y < -126.0f)) {
-            int32_t n = qkv_round_int(y);
-            float f = qkv_fma(a, -2 * QKV_LOG2E, -(float)n);
-            f = qkv_fma(a, -2 * 0x1.4ae0cp-26f, f);
-            e = qkv_exp2_fraction(f) * qkv_power_of_two(n);
-        }
-        float s = 1 + e;
-        float low = e - (s - 1);
-        float inverse = 1 / s;
-        float g = 2 * e * inverse;
-        float r = qkv_fma(-g, s, 2 * e);
-        r = qkv_fma(-g, low, r);
-        float h = 1 - g;
-        result = h + qkv_fma(-r, inverse, (1 - h) - g);
-    }
-    return qkv_bits_float(qkv_float_bits(result) | (qkv_float_bits(x) & 0x80000000u));
+    uint32_t sign = qkv_float_bits(x) & 0x80000000u;
+    float a = qkv_bits_float(qkv_float_bits(x) ^ sign);
+    float z = a * a;
+    float p = 0x1.c76de8p-10f;
+    p = qkv_fma(p, z, -0x1.f5dd60p-8f);
+    p = qkv_fma(p, z, 0x1.5f79c0p-6f);
+    p = qkv_fma(p, z, -0x1.b97d6ap-5f);
+    p = qkv_fma(p, z, 0x1.110db8p-3f);
+    p = qkv_fma(p, z, -0x1.55554ap-2f);
+    float small = qkv_fma(a * z, p, a);
+
+    /* 1 − 2e/(1 + e) with e = exp(−2a), the quotient corrected by its remainder. */
+    float y = a * (-2 * QKV_LOG2E);
+    int32_t n = qkv_round_int(qkv_select(y >= -126.0f, y, -126.0f));
+    float f = qkv_fma(a, -2 * QKV_LOG2E, -(float)n);
+    f = qkv_fma(a, -2 * 0x1.4ae0cp-26f, f);
+    float e = qkv_select(y < -126.0f, 0.0f, qkv_exp2_fraction(f) * qkv_power_of_two(n));
+    float s = 1 + e;
+    float low = e - (s - 1);
+    float inverse = 1 / s;
+    float g = 2 * e * inverse;
+    float r = qkv_fma(-g, s, 2 * e);
+    r = qkv_fma(-g, low, r);
+    float h = 1 - g;
+    float large = h + qkv_fma(-r, inverse, (1 - h) - g);
+    return qkv_bits_float(qkv_float_bits(qkv_select(a < 0.75f, small, large)) | sign);
 }
 
 /* ln x for every positive normal float; NaN stays. 0.921 ulp. */

@@ -23,9 +23,9 @@ int main(void) {
     if (status == QKV_OK)
         status = qkv_attention_plan(&ctx, &desc, 1, &plan);
     if (status == QKV_OK) {
-        void *workspace = aligned_alloc(64, plan.workspace_size + 64 - plan.workspace_size % 64);
-        status = qkv_attention_run(&plan, &desc, workspace, plan.workspace_size);
-        free(workspace);
+        void *memory = malloc(plan.workspace_size + 64);
+        status = qkv_attention_run(&plan, &desc, (char *)memory + (64 - (uintptr_t)memory % 64), plan.workspace_size);
+        free(memory);
     }
     printf("qkv %s (%s): %s, %g %g\n", qkv_version(), ctx.isa, qkv_status_string(status), (double)out[0],
            (double)out[1]);

@@ -103,6 +103,12 @@ def other_reports():
         results.check("a long sentence: its first 64 tokens are drawn",
                       done.returncode == 0 and "Drawn: the first 64 of 256 tokens." in notes and
                       panels[0].find(SVG + "rect").get("width") == "64")
+        sizes = [float(g.get("font-size")) for g in root.iter(SVG + "g") if g.get("class") == "label"]
+        results.check("its labels can be read", len(sizes) == 13 and min(sizes) >= 9)
+    results.check("a sentence that is cut is said to be", b"1 sentence is longer than the 256 tokens" in done.stderr)
+    done = results.run(ENCODER, "--model", MODEL, "--tokens", "b " * 254, "b " * 255, "b " * 256)
+    results.check("which is the first to be cut, and how many are", done.stderr.endswith(
+        b"2 sentences are longer than the 256 tokens that the model reads, number 2 is the first: the end is left out\n"))
     done = results.run(ENCODER, "--model", MODEL, "--json", "--input", "-", stdin=b"")
     results.check("--json of nothing is nothing", done.returncode == 0 and done.stdout == b"")
     found = results.run_json(ENCODER, "--model", MODEL, "--json", lines=[b"a\r", b"", b"b\"\\\t\x01\xff\xc3\xa9"])

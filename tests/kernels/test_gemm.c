@@ -38,7 +38,7 @@ static void check(const qt_set *set, qt_rng *rng, const shape *s, int place, qt_
 static void test_edges(const qt_set *set) {
     qt_rng rng;
     uint64_t index = 0;
-    for (size_t rows = 0; rows <= 14; rows++)
+    for (size_t rows = 0; rows <= 16; rows++)
         for (size_t cols = 0; cols <= 130; cols += qt_quick() && cols > 34 && cols % 16 > 1 ? 5 : 1)
             for (int head = 0; head < 2; head++)
                 if (qt_case(index++, &rng)) {

@@ -29,11 +29,22 @@ static void check(const qt_set *set, qt_rng *rng, size_t rows, size_t cols, size
     qt_expect_rows("gemm", same, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, cols, QT_ANY_ZERO);
 }
 
+/* Every number of rows with every number of columns up to some squares of 16, at depths around a square. */
+static void test_edges(const qt_set *set) {
+    qt_rng rng;
+    uint64_t index = 0;
+    for (size_t rows = 1; rows <= (size_t)set->kernels->few_rows; rows++)
+        for (size_t cols = 1; cols <= 70; cols += qt_quick() && cols > 34 && cols % 16 > 1 ? 5 : 1)
+            if (qt_case(index++, &rng))
+                check(set, &rng, rows, cols, (size_t)qt_range(&rng, 0, 18), qt_place(&rng),
+                      qt_chance(&rng, 70) ? QT_NORMAL : QT_SPRINKLED);
+}
+
 static void test_gemm_nt(const qt_set *set) {
     qt_rng rng;
     for (uint64_t i = 0; i < (qt_quick() ? 300 : 3000); i++)
         if (qt_case(i, &rng)) {
-            size_t rows = (size_t)qt_range(&rng, 0, QKV_FEW_ROWS);
+            size_t rows = (size_t)qt_range(&rng, 0, set->kernels->few_rows);
             size_t cols = draw_size(&rng, 100), k = draw_size(&rng, 150);
             check(set, &rng, rows, cols, k, qt_place(&rng), (qt_kind)qt_range(&rng, 0, QT_NUM_KINDS - 1));
         }
@@ -41,6 +52,7 @@ static void test_gemm_nt(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
+    qt_each_set("gemm_nt_edges", test_edges);
     qt_each_set("gemm_nt", test_gemm_nt);
     return qt_run();
 }

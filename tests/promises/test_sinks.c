@@ -76,6 +76,47 @@ static void test_an_empty_row_has_the_sink_as_lse(const qt_set *set) {
     }
 }
 
+/* Finite logits that overflow in base 2 are the least logit there, −2.36e38, and never "none": not as sinks of empty
+ * rows, not as biases, not as the lse of a merge's part. Optimisers have taken them for −inf. */
+static void test_a_logit_below_the_least_is_the_least(const qt_set *set) {
+    static const float logits[] = {-FLT_MAX, -3.4e38f, -3e38f, -2.4e38f, -2.359e38f, -2.3e38f};
+    const double least = -(double)FLT_MAX * 0.69314718055994531;
+    for (uint64_t i = 0; i < 6; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        const double want = fmax((double)logits[i], least);
+        attention_case c;
+        draw_flat(&rng, &c, 20);
+        const float sinks[3] = {logits[i], logits[i], logits[i]};
+        float bias[20];
+        for (int j = 0; j < 20; j++)
+            bias[j] = j == 7 ? logits[i] : -INFINITY;
+        c.desc.bias = (qkv_matrix_input){bias, 0, 0, 0, 1};
+        const case_results biased = case_run(&set->ctx, &c, 0, 0);
+        for (int row = 0; row < 12; row++) {
+            expect_near("lse of a single key", biased.lse[row], want, 4);
+            for (int64_t x = 0; x < 6; x++)
+                assert_true(biased.out[row * 6 + x] == case_row(&c.desc.v, 0, 0, 7)[x]);
+        }
+        bias[7] = -INFINITY;
+        c.desc.sinks = sinks;
+        const case_results empty = case_run(&set->ctx, &c, 0, 0);
+        for (int row = 0; row < 12; row++)
+            expect_near("lse of a sink alone", empty.lse[row], want, 4);
+
+        const float part_out[4] = {1, 2, 3, 4}, part_lse[2] = {-INFINITY, logits[i]};
+        float out[2], lse[1];
+        const qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = 1, .seq_q = 1, .head_dim_v = 2,
+                                  .num_parts = 2, .part_out = {part_out, 0, 0, 2}, .part_out_stride = 2,
+                                  .part_lse = {part_lse, 0, 0, 1}, .part_lse_stride = 1, .out = {out, 0, 0, 2},
+                                  .lse = {lse, 0, 0, 1}};
+        case_run_merge(&set->ctx, &m, 0, 0);
+        expect_near("lse of a merge", lse[0], want, 4);
+        assert_true(out[0] == 3 && out[1] == 4);
+    }
+}
+
 static void test_probabilities_and_the_sink_add_up_to_one(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(40); i++) {
         qt_rng rng;
@@ -170,6 +211,7 @@ int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("the_sink_is_counted_once_and_in_the_lse", test_the_sink_is_counted_once_and_in_the_lse);
     qt_each_set("an_empty_row_has_the_sink_as_lse", test_an_empty_row_has_the_sink_as_lse);
+    qt_each_set("a_logit_below_the_least_is_the_least", test_a_logit_below_the_least_is_the_least);
     qt_each_set("probabilities_and_the_sink_add_up_to_one", test_probabilities_and_the_sink_add_up_to_one);
     qt_each_set("sinks_take_no_part_in_states", test_sinks_take_no_part_in_states);
     qt_each_set("a_state_holds_what_the_header_says", test_a_state_holds_what_the_header_says);

@@ -14,8 +14,11 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../win64.inc.h"
+
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_avx2.h"
 
 #include "../gemm.inc.h"

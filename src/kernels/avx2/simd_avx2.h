@@ -2,61 +2,67 @@
 #ifndef QKV_SIMD_AVX2_H
 #define QKV_SIMD_AVX2_H
 
-typedef __m256 V;   /* VL floats */
-typedef __m256 M;   /* one truth value a lane */
-typedef __m256i T;  /* the first lanes of a vector: how much of it is memory */
+typedef __m256 vec;    /* VLEN floats */
+typedef __m256 vmask;  /* one truth value a lane */
+typedef __m256i vtail; /* the first lanes of a vector: how much of it is memory */
 
-#define VL 8
-#define STRIP_VECTORS 2 /* vectors of C in a tile: times VL it divides 64 */
+#define VLEN 8
+#define STRIP_VECTORS 2 /* vectors of C in a tile: times VLEN it divides 64 */
 #define TILE_ROWS 6
+#define WIDEST_VECTORS 8 /* in a tile of one row */
+#define WIDE_VECTORS 4   /* in one of two or three rows */
+#define NT_ROWS 6        /* of sums that fit the registers beside a square of VLEN vectors */
+#define MASKED_LOADS 1   /* v_load_tail costs no more than v_load */
 
-QKV_INLINE V v_zero(void) { return _mm256_setzero_ps(); }
-QKV_INLINE V v_set(float x) { return _mm256_set1_ps(x); }
-QKV_INLINE V v_load(const float *p) { return _mm256_loadu_ps(p); }
-QKV_INLINE void v_store(float *p, V x) { _mm256_storeu_ps(p, x); }
+QKV_INLINE vec v_zero(void) { return _mm256_setzero_ps(); }
+QKV_INLINE vec v_set(float x) { return _mm256_set1_ps(x); }
+QKV_INLINE vec v_load(const float *p) { return _mm256_loadu_ps(p); }
+/* x is in a register here. */
+#define V_PIN(x) __asm__("" : "+x"(x))
+QKV_INLINE void v_store(float *p, vec x) { _mm256_storeu_ps(p, x); }
 
-QKV_INLINE T v_tail(size_t n) { /* 1 ≤ n ≤ VL */
+QKV_INLINE vtail v_tail(size_t n) { /* 1 ≤ n ≤ VLEN */
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-QKV_INLINE V v_load_tail(const float *p, T t) { return _mm256_maskload_ps(p, t); }
-QKV_INLINE void v_store_tail(float *p, V x, T t) { _mm256_maskstore_ps(p, t, x); }
+QKV_INLINE vec v_load_tail(const float *p, vtail t) { return _mm256_maskload_ps(p, t); }
+QKV_INLINE void v_store_tail(float *p, vec x, vtail t) { _mm256_maskstore_ps(p, t, x); }
 
-QKV_INLINE V v_add(V a, V b) { return _mm256_add_ps(a, b); }
-QKV_INLINE V v_sub(V a, V b) { return _mm256_sub_ps(a, b); }
-QKV_INLINE V v_mul(V a, V b) { return _mm256_mul_ps(a, b); }
-QKV_INLINE V v_div(V a, V b) { return _mm256_div_ps(a, b); }
-QKV_INLINE V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }   /* a·b + c */
-QKV_INLINE V v_fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); } /* c − a·b */
-QKV_INLINE V v_max(V a, V b) { return _mm256_max_ps(a, b); } /* b where either is a NaN */
-QKV_INLINE V v_min(V a, V b) { return _mm256_min_ps(a, b); } /* b where either is a NaN */
-QKV_INLINE V v_abs(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-QKV_INLINE V v_sign_of(V magnitude, V sign) { /* magnitude ≥ 0 */
+QKV_INLINE vec v_add(vec a, vec b) { return _mm256_add_ps(a, b); }
+QKV_INLINE vec v_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
+QKV_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
+QKV_INLINE vec v_div(vec a, vec b) { return _mm256_div_ps(a, b); }
+QKV_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }   /* a·b + c */
+QKV_INLINE vec v_fnma(vec a, vec b, vec c) { return _mm256_fnmadd_ps(a, b, c); } /* c − a·b */
+QKV_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b where either is a NaN */
+QKV_INLINE vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); } /* b where either is a NaN */
+QKV_INLINE vec v_abs(vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+QKV_INLINE vec v_sign_of(vec magnitude, vec sign) { /* magnitude ≥ 0 */
     return _mm256_or_ps(magnitude, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));
 }
-QKV_INLINE V v_round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+QKV_INLINE vec v_round(vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-QKV_INLINE M v_less(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
-QKV_INLINE M v_equal(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
-QKV_INLINE M v_is_nan(V a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
-QKV_INLINE V v_select(M m, V yes, V no) { return _mm256_blendv_ps(no, yes, m); }
-QKV_INLINE M m_none(void) { return _mm256_setzero_ps(); }
-QKV_INLINE M m_or(M a, M b) { return _mm256_or_ps(a, b); }
-QKV_INLINE int m_any(M m) { return _mm256_movemask_ps(m) != 0; }
+QKV_INLINE vmask v_less(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+QKV_INLINE vmask v_equal(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+QKV_INLINE vmask v_is_nan(vec a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
+QKV_INLINE vec v_select(vmask m, vec yes, vec no) { return _mm256_blendv_ps(no, yes, m); }
+QKV_INLINE vmask m_none(void) { return _mm256_setzero_ps(); }
+QKV_INLINE vmask m_or(vmask a, vmask b) { return _mm256_or_ps(a, b); }
+QKV_INLINE int m_any(vmask m) { return _mm256_movemask_ps(m) != 0; }
 
 /* Lanes whose byte is zero. */
-QKV_INLINE M m_zero_bytes(const uint8_t *p) {
+QKV_INLINE vmask m_zero_bytes(const uint8_t *p) {
     __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(lanes, _mm256_setzero_si256()));
 }
 
 /* p·2^n where y is not below −126, else +0; p·2^n is a normal number there. A NaN n converts to a shift of nothing. */
-QKV_INLINE V v_exp2_scale(V p, V n, V y) {
+QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y) {
     __m256i shift = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
-    V scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), shift));
+    vec scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), shift));
     return _mm256_andnot_ps(_mm256_cmp_ps(y, _mm256_set1_ps(-126.0f), _CMP_LT_OQ), scaled);
 }
 
-QKV_INLINE float v_reduce_max(V a) {
+QKV_INLINE float v_reduce_max(vec a) {
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
     c = _mm_max_ss(c, _mm_shuffle_ps(c, c, 1));
@@ -64,57 +70,60 @@ QKV_INLINE float v_reduce_max(V a) {
 }
 
 /* The tree +8, +4, +2, +1 over 16 lanes. */
-QKV_INLINE float v_sum_lanes(const V lanes[2]) {
-    V b = _mm256_add_ps(lanes[0], lanes[1]);
+QKV_INLINE float v_sum_lanes(const vec lanes[2]) {
+    vec b = _mm256_add_ps(lanes[0], lanes[1]);
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));
     c = _mm_add_ss(c, _mm_shuffle_ps(c, c, 1));
     return _mm_cvtss_f32(c);
 }
 
+/* 4×4 within each 128-bit lane. */
+QKV_INLINE void v_transpose_lanes(const vec x[4], vec y[4]) {
+    vec a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);
+    vec c = _mm256_unpacklo_ps(x[2], x[3]), d = _mm256_unpackhi_ps(x[2], x[3]);
+    y[0] = _mm256_shuffle_ps(a, c, 0x44);
+    y[1] = _mm256_shuffle_ps(a, c, 0xee);
+    y[2] = _mm256_shuffle_ps(b, d, 0x44);
+    y[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+
 /* x[i] becomes column i of the matrix whose rows were x. */
-QKV_INLINE void v_transpose(V x[8]) {
-    V y[8];
-    QKV_UNROLL
-    for (int i = 0; i < 8; i += 4) { /* 4×4 within each 128-bit lane */
-        V a = _mm256_unpacklo_ps(x[i], x[i + 1]), b = _mm256_unpackhi_ps(x[i], x[i + 1]);
-        V c = _mm256_unpacklo_ps(x[i + 2], x[i + 3]), d = _mm256_unpackhi_ps(x[i + 2], x[i + 3]);
-        y[i] = _mm256_shuffle_ps(a, c, 0x44);
-        y[i + 1] = _mm256_shuffle_ps(a, c, 0xee);
-        y[i + 2] = _mm256_shuffle_ps(b, d, 0x44);
-        y[i + 3] = _mm256_shuffle_ps(b, d, 0xee);
-    }
-    QKV_UNROLL
-    for (int i = 0; i < 4; i++) {
-        x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);
-        x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
-    }
+QKV_INLINE void v_transpose(vec x[8]) {
+    vec y[8];
+    v_transpose_lanes(x, y);
+    v_transpose_lanes(x + 4, y + 4);
+#define SWAP_HALVES(i, j)                                                                                            \
+    x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);                                                             \
+    x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
+    QKV_ROWS(4, SWAP_HALVES, 0)
+#undef SWAP_HALVES
 }
 
-/* VL words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
-typedef struct W {
+/* VLEN words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
+typedef struct vwords {
     __m256i even, odd;
-} W;
-typedef __m256i K; /* one word in every lane */
+} vwords;
+typedef __m256i vword; /* one word in every lane */
 
-QKV_INLINE K k_set(uint32_t x) { return _mm256_set1_epi64x(x); }
-QKV_INLINE K k_add(K a, K b) { return _mm256_add_epi32(a, b); }
-QKV_INLINE W w_set(uint32_t x) { return (W){k_set(x), k_set(x)}; }
-QKV_INLINE W w_count(uint32_t x) { /* x, x + 1, … */
-    return (W){k_add(k_set(x), _mm256_setr_epi64x(0, 2, 4, 6)), k_add(k_set(x), _mm256_setr_epi64x(1, 3, 5, 7))};
+QKV_INLINE vword k_set(uint32_t x) { return _mm256_set1_epi64x(x); }
+QKV_INLINE vword k_add(vword a, vword b) { return _mm256_add_epi32(a, b); }
+QKV_INLINE vwords w_set(uint32_t x) { return (vwords){k_set(x), k_set(x)}; }
+QKV_INLINE vwords w_count(uint32_t x) { /* x, x + 1, … */
+    return (vwords){k_add(k_set(x), _mm256_setr_epi64x(0, 2, 4, 6)), k_add(k_set(x), _mm256_setr_epi64x(1, 3, 5, 7))};
 }
-QKV_INLINE W w_multiply(W a, K by) { /* the low words of the products; w_high has the high ones */
-    return (W){_mm256_mul_epu32(a.even, by), _mm256_mul_epu32(a.odd, by)};
+QKV_INLINE vwords w_multiply(vwords a, vword by) { /* the low words of the products; w_high has the high ones */
+    return (vwords){_mm256_mul_epu32(a.even, by), _mm256_mul_epu32(a.odd, by)};
 }
-QKV_INLINE W w_high(W product) {
-    return (W){_mm256_srli_epi64(product.even, 32), _mm256_srli_epi64(product.odd, 32)};
+QKV_INLINE vwords w_high(vwords product) {
+    return (vwords){_mm256_srli_epi64(product.even, 32), _mm256_srli_epi64(product.odd, 32)};
 }
-QKV_INLINE W w_xor(W a, W b, K c) {
-    return (W){_mm256_xor_si256(_mm256_xor_si256(b.even, c), a.even),
+QKV_INLINE vwords w_xor(vwords a, vwords b, vword c) {
+    return (vwords){_mm256_xor_si256(_mm256_xor_si256(b.even, c), a.even),
                _mm256_xor_si256(_mm256_xor_si256(b.odd, c), a.odd)};
 }
 /* x where the word is not below the threshold, else +0. */
-QKV_INLINE V v_keep(W a, uint32_t threshold, V x) {
+QKV_INLINE vec v_keep(vwords a, uint32_t threshold, vec x) {
     __m256i words = _mm256_blend_epi32(a.even, _mm256_slli_epi64(a.odd, 32), 0xaa);
     __m256i least = _mm256_set1_epi32((int)threshold);
     return _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_max_epu32(words, least), words)));

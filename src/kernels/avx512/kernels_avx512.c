@@ -6,7 +6,12 @@
 #include <immintrin.h>
 #include <string.h>
 
-#if defined(__clang__)
+/* clang 18 to 21 count 512-bit registers as a feature of its own, which a command line may have left out (zig cc does);
+ * older and newer ones do not know it. Apple's clang has other numbers, and leaves none out. */
+#if defined(__clang__) && !defined(__apple_build_version__) && __clang_major__ >= 18 && __clang_major__ <= 21
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,evex512"))), \
+                             apply_to = function)
+#elif defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), \
                              apply_to = function)
 #else
@@ -15,9 +20,16 @@
 #endif
 #define QKV_HAVE_FMA 1
 
+#include "../win64.inc.h"
+
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../repeat.h"
+/* Without optimisation GCC has macros for intrinsics, and they convert the sign of masks. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion"
 #include "simd_avx512.h"
+#pragma GCC diagnostic pop
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"

@@ -2,57 +2,61 @@
 #ifndef QKV_SIMD_AVX512_H
 #define QKV_SIMD_AVX512_H
 
-typedef __m512 V;      /* VL floats */
-typedef __mmask16 M;   /* one truth value a lane */
-typedef __mmask16 T;   /* the first lanes of a vector: how much of it is memory */
+typedef __m512 vec;      /* VLEN floats */
+typedef __mmask16 vmask; /* one truth value a lane */
+typedef __mmask16 vtail; /* the first lanes of a vector: how much of it is memory */
 
-#define VL 16
-#define STRIP_VECTORS 4 /* vectors of C in a tile: times VL it divides 64 */
+#define VLEN 16
+#define STRIP_VECTORS 4 /* vectors of C in a tile: times VLEN it divides 64 */
 #define TILE_ROWS 6
+#define NT_ROWS 12      /* of sums that fit the registers beside a square of VLEN vectors */
+#define MASKED_LOADS 1  /* v_load_tail costs no more than v_load */
 
-QKV_INLINE V v_zero(void) { return _mm512_setzero_ps(); }
-QKV_INLINE V v_set(float x) { return _mm512_set1_ps(x); }
-QKV_INLINE V v_load(const float *p) { return _mm512_loadu_ps(p); }
-QKV_INLINE void v_store(float *p, V x) { _mm512_storeu_ps(p, x); }
+QKV_INLINE vec v_zero(void) { return _mm512_setzero_ps(); }
+QKV_INLINE vec v_set(float x) { return _mm512_set1_ps(x); }
+QKV_INLINE vec v_load(const float *p) { return _mm512_loadu_ps(p); }
+/* x is in a register here. */
+#define V_PIN(x) __asm__("" : "+v"(x))
+QKV_INLINE void v_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
 
-QKV_INLINE T v_tail(size_t n) { return (T)_cvtu32_mask16((1u << n) - 1); } /* 1 ≤ n ≤ VL */
-QKV_INLINE V v_load_tail(const float *p, T t) { return _mm512_maskz_loadu_ps(t, p); }
-QKV_INLINE void v_store_tail(float *p, V x, T t) { _mm512_mask_storeu_ps(p, t, x); }
+QKV_INLINE vtail v_tail(size_t n) { return (vtail)_cvtu32_mask16((1u << n) - 1); } /* 1 ≤ n ≤ VLEN */
+QKV_INLINE vec v_load_tail(const float *p, vtail t) { return _mm512_maskz_loadu_ps(t, p); }
+QKV_INLINE void v_store_tail(float *p, vec x, vtail t) { _mm512_mask_storeu_ps(p, t, x); }
 
-QKV_INLINE V v_add(V a, V b) { return _mm512_add_ps(a, b); }
-QKV_INLINE V v_sub(V a, V b) { return _mm512_sub_ps(a, b); }
-QKV_INLINE V v_mul(V a, V b) { return _mm512_mul_ps(a, b); }
-QKV_INLINE V v_div(V a, V b) { return _mm512_div_ps(a, b); }
-QKV_INLINE V v_fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }   /* a·b + c */
-QKV_INLINE V v_fnma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); } /* c − a·b */
-QKV_INLINE V v_max(V a, V b) { return _mm512_max_ps(a, b); } /* b where either is a NaN */
-QKV_INLINE V v_min(V a, V b) { return _mm512_min_ps(a, b); } /* b where either is a NaN */
-QKV_INLINE V v_abs(V a) { return _mm512_abs_ps(a); }
-QKV_INLINE V v_sign_of(V magnitude, V sign) { /* magnitude ≥ 0 */
+QKV_INLINE vec v_add(vec a, vec b) { return _mm512_add_ps(a, b); }
+QKV_INLINE vec v_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
+QKV_INLINE vec v_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+QKV_INLINE vec v_div(vec a, vec b) { return _mm512_div_ps(a, b); }
+QKV_INLINE vec v_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }   /* a·b + c */
+QKV_INLINE vec v_fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); } /* c − a·b */
+QKV_INLINE vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); } /* b where either is a NaN */
+QKV_INLINE vec v_min(vec a, vec b) { return _mm512_min_ps(a, b); } /* b where either is a NaN */
+QKV_INLINE vec v_abs(vec a) { return _mm512_abs_ps(a); }
+QKV_INLINE vec v_sign_of(vec magnitude, vec sign) { /* magnitude ≥ 0 */
     return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));
 }
-QKV_INLINE V v_round(V a) { return _mm512_roundscale_ps(a, 0); }
+QKV_INLINE vec v_round(vec a) { return _mm512_roundscale_ps(a, 0); }
 
-QKV_INLINE M v_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-QKV_INLINE M v_equal(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-QKV_INLINE M v_is_nan(V a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
-QKV_INLINE V v_select(M m, V yes, V no) { return _mm512_mask_blend_ps(m, no, yes); }
-QKV_INLINE M m_none(void) { return 0; }
-QKV_INLINE M m_or(M a, M b) { return (M)(a | b); }
-QKV_INLINE int m_any(M m) { return m != 0; }
+QKV_INLINE vmask v_less(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+QKV_INLINE vmask v_equal(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+QKV_INLINE vmask v_is_nan(vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+QKV_INLINE vec v_select(vmask m, vec yes, vec no) { return _mm512_mask_blend_ps(m, no, yes); }
+QKV_INLINE vmask m_none(void) { return 0; }
+QKV_INLINE vmask m_or(vmask a, vmask b) { return (vmask)(a | b); }
+QKV_INLINE int m_any(vmask m) { return m != 0; }
 
 /* Lanes whose byte is zero. */
-QKV_INLINE M m_zero_bytes(const uint8_t *p) {
+QKV_INLINE vmask m_zero_bytes(const uint8_t *p) {
     __m128i bytes = _mm_loadu_si128((const __m128i *)p);
     return _mm_testn_epi8_mask(bytes, bytes);
 }
 
 /* p·2^n where y is not below −126, else +0; p·2^n is a normal number there. */
-QKV_INLINE V v_exp2_scale(V p, V n, V y) {
+QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y) {
     return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, n);
 }
 
-QKV_INLINE float v_reduce_max(V a) {
+QKV_INLINE float v_reduce_max(vec a) {
     __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     c = _mm_max_ps(c, _mm_movehl_ps(c, c));
@@ -61,7 +65,7 @@ QKV_INLINE float v_reduce_max(V a) {
 }
 
 /* The tree +8, +4, +2, +1 over 16 lanes. */
-QKV_INLINE float v_sum_lanes(const V lanes[1]) {
+QKV_INLINE float v_sum_lanes(const vec lanes[1]) {
     __m256 b = _mm256_add_ps(_mm512_castps512_ps256(lanes[0]), _mm512_extractf32x8_ps(lanes[0], 1));
     __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
     c = _mm_add_ps(c, _mm_movehl_ps(c, c));
@@ -69,52 +73,59 @@ QKV_INLINE float v_sum_lanes(const V lanes[1]) {
     return _mm_cvtss_f32(c);
 }
 
+/* 4×4 within each 128-bit lane. */
+QKV_INLINE void v_transpose_lanes(const vec x[4], vec y[4]) {
+    vec a = _mm512_unpacklo_ps(x[0], x[1]), b = _mm512_unpackhi_ps(x[0], x[1]);
+    vec c = _mm512_unpacklo_ps(x[2], x[3]), d = _mm512_unpackhi_ps(x[2], x[3]);
+    y[0] = _mm512_shuffle_ps(a, c, 0x44);
+    y[1] = _mm512_shuffle_ps(a, c, 0xee);
+    y[2] = _mm512_shuffle_ps(b, d, 0x44);
+    y[3] = _mm512_shuffle_ps(b, d, 0xee);
+}
+
 /* x[i] becomes column i of the matrix whose rows were x. */
-QKV_INLINE void v_transpose(V x[16]) {
-    V y[16];
-    QKV_UNROLL
-    for (int i = 0; i < 16; i += 4) { /* 4×4 within each 128-bit lane */
-        V a = _mm512_unpacklo_ps(x[i], x[i + 1]), b = _mm512_unpackhi_ps(x[i], x[i + 1]);
-        V c = _mm512_unpacklo_ps(x[i + 2], x[i + 3]), d = _mm512_unpackhi_ps(x[i + 2], x[i + 3]);
-        y[i] = _mm512_shuffle_ps(a, c, 0x44);
-        y[i + 1] = _mm512_shuffle_ps(a, c, 0xee);
-        y[i + 2] = _mm512_shuffle_ps(b, d, 0x44);
-        y[i + 3] = _mm512_shuffle_ps(b, d, 0xee);
+QKV_INLINE void v_transpose(vec x[16]) {
+    vec y[16];
+    v_transpose_lanes(x, y);
+    v_transpose_lanes(x + 4, y + 4);
+    v_transpose_lanes(x + 8, y + 8);
+    v_transpose_lanes(x + 12, y + 12);
+#define TRANSPOSE_OF_LANES(i, j) /* 4×4 of the 128-bit lanes */                                                      \
+    {                                                                                                                \
+        vec a = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xdd);          \
+        vec c = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x88), d = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xdd); \
+        x[i] = _mm512_shuffle_f32x4(a, c, 0x88);                                                                     \
+        x[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);                                                                 \
+        x[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);                                                                 \
+        x[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);                                                                \
     }
-    QKV_UNROLL
-    for (int i = 0; i < 4; i++) { /* then 4×4 of the 128-bit lanes */
-        V a = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xdd);
-        V c = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x88), d = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xdd);
-        x[i] = _mm512_shuffle_f32x4(a, c, 0x88);
-        x[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
-        x[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
-        x[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
-    }
+    QKV_ROWS(4, TRANSPOSE_OF_LANES, 0)
+#undef TRANSPOSE_OF_LANES
 }
 
-/* VL words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
-typedef struct W {
+/* VLEN words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
+typedef struct vwords {
     __m512i even, odd;
-} W;
-typedef __m512i K; /* one word in every lane */
+} vwords;
+typedef __m512i vword; /* one word in every lane */
 
-QKV_INLINE K k_set(uint32_t x) { return _mm512_set1_epi64(x); }
-QKV_INLINE K k_add(K a, K b) { return _mm512_add_epi32(a, b); }
-QKV_INLINE W w_set(uint32_t x) { return (W){k_set(x), k_set(x)}; }
-QKV_INLINE W w_count(uint32_t x) { /* x, x + 1, … */
-    return (W){k_add(k_set(x), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14)), k_add(k_set(x), _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15))};
+QKV_INLINE vword k_set(uint32_t x) { return _mm512_set1_epi64(x); }
+QKV_INLINE vword k_add(vword a, vword b) { return _mm512_add_epi32(a, b); }
+QKV_INLINE vwords w_set(uint32_t x) { return (vwords){k_set(x), k_set(x)}; }
+QKV_INLINE vwords w_count(uint32_t x) { /* x, x + 1, … */
+    return (vwords){k_add(k_set(x), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14)), k_add(k_set(x), _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15))};
 }
-QKV_INLINE W w_multiply(W a, K by) { /* the low words of the products; w_high has the high ones */
-    return (W){_mm512_mul_epu32(a.even, by), _mm512_mul_epu32(a.odd, by)};
+QKV_INLINE vwords w_multiply(vwords a, vword by) { /* the low words of the products; w_high has the high ones */
+    return (vwords){_mm512_mul_epu32(a.even, by), _mm512_mul_epu32(a.odd, by)};
 }
-QKV_INLINE W w_high(W product) {
-    return (W){_mm512_srli_epi64(product.even, 32), _mm512_srli_epi64(product.odd, 32)};
+QKV_INLINE vwords w_high(vwords product) {
+    return (vwords){_mm512_srli_epi64(product.even, 32), _mm512_srli_epi64(product.odd, 32)};
 }
-QKV_INLINE W w_xor(W a, W b, K c) {
-    return (W){_mm512_ternarylogic_epi64(a.even, b.even, c, 0x96), _mm512_ternarylogic_epi64(a.odd, b.odd, c, 0x96)};
+QKV_INLINE vwords w_xor(vwords a, vwords b, vword c) {
+    return (vwords){_mm512_ternarylogic_epi64(a.even, b.even, c, 0x96), _mm512_ternarylogic_epi64(a.odd, b.odd, c, 0x96)};
 }
 /* x where the word is not below the threshold, else +0. */
-QKV_INLINE V v_keep(W a, uint32_t threshold, V x) {
+QKV_INLINE vec v_keep(vwords a, uint32_t threshold, vec x) {
     __m512i words = _mm512_mask_blend_epi32(0xaaaa, a.even, _mm512_slli_epi64(a.odd, 32));
     return _mm512_maskz_mov_ps(_mm512_cmpge_epu32_mask(words, _mm512_set1_epi32((int)threshold)), x);
 }

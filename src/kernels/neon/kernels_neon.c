@@ -8,6 +8,7 @@
 
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../repeat.h"
 #include "simd_neon.h"
 
 #include "../gemm.inc.h"

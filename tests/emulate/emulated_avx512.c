@@ -64,6 +64,7 @@ static inline simde__m512 scale_lanes(simde__mmask16 mask, simde__m512 a, simde_
 
 #include "ref/philox.h"
 #include "ref/scalar.h"
+#include "kernels/repeat.h"
 #include "kernels/avx512/simd_avx512.h"
 
 #include "kernels/gemm.inc.h"
