@@ -339,8 +339,8 @@ QKV_API void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *
 /* Which pairs of a row (b, h, i) dropout keeps: keep[j] = 1 or 0 for all j < seq_k, visible or not.
  *
  * A pair's fate follows from rate, seed, dropout_offset + b·num_heads + h, the position p = i + q_offset (mod 2^32)
- * and j alone, by Philox 4x32-10 (docs/numerics.md): not from threads, kernel sets, or what else the call computes. So the
- * gradients drop what their forward dropped. In training, keep the seed and let dropout_offset grow by
+ * and j alone, by Philox 4x32-10 (docs/numerics.md): not from threads, kernel sets, or what else the call computes. So
+ * the gradients drop what their forward dropped. In training, keep the seed and let dropout_offset grow by
  * batch·num_heads after each call of forward and backward together; calls of several layers take offsets after each
  * other, or seeds of their own. A batch in parts takes dropout_offset + b·num_heads for the part that begins at b;
  * queries in parts take their q_offset.
@@ -505,9 +505,9 @@ QKV_API void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projec
                                           void *workspace, int32_t phase, int64_t index, int32_t worker);
 
 /* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the
- * workspace: of the forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse, probabilities
- * and scores are not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must
- * be empty. */
+ * workspace: of the forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse,
+ * probabilities and scores are not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without
+ * w_o grad_o must be empty. */
 typedef struct qkv_layer_backward_desc {
     size_t size;              /* sizeof(qkv_layer_backward_desc) */
     uint32_t flags;           /* QKV_ACCUMULATE */
