@@ -1,4 +1,5 @@
-/* A whole attention layer: projection, attention, projection, one after the other over one workspace. In cross-attention
+/* A whole attention layer: projection, attention, projection, one after the other over one workspace. In
+ * cross-attention
  * K and V are projected from tokens of their own, in the same phase as Q.
  *
  * Q, K and V are kept head by head ([batch][head][token][channel]), so that attention reads them in long runs; the

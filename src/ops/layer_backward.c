@@ -6,7 +6,8 @@
 
 #include "layer.h"
 
-/* The operations in order. HEADS: from the output's gradient to that of the heads; CLEAR: what ATTENTION adds to; …_KV: of
+/* The operations in order. HEADS: from the output's gradient to that of the heads; CLEAR: what ATTENTION adds to;
+ * …_KV: of
  * K and V in cross-attention; SUM: of raw attention, x being queries, keys and values at once. */
 enum operation {
     PROJECT,
@@ -232,7 +233,8 @@ static raw_sum raw_sum_of(const qkv_layer_backward_desc *d, bool keys) {
 }
 
 /* dX of raw attention: Σ dQ over the heads, then Σ dK, then Σ dV over the KV heads. */
-static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
+static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
+        float *base,
                 int64_t index) {
     const qkv_attention_desc *a = &d->forward.attention;
     raw_sum s = raw_sum_of(d, false);
