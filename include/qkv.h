@@ -158,7 +158,7 @@ typedef struct qkv_matrix_output {
     int64_t batch, head, query, key;
 } qkv_matrix_output;
 
-#define QKV_MAX_STAGES 16
+#define QKV_MAX_STAGES 24
 
 /* Filled by qkv_*_plan; a plain value that may be copied and used by many threads at once. */
 typedef struct qkv_plan {
@@ -169,7 +169,7 @@ typedef struct qkv_plan {
     int32_t more_phases[QKV_MAX_STAGES]; /* … which is 1 + more_phases[s] phases */
     const struct qkv_kernels *kernels;
     uint64_t operation, checksum;
-    int64_t geometry[60];
+    int64_t geometry[80];
 } qkv_plan;
 
 /* The number of tasks of a phase; 0 for a phase that the plan does not have. */
@@ -259,6 +259,11 @@ QKV_API void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc
 #define QKV_LEFT 1u  /* only keys j ≥ p − left are visible */
 #define QKV_RIGHT 2u /* only keys j ≤ p + right are visible; with right = 0 this is causal attention */
 
+/* Stages of qkv_attention_desc.scores, as ONNX's qk_matmul_output_mode. */
+#define QKV_SCORES_SCALED 0u /* scale·(q·k) */
+#define QKV_SCORES_CAPPED 1u /* after the softcap */
+#define QKV_SCORES_MASKED 2u /* after ALiBi and bias; −inf where the key is not visible */
+
 #define QKV_KEY_BLOCK 256 /* keys are summed in blocks of 256, counted from key 0 */
 
 /* For query i of [0, seq_q), key j of [0, seq_k), head h, KV head ⌊h / (num_heads/num_kv_heads)⌋, with the absolute
@@ -313,8 +318,11 @@ typedef struct qkv_attention_desc {
      * ⌊j / 256⌋ of (b, h, t) begins at data[b·batch + h·head + t·query + ⌊j/256⌋·key]. */
     qkv_matrix_output states;
     float dropout;        /* the rate, 0 ≤ dropout < 1, at which probabilities are dropped in training; 0: none */
-    uint32_t reserved2;   /* 0 */
+    uint32_t scores_stage; /* QKV_SCORES_… */
     uint64_t dropout_seed, dropout_offset; /* see qkv_dropout_mask; a run may change both */
+    /* optional, float, for looking at: s of every pair (batch, num_heads, seq_q, seq_k) as it is after scores_stage, in
+     * natural-log units. The first two stages don't ask who is visible. −inf for j ≥ kv_len. NULL with states. */
+    qkv_matrix_output scores;
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it
@@ -335,9 +343,9 @@ QKV_API void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *
 
 /* Which pairs of a row (b, h, i) dropout keeps: keep[j] = 1 or 0 for all j < seq_k, visible or not.
  *
- * A pair's fate follows from rate, seed, dropout_offset + b·num_heads + h, the position p = i + q_offset (mod 2^32) and j
- * alone, by Philox 4x32-10 (docs/numerics.md): not from threads, kernel sets, or what else the call computes. So the
- * gradients drop what their forward dropped. In training, keep the seed and let dropout_offset grow by
+ * A pair's fate follows from rate, seed, dropout_offset + b·num_heads + h, the position p = i + q_offset (mod 2^32)
+ * and j alone, by Philox 4x32-10 (docs/numerics.md): not from threads, kernel sets, or what else the call computes. So
+ * the gradients drop what their forward dropped. In training, keep the seed and let dropout_offset grow by
  * batch·num_heads after each call of forward and backward together; calls of several layers take offsets after each
  * other, or seeds of their own. A batch in parts takes dropout_offset + b·num_heads for the part that begins at b;
  * queries in parts take their q_offset.
@@ -380,14 +388,17 @@ QKV_API void qkv_merge_task(const qkv_plan *plan, const qkv_merge_desc *desc, vo
 
 /* ---------------------------------------------------------------------------------------------------- layer */
 
-/* One self-attention layer: x → Q, K, V → attention → ·Wo → out.
+/* One attention layer: x → Q, K, V → attention → ·Wo → out.
  *
  * `attention` gives sizes and options; its seq_q and seq_k are both the number of tokens, its q, k, v and out stay
- * NULL. w_qkv holds the parts Wq [model_dim][num_heads·head_dim], Wk [model_dim][num_kv_heads·head_dim] and
- * Wv [model_dim][num_kv_heads·head_dim_v]; w_o is [num_heads·head_dim_v][out_features].
+ * NULL. With x_kv it is cross-attention: K and V come from x_kv's seq_k tokens, Q and out belong to x's seq_q.
  *
- * w_qkv = NULL is raw self-attention: Q = K = V = x, every head over the whole embedding (head_dim = head_dim_v =
- * model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
+ * w_qkv holds the parts Wq [model_dim][num_heads·head_dim], Wk [model_dim][num_kv_heads·head_dim] and
+ * Wv [model_dim][num_kv_heads·head_dim_v]; w_o is [num_heads·head_dim_v][out_features]. Where x_kv has another width,
+ * kv_dim, w_qkv holds Wq alone and w_kv the parts Wk [kv_dim][…] and Wv [kv_dim][…]; with equal widths it may do so.
+ *
+ * w_qkv = NULL is raw attention: Q = K = V = x, or K = V = x_kv, every head over the whole embedding (head_dim =
+ * head_dim_v = model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
  * w_o = NULL leaves the heads side by side: out_features = num_heads·head_dim_v. */
 typedef struct qkv_layer_desc {
     size_t size;                  /* sizeof(qkv_layer_desc) */
@@ -399,10 +410,15 @@ typedef struct qkv_layer_desc {
     const void *w_o;              /* by qkv_pack: 1 part */
     const float *bias_o;          /* optional */
     qkv_output out;               /* (batch, token, out_features): the head stride is not used */
+    qkv_input x_kv;               /* optional, (batch, token of seq_k, kv_dim); not NULL, for cross-attention, without
+                                   * tokens either */
+    int64_t kv_dim;               /* 0: model_dim */
+    const void *w_kv;             /* by qkv_pack: 2 parts; NULL: Wk and Wv are parts of w_qkv */
     qkv_attention_desc attention;
 } qkv_layer_desc;
 
-/* Whether w_qkv and w_o are NULL is part of the plan: a run may not change that. */
+/* Whether x_kv, w_qkv, w_kv and w_o are NULL is part of the plan: a run may not change that. QKV_ERROR_SHAPE: w_kv
+ * without x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv. */
 QKV_API qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan);
 QKV_API qkv_status qkv_layer_run(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
                                  size_t workspace_size);
@@ -425,8 +441,8 @@ QKV_API void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, vo
 
 /* dQ, dK, dV, and those of bias and sinks, from one attention call as it ran, `forward`. Its q, k, v and options must
  * be as they were; its out and lse are inputs here: what it wrote. lse is required (QKV_ERROR_LSE), states is not
- * allowed (QKV_ERROR_SHAPE), probabilities are not looked at. Which gradients are NULL is part of the plan, and so is
- * whether forward.q_offsets is.
+ * allowed (QKV_ERROR_SHAPE), probabilities and scores are not looked at. Which gradients are NULL is part of the plan,
+ * and so is whether forward.q_offsets is.
  *
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
@@ -493,9 +509,10 @@ QKV_API qkv_status qkv_projection_backward_check(const qkv_plan *plan, const qkv
 QKV_API void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
                                           void *workspace, int32_t phase, int64_t index, int32_t worker);
 
-/* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x in the workspace: of the
- * forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse and probabilities are
- * not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without w_o grad_o must be empty. */
+/* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the
+ * workspace: of the forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse,
+ * probabilities and scores are not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without
+ * w_o grad_o must be empty. */
 typedef struct qkv_layer_backward_desc {
     size_t size;              /* sizeof(qkv_layer_backward_desc) */
     uint32_t flags;           /* QKV_ACCUMULATE */
@@ -505,6 +522,7 @@ typedef struct qkv_layer_backward_desc {
     qkv_weight_grad grad_q, grad_k, grad_v, grad_o; /* of Wq, Wk, Wv, Wo and their biases */
     qkv_matrix_output grad_bias; /* optional: of forward.attention.bias */
     float *grad_sinks;        /* optional, [num_heads] */
+    qkv_output grad_x_kv;     /* optional (b, t, c), of forward.x_kv, which must not be NULL then */
     qkv_layer_desc forward;   /* last, so that it can grow */
 } qkv_layer_backward_desc;
 

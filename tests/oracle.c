@@ -124,6 +124,7 @@ int oracle_sees(const qkv_attention_desc *d, int64_t b, int64_t h, int64_t i, in
 }
 
 typedef struct logit {
+    double raw, raw_error; /* before the softcap */
     double tanh, tanh_error; /* of the softcap */
     double value, error; /* in units of the natural logarithm; in base 2 the relative errors are the same */
     int too_large, cut;  /* cut: a bias beyond −FLT_MAX in base 2, which the library takes as −FLT_MAX */
@@ -155,6 +156,8 @@ static logit scaled_dot(const oracle *o, int64_t i, int64_t j) {
     l.error = (oracle_chain(n) + roundings * ORACLE_U) * size * (sum + sum_given) + size * sum_given;
     l.error += unit * ORACLE_TINY * (sum_tiny + (double)n + 1);
     l.too_large = fabs(factor) * fmax(1, largest_q) > TOO_LARGE || fabs(factor) * sum > TOO_LARGE;
+    l.raw = l.value;
+    l.raw_error = l.error;
     if (cap > 0) {
         /* tanh grows by at most sech² at the nearer end; tanh itself 0.848 ulp, times fl(softcap·log2 e): 3 more. */
         const double x = l.value / cap, e = l.error / cap, slope = 1 / cosh(fmin(fmax(0, fabs(x) - e), 300));
@@ -199,6 +202,19 @@ static logit logit_of(const oracle *o, int64_t b, int64_t h, int64_t i, int64_t 
     if (isfinite(l.value))
         l.too_large |= l.value * LOG2E > TOO_LARGE || (l.value * LOG2E < -TOO_LARGE && !l.cut);
     return l;
+}
+
+/* Back from base 2, or from a fraction of the softcap: a constant and a product, u each. */
+void oracle_score(const oracle *o, int64_t b, int64_t h, int64_t i, int64_t j, double *value, double *bound) {
+    const qkv_attention_desc *d = &o->desc;
+    *value = -INFINITY;
+    *bound = 0;
+    if ((d->kv_len && j >= d->kv_len[b]) || (d->scores_stage == QKV_SCORES_MASKED && !oracle_sees(d, b, h, i, j)))
+        return;
+    const logit l = d->scores_stage == QKV_SCORES_MASKED ? logit_of(o, b, h, i, j) : scaled_dot(o, i, j);
+    *value = d->scores_stage == QKV_SCORES_SCALED ? l.raw : l.value;
+    const double error = d->scores_stage == QKV_SCORES_SCALED ? l.raw_error : l.error;
+    *bound = l.too_large || fabs(*value) > TOO_LARGE ? -1 : error + 2 * ORACLE_U * (fabs(*value) + error) + ORACLE_TINY;
 }
 
 /* log Σ exp(x_j + sign·error_j) over the visible keys and the sink (NAN: none). */

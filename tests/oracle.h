@@ -57,6 +57,8 @@ oracle *oracle_open(const qkv_attention_desc *desc);
 void oracle_close(oracle *o);
 /* Whether row i of head h sees key j, whatever their values are: kv_len, keep, the window and a bias of −inf. */
 int oracle_sees(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, int64_t j);
+/* Element (b, h, i, j) of desc.scores; a bound below 0: not promised. Of the head that was read last. */
+void oracle_score(const oracle *o, int64_t b, int64_t h, int64_t i, int64_t j, double *value, double *bound);
 /* What dropout multiplies the probability of a pair by: 0 or 1/(1 − rate); 1 without dropout. */
 double oracle_dropout_factor(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, int64_t j);
 void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t result[4]);

@@ -288,10 +288,11 @@ static void describe(const attention_case *c) {
     if (d->flags & QKV_RIGHT)
         snprintf(window + strlen(window), sizeof window - strlen(window), " right=%" PRId64, d->right);
     qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " D=%" PRId64 ",%" PRId64
-                " q[%" PRId64 " %" PRId64 " %" PRId64 "] %s scale=%g softcap=%g%s q_offset=%" PRId64 " dropout=%g%s%s%s%s%s%s%s%s",
+                " q[%" PRId64 " %" PRId64 " %" PRId64 "] %s scale=%g softcap=%g%s q_offset=%" PRId64 " dropout=%g stage=%u%s%s%s%s%s%s%s%s",
                 d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v, d->q.batch,
                 d->q.head, d->q.token, case_data_name[c->data], (double)d->scale, (double)d->softcap, window,
                 d->q_offset, (double)d->dropout,
+                d->scores.data ? d->scores_stage : 99,
                 d->q_offsets ? " q_offsets" : "", d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
                 d->sinks ? " sinks" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
                 d->lse.data ? " lse" : "", d->probabilities.data ? " probabilities" : "");
@@ -319,6 +320,13 @@ void case_attention(qt_rng *rng, int64_t work, attention_case *c) {
         int64_t s[4], origin;
         const int64_t n = case_layout(rng, 4, size, 1, false, s, &origin);
         d->probabilities = (qkv_matrix_output){case_floats(rng, n) + origin, s[0], s[1], s[2], s[3]};
+    }
+    if (qt_chance(rng, 15)) {
+        const int64_t size[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
+        int64_t s[4], origin;
+        const int64_t n = case_layout(rng, 4, size, 1, false, s, &origin);
+        d->scores = (qkv_matrix_output){case_floats(rng, n) + origin, s[0], s[1], s[2], s[3]};
+        d->scores_stage = (uint32_t)qt_range(rng, 0, 2);
     }
     describe(c);
 }

@@ -59,9 +59,9 @@ void case_poison_invisible(qt_rng *rng, const attention_case *c);
 /* Makes every input of a case read-only. */
 void case_protect(const qkv_attention_desc *desc);
 
-/* All outputs of a case, contiguous; lse and probabilities are NULL where the case has none. */
+/* All outputs of a case, contiguous; lse, probabilities and scores are NULL where the case has none. */
 typedef struct case_results {
-    float *out, *lse, *probabilities;
+    float *out, *lse, *probabilities, *scores;
 } case_results;
 
 /* Fills the outputs with poison, runs, checks the gaps between outputs, gathers. */

@@ -48,7 +48,7 @@ void gradient_draw(qt_rng *rng, int64_t work, gradient_case *c) {
     const int64_t hkv = c->attention.kv_heads;
     if (!d->lse.data)
         d->lse = case_output(rng, d->batch, d->num_heads, d->seq_q, 1);
-    d->probabilities.data = NULL;
+    d->probabilities.data = d->scores.data = NULL;
     c->old = qt_u64(rng);
     c->desc = (qkv_attention_backward_desc){.size = sizeof c->desc, .forward = *d};
     c->desc.flags = qt_chance(rng, 30) ? QKV_ACCUMULATE : 0;

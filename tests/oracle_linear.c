@@ -80,16 +80,27 @@ const oracle_row *oracle_merge_row(oracle *o, const qkv_merge_desc *desc, int64_
     return oracle_softmax(o, kind, desc->sinks ? &desc->sinks[h] : NULL, folds, 0);
 }
 
+/* Where Q, or K and V, come from. */
+typedef struct source {
+    const qkv_input *x;
+    int64_t tokens, dim;
+} source;
+
+static source source_of(const qkv_layer_desc *d, int keys) {
+    if (keys && d->x_kv.data)
+        return (source){&d->x_kv, d->attention.seq_k, d->kv_dim ? d->kv_dim : d->model_dim};
+    return (source){&d->x, d->attention.seq_q, d->model_dim};
+}
+
 /* Q, K or V of one sequence, all heads side by side: [tokens][width]. */
-static void project(const qkv_layer_desc *d, int64_t b, const float *w, const float *bias, int64_t width, double *value,
+static void project(source from, int64_t b, const float *w, const float *bias, int64_t width, double *value,
                     double *error) {
-    const int64_t tokens = d->attention.seq_q;
-    double *x = oracle_alloc((size_t)d->model_dim, sizeof *x);
-    for (int64_t t = 0; t < tokens; t++) {
-        for (int64_t c = 0; c < d->model_dim; c++)
-            x[c] = (double)((const float *)d->x.data)[b * d->x.batch + t * d->x.token + c];
+    double *x = oracle_alloc((size_t)from.dim, sizeof *x);
+    for (int64_t t = 0; t < from.tokens; t++) {
+        for (int64_t c = 0; c < from.dim; c++)
+            x[c] = (double)((const float *)from.x->data)[b * from.x->batch + t * from.x->token + c];
         if (w)
-            oracle_projection_row(x, NULL, w, bias, d->model_dim, width, value + t * width, error + t * width);
+            oracle_projection_row(x, NULL, w, bias, from.dim, width, value + t * width, error + t * width);
         else
             for (int64_t c = 0; c < width; c++) {
                 value[t * width + c] = x[c];
@@ -110,25 +121,26 @@ static void take_head(double *to, const double *from, int64_t h, int64_t tokens,
 static int attend(const qkv_layer_desc *d, const oracle_weights *w, oracle *o, int64_t b, double *heads,
                   double *error) {
     const qkv_attention_desc *a = &o->desc;
-    const int64_t tokens = a->seq_q, dk = a->head_dim, dv = a->head_dim_v, group = a->num_heads / a->num_kv_heads;
+    const int64_t tokens = a->seq_q, keys = a->seq_k, dk = a->head_dim, dv = a->head_dim_v, group = a->num_heads / a->num_kv_heads;
     const int64_t width[3] = {w->wq ? a->num_heads * dk : dk, w->wq ? a->num_kv_heads * dk : dk,
                               w->wq ? a->num_kv_heads * dv : dv};
     const float *weight[3] = {w->wq, w->wk, w->wv}, *bias[3] = {d->bias_q, d->bias_k, d->bias_v};
     double *value[3], *off[3];
     int exact = 1;
     for (int p = 0; p < 3; p++) {
-        value[p] = oracle_alloc((size_t)(tokens * width[p]), sizeof(double));
-        off[p] = oracle_alloc((size_t)(tokens * width[p]), sizeof(double));
-        project(d, b, weight[p], bias[p], width[p], value[p], off[p]);
+        const source from = source_of(d, p > 0);
+        value[p] = oracle_alloc((size_t)(from.tokens * width[p]), sizeof(double));
+        off[p] = oracle_alloc((size_t)(from.tokens * width[p]), sizeof(double));
+        project(from, b, weight[p], bias[p], width[p], value[p], off[p]);
     }
     for (int64_t h = 0; h < a->num_heads; h++) {
         const int64_t hq = w->wq ? h : 0, hkv = w->wq ? h / group : 0;
         take_head(o->q, value[0], hq, tokens, width[0], dk);
-        take_head(o->k, value[1], hkv, tokens, width[1], dk);
-        take_head(o->v, value[2], hkv, tokens, width[2], dv);
+        take_head(o->k, value[1], hkv, keys, width[1], dk);
+        take_head(o->v, value[2], hkv, keys, width[2], dv);
         take_head(o->q_error, off[0], hq, tokens, width[0], dk);
-        take_head(o->k_error, off[1], hkv, tokens, width[1], dk);
-        take_head(o->v_error, off[2], hkv, tokens, width[2], dv);
+        take_head(o->k_error, off[1], hkv, keys, width[1], dk);
+        take_head(o->v_error, off[2], hkv, keys, width[2], dv);
         for (int64_t i = 0; i < tokens; i++) {
             const oracle_row *r = oracle_attention_row(o, b, h, i);
             exact &= r->kind == ORACLE_NUMBER || r->kind == ORACLE_EMPTY;
@@ -148,11 +160,11 @@ static int attend(const qkv_layer_desc *d, const oracle_weights *w, oracle *o, i
 int oracle_layer(const qkv_layer_desc *desc, const oracle_weights *weights, double *value, double *bound) {
     oracle *o = oracle_open(&desc->attention);
     const qkv_attention_desc *a = &o->desc;
-    const size_t tokens = (size_t)a->seq_q, dk = (size_t)a->head_dim, dv = (size_t)a->head_dim_v;
+    const size_t tokens = (size_t)a->seq_q, keys = (size_t)a->seq_k, dk = (size_t)a->head_dim, dv = (size_t)a->head_dim_v;
     const int64_t width = a->num_heads * a->head_dim_v;
     o->q_error = oracle_alloc(tokens * dk, sizeof(double));
-    o->k_error = oracle_alloc(tokens * dk, sizeof(double));
-    o->v_error = oracle_alloc(tokens * dv, sizeof(double));
+    o->k_error = oracle_alloc(keys * dk, sizeof(double));
+    o->v_error = oracle_alloc(keys * dv, sizeof(double));
     double *heads = oracle_alloc(tokens * (size_t)width, sizeof(double));
     double *error = oracle_alloc(tokens * (size_t)width, sizeof(double));
     int exact = 1;

@@ -86,6 +86,12 @@ static void expect_gaps(const attention_case *c) {
                          {p->batch, p->head, p->query, p->key}};
         qt_expect_gaps("probabilities", &view);
     }
+    if (d->scores.data) {
+        const qkv_matrix_output *s = &d->scores;
+        view = (qt_view){s->data, sizeof(float), 4, {d->batch, d->num_heads, d->seq_q, d->seq_k},
+                         {s->batch, s->head, s->query, s->key}};
+        qt_expect_gaps("scores", &view);
+    }
 }
 
 case_results case_run(const qkv_ctx *ctx, const attention_case *c, int32_t threads, uint64_t shuffle) {
@@ -95,13 +101,17 @@ case_results case_run(const qkv_ctx *ctx, const attention_case *c, int32_t threa
         qt_poison(d->lse.data);
     if (d->probabilities.data)
         qt_poison(d->probabilities.data);
+    if (d->scores.data)
+        qt_poison(d->scores.data);
     case_run_attention(ctx, d, threads, shuffle);
     expect_gaps(c);
-    case_results r = {case_gather(&d->out, d->batch, d->num_heads, d->seq_q, c->dv), NULL, NULL};
+    case_results r = {case_gather(&d->out, d->batch, d->num_heads, d->seq_q, c->dv), NULL, NULL, NULL};
     if (d->lse.data)
         r.lse = case_gather(&d->lse, d->batch, d->num_heads, d->seq_q, 1);
     if (d->probabilities.data)
         r.probabilities = case_gather_matrix(&d->probabilities, d->batch, d->num_heads, d->seq_q, d->seq_k);
+    if (d->scores.data)
+        r.scores = case_gather_matrix(&d->scores, d->batch, d->num_heads, d->seq_q, d->seq_k);
     return r;
 }
 
@@ -118,4 +128,7 @@ void case_expect_same(const char *set, const attention_case *c, const case_resul
     snprintf(what, sizeof what, "probabilities of %s", set);
     if (want->probabilities)
         qt_expect_words(what, want->probabilities, got->probabilities, rows * (size_t)d->seq_k, 0);
+    snprintf(what, sizeof what, "scores of %s", set);
+    if (want->scores)
+        qt_expect_words(what, want->scores, got->scores, rows * (size_t)d->seq_k, 0);
 }

@@ -250,7 +250,7 @@ static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_des
                    desc->grad_bias.data && qkv_gradient_bias_sizes(d, &desc->grad_bias, bias));
     qkv_add_output(pointers, desc->grad_sinks, sizeof(float), desc->grad_sinks && d->num_heads > 0);
     qkv_attention_desc options = *d; /* without what the forward wrote */
-    options.lse.data = options.probabilities.data = NULL;
+    options.lse.data = options.probabilities.data = options.scores.data = NULL;
     qkv_attention_add_options(pointers, &options);
 }
 

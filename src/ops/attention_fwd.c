@@ -230,6 +230,8 @@ static void finish(const attention_task *t) {
             write_out(t, row, n);
         for (int64_t i = row; d->probabilities.data && i < row + n; i++)
             write_probabilities(t, i, qkv_inverse_sum(t->sum[i]));
+        for (int64_t i = row; d->scores.data && i < row + n; i++)
+            qkv_attention_write_scores(t, i);
     }
     for (int64_t row = 0; d->lse.data && row < t->rows; row++)
         *output_row(t, &d->lse, row) = qkv_log_sum_exp(t->kernels, t->max[row], t->sum[row]);

@@ -31,6 +31,7 @@ static qkv_status check_strides(const qkv_attention_desc *d) {
         {d->keep.data, pair_sizes, d->keep.batch, d->keep.head, d->keep.query, d->keep.key, 1},
         {d->probabilities.data, pair_sizes, d->probabilities.batch, d->probabilities.head, d->probabilities.query,
          d->probabilities.key, 4},
+        {d->scores.data, pair_sizes, d->scores.batch, d->scores.head, d->scores.query, d->scores.key, 4},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
         int64_t strides[4] = {tensors[i].batch, tensors[i].head, tensors[i].token, tensors[i].last};
@@ -62,11 +63,11 @@ static qkv_status validate(const qkv_attention_desc *d) {
         return QKV_ERROR_NEGATIVE;
     if (d->num_kv_heads > 0 && d->num_heads % d->num_kv_heads != 0)
         return QKV_ERROR_HEADS;
-    if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0 || d->reserved2 != 0)
+    if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0 || d->scores_stage > QKV_SCORES_MASKED)
         return QKV_ERROR_FLAGS;
     if (!finite_float(d->scale) || !finite_float(d->softcap) || d->softcap < 0 || !qkv_is_dropout(d->dropout))
         return QKV_ERROR_VALUE;
-    if (d->states.data && (d->out.data || d->lse.data || d->probabilities.data))
+    if (d->states.data && (d->out.data || d->lse.data || d->probabilities.data || d->scores.data))
         return QKV_ERROR_SHAPE;
     /* Everything the tasks count or allocate stays below 2^60, with room for rounding up. */
     int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, 64}, unused;
@@ -152,7 +153,7 @@ static qkv_status cut_keys(const qkv_attention_desc *d, qkv_attention_shape *sha
     int64_t blocks = most_visible_blocks(d, shape, queries);
     shape->key_chunks = 1;
     if (shape->workers == 1 || shape->num_tasks >= 2 * shape->workers || blocks < 2 || d->states.data ||
-        d->probabilities.data)
+        d->probabilities.data || d->scores.data)
         return QKV_OK;
     shape->key_chunks = qkv_min(blocks, qkv_ceil_div(4 * shape->workers, shape->num_tasks));
     shape->state_blocks = blocks;
@@ -198,6 +199,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]) {
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
         d->states.batch, d->states.head, d->states.query, d->states.key, qkv_float_field(d->dropout),
+        d->scores.data != NULL, d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage,
     };
     _Static_assert(sizeof values <= 64 * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
@@ -208,6 +210,7 @@ void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc 
     bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0;
     qkv_add_output(pointers, d->lse.data, sizeof(float), rows && d->lse.data);
     qkv_add_output(pointers, d->probabilities.data, sizeof(float), rows && d->seq_k > 0 && d->probabilities.data);
+    qkv_add_output(pointers, d->scores.data, sizeof(float), rows && d->seq_k > 0 && d->scores.data);
     qkv_add_output(pointers, d->states.data, sizeof(float), rows && d->seq_k > 0 && d->states.data);
     qkv_add_input(pointers, d->q_offsets, sizeof(int64_t), d->q_offsets);
     qkv_add_input(pointers, d->kv_len, sizeof(int64_t), d->kv_len);

@@ -198,6 +198,9 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
 typedef void qkv_visit(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                        key_range keys);
 
+/* A row of desc->scores. Overwrites t->scores. */
+void qkv_attention_write_scores(const attention_task *t, int64_t row);
+
 /* All tiles of the task meet the key blocks from first to end in order. */
 void qkv_visit_blocks(const attention_task *t, key_range blocks, qkv_visit *visit);
 

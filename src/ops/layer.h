@@ -11,9 +11,9 @@ typedef struct layer_tensors {
     int64_t q, k, v, heads;
 } layer_tensors;
 
-/* The three operations of a layer as the library's own descriptors. */
+/* The operations of a layer as the library's own descriptors. in_kv: of K and V in cross-attention. */
 typedef struct layer_calls {
-    qkv_projection_desc in, out;
+    qkv_projection_desc in, in_kv, out;
     qkv_attention_desc attention;
 } layer_calls;
 
@@ -24,7 +24,7 @@ qkv_status qkv_layer_prepare(const qkv_layer_desc *desc, qkv_layer_desc *d);
 bool qkv_layer_attends(const qkv_layer_desc *d);
 
 /* Contiguous [batch][head][token][channel]. */
-qkv_output qkv_layer_heads(const qkv_attention_desc *a, int64_t heads, int64_t head_dim, float *data);
+qkv_output qkv_layer_heads(int64_t tokens, int64_t heads, int64_t head_dim, float *data);
 
 /* Connects the operations. base may be NULL while nothing runs: then so are the tensors in the workspace. */
 void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, float *base, layer_calls *calls);

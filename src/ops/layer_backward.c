@@ -7,8 +7,21 @@
 #include "layer.h"
 
 /* The operations in order. HEADS: from the output's gradient to that of the heads; CLEAR: what ATTENTION adds to;
- * SUM: of raw attention, x being queries, keys and values at once. */
-enum operation { PROJECT, ATTEND, HEADS, WEIGHTS_OUT, CLEAR, ATTENTION, INPUT, SUM, NUM_OPERATIONS };
+ * …_KV: of
+ * K and V in cross-attention; SUM: of raw attention, x being queries, keys and values at once. */
+enum operation {
+    PROJECT,
+    PROJECT_KV,
+    ATTEND,
+    HEADS,
+    WEIGHTS_OUT,
+    CLEAR,
+    ATTENTION,
+    INPUT,
+    INPUT_KV,
+    SUM,
+    NUM_OPERATIONS
+};
 
 enum { SUM_ROWS = 64 }; /* tokens of a task of SUM */
 
@@ -35,12 +48,17 @@ static bool wants_q(const qkv_layer_backward_desc *d) {
     return d->grad_x.data || wants(&d->grad_q);
 }
 
+/* Whether the gradient of what K and V come from is wanted. */
+static bool wants_x_kv(const qkv_layer_backward_desc *d) {
+    return d->forward.x_kv.data ? d->grad_x_kv.data : d->grad_x.data;
+}
+
 static bool wants_k(const qkv_layer_backward_desc *d) {
-    return d->grad_x.data || wants(&d->grad_k);
+    return wants_x_kv(d) || wants(&d->grad_k);
 }
 
 static bool wants_v(const qkv_layer_backward_desc *d) {
-    return d->grad_x.data || wants(&d->grad_v);
+    return wants_x_kv(d) || wants(&d->grad_v);
 }
 
 static bool wants_attention(const qkv_layer_backward_desc *d) {
@@ -50,17 +68,20 @@ static bool wants_attention(const qkv_layer_backward_desc *d) {
 static bool wants_operation(const qkv_layer_backward_desc *d, enum operation operation) {
     const qkv_attention_desc *a = &d->forward.attention;
     bool weights_out = d->forward.w_o && wants(&d->grad_o), attention = wants_attention(d);
-    bool input = wants_q(d) || wants_k(d) || wants_v(d), rows = a->batch > 0 && a->seq_q > 0 && a->num_heads > 0;
+    bool keys = wants_k(d) || wants_v(d), input = wants_q(d) || keys, cross = d->forward.x_kv.data;
+    bool rows = a->batch > 0 && a->seq_q > 0 && a->num_heads > 0;
     bool heads = weights_out && d->grad_o.data && a->head_dim_v > 0 && d->forward.out_features > 0;
     switch (operation) {
     case PROJECT: return d->forward.w_qkv && rows && (heads || attention);
+    case PROJECT_KV: return d->forward.w_qkv && cross && rows && (heads || attention);
     case ATTEND: return rows && (heads || attention);
     case HEADS: return d->forward.w_o && attention;
     case WEIGHTS_OUT: return weights_out;
     case CLEAR: return d->flags & QKV_ACCUMULATE && input && attention;
     case ATTENTION: return attention;
-    case INPUT: return d->forward.w_qkv && input;
-    default: return !d->forward.w_qkv && d->grad_x.data;
+    case INPUT: return d->forward.w_qkv && (cross ? wants_q(d) : input);
+    case INPUT_KV: return d->forward.w_qkv && cross && keys;
+    default: return !d->forward.w_qkv && (d->grad_x.data || d->grad_x_kv.data);
     }
 }
 
@@ -79,15 +100,18 @@ static qkv_status layer_backward_prepare(const qkv_layer_backward_desc *desc, qk
         return QKV_ERROR_FLAGS;
     if (!d->forward.w_qkv && !(empty_grad(&d->grad_q) && empty_grad(&d->grad_k) && empty_grad(&d->grad_v)))
         return QKV_ERROR_SHAPE;
-    if (!d->forward.w_o && !empty_grad(&d->grad_o))
+    if ((!d->forward.w_o && !empty_grad(&d->grad_o)) || (d->grad_x_kv.data && !d->forward.x_kv.data))
         return QKV_ERROR_SHAPE;
     const qkv_attention_desc *a = &d->forward.attention;
     int64_t out_sizes[3] = {a->batch, a->seq_q, d->forward.out_features};
     int64_t out_strides[3] = {d->grad_out.batch, d->grad_out.token, 1};
     int64_t x_sizes[3] = {a->batch, a->seq_q, d->forward.model_dim};
     int64_t x_strides[3] = {d->grad_x.batch, d->grad_x.token, 1};
+    int64_t kv_sizes[3] = {a->batch, a->seq_k, d->forward.kv_dim};
+    int64_t kv_strides[3] = {d->grad_x_kv.batch, d->grad_x_kv.token, 1};
     if (!qkv_fits(sizeof(float), out_sizes, out_strides, 3) ||
-        (d->grad_x.data && !qkv_fits(sizeof(float), x_sizes, x_strides, 3)))
+        (d->grad_x.data && !qkv_fits(sizeof(float), x_sizes, x_strides, 3)) ||
+        (d->grad_x_kv.data && !qkv_fits(sizeof(float), kv_sizes, kv_strides, 3)))
         return QKV_ERROR_OVERFLOW;
     return QKV_OK;
 }
@@ -106,11 +130,7 @@ static void connect_attention(const qkv_layer_backward_desc *d, const layer_grad
     int64_t width = a->num_heads * a->head_dim_v;
     a->out = (qkv_output){place(base, shape->tensors.heads), a->seq_q * width, a->head_dim_v, width};
     a->lse = (qkv_output){place(base, shape->lse), a->num_heads * a->seq_q, a->seq_q, 1};
-    a->probabilities.data = NULL;
-}
-
-static qkv_output grad_of(const qkv_attention_desc *a, bool wanted, int64_t heads, int64_t dim, float *data) {
-    return qkv_layer_heads(a, heads, dim, wanted ? data : NULL);
+    a->probabilities.data = a->scores.data = NULL;
 }
 
 static void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
@@ -121,9 +141,10 @@ static void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad
     g->grad_out.head = a->head_dim_v;
     if (d->forward.w_o)
         g->grad_out = (qkv_input){place(base, shape->grad_heads), a->out.batch, a->out.head, a->out.token};
-    g->grad_q = grad_of(a, wants_q(d), a->num_heads, a->head_dim, place(base, shape->grad_q));
-    g->grad_k = grad_of(a, wants_k(d), a->num_kv_heads, a->head_dim, place(base, shape->grad_k));
-    g->grad_v = grad_of(a, wants_v(d), a->num_kv_heads, a->head_dim_v, place(base, shape->grad_v));
+    g->grad_q = qkv_layer_heads(a->seq_q, a->num_heads, a->head_dim, wants_q(d) ? place(base, shape->grad_q) : NULL);
+    g->grad_k = qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim, wants_k(d) ? place(base, shape->grad_k) : NULL);
+    g->grad_v =
+        qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim_v, wants_v(d) ? place(base, shape->grad_v) : NULL);
     g->grad_bias = d->grad_bias;
     g->grad_sinks = d->grad_sinks;
 }
@@ -143,15 +164,18 @@ static void connect_output(const qkv_layer_backward_desc *d, const layer_grad_sh
     }
 }
 
-static void connect_input(const qkv_layer_backward_desc *d, const layer_calls *calls,
+/* Of Q, K and V from x, or in cross-attention of Q from x (INPUT), of K and V from x_kv (INPUT_KV). */
+static void connect_input(const qkv_layer_backward_desc *d, enum operation operation, const layer_calls *calls,
                           const qkv_attention_backward_desc *from, qkv_projection_backward_desc *g) {
-    *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = d->flags, .grad_x = d->grad_x,
-                                        .forward = calls->in};
+    bool keys = operation == INPUT_KV;
+    *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = d->flags,
+                                        .grad_x = keys ? d->grad_x_kv : d->grad_x,
+                                        .forward = keys ? calls->in_kv : calls->in};
     const qkv_weight_grad grads[3] = {d->grad_q, d->grad_k, d->grad_v};
     const qkv_output outs[3] = {from->grad_q, from->grad_k, from->grad_v};
-    for (int i = 0; i < 3; i++) {
-        g->grad[i] = grads[i];
-        g->grad_out[i] = qkv_as_input(&outs[i]);
+    for (int i = 0, part = keys ? 1 : 0; i < g->forward.num_parts; i++, part++) {
+        g->grad[i] = grads[part];
+        g->grad_out[i] = qkv_as_input(&outs[part]);
     }
 }
 
@@ -163,11 +187,13 @@ static void connect(const qkv_layer_backward_desc *d, const layer_grad_shape *sh
     qkv_attention_backward_desc gradients;
     switch (operation) {
     case PROJECT: c->projection = calls.in; break;
+    case PROJECT_KV: c->projection = calls.in_kv; break;
     case ATTEND: c->attention = calls.attention; break;
     case ATTENTION: connect_gradients(d, shape, base, &calls, &c->attention_backward); break;
     case INPUT:
+    case INPUT_KV:
         connect_gradients(d, shape, base, &calls, &gradients);
-        connect_input(d, &calls, &gradients, &c->projection_backward);
+        connect_input(d, operation, &calls, &gradients, &c->projection_backward);
         break;
     default: connect_output(d, shape, base, operation, &calls, &c->projection_backward); break;
     }
@@ -176,38 +202,65 @@ static void connect(const qkv_layer_backward_desc *d, const layer_grad_shape *sh
 /* ------------------------------------------------------------------------------------------ CLEAR and SUM */
 
 /* Floats of dQ, dK and dV. */
-static int64_t grad_floats(const qkv_attention_desc *a, int64_t heads, int64_t dim) {
-    return a->batch * heads * a->seq_q * dim;
+static int64_t q_floats(const qkv_attention_desc *a, int64_t dim) {
+    return a->batch * a->num_heads * a->seq_q * dim;
 }
 
-static void clear(const qkv_attention_desc *a, const layer_grad_shape *shape, float *base, int64_t index) {
+static int64_t kv_floats(const qkv_attention_desc *a, int64_t dim) {
+    return a->batch * a->num_kv_heads * a->seq_k * dim;
+}
+
+static void clear(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base, int64_t index) {
+    const qkv_attention_desc *a = &d->forward.attention;
     const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
-    const int64_t n[3] = {grad_floats(a, a->num_heads, a->head_dim), grad_floats(a, a->num_kv_heads, a->head_dim),
-                          grad_floats(a, a->num_kv_heads, a->head_dim_v)};
-    if (n[index] > 0)
+    const int64_t n[3] = {q_floats(a, a->head_dim), kv_floats(a, a->head_dim), kv_floats(a, a->head_dim_v)};
+    const bool wanted[3] = {wants_q(d), wants_k(d), wants_v(d)};
+    if (wanted[index] && n[index] > 0)
         memset(base + offset[index], 0, (size_t)n[index] * sizeof(float));
+}
+
+/* What of raw attention's gradients goes into an x: dQ (part 0), dK and dV. */
+typedef struct raw_sum {
+    const qkv_output *to;
+    int64_t tokens, chunks; /* chunks: tasks */
+    int first_part, end_part;
+} raw_sum;
+
+static raw_sum raw_sum_of(const qkv_layer_backward_desc *d, bool keys) {
+    const qkv_attention_desc *a = &d->forward.attention;
+    raw_sum s = {.to = &d->grad_x, .tokens = a->seq_q, .end_part = d->forward.x_kv.data ? 1 : 3};
+    if (keys)
+        s = (raw_sum){.to = &d->grad_x_kv, .tokens = a->seq_k, .first_part = 1, .end_part = 3};
+    s.chunks = s.to->data && d->forward.model_dim > 0 ? a->batch * qkv_ceil_div(s.tokens, SUM_ROWS) : 0;
+    return s;
 }
 
 /* dX of raw attention: Σ dQ over the heads, then Σ dK, then Σ dV over the KV heads. */
 static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
-                float *base, int64_t index) {
+        float *base,
+                int64_t index) {
     const qkv_attention_desc *a = &d->forward.attention;
-    int64_t chunks = qkv_ceil_div(a->seq_q, SUM_ROWS), b = index / chunks, first = index % chunks * SUM_ROWS;
-    size_t rows = (size_t)qkv_min(SUM_ROWS, a->seq_q - first), dim = (size_t)d->forward.model_dim;
+    raw_sum s = raw_sum_of(d, false);
+    if (index >= s.chunks) {
+        index -= s.chunks;
+        s = raw_sum_of(d, true);
+    }
+    int64_t chunks = qkv_ceil_div(s.tokens, SUM_ROWS), b = index / chunks, first = index % chunks * SUM_ROWS;
+    size_t rows = (size_t)qkv_min(SUM_ROWS, s.tokens - first), dim = (size_t)d->forward.model_dim;
     const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
     const int64_t heads[3] = {a->num_heads, a->num_kv_heads, a->num_kv_heads};
-    float *to = (float *)d->grad_x.data + b * d->grad_x.batch + first * d->grad_x.token;
+    float *to = (float *)s.to->data + b * s.to->batch + first * s.to->token;
     for (size_t i = 0; i < rows; i++) {
-        float *row = to + (int64_t)i * d->grad_x.token;
+        float *row = to + (int64_t)i * s.to->token;
         if (d->flags & QKV_ACCUMULATE)
             qkv_scale_row(kernels, row, row, 1.0f, dim);
         else
             memset(row, 0, dim * sizeof(float));
     }
-    for (int part = 0; part < 3; part++) {
+    for (int part = s.first_part; part < s.end_part; part++) {
         for (int64_t h = 0; h < heads[part]; h++) {
-            int64_t at = ((b * heads[part] + h) * a->seq_q + first) * (int64_t)dim;
-            kernels->add(to, d->grad_x.token, base + offset[part] + at, (int64_t)dim, rows, dim);
+            int64_t at = ((b * heads[part] + h) * s.tokens + first) * (int64_t)dim;
+            kernels->add(to, s.to->token, base + offset[part] + at, (int64_t)dim, rows, dim);
         }
     }
 }
@@ -216,17 +269,16 @@ static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, co
 
 static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
                                  enum operation operation, int32_t max_workers, qkv_plan *plan) {
-    const qkv_attention_desc *a = &d->forward.attention;
     if (operation == CLEAR || operation == SUM) {
-        int64_t chunks = a->batch * qkv_ceil_div(a->seq_q, SUM_ROWS);
-        *plan = (qkv_plan){.num_phases = 1,
-                           .num_tasks = {operation == CLEAR ? 3 : d->forward.model_dim > 0 ? chunks : 0}};
+        int64_t chunks = raw_sum_of(d, false).chunks + raw_sum_of(d, true).chunks;
+        *plan = (qkv_plan){.num_phases = 1, .num_tasks = {operation == CLEAR ? 3 : chunks}};
         return QKV_OK;
     }
     inner_call c;
     connect(d, shape, NULL, operation, &c);
     switch (operation) {
-    case PROJECT: return qkv_projection_plan(ctx, &c.projection, max_workers, plan);
+    case PROJECT:
+    case PROJECT_KV: return qkv_projection_plan(ctx, &c.projection, max_workers, plan);
     case ATTEND: return qkv_attention_plan(ctx, &c.attention, max_workers, plan);
     case ATTENTION: return qkv_attention_backward_plan(ctx, &c.attention_backward, max_workers, plan);
     default: return qkv_projection_backward_plan(ctx, &c.projection_backward, max_workers, plan);
@@ -239,7 +291,8 @@ static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, con
     inner_call c;
     connect(d, shape, base, operation, &c);
     switch (operation) {
-    case PROJECT: qkv_projection_task(plan, &c.projection, scratch, phase, index, worker); break;
+    case PROJECT:
+    case PROJECT_KV: qkv_projection_task(plan, &c.projection, scratch, phase, index, worker); break;
     case ATTEND: qkv_attention_task(plan, &c.attention, scratch, phase, index, worker); break;
     case ATTENTION: qkv_attention_backward_task(plan, &c.attention_backward, scratch, phase, index, worker); break;
     default: qkv_projection_backward_task(plan, &c.projection_backward, scratch, phase, index, worker); break;
@@ -256,7 +309,7 @@ static void layer_backward_execute(const qkv_plan *plan, const void *desc, void 
     while (phase >= shape.phases[operation])
         phase -= (int32_t)shape.phases[operation++];
     if (operation == CLEAR) {
-        clear(&d->forward.attention, &shape, workspace, index);
+        clear(d, &shape, workspace, index);
     } else if (operation == SUM) {
         sum(plan->kernels, d, &shape, workspace, index);
     } else {
@@ -270,8 +323,8 @@ static void layer_backward_execute(const qkv_plan *plan, const void *desc, void 
 
 static void place_tensors(const qkv_layer_backward_desc *d, layer_grad_shape *shape) {
     const qkv_attention_desc *a = &d->forward.attention;
-    int64_t q = grad_floats(a, a->num_heads, a->head_dim), k = grad_floats(a, a->num_kv_heads, a->head_dim);
-    int64_t v = grad_floats(a, a->num_kv_heads, a->head_dim_v), out = grad_floats(a, a->num_heads, a->head_dim_v);
+    int64_t q = q_floats(a, a->head_dim), k = kv_floats(a, a->head_dim), v = kv_floats(a, a->head_dim_v);
+    int64_t out = q_floats(a, a->head_dim_v);
     bool attend = wants_operation(d, ATTEND), project = wants_operation(d, PROJECT);
     const struct {
         int64_t *offset, floats;
@@ -298,12 +351,14 @@ static void place_tensors(const qkv_layer_backward_desc *d, layer_grad_shape *sh
 static uint64_t layer_backward_checksum(const qkv_layer_backward_desc *d) {
     const qkv_layer_desc *f = &d->forward;
     const qkv_weight_grad *g[4] = {&d->grad_q, &d->grad_k, &d->grad_v, &d->grad_o};
-    int64_t fields[110];
+    int64_t fields[120];
     size_t n = qkv_attention_fields(&f->attention, fields);
     const int64_t more[] = {d->flags, f->model_dim, f->out_features, f->x.batch, f->x.token, !!f->w_qkv, !!f->w_o,
                             d->grad_out.batch, d->grad_out.token, d->grad_x.batch, d->grad_x.token, !!d->grad_x.data,
                             d->grad_bias.batch, d->grad_bias.head, d->grad_bias.query, d->grad_bias.key,
-                            !!d->grad_bias.data, !!d->grad_sinks, !!f->attention.q_offsets};
+                            !!d->grad_bias.data, !!d->grad_sinks, !!f->attention.q_offsets, f->kv_dim, f->x_kv.batch,
+                            f->x_kv.token, !!f->x_kv.data, !!f->w_kv, d->grad_x_kv.batch, d->grad_x_kv.token,
+                            !!d->grad_x_kv.data};
     _Static_assert(sizeof more / sizeof more[0] + 16 + 64 <= sizeof fields / sizeof fields[0], "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];
@@ -324,25 +379,29 @@ static void add_pointers(qkv_pointers *pointers, const qkv_layer_backward_desc *
     const qkv_layer_desc *f = &d->forward;
     qkv_attention_desc a = f->attention;
     bool tokens = a.batch > 0 && a.seq_q > 0, in = f->model_dim > 0;
+    bool keys = a.batch > 0 && a.seq_k > 0, in_kv = f->kv_dim > 0;
     bool q = a.num_heads * a.head_dim > 0, k = a.num_kv_heads * a.head_dim > 0, v = a.num_kv_heads * a.head_dim_v > 0;
     bool weights = (d->grad_q.data && q) || (d->grad_k.data && k) || (d->grad_v.data && v);
     int64_t bias[4];
     qkv_add_input(pointers, f->x.data, sizeof(float), tokens && in && (weights || wants_operation(d, ATTEND)));
-    qkv_add_input(pointers, f->w_qkv, 64, tokens && f->w_qkv && in);
+    qkv_add_input(pointers, f->x_kv.data, sizeof(float), keys && in_kv && f->x_kv.data);
+    qkv_add_input(pointers, f->w_qkv, 64, (tokens || (keys && !f->w_kv)) && f->w_qkv && in);
+    qkv_add_input(pointers, f->w_kv, 64, keys && in_kv && f->w_kv);
     qkv_add_input(pointers, f->bias_q, sizeof(float), f->bias_q);
     qkv_add_input(pointers, f->bias_k, sizeof(float), f->bias_k);
     qkv_add_input(pointers, f->bias_v, sizeof(float), f->bias_v);
     qkv_add_input(pointers, f->w_o, 64, f->w_o);
     qkv_add_input(pointers, d->grad_out.data, sizeof(float), tokens && f->out_features > 0);
     qkv_add_output(pointers, d->grad_x.data, sizeof(float), d->grad_x.data && tokens && in);
+    qkv_add_output(pointers, d->grad_x_kv.data, sizeof(float), d->grad_x_kv.data && keys && in_kv);
     add_grad(pointers, &d->grad_q, in, q);
-    add_grad(pointers, &d->grad_k, in, k);
-    add_grad(pointers, &d->grad_v, in, v);
+    add_grad(pointers, &d->grad_k, in_kv, k);
+    add_grad(pointers, &d->grad_v, in_kv, v);
     add_grad(pointers, &d->grad_o, a.num_heads * a.head_dim_v > 0, f->out_features > 0);
     qkv_add_output(pointers, d->grad_bias.data, sizeof(float),
                    d->grad_bias.data && qkv_gradient_bias_sizes(&a, &d->grad_bias, bias));
     qkv_add_output(pointers, d->grad_sinks, sizeof(float), d->grad_sinks && a.num_heads > 0);
-    a.lse.data = a.probabilities.data = NULL;
+    a.lse.data = a.probabilities.data = a.scores.data = NULL;
     qkv_attention_add_options(pointers, &a);
 }
 

@@ -12,7 +12,8 @@ typedef struct totals {
     struct {
         double squares, unfused_squares, elements; /* (error / (u·Σ p|v|))² */
     } rms[CASE_NUM_DATA + 1];                      /* by kind of data; the last: all */
-    uint64_t cases, rows, by_kind[4];
+    double worst_score;
+    uint64_t cases, rows, by_kind[4], scores, unjudged_scores;
 } totals;
 
 /* Adds the errors of one row, and those of a plain float program, to the root mean squares. */
@@ -68,6 +69,19 @@ static void check_row(const attention_case *c, const oracle_row *r, const case_r
                   r->prob_bound[j], (double)p[j]);
 }
 
+static void check_scores(const attention_case *c, const oracle *o, int64_t b, int64_t h, int64_t i, const float *got,
+                         totals *t) {
+    for (int64_t j = 0; j < c->desc.seq_k; j++) {
+        double want, bound;
+        oracle_score(o, b, h, i, j, &want, &bound);
+        t->scores++;
+        t->unjudged_scores += bound < 0;
+        QT_EXPECT(bound < 0 || oracle_within((double)got[j], want, bound, c->ordinary ? &t->worst_score : NULL),
+                  "score of row %lld, key %lld: want %.9g ± %.3g, got %.9g", (long long)i, (long long)j, want, bound,
+                  (double)got[j]);
+    }
+}
+
 static void check_against_oracle(const attention_case *c, const case_results *got, totals *t) {
     const qkv_attention_desc *d = &c->desc;
     oracle *o = oracle_open(d);
@@ -78,6 +92,8 @@ static void check_against_oracle(const attention_case *c, const case_results *go
                 const size_t row = (size_t)((b * d->num_heads + h) * d->seq_q + i);
                 const oracle_row *r = oracle_attention_row(o, b, h, i);
                 check_row(c, r, got, row, t);
+                if (got->scores)
+                    check_scores(c, o, b, h, i, got->scores + row * (size_t)d->seq_k, t);
                 if (c->ordinary && r->kind == ORACLE_NUMBER && i < 4)
                     compare_accuracy(c, r, b, h, i, got->out + row * (size_t)c->dv, t);
             }
@@ -108,7 +124,9 @@ static void test_forward(void) {
         check_against_oracle(&c, &want, &t);
         t.cases++;
     }
-    qt_note("worst error/bound: out %.3f, lse %.3f, probabilities %.3f", t.worst_out, t.worst_lse, t.worst_probability);
+    qt_note("worst error/bound: out %.3f, lse %.3f, probabilities %.3f, scores %.3f", t.worst_out, t.worst_lse,
+            t.worst_probability, t.worst_score);
+    QT_EXPECT(t.unjudged_scores * 10 <= t.scores, "the oracle can't judge more than one score in 10");
     qt_note("%llu rows: %llu numbers, %llu empty, %llu NaN, %llu beyond float", (unsigned long long)t.rows,
             (unsigned long long)t.by_kind[ORACLE_NUMBER], (unsigned long long)t.by_kind[ORACLE_EMPTY],
             (unsigned long long)t.by_kind[ORACLE_NAN], (unsigned long long)t.by_kind[ORACLE_ANY]);

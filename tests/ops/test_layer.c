@@ -10,10 +10,10 @@
 
 typedef struct layer_case {
     qkv_layer_desc desc;
-    qkv_pack_desc pack_qkv, pack_o;
+    qkv_pack_desc pack_qkv, pack_kv, pack_o;
     oracle_weights weights;
-    int64_t tokens, kv_heads, dv, width; /* width: of all heads side by side */
-    bool raw;
+    int64_t tokens, keys, kv_heads, dv, width; /* width: of all heads side by side */
+    bool raw, cross;
 } layer_case;
 
 static const float *draw_floats(qt_rng *rng, int64_t n, float size) {
@@ -25,12 +25,12 @@ static const float *draw_floats(qt_rng *rng, int64_t n, float size) {
     return x;
 }
 
-static void draw_options(qt_rng *rng, qkv_attention_desc *a, int64_t tokens) {
+static void draw_options(qt_rng *rng, qkv_attention_desc *a, int64_t tokens, int64_t keys) {
     if (qt_chance(rng, 50))
         a->flags = QKV_RIGHT;
     if (qt_chance(rng, 20)) {
         a->flags |= QKV_LEFT;
-        a->left = qt_range(rng, 0, tokens);
+        a->left = qt_range(rng, 0, keys);
     }
     if (qt_chance(rng, 20))
         a->softcap = 20;
@@ -41,11 +41,15 @@ static void draw_options(qt_rng *rng, qkv_attention_desc *a, int64_t tokens) {
     if (qt_chance(rng, 20))
         a->sinks = draw_floats(rng, a->num_heads, 2);
     if (qt_chance(rng, 20))
-        a->bias = (qkv_matrix_input){draw_floats(rng, tokens * tokens, 1), 0, 0, tokens, 1};
+        a->bias = (qkv_matrix_input){draw_floats(rng, tokens * keys, 1), 0, 0, keys, 1};
+    if (qt_chance(rng, 20)) {
+        a->dropout = 0.3f;
+        a->dropout_seed = qt_u64(rng);
+    }
     if (qt_chance(rng, 30)) {
         int64_t *len = qt_alloc((size_t)a->batch * sizeof *len, sizeof *len, qt_place(rng));
         for (int64_t b = 0; b < a->batch; b++)
-            len[b] = qt_range(rng, 0, tokens);
+            len[b] = qt_range(rng, 0, keys);
         a->kv_len = len;
     }
 }
@@ -55,9 +59,14 @@ static void draw_sizes(qt_rng *rng, layer_case *c) {
     qkv_attention_desc *a = &d->attention;
     c->tokens = qt_chance(rng, 80) ? qt_range(rng, 0, 40) : case_size(rng, 300);
     a->batch = qt_chance(rng, 3) ? 0 : qt_range(rng, 1, 3);
-    a->seq_q = a->seq_k = c->tokens;
-    d->model_dim = c->tokens > 60 ? qt_range(rng, 1, 40) : qt_range(rng, 1, 200);
+    c->cross = qt_chance(rng, 40);
+    c->keys = !c->cross ? c->tokens : qt_chance(rng, 80) ? qt_range(rng, 0, 40) : case_size(rng, 300);
+    a->seq_q = c->tokens;
+    a->seq_k = c->keys;
+    d->model_dim = c->tokens + c->keys > 120 ? qt_range(rng, 1, 40) : qt_range(rng, 1, 200);
     c->raw = qt_chance(rng, 25);
+    if (c->cross && !c->raw && qt_chance(rng, 60))
+        d->kv_dim = qt_range(rng, 1, 100);
     c->kv_heads = c->raw ? 1 : qt_range(rng, 1, 3);
     a->num_heads = c->kv_heads * qt_range(rng, 1, 3);
     a->num_kv_heads = c->raw && qt_chance(rng, 50) ? 0 : c->kv_heads;
@@ -75,11 +84,20 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     const float spread = 1 / sqrtf((float)in);
     if (!c->raw) {
         const float *w[3], *bias[3];
-        c->pack_qkv = (qkv_pack_desc){.size = sizeof c->pack_qkv, .in_features = in, .num_parts = 3};
+        const int64_t kv_dim = d->kv_dim ? d->kv_dim : in;
+        const bool apart = c->cross && (kv_dim != in || qt_chance(rng, 30));
+        c->pack_qkv = (qkv_pack_desc){.size = sizeof c->pack_qkv, .in_features = in, .num_parts = apart ? 1 : 3};
+        c->pack_kv = (qkv_pack_desc){.size = sizeof c->pack_kv, .in_features = kv_dim, .num_parts = 2};
         for (int p = 0; p < 3; p++) {
-            w[p] = draw_floats(rng, in * size[p], spread);
+            const int64_t rows = p > 0 && apart ? kv_dim : in;
+            w[p] = draw_floats(rng, rows * size[p], spread);
             bias[p] = qt_chance(rng, 50) ? draw_floats(rng, size[p], 0.5f) : NULL;
-            c->pack_qkv.part[p] = (qkv_weight){.data = w[p], .out_features = size[p]};
+            qkv_weight *part = p > 0 && apart ? &c->pack_kv.part[p - 1] : &c->pack_qkv.part[p];
+            *part = (qkv_weight){.data = w[p], .out_features = size[p]};
+        }
+        if (apart) {
+            d->w_kv = case_pack(ctx, &c->pack_kv);
+            qt_read_only(d->w_kv);
         }
         c->weights = (oracle_weights){w[0], w[1], w[2], NULL};
         d->bias_q = bias[0];
@@ -104,14 +122,20 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     *c = (layer_case){.desc = {.size = sizeof c->desc, .attention = {.size = sizeof c->desc.attention}}};
     qkv_layer_desc *d = &c->desc;
     draw_sizes(rng, c);
-    draw_options(rng, &d->attention, c->tokens);
+    draw_options(rng, &d->attention, c->tokens, c->keys);
     draw_weights(rng, ctx, c);
     d->x = case_input(rng, d->attention.batch, 1, c->tokens, d->model_dim, false);
     if (d->attention.batch * c->tokens > 0)
         qt_read_only(d->x.data);
+    if (c->cross) {
+        d->x_kv = case_input(rng, d->attention.batch, 1, c->keys, d->kv_dim ? d->kv_dim : d->model_dim, false);
+        if (d->attention.batch * c->keys > 0)
+            qt_read_only(d->x_kv.data);
+    }
     d->out = case_output(rng, d->attention.batch, 1, c->tokens, d->out_features);
-    qt_describe("B=%" PRId64 " S=%" PRId64 " model=%" PRId64 " H=%" PRId64 ":%" PRId64 " D=%" PRId64 ",%" PRId64
-                " out=%" PRId64 "%s%s flags=%u", d->attention.batch, c->tokens, d->model_dim, d->attention.num_heads,
+    qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64 " D=%" PRId64 ",%" PRId64
+                " out=%" PRId64 "%s%s flags=%u", d->attention.batch, c->tokens, c->keys,
+                !c->cross ? "" : d->w_kv ? " w_kv" : " x_kv", d->model_dim, d->kv_dim, d->attention.num_heads,
                 d->attention.num_kv_heads, d->attention.head_dim, d->attention.head_dim_v, d->out_features,
                 c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags);
 }
@@ -121,20 +145,27 @@ static float *step_by_step(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c)
     const qkv_layer_desc *d = &c->desc;
     qkv_attention_desc a = d->attention;
     const int64_t dk = a.head_dim, hq = a.num_heads, hkv = c->kv_heads, n = c->tokens;
-    a.q = a.k = a.v = (qkv_input){d->x.data, d->x.batch, 0, d->x.token};
-    if (!c->raw) {
-        const int64_t row = hq * dk + hkv * dk + hkv * c->dv;
-        float *qkv = case_floats(rng, a.batch * n * row);
-        qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = n, .in_features = d->model_dim,
-                                 .num_parts = 3, .x = d->x, .packed = d->w_qkv};
-        p.part[0] = (qkv_projection_part){hq * dk, dk, d->bias_q, {qkv, n * row, dk, row}};
-        p.part[1] = (qkv_projection_part){hkv * dk, dk, d->bias_k, {qkv + hq * dk, n * row, dk, row}};
-        p.part[2] = (qkv_projection_part){hkv * c->dv, c->dv, d->bias_v,
-                                          {qkv + (hq + hkv) * dk, n * row, c->dv, row}};
-        case_run_projection(ctx, &p, 0, 0);
-        a.q = (qkv_input){qkv, n * row, dk, row};
-        a.k = (qkv_input){qkv + hq * dk, n * row, dk, row};
-        a.v = (qkv_input){qkv + (hq + hkv) * dk, n * row, c->dv, row};
+    const qkv_input *x_kv = c->cross ? &d->x_kv : &d->x;
+    a.q = (qkv_input){d->x.data, d->x.batch, 0, d->x.token};
+    a.k = a.v = (qkv_input){x_kv->data, x_kv->batch, 0, x_kv->token};
+    if (!c->raw) { /* three calls, each over a matrix of its own */
+        const int64_t heads[3] = {hq, hkv, hkv}, dim[3] = {dk, dk, c->dv};
+        const float *bias[3] = {d->bias_q, d->bias_k, d->bias_v};
+        qkv_input *to[3] = {&a.q, &a.k, &a.v};
+        for (int i = 0; i < 3; i++) {
+            const int64_t tokens = i == 0 ? n : c->keys, width = heads[i] * dim[i];
+            const bool apart = i > 0 && d->w_kv;
+            const qkv_pack_desc *pack = apart ? &c->pack_kv : &c->pack_qkv;
+            const qkv_pack_desc alone = {.size = sizeof alone, .in_features = pack->in_features, .num_parts = 1,
+                                         .part = {pack->part[apart ? i - 1 : i]}};
+            const qkv_output y = {case_floats(rng, a.batch * tokens * width), tokens * width, dim[i], width};
+            const qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = tokens,
+                                           .in_features = pack->in_features, .num_parts = 1,
+                                           .x = i == 0 ? d->x : *x_kv, .packed = case_pack(ctx, &alone),
+                                           .part = {{width, dim[i], bias[i], y}}};
+            case_run_projection(ctx, &p, 0, 0);
+            *to[i] = (qkv_input){y.data, y.batch, y.head, y.token};
+        }
     }
     float *heads = case_floats(rng, a.batch * n * c->width);
     a.out = (qkv_output){heads, n * c->width, c->dv, c->width};

@@ -80,7 +80,7 @@ static void test_unknown_fields_must_be_zero(const qt_set *set) {
     void *workspace = qt_alloc(plan.workspace_size, 64, QT_TAIL);
     qt_poison(c.desc.out.data);
     assert_int_equal(qkv_attention_run(&plan, &d.known, workspace, plan.workspace_size), QKV_OK);
-    const case_results got = {case_gather(&c.desc.out, 1, 1, 2, 4), want.lse, NULL};
+    const case_results got = {case_gather(&c.desc.out, 1, 1, 2, 4), want.lse, NULL, NULL};
     case_expect_same("a newer struct", &c, &want, &got);
     for (size_t byte = sizeof d.known; byte < sizeof d; byte++) {
         ((unsigned char *)&d)[byte] = 1;
@@ -149,7 +149,7 @@ static void test_outputs_between_inputs_are_legal(const qt_set *set) {
     }
     c.desc.out = (qkv_output){all + 3 * dim, 0, 4 * dim, 8 * dim};
     case_run_attention(&set->ctx, &c.desc, 2, 0);
-    const case_results got = {case_gather(&c.desc.out, 1, 2, n, dim), want.lse, NULL};
+    const case_results got = {case_gather(&c.desc.out, 1, 2, n, dim), want.lse, NULL, NULL};
     case_expect_same("one buffer", &c, &want, &got);
 }
 
@@ -189,7 +189,7 @@ static void test_pointers_belong_to_the_run(const qt_set *set) {
         assert_int_equal(qkv_attention_run(&plan, &c.desc, workspace, plan.workspace_size), QKV_OK);
         const qkv_attention_desc *d = &c.desc;
         const case_results got = {case_gather(&d->out, d->batch, d->num_heads, d->seq_q, c.dv), want.lse,
-                                  want.probabilities};
+                                  want.probabilities, want.scores};
         case_expect_same("a plan without pointers", &c, &want, &got);
     }
 }

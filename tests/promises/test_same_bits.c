@@ -43,7 +43,7 @@ static void test_tasks_by_hand_give_the_same_bits(const qt_set *set) {
                 qkv_attention_task(&copy, &c.desc, workspace, phase, task, (int32_t)qt_range(&rng, 0, workers - 1));
         const qkv_attention_desc *d = &c.desc;
         const case_results by_hand = {case_gather(&d->out, d->batch, d->num_heads, d->seq_q, c.dv), helper.lse,
-                                      helper.probabilities};
+                                      helper.probabilities, helper.scores};
         case_expect_same("tasks by hand", &c, &helper, &by_hand);
     }
 }
@@ -75,7 +75,7 @@ static attention_case part_of(const attention_case *c, int64_t b, int64_t kv, in
     if (d->keep.data)
         d->keep.data =
             (const uint8_t *)d->keep.data + b * d->keep.batch + h * d->keep.head + first_query * d->keep.query;
-    d->probabilities.data = NULL;
+    d->probabilities.data = d->scores.data = NULL;
     return part;
 }
 

@@ -40,7 +40,10 @@ static void test_attention_plan_refuses(void) {
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = 1);
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = -0.5f);
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = NAN);
-    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.reserved2 = 1);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.scores_stage = 3);
+    PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.scores = ((qkv_matrix_output){out, far, 0, 0, 1}));
+    PLAN_REFUSES(attention, QKV_ERROR_SHAPE, (d.states.data = out + 1, d.out.data = NULL, d.lse.data = NULL,
+                                              d.scores.data = out));
     PLAN_REFUSES(attention, QKV_ERROR_SHAPE, d.states.data = out + 1);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.batch = INT64_MAX);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.num_heads = INT64_MAX - 1);
@@ -95,6 +98,8 @@ static void test_attention_run_refuses(void) {
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scale = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.softcap = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.dropout = 0.5f);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scores.data = out + 1);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scores_stage = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.flags = QKV_RIGHT);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.right = 1);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.q_offset = 1);
@@ -192,6 +197,21 @@ static void test_merge_refuses(void) {
     RUN_REFUSES(merge, QKV_ERROR_PLAN, d.part_out_stride--);
 }
 
+static void test_cross_layer_refuses(const qkv_layer_desc *self, const void *w) {
+    qkv_layer_desc good = *self;
+    good.x_kv = good.x;
+    good.w_kv = w;
+    good.attention.seq_k = 4;
+    RUN_REFUSES(layer, QKV_ERROR_ALIGNMENT, d.x_kv.data = shifted(d.x_kv.data, 1));
+    RUN_REFUSES(layer, QKV_ERROR_ALIGNMENT, d.w_kv = shifted(d.w_kv, 4));
+    RUN_REFUSES(layer, QKV_ERROR_ALIAS, d.x_kv.data = out);
+    RUN_REFUSES(layer, QKV_ERROR_SHAPE, d.x_kv.data = NULL); /* then w_kv is left over */
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.w_kv = NULL);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.x_kv.token++);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.attention.seq_k--);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.kv_dim = 7);
+}
+
 static void test_layer_refuses(void) {
     qt_rng rng;
     if (!qt_case(0, &rng))
@@ -221,6 +241,15 @@ static void test_layer_refuses(void) {
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.attention.seq_q = d.attention.seq_k = INT64_MAX);
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.attention.head_dim = INT64_MAX);
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.x.token = far);
+    PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.kv_dim = -1);
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.kv_dim = 9);
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.w_kv = w); /* without x_kv */
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.x_kv = d.x, d.kv_dim = 9)); /* without w_kv */
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.x_kv = d.x, d.w_kv = w, d.w_qkv = NULL));
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.x_kv = d.x, d.x_kv.token = far));
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.x_kv = d.x, d.attention.seq_k = INT64_MAX));
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.x_kv = d.x, d.w_kv = w, d.kv_dim = INT64_MAX));
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.x_kv = d.x); /* it neither appears nor goes */
     RUN_REFUSES(layer, QKV_ERROR_NULL, d.x.data = NULL);
     RUN_REFUSES(layer, QKV_ERROR_NULL, d.out.data = NULL);
     RUN_REFUSES(layer, QKV_ERROR_ALIGNMENT, d.w_o = shifted(w, 4));
@@ -230,6 +259,7 @@ static void test_layer_refuses(void) {
     RUN_REFUSES(layer, QKV_ERROR_PLAN, d.model_dim--);
     RUN_REFUSES(layer, QKV_ERROR_PLAN, d.w_o = NULL);
     RUN_REFUSES(layer, QKV_ERROR_PLAN, d.attention.flags = QKV_RIGHT);
+    test_cross_layer_refuses(&good, w);
 }
 
 /* One change of a good descriptor, refused by whichever of the three calls `call` is. */

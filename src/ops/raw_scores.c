@@ -1,0 +1,44 @@
+/* Scores as an output, for looking at: a pass of its own over all keys in use, visible or not, row by row.
+ * SPDX-License-Identifier: MIT */
+#include "attention_task.h"
+
+#include <string.h>
+
+/* q′·k of a row and the keys in use of a block, into t->scores. Keys that no row sees are not in panels. */
+static void multiply_keys(const attention_task *t, int64_t row, int64_t block, int64_t keys) {
+    const qkv_attention_desc *d = t->desc;
+    memset(t->scores, 0, (size_t)keys * sizeof(float));
+    for (int64_t x = 0; x < d->head_dim; x += QKV_CHAIN) {
+        const float *k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
+                         block * QKV_KEY_BLOCK * d->k.token + x;
+        t->kernels->gemm_nt(t->scores, LD_SCORES, t->q + row * t->shape->ld_q + x, t->shape->ld_q, k, d->k.token, 1,
+                            (size_t)keys, (size_t)qkv_min(QKV_CHAIN, d->head_dim - x), x > 0, NULL);
+    }
+}
+
+/* Leaves in t->scores the stage of a block that is asked for; returns what brings it into units of the natural
+ * logarithm. */
+static float score_block(const attention_task *t, int64_t row, int64_t block, int64_t keys) {
+    const qkv_attention_desc *d = t->desc;
+    const qkv_logit_steps cap = {.cap = t->shape->cap};
+    multiply_keys(t, row, block, keys);
+    if (d->scores_stage == QKV_SCORES_SCALED)
+        return d->softcap != 0 ? d->softcap : QKV_LN2;
+    if (d->scores_stage == QKV_SCORES_CAPPED)
+        t->kernels->logits(t->scores, (size_t)keys, &cap);
+    else
+        qkv_finish_scores(t, row, 1, block, (key_range){0, keys}, (key_range){0, keys}, t->shape->cap);
+    return QKV_LN2;
+}
+
+void qkv_attention_write_scores(const attention_task *t, int64_t row) {
+    const qkv_matrix_output *x = &t->desc->scores;
+    float *to = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
+    for (int64_t block = 0; block < t->shape->key_blocks; block++) {
+        int64_t base = block * QKV_KEY_BLOCK, end = qkv_min(QKV_KEY_BLOCK, t->desc->seq_k - base);
+        int64_t keys = qkv_max(0, qkv_min(end, t->kv_len - base));
+        float unit = keys > 0 ? score_block(t, row, block, keys) : 0;
+        for (int64_t j = 0; j < end; j++, to += x->key)
+            *to = j < keys ? t->scores[j] * unit + 0.0f : QKV_MINUS_INFINITY;
+    }
+}
