@@ -16,29 +16,106 @@ typedef struct layer_shape {
     int64_t scratch; /* as tensors */
 } layer_shape;
 
-qkv_status qkv_layer_prepare(const qkv_layer_desc *desc, qkv_layer_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
+qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why) {
+    qkv_enter(why, "attention.");
+    qkv_status status = qkv_import_inner(&d->attention.size, sizeof d->attention,
+                                         size - offsetof(qkv_layer_desc, attention), why);
     if (status != QKV_OK)
         return status;
-    qkv_attention_desc *a = &d->attention;
-    status = qkv_attention_prepare(&desc->attention, a);
+    qkv_leave(why);
+    qkv_attention_defaults(&d->attention);
+    return QKV_OK;
+}
+
+static qkv_status qkv_layer_complete(const qkv_layer_desc *desc, qkv_layer_desc *d, qkv_problem *why) {
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
+    return status != QKV_OK ? status : qkv_layer_complete_inner(d, desc->size, why);
+}
+
+/* The first pointer that the layer brings itself and the descriptor must not. */
+static const char *foreign_pointer(const qkv_attention_desc *a) {
+    return a->q.data        ? "attention.q"
+           : a->k.data      ? "attention.k"
+           : a->v.data      ? "attention.v"
+           : a->out.data    ? "attention.out"
+           : a->states.data ? "attention.states"
+                            : NULL;
+}
+
+static qkv_status validate_raw(const qkv_layer_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->attention;
+    if (a->head_dim != d->model_dim || a->head_dim_v != d->model_dim)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, a->head_dim != d->model_dim ? "attention.head_dim"
+                                                                            : "attention.head_dim_v", -1,
+                          "is %, but without w_qkv it is model_dim (%)",
+                          a->head_dim != d->model_dim ? a->head_dim : a->head_dim_v, d->model_dim);
+    if (d->bias_q || d->bias_k || d->bias_v)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, d->bias_q ? "bias_q" : d->bias_k ? "bias_k" : "bias_v", -1,
+                          "must be NULL without w_qkv", 0, 0);
+    if (a->num_kv_heads != a->num_heads && a->num_kv_heads != 1)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "attention.num_kv_heads", -1,
+                          "is %, but without w_qkv it is num_heads (%) or 1", a->num_kv_heads, a->num_heads);
+    return QKV_OK;
+}
+
+qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->attention;
+    qkv_enter(why, "attention.");
+    qkv_status status = qkv_attention_validate(a, why);
     if (status != QKV_OK)
         return status;
-    if (d->model_dim < 0 || d->out_features < 0)
-        return QKV_ERROR_NEGATIVE;
-    if (a->seq_q != a->seq_k || a->q.data || a->k.data || a->v.data || a->out.data || a->states.data)
-        return QKV_ERROR_SHAPE;
-    int64_t columns[3] = {a->num_heads, qkv_max(a->head_dim, a->head_dim_v), 8}, unused;
+    qkv_leave(why);
+    if (qkv_check_size(why, "model_dim", -1, d->model_dim) != QKV_OK ||
+        qkv_check_size(why, "out_features", -1, d->out_features) != QKV_OK)
+        return why->status;
+    if (foreign_pointer(a))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, foreign_pointer(a), -1, "must stay NULL", 0, 0);
+    if (a->seq_q != a->seq_k)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "attention.seq_k", -1, "is %, but seq_q is %", a->seq_k, a->seq_q);
+    int64_t limit = INT64_C(1) << 58, unused;
+    if (d->model_dim > limit || d->out_features > limit)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->model_dim > limit ? "model_dim" : "out_features", -1,
+                          "is too large (%)", d->model_dim > limit ? d->model_dim : d->out_features, 0);
+    int64_t columns[3] = {a->num_heads, qkv_max(a->head_dim, a->head_dim_v), 8};
     int64_t elements[4] = {a->batch, a->seq_q, a->num_heads, qkv_max(a->head_dim, a->head_dim_v)};
     if (!qkv_product(columns, 3, INT64_MAX, &unused) || !qkv_product(elements, 4, PTRDIFF_MAX / 64, &unused))
-        return QKV_ERROR_OVERFLOW;
-    bool raw = !d->w_qkv;
-    if (raw && (a->head_dim != d->model_dim || a->head_dim_v != d->model_dim || d->bias_q || d->bias_k || d->bias_v ||
-                (a->num_kv_heads != a->num_heads && a->num_kv_heads != 1)))
-        return QKV_ERROR_SHAPE;
-    if (!d->w_o && (d->out_features != a->num_heads * a->head_dim_v || d->bias_o))
-        return QKV_ERROR_SHAPE;
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.batch * seq_q * num_heads * head_dim", -1,
+                          "is too large", 0, 0);
+    int64_t in[2] = {d->model_dim, 3 * (columns[0] * columns[1] + QKV_PANEL)};
+    int64_t out[2] = {d->out_features + QKV_PANEL, columns[0] * columns[1]};
+    if ((d->w_qkv && !qkv_product(in, 2, PTRDIFF_MAX / 8, &unused)) ||
+        (d->w_o && !qkv_product(out, 2, PTRDIFF_MAX / 8, &unused)))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->w_qkv ? "model_dim or out_features" : "out_features", -1,
+                          "is too large for the heads", 0, 0);
+    if (!d->w_qkv && validate_raw(d, why) != QKV_OK)
+        return why->status;
+    if (!d->w_o && d->out_features != a->num_heads * a->head_dim_v)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "out_features", -1,
+                          "is %, but without w_o it is num_heads * head_dim_v (%)", d->out_features,
+                          a->num_heads * a->head_dim_v);
+    if (!d->w_o && d->bias_o)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "bias_o", -1, "must be NULL without w_o", 0, 0);
     return QKV_OK;
+}
+
+int64_t qkv_layer_packed_qkv(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    int64_t columns = qkv_round_up(a->num_heads * a->head_dim, QKV_PANEL) +
+                      qkv_round_up(a->num_kv_heads * a->head_dim, QKV_PANEL) +
+                      qkv_round_up(a->num_kv_heads * a->head_dim_v, QKV_PANEL);
+    return d->w_qkv ? d->model_dim * columns : 0;
+}
+
+int64_t qkv_layer_packed_o(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    return d->w_o ? a->num_heads * a->head_dim_v * qkv_round_up(d->out_features, QKV_PANEL) : 0;
+}
+
+/* Whether the heads are wanted: for outputs that are not the bias alone. */
+static bool wants_heads(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    bool rows = a->batch > 0 && a->seq_q > 0 && a->num_heads > 0;
+    return rows && (d->out_features > 0 || a->lse.data || a->probabilities.data);
 }
 
 qkv_output qkv_layer_heads(const qkv_attention_desc *a, int64_t heads, int64_t head_dim, float *data) {
@@ -120,12 +197,13 @@ static qkv_status cut(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_w
     qkv_layer_connect(d, &shape->tensors, NULL, &calls);
     qkv_projection_desc projection;
     qkv_attention_desc attention;
+    qkv_problem unused = {0};
     qkv_status status = QKV_OK;
-    if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection)) == QKV_OK)
+    if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection, &unused)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->in);
-    if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention)) == QKV_OK)
+    if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention, &unused)) == QKV_OK)
         status = qkv_attention_cut(ctx, &attention, max_workers, &shape->attention);
-    if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection)) == QKV_OK)
+    if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection, &unused)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->out);
     if (status != QKV_OK)
         return status;
@@ -140,8 +218,8 @@ static qkv_status cut(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_w
     return QKV_OK;
 }
 
-static void execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                    int32_t worker) {
+static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                              int32_t worker) {
     const qkv_layer_desc *d = desc;
     layer_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
@@ -158,72 +236,55 @@ static void execute(const qkv_plan *plan, const void *desc, void *workspace, int
         qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
 
-static uint64_t checksum(const qkv_layer_desc *d) {
-    int64_t fields[72];
-    size_t n = qkv_attention_fields(&d->attention, fields);
-    const int64_t more[] = {d->model_dim,   d->out_features, d->x.batch, d->x.token,
-                            d->out.batch, d->out.token,    !!d->w_qkv, !!d->w_o};
+static uint64_t qkv_layer_checksum(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    int64_t fields[QKV_ATTENTION_FIELDS + 16];
+    size_t n = qkv_attention_fields(a, fields);
+    const int64_t more[] = {d->model_dim, d->out_features, d->x.batch, d->x.token, d->out.batch, d->out.token,
+                            !!d->w_qkv, !!d->w_o, !!d->bias_q, !!d->bias_k, !!d->bias_v, !!d->bias_o, !!a->lse.data,
+                            foreign_pointer(a) != NULL};
+    _Static_assert(sizeof more + QKV_ATTENTION_FIELDS * sizeof(int64_t) <= sizeof fields, "fields has room");
     memcpy(fields + n, more, sizeof more);
     return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
 }
 
-static qkv_status check_call(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
-                             size_t workspace_size, qkv_layer_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = qkv_layer_prepare(desc, d);
-    if (status != QKV_OK)
-        return status;
-    if (plan->operation != QKV_LAYER || plan->checksum != checksum(d))
-        return QKV_ERROR_PLAN;
+static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
-    bool tokens = a->batch > 0 && a->seq_q > 0, used = tokens && a->num_heads > 0;
-    bool in = tokens && d->w_qkv && d->model_dim > 0;
-    qkv_pointers pointers = {0};
-    qkv_add_input(&pointers, d->x.data, sizeof(float), used && d->model_dim > 0);
-    qkv_add_input(&pointers, d->w_qkv, 64, in);
-    qkv_add_input(&pointers, d->bias_q, sizeof(float), d->bias_q);
-    qkv_add_input(&pointers, d->bias_k, sizeof(float), d->bias_k);
-    qkv_add_input(&pointers, d->bias_v, sizeof(float), d->bias_v);
-    qkv_add_input(&pointers, d->w_o, 64, d->w_o);
-    qkv_add_input(&pointers, d->bias_o, sizeof(float), d->bias_o);
-    qkv_add_output(&pointers, d->out.data, sizeof(float), tokens && d->out_features > 0);
-    qkv_attention_add_options(&pointers, a);
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+    const int64_t rows[3] = {a->batch, 1, a->seq_q};
+    int in = wants_heads(d) ? QKV_NEEDED : 0;
+    /* Projected, x is read in a phase before the others. */
+    qkv_add_input(o, in, "x", d->x, rows, d->model_dim)->itself = d->w_qkv ? 1 : 0;
+    qkv_add_packed(o, in, "w_qkv", d->w_qkv, qkv_layer_packed_qkv(d));
+    qkv_add_vector(o, in, "bias_q", d->bias_q, sizeof(float), a->num_heads * a->head_dim);
+    qkv_add_vector(o, in, "bias_k", d->bias_k, sizeof(float), a->num_kv_heads * a->head_dim);
+    qkv_add_vector(o, in, "bias_v", d->bias_v, sizeof(float), a->num_kv_heads * a->head_dim_v);
+    qkv_add_packed(o, QKV_NEEDED, "w_o", d->w_o, qkv_layer_packed_o(d));
+    qkv_add_vector(o, QKV_NEEDED, "bias_o", d->bias_o, sizeof(float), d->out_features);
+    qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->out_features)->itself = d->w_qkv ? 1 : 0;
+    o->within = QKV_IN_ATTENTION;
+    qkv_attention_optional_outputs(o, a);
+    qkv_attention_options(o, a);
 }
 
-qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    qkv_layer_desc d;
-    qkv_status status = qkv_layer_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
+static qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv_layer_desc *d, qkv_plan *plan) {
     layer_shape shape;
-    size_t workspace_size;
-    status = cut(ctx, &d, max_workers, &shape, &workspace_size);
+    qkv_status status = cut(ctx, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
         return status;
-    qkv_plan p = {.workspace_size = workspace_size,
-                  .max_workers = max_workers,
-                  .kernels = ctx->kernels,
-                  .operation = QKV_LAYER,
-                  .checksum = checksum(&d)};
-    if (d.w_qkv)
-        p.num_tasks[p.num_phases++] = shape.in.num_tasks;
-    p.num_phases += qkv_attention_phases(&shape.attention, p.num_tasks + p.num_phases);
-    if (d.w_o)
-        p.num_tasks[p.num_phases++] = shape.out.num_tasks;
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
-    *plan = p;
+    bool heads = wants_heads(d);
+    if (d->w_qkv)
+        plan->num_tasks[plan->num_phases++] = heads ? shape.in.num_tasks : 0;
+    int32_t attention = qkv_attention_phases(&shape.attention, plan->num_tasks + plan->num_phases);
+    for (int32_t i = 0; i < attention; i++)
+        plan->num_tasks[plan->num_phases++] *= heads ? 1 : 0;
+    if (d->w_o)
+        plan->num_tasks[plan->num_phases++] = shape.out.num_tasks;
+    _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
+    memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_layer_##name
 #define DESC qkv_layer_desc
-#define PREPARE qkv_layer_prepare
+#define OPERATION QKV_LAYER
 #include "shell.inc.h"
