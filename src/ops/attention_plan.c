@@ -211,7 +211,8 @@ static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d)
     qkv_add_input(o, pairs, "q", d->q, rows, d->head_dim)->itself = 1;
     qkv_add_input(o, pairs, "k", d->k, keys, d->head_dim);
     qkv_add_input(o, pairs, "v", d->v, keys, d->head_dim_v);
-    qkv_add_output(o, d->states.data ? 0 : QKV_NEEDED, "out", d->out, rows, d->head_dim_v)->itself = 1;
+    if (!d->states.data)
+        qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->head_dim_v)->itself = 1;
     qkv_attention_optional_outputs(o, d);
     qkv_attention_options(o, d);
 }

@@ -104,8 +104,8 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
     for (size_t i = 0; i < sizeof grads / sizeof grads[0]; i++) {
         const qkv_weight_grad *g = grads[i].grad;
         if (!grads[i].weights && wants(g))
-            return qkv_refuse(why, QKV_ERROR_SHAPE, grads[i].field, -1, "must be NULL: the layer has no such weights",
-                              0, 0);
+            return qkv_refuse(why, QKV_ERROR_SHAPE, grads[i].field, -1,
+                              i < 3 ? "must be NULL without forward.w_qkv" : "must be NULL without forward.w_o", 0, 0);
         if (g->layout != QKV_IN_OUT && g->layout != QKV_OUT_IN)
             return qkv_refuse(why, QKV_ERROR_FLAGS, grads[i].field, -1, "has layout %, which is none", g->layout, 0);
     }

@@ -25,8 +25,9 @@ static qkv_status qkv_merge_validate(const qkv_merge_desc *d, qkv_problem *why) 
         return qkv_refuse(why, QKV_ERROR_SHAPE, d->part_out.data ? "part_out" : "part_lse", -1,
                           "must be NULL beside states", 0, 0);
     int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, 64}, unused;
-    if (d->head_dim_v > INT64_C(1) << 50)
-        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "head_dim_v", -1, "is too large (%)", d->head_dim_v, 0);
+    if (d->head_dim_v > INT64_C(1) << 50 || d->num_parts > INT64_C(1) << 50)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->head_dim_v > INT64_C(1) << 50 ? "head_dim_v" : "num_parts", -1,
+                          "is too large (%)", qkv_max(d->head_dim_v, d->num_parts), 0);
     if (!qkv_product(rows, 4, INT64_C(1) << 58, &unused))
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * num_heads * seq_q", -1, "is too large", 0, 0);
     return QKV_OK;
