@@ -16,24 +16,6 @@ qkv_status qkv_check_size(qkv_problem *why, const char *field, int32_t index, in
     return value >= 0 ? QKV_OK : qkv_refuse(why, QKV_ERROR_NEGATIVE, field, index, "is negative (%)", value, 0);
 }
 
-qkv_operand *qkv_add_operand(qkv_operands *o, int role, const char *field, const void *data, size_t element, int axes,
-                             const int64_t *sizes, const int64_t *strides, int64_t run) {
-    qkv_operand *x = &o->list[o->count++];
-    x->data = data;
-    x->field = field;
-    for (int i = 0; i < axes; i++) {
-        x->size[i] = sizes[i];
-        x->stride[i] = strides[i];
-    }
-    x->run = run;
-    x->role = (uint8_t)role;
-    x->axes = (uint8_t)axes;
-    x->element = x->alignment = (uint8_t)element;
-    x->index = x->itself = 0;
-    x->within = (uint8_t)o->within;
-    return x;
-}
-
 void qkv_add_weight_grad(qkv_operands *o, const char *data, const char *bias, const qkv_weight_grad *g,
                          int64_t in_features, int64_t out_features, uint8_t index) {
     bool in_out = g->layout == QKV_IN_OUT;
@@ -59,8 +41,8 @@ static qkv_status refuse_operand(qkv_problem *why, qkv_status status, const qkv_
 
 static bool has_elements(const qkv_operand *x) {
     bool any = x->run > 0;
-    for (int i = 0; i < x->axes; i++)
-        any = any && x->size[i] > 0;
+    for (int i = 0; i < QKV_MAX_AXES; i++)
+        any = any & (x->size[i] > 0);
     return any;
 }
 
@@ -148,8 +130,6 @@ static bool boxes_meet(const box *a, int an, const box *b, int bn, int64_t offse
 
 static bool operands_meet(const qkv_operand *x, const qkv_operand *y) {
     box a, b;
-    if (x->first >= y->end || y->first >= x->end)
-        return false;
     make_box(x, &a);
     make_box(y, &b);
     return boxes_meet(&a, a.axes, &b, b.axes, (int64_t)(y->first - x->first));
@@ -192,8 +172,8 @@ qkv_status qkv_check_strides(const qkv_operands *o, qkv_problem *why) {
 
 static void find_bytes(qkv_operand *x) {
     int64_t low = 0, high = x->run;
-    for (int i = 0; i < x->axes; i++) {
-        int64_t step = x->size[i] > 1 ? (x->size[i] - 1) * x->stride[i] : 0;
+    for (int i = 0; i < QKV_MAX_AXES; i++) {
+        int64_t step = (x->size[i] - 1) * x->stride[i];
         low += step < 0 ? step : 0;
         high += step > 0 ? step : 0;
     }
@@ -217,27 +197,25 @@ static qkv_status refuse_overlap(qkv_problem *why, const qkv_operand *x, const q
 }
 
 qkv_status qkv_check_pointers(qkv_operands *o, qkv_problem *why) {
-    int32_t used = 0; /* those with bytes come to the front */
     for (int i = 0; i < o->count; i++) {
         qkv_operand *x = &o->list[i];
+        x->first = x->end = 0;
         if (!(x->role & QKV_NEEDED) || !has_elements(x))
             continue;
         if (!x->data)
             return refuse_operand(why, x->role & QKV_LSE ? QKV_ERROR_LSE : QKV_ERROR_NULL, x, "is NULL", 0, 0);
-        if ((uintptr_t)x->data % x->alignment != 0)
+        if (((uintptr_t)x->data & (x->alignment - 1u)) != 0)
             return refuse_operand(why, QKV_ERROR_ALIGNMENT, x, "is not aligned to % bytes", x->alignment, 0);
         find_bytes(x);
-        if (used++ < i)
-            o->list[used - 1] = *x;
     }
-    o->count = used;
-    for (int i = 0; i < used; i++) {
+    for (int i = 0; i < o->count; i++) {
         const qkv_operand *x = &o->list[i];
-        for (int j = 0; x->role & QKV_OUTPUT && j < used; j++) {
+        if (!(x->role & QKV_OUTPUT))
+            continue;
+        for (int j = 0; j < o->count; j++) {
             const qkv_operand *y = &o->list[j];
-            if ((y->role & QKV_OUTPUT && j >= i) || x->first >= y->end || y->first >= x->end)
-                continue;
-            if (operands_meet(x, y) && !is_itself(x, y))
+            bool apart = (x->first >= y->end) | (y->first >= x->end);
+            if (!apart && (j < i || !(y->role & QKV_OUTPUT)) && operands_meet(x, y) && !is_itself(x, y))
                 return refuse_overlap(why, x, y);
         }
     }

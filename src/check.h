@@ -21,6 +21,11 @@ typedef struct qkv_problem {
     int64_t value[2];
 } qkv_problem;
 
+/* No problem yet. Only an explanation looks at more than its depth. */
+static inline void qkv_no_problem(qkv_problem *why) {
+    why->depth = 0;
+}
+
 /* Notes the problem and returns its status. field: NULL where the text says it all; index: -1 for a name without []. */
 qkv_status qkv_refuse(qkv_problem *why, qkv_status status, const char *field, int32_t index, const char *text,
                       int64_t first, int64_t second);
@@ -55,7 +60,7 @@ typedef struct qkv_operand {
     const char *field;
     int64_t size[QKV_MAX_AXES], stride[QKV_MAX_AXES];
     int64_t run;
-    uintptr_t first, end; /* addresses of its bytes, in a run of the call */
+    uintptr_t first, end; /* addresses of its bytes, in a run of the call; 0 where it is not looked at */
     uint8_t role, axes, element, alignment, index, within, itself;
 } qkv_operand;
 
@@ -68,9 +73,25 @@ typedef struct qkv_operands {
     qkv_operand list[QKV_MAX_OPERANDS];
 } qkv_operands;
 
-/* Adds one; sizes and strides have `axes` numbers. */
-qkv_operand *qkv_add_operand(qkv_operands *o, int role, const char *field, const void *data, size_t element, int axes,
-                             const int64_t *sizes, const int64_t *strides, int64_t run);
+/* Adds one; sizes and strides have `axes` numbers. What is missing to QKV_MAX_AXES are axes of one element. */
+static inline qkv_operand *qkv_add_operand(qkv_operands *o, int role, const char *field, const void *data,
+                                           size_t element, int axes, const int64_t *sizes, const int64_t *strides,
+                                           int64_t run) {
+    qkv_operand *x = &o->list[o->count++];
+    x->data = data;
+    x->field = field;
+    for (int i = 0; i < QKV_MAX_AXES; i++) {
+        x->size[i] = i < axes ? sizes[i] : 1;
+        x->stride[i] = i < axes ? strides[i] : 0;
+    }
+    x->run = run;
+    x->role = (uint8_t)role;
+    x->axes = (uint8_t)axes;
+    x->element = x->alignment = (uint8_t)element;
+    x->index = x->itself = 0;
+    x->within = (uint8_t)o->within;
+    return x;
+}
 
 /* (batch, head, token) over channels. */
 static inline qkv_operand *qkv_add_input(qkv_operands *o, int role, const char *field, qkv_input x,

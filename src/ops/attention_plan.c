@@ -158,17 +158,10 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     return status;
 }
 
-/* Whether each of some pointers is there, as bits. */
-static int64_t presence(const void *const pointers[], size_t n) {
-    int64_t bits = 0;
-    for (size_t i = 0; i < n; i++)
-        bits |= (int64_t)(pointers[i] != NULL) << i;
-    return bits;
-}
-
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]) {
-    const void *const optional[] = {d->q_offsets, d->kv_len, d->alibi_slopes, d->sinks, d->bias.data, d->keep.data,
-                                    d->probabilities.data, d->states.data};
+    const int64_t optional = (d->q_offsets ? 1 : 0) | (d->kv_len ? 2 : 0) | (d->alibi_slopes ? 4 : 0) |
+                             (d->sinks ? 8 : 0) | (d->bias.data ? 16 : 0) | (d->keep.data ? 32 : 0) |
+                             (d->probabilities.data ? 64 : 0) | (d->states.data ? 128 : 0);
     const int64_t values[] = {
         d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
         d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
@@ -178,7 +171,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
         d->states.batch, d->states.head, d->states.query, d->states.key,
-        presence(optional, sizeof optional / sizeof optional[0]),
+        optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);

@@ -74,19 +74,22 @@ static QKV_NOINLINE qkv_status QKV_OP(check_call)(const qkv_plan *plan, const DE
 }
 
 qkv_status QKV_OP(plan)(const qkv_ctx *ctx, const DESC *desc, int32_t max_workers, qkv_plan *plan) {
-    qkv_problem unused = {0};
+    qkv_problem unused;
+    qkv_no_problem(&unused);
     return plan ? QKV_OP(call_plan)(ctx, desc, max_workers, plan, &unused) : QKV_ERROR_NULL;
 }
 
 qkv_status QKV_OP(check)(const qkv_plan *plan, const DESC *desc, const void *workspace, size_t workspace_size) {
     DESC d;
-    qkv_problem unused = {0};
+    qkv_problem unused;
+    qkv_no_problem(&unused);
     return QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &unused);
 }
 
 qkv_status QKV_OP(run)(const qkv_plan *plan, const DESC *desc, void *workspace, size_t workspace_size) {
     DESC d;
-    qkv_problem unused = {0};
+    qkv_problem unused;
+    qkv_no_problem(&unused);
     qkv_status status = QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &unused);
     if (status == QKV_OK)
         qkv_run_phases(plan, &d, workspace, QKV_OP(run_one), NULL, NULL);
@@ -98,7 +101,8 @@ qkv_status QKV_OP(run_parallel)(const qkv_plan *plan, const DESC *desc, void *wo
     if (!parallel_for)
         return QKV_ERROR_WORKERS;
     DESC d;
-    qkv_problem unused = {0};
+    qkv_problem unused;
+    qkv_no_problem(&unused);
     qkv_status status = QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &unused);
     if (status == QKV_OK)
         qkv_run_phases(plan, &d, workspace, QKV_OP(run_one), parallel_for, pool);
@@ -108,7 +112,8 @@ qkv_status QKV_OP(run_parallel)(const qkv_plan *plan, const DESC *desc, void *wo
 void QKV_OP(task)(const qkv_plan *plan, const DESC *desc, void *workspace, int32_t phase, int64_t index,
                   int32_t worker) {
     DESC d;
-    qkv_problem unused = {0};
+    qkv_problem unused;
+    qkv_no_problem(&unused);
     if (QKV_OP(complete)(desc, &d, &unused) == QKV_OK && plan->checksum == QKV_OP(checksum)(&d))
         QKV_OP(run_one)(plan, &d, workspace, phase, index, worker);
 }
