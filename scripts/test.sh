@@ -225,6 +225,7 @@ stage clang with_clang
 for set in ref avx2 avx512 neon; do
     stage set-$set with_one_set $set
 done
+stage fuzz sh scripts/check/fuzz.sh
 stage asan with_asan
 stage tsan with_tsan
 stage aarch64 with_aarch64

@@ -5,8 +5,8 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 runs=${1:-100000} seed=${2:-1} dir=build/fuzz
-mkdir -p "$dir/corpus" "$dir/objects" || exit 1
-rm -f "$dir/corpus"/* "$dir"/crash-*
+mkdir -p "$dir/objects" || exit 1
+rm -f "$dir"/crash-*
 clang=
 for cc in clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14; do
     echo 'int LLVMFuzzerTestOneInput(const char *d, long n); int LLVMFuzzerTestOneInput(const char *d, long n)' \
@@ -26,8 +26,15 @@ done | xargs -P "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)" -I '{}' sh 
 # shellcheck disable=SC2086  # words
 $clang $flags -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Iinclude tests/fuzz/fuzz_descriptors.c \
     "$dir"/objects/*.o -o "$dir/fuzz_descriptors" || exit 1
-"$dir/fuzz_descriptors" -runs="$runs" -seed="$seed" -max_len=256 -len_control=0 -rss_limit_mb=4096 -timeout=20 \
-    -artifact_prefix="$dir/" "$dir/corpus" >"$dir/log" 2>&1
-status=$?
-tail -n 40 "$dir/log"
-exit $status
+pids='' failed=0
+for part in 1 2; do
+    mkdir -p "$dir/corpus$part" && rm -f "$dir/corpus$part"/*
+    ASAN_OPTIONS=quarantine_size_mb=4 "$dir/fuzz_descriptors" -runs=$((runs / 2)) -seed=$((seed * 2 + part)) \
+        -max_len=256 -len_control=0 -timeout=60 -artifact_prefix="$dir/" "$dir/corpus$part" >"$dir/log$part" 2>&1 &
+    pids="$pids $!"
+done
+for pid in $pids; do
+    wait "$pid" || failed=1
+done
+tail -n 30 "$dir/log1" "$dir/log2"
+exit $failed

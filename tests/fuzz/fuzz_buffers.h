@@ -82,14 +82,13 @@ static void *give(bool out, size_t element, int axes, const int64_t *size, const
     *t = (tensor){.out = out, .element = element, .size = {1, 1, 1, 1}, .run = run};
     int64_t high = run;
     bool empty = run <= 0;
-    for (int i = 0; i < axes; i++) {
-        t->size[i] = size[i];
-        t->stride[i] = stride[i];
+    for (int i = 0; i < axes; i++)
         empty = empty || size[i] <= 0;
-        if (!empty) {
-            int64_t step = (size[i] - 1) * stride[i];
-            *(step < 0 ? &t->low : &high) += step;
-        }
+    for (int i = 0; i < axes && !empty; i++) {
+        t->size[i] = size[i];
+        t->stride[i] = size[i] > 1 ? stride[i] : 0;
+        int64_t step = (size[i] - 1) * t->stride[i];
+        *(step < 0 ? &t->low : &high) += step;
     }
     if (empty) {
         num_tensors--;

@@ -35,12 +35,12 @@ static int64_t small(void) {
 
 static int64_t length(void) {
     static const int64_t some[] = {0, 1, 2, 3, 5, 7, 13, 64, 65, 70, 129, 256, 257, 300, 520};
-    return some[pick(chance(85) ? 8 : 15)];
+    return some[pick(chance(97) ? 7 : 15)];
 }
 
 static int64_t width(void) {
     static const int64_t some[] = {0, 1, 2, 3, 4, 7, 8, 16, 17, 33, 64, 65};
-    return some[pick(12)];
+    return some[pick(chance(90) ? 7 : 12)];
 }
 
 /* Strides of nested axes in some order with gaps; of an input also 0 or overlapping; rarely anything. */
