@@ -19,10 +19,10 @@
  *   inputs    strides may be any number, 0 (broadcast) and negative ones included; they may overlap each other.
  *   outputs   strides may be negative and leave gaps, but no two elements may meet: ordered by size, each stride steps
  *             over all that the smaller ones span (QKV_ERROR_STRIDES). The stride of an axis of one element is free.
- *   overlap   an output shares no element with an input, another output or the workspace (QKV_ERROR_ALIAS). Between each
+ *   overlap   an output shares no element with an input, another output or the workspace (QKV_ERROR_ALIAS). In each
  *             other's gaps they may lie: packed [token][q|k|v][head], dQ, dK and dV in one buffer, an output beside its
- *             inputs. That is seen wherever both have the same strides, axis by axis from the largest down to where one
- *             lies in a gap of the other; of others whose ranges of addresses intersect it is assumed that they overlap.
+ *             inputs. That is seen wherever both have the same strides, axis by axis from the largest down to where
+ *             one lies in a gap of the other; others whose ranges of addresses intersect are taken to overlap.
  *   in place  out of attention may be q itself, and out of a layer with w_qkv its x: same data, sizes and strides.
  *
  * Results are the same bits on every CPU and kernel set, for any thread count, batch and split of the work, under
@@ -72,8 +72,8 @@ typedef enum qkv_status {
     QKV_ERROR_STRIDES = 17         /* strides of an output let two of its elements meet */
 } qkv_status;
 
-/* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run say
- * more: which field is at fault, and what it holds. */
+/* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run
+ * say more: which field is at fault, and what it holds. */
 const char *qkv_status_string(qkv_status status);
 
 /* --------------------------------------------------------------------------------------- context, kernel sets */
@@ -258,9 +258,9 @@ qkv_status qkv_projection_check(const qkv_plan *plan, const qkv_projection_desc 
 /* One task; can't fail. All tasks of a phase must have ended before one of the next begins. */
 void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace, int32_t phase,
                          int64_t index, int32_t worker);
-/* Why the plan, or a run, of the same arguments refuses, in one line: "projection: part[1].out_features is negative (-3)",
- * "projection: x is NULL", "projection: no error". Written to text, cut to size bytes with its 0; returns text. Does all
- * of the call's checks once more and nothing else; a parallel_for that is NULL it can't see. */
+/* Why the plan, or a run, of the same arguments refuses, in one line: "projection: part[1].head_dim is negative (-3)",
+ * "projection: x is NULL", "projection: no error". Written to text, cut to size bytes with its 0; returns text. Does
+ * all of the call's checks once more and nothing else; a plan or parallel_for that is NULL it can't see. */
 const char *qkv_projection_explain_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc,
                                         int32_t max_workers, char *text, size_t size);
 const char *qkv_projection_explain_run(const qkv_plan *plan, const qkv_projection_desc *desc,
@@ -418,8 +418,8 @@ const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_desc *de
  * Same four steps as the forward. A gradient whose data is NULL is not wanted and costs nothing. They are the same bits
  * for any thread count too, and no gradient depends on which others are wanted.
  *
- * Which gradients are NULL is part of the plan. They are outputs: see above on strides and overlap. None may be computed
- * in place of an input. */
+ * Which gradients are NULL is part of the plan. They are outputs: see above on strides and overlap. None may be
+ * computed in place of an input. */
 
 /* These gradients are added to what is there; without its bit a gradient is overwritten. Each by the name of its field,
  * with the bias of weights where there is one; a bit of a gradient that the operation does not have is refused

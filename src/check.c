@@ -105,8 +105,8 @@ static int make_box(const qkv_operand *x, box *b) {
 }
 
 /* Whether the boxes a and b, without all but their an and bn smallest axes, have a byte in common; b begins `offset`
- * bytes after a. Exact as long as both are made of rows at the same stride, and the rows of rows at the same stride, and
- * so on; a true answer otherwise. */
+ * bytes after a. Exact as long as both are made of rows at the same stride, and the rows of rows at the same stride,
+ * and so on; "true" otherwise. */
 static bool boxes_meet(const box *a, int an, const box *b, int bn, int64_t offset) {
     if (offset >= a->extent[an] || offset <= -b->extent[bn])
         return false;

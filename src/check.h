@@ -1,5 +1,5 @@
-/* What a call is checked for, and what it is refused for. Each operation lists its tensors once (qkv_operands); from that
- * list follow the checks of strides when a plan is made, those of pointers when it runs, and the words of a refusal.
+/* What a call is checked for, and what it is refused for. Each operation lists its tensors once (qkv_operands); from
+ * that list follow the checks of strides when a plan is made, those of pointers when it runs, and the words of a refusal.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef QKV_CHECK_H
@@ -148,7 +148,7 @@ qkv_status qkv_check_pointers(qkv_operands *o, qkv_problem *why);
 qkv_status qkv_check_workspace(const qkv_operands *o, const qkv_plan *plan, const void *workspace,
                                size_t workspace_size, qkv_problem *why);
 
-/* A line of text about the problem of an operation (enum qkv_operation; 0: packing), cut to size bytes. Returns text. */
+/* A line about the problem of an operation (enum qkv_operation; 0: packing), cut to size bytes. Returns text. */
 const char *qkv_explain(const qkv_problem *why, int operation, char *text, size_t size);
 
 #endif

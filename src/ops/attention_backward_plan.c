@@ -4,7 +4,9 @@
 
 #include "attention_backward.h"
 
-enum { GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS };
+enum {
+    GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS
+};
 
 static qkv_status qkv_attention_backward_complete(const qkv_attention_backward_desc *desc,
                                                   qkv_attention_backward_desc *d, qkv_problem *why) {

@@ -202,7 +202,8 @@ static void draw(int operation, descriptor *u) {
         d->size = sizeof *d;
         draw_attention(a, false);
         a->states.data = chance(2) ? somewhere : NULL;
-        const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k}, keys[3] = {a->batch, kv_heads(a), a->seq_k};
+        const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
+        const int64_t keys[3] = {a->batch, kv_heads(a), a->seq_k};
         d->flags = chance(70) ? 0 : (uint32_t)pick(128) & ~(chance(95) ? QKV_ACCUMULATE_O : 0);
         ROWS(d->grad_out, rows, dim_v(a), false);
         ROWS(d->grad_lse, rows, 1, false);
@@ -292,7 +293,8 @@ static void give_buffers(int operation, descriptor *u, int kind) {
         qkv_attention_backward_desc *d = &u->attention_backward;
         qkv_attention_desc *a = &d->forward;
         const qkv_attention_backward_desc was = *d;
-        const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k}, keys[3] = {a->batch, kv_heads(a), a->seq_k};
+        const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
+        const int64_t keys[3] = {a->batch, kv_heads(a), a->seq_k};
         GIVE_ROWS(a->q, false, rows, a->head_dim);
         GIVE_ROWS(a->k, false, keys, a->head_dim);
         GIVE_ROWS(a->v, false, keys, dim_v(a));

@@ -18,8 +18,8 @@ static void expect_status(qkv_status want, qkv_status got, const char *what) {
     qt_count_words(1);
 }
 
-/* The explanation begins with the operation and names what the change is about: the field behind "d.", or the whole that
- * it is a part of; else the workspace. */
+/* The explanation begins with the operation and names what the change is about: the field behind "d.", or the whole
+ * that it is a part of; else the workspace. */
 static void expect_named(const char *operation, qkv_status status, const char *change, const char *text) {
     char path[64] = "workspace";
     const char *from = strstr(change, "d.");

@@ -51,8 +51,8 @@ static void draw_strides(qt_rng *rng, const int64_t size[4], bool nested, int64_
     }
 }
 
-/* Attention with random out and q: k and v are elsewhere. What is accepted does not overlap; what is refused does, or is
- * of the kind that is refused though it does not. */
+/* Attention with random out and q: k and v are elsewhere. What is accepted does not overlap; what is refused does, or
+ * is of the kind that is refused though it does not. */
 static void test_random_layouts(void) {
     int accepted = 0, refused = 0, wrongly = 0, families = 0, family_refused = 0;
     for (uint64_t i = 0; i < case_count(20000); i++) {
@@ -162,7 +162,7 @@ static void test_layouts_by_name(void) {
     EXPECT_STATUS(QKV_OK, &d);
     d.out.data = x + 2 * D + 1;
     EXPECT_STATUS(QKV_ERROR_ALIAS, &d);
-    /* a cache [batch][capacity][k | v][KV][D], q and out of one token packed elsewhere; then out in the cache's free end */
+    /* a cache [batch][capacity][k | v][KV][D], q and out of one token elsewhere; then out in the cache's free end */
     d = base;
     d.seq_q = 1;
     const int64_t slot = 2 * KV * D, capacity = T + 40;

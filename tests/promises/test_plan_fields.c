@@ -23,10 +23,18 @@ typedef struct field {
 } field;
 
 #define AT(desc, name, kind) {offsetof(desc, name), sizeof((desc *)0)->name, kind}
-#define TENSOR(desc, name, kind) AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), AT(desc, name.token, PLANNED)
-#define ROWS(desc, name, kind) AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, UNUSED), AT(desc, name.token, PLANNED)
-#define MATRIX(desc, name, kind) AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), AT(desc, name.query, PLANNED), AT(desc, name.key, PLANNED)
-#define WEIGHT(desc, name) AT(desc, name.data, OPTIONAL), AT(desc, name.stride, PLANNED), AT(desc, name.layout, PLANNED), AT(desc, name.bias, OPTIONAL)
+#define TENSOR(desc, name, kind) \
+    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), \
+        AT(desc, name.token, PLANNED)
+#define ROWS(desc, name, kind) \
+    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, UNUSED), \
+        AT(desc, name.token, PLANNED)
+#define MATRIX(desc, name, kind) \
+    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), \
+        AT(desc, name.query, PLANNED), AT(desc, name.key, PLANNED)
+#define WEIGHT(desc, name) \
+    AT(desc, name.data, OPTIONAL), AT(desc, name.stride, PLANNED), AT(desc, name.layout, PLANNED), \
+        AT(desc, name.bias, OPTIONAL)
 
 /* Of an attention whose q, k, v, out and lse are of kind `in`, `out` and `lse`. `at` ends with a dot where it is inside
  * another's. */
@@ -67,7 +75,8 @@ typedef qkv_pack_desc K;
 
 static const field attention_fields[] = {SIZE(A, size), ATTENTION(A, NONE, ADDRESS, ADDRESS, OPTIONAL)};
 static const field projection_fields[] = {
-    SIZE(P, size), AT(P, batch, PLANNED), AT(P, tokens, PLANNED), AT(P, in_features, PLANNED), AT(P, num_parts, PLANNED),
+    SIZE(P, size), AT(P, batch, PLANNED), AT(P, tokens, PLANNED), AT(P, in_features, PLANNED),
+    AT(P, num_parts, PLANNED),
     ROWS(P, x, ADDRESS), AT(P, packed, ADDRESS), PART(P, 0, OPTIONAL, ADDRESS, PLANNED),
     PART(P, 1, OPTIONAL, ADDRESS, PLANNED), AT(P, part[2], UNUSED), AT(P, part[3], UNUSED)};
 static const field merge_fields[] = {
@@ -162,7 +171,7 @@ static void run_all(void (*test)(const operation *op)) {
                    .grad_v = {room[48], 16, QKV_IN_OUT, room[49]}, .grad_o = {room[50], 16, QKV_IN_OUT, room[51]},
                    .grad_bias = {room[52], 512, 128, 16, 2}, .grad_sinks = room[53], .forward = l};
 #define RUN(op, d)                                                                                                     \
-    test(&(operation){#op, &d, sizeof d, op##_fields, sizeof op##_fields / sizeof op##_fields[0], op##_plan, op##_check})
+    test(&(operation){#op, &d, sizeof d, op##_fields, sizeof op##_fields / sizeof *op##_fields, op##_plan, op##_check})
     RUN(attention, a);
     RUN(projection, p);
     RUN(merge, m);
@@ -235,7 +244,7 @@ static void change_fields(const operation *op) {
         qt_count_words(1);
     }
     for (size_t byte = 0; byte < op->size; byte++)
-        QT_EXPECT(known[byte], "%s: no list knows the field at byte %zu: is it in the plan's checksum?", op->name, byte);
+        QT_EXPECT(known[byte], "%s: no list knows the field at byte %zu; does the checksum?", op->name, byte);
 }
 
 static void test_a_run_may_change_addresses_and_nothing_else(void) {
