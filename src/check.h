@@ -1,5 +1,5 @@
 /* What a call is checked for, and what it is refused for. Each operation lists its tensors once (qkv_operands); from
- * that list follow the checks of strides when a plan is made, those of pointers when it runs, and the words of refusals.
+ * that list follow the checks of strides when a plan is made, those of pointers when it runs, and a refusal in words.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef QKV_CHECK_H

@@ -224,6 +224,28 @@ static void test_zeros_as_given(const qt_set *set) {
     case_run_attention(&set->ctx, &c.desc, 1, 0);
 }
 
+/* Positions and windows beyond 2^61 count as 2^61; a hidden key of a NaN row has probability 0. */
+static void test_bounds_of_positions_and_hidden_probabilities(const qt_set *set) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    attention_case c;
+    case_plain(&rng, &c, 1, 1, 1, 5, 9, 8, 8);
+    c.desc.flags = QKV_LEFT;
+    const case_results want = case_run(&set->ctx, &c, 0, 0);
+    c.desc.q_offset = c.desc.left = INT64_MAX;
+    const case_results got = case_run(&set->ctx, &c, 0, 0);
+    case_expect_same("q_offset = left = INT64_MAX", &c, &want, &got);
+    static const uint8_t keep[9] = {1, 0, 1, 1, 1, 1, 1, 1, 1};
+    c.desc.flags = 0;
+    c.desc.keep = (qkv_matrix_input){keep, 0, 0, 0, 1};
+    const float *p = case_add_probabilities(&rng, &c);
+    case_row(&c.desc.q, 0, 0, 2)[3] = NAN;
+    case_run_attention(&set->ctx, &c.desc, 1, 0);
+    for (int i = 0; i < 5; i++)
+        QT_EXPECT(p[i * 9 + 1] == 0 && (i == 2) == (p[i * 9] != p[i * 9]), "row %d: %g", i, (double)p[i * 9 + 1]);
+}
+
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("a_zero_descriptor_is_full_attention_at_one_over_sqrt_d",
@@ -234,5 +256,6 @@ int main(int argc, char **argv) {
     qt_each_set("inputs_may_alias_each_other", test_inputs_may_alias_each_other);
     qt_each_set("pointers_belong_to_the_run", test_pointers_belong_to_the_run);
     qt_each_set("zeros_as_given", test_zeros_as_given);
+    qt_each_set("bounds_of_positions_and_hidden_probabilities", test_bounds_of_positions_and_hidden_probabilities);
     return qt_run();
 }
