@@ -194,7 +194,7 @@ static void test_one_plan_serves_every_length(const qt_set *set) {
             qt_pool pool = {workers, run % 2 ? qt_u64(&rng) : 0};
             assert_int_equal(qkv_attention_run_parallel(&plan, d, workspace, plan.workspace_size, qt_parallel_for,
                                                         &pool), QKV_OK);
-            const case_results many = {case_gather(&d->out, 2, 2, queries, 24), one.lse, one.probabilities};
+            const case_results many = {case_gather(&d->out, 2, 2, queries, 24), one.lse, one.probabilities, one.scores};
             case_expect_same("one plan", &c, &one, &many);
         }
     }
