@@ -215,7 +215,7 @@ static void test_out_in_place_of_q(const qt_set *set) {
         c.desc.out = (qkv_output){(void *)(uintptr_t)c.desc.q.data, c.desc.q.batch, c.desc.q.head, c.desc.q.token};
         case_run_attention(&set->ctx, &c.desc, threads, qt_u64(&rng));
         const case_results got = {case_gather(&c.desc.out, c.desc.batch, c.desc.num_heads, c.desc.seq_q, dim), want.lse,
-                                  want.probabilities};
+                                  want.probabilities, want.scores};
         case_expect_same("in place", &c, &want, &got);
     }
 }
