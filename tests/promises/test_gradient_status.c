@@ -158,8 +158,8 @@ static void test_layer_backward_refuses(void) {
     PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, d.grad_x.token = far);
     PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, d.grad_k.stride = far);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SHAPE, d.grad_x_kv = d.grad_x); /* without x_kv */
-    PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, (d.forward.x_kv = d.forward.x, d.grad_x_kv = d.grad_x,
-                                                      d.grad_x_kv.token = far));
+    PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, (d.grad_x_kv = d.grad_x, d.grad_x_kv.token = far,
+                                                      d.forward.x_kv = d.forward.x));
     RUN_REFUSES(layer_backward, QKV_ERROR_PLAN, d.forward.x_kv = d.forward.x);
     PLAN_REFUSES(layer_backward, QKV_ERROR_STRIDES, d.grad_o.stride = 7);
     PLAN_REFUSES(layer_backward, QKV_ERROR_STRIDES, d.grad_x.token = 0);

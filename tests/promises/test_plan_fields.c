@@ -13,6 +13,7 @@ enum kind {
     PLANNED,  /* a run may not change it */
     ADDRESS,  /* required: it may be missing from the plan */
     OPTIONAL, /* the address may change; whether there is one may not */
+    FREE,     /* a number that a run may change */
     UNUSED,   /* means nothing */
     NULL_ONLY /* must be NULL */
 };
@@ -47,7 +48,9 @@ typedef struct field {
         AT(desc, at left, PLANNED), AT(desc, at right, PLANNED), AT(desc, at q_offset, PLANNED),                       \
         AT(desc, at q_offsets, OPTIONAL), AT(desc, at kv_len, OPTIONAL), AT(desc, at alibi_slopes, OPTIONAL),          \
         AT(desc, at sinks, OPTIONAL), MATRIX(desc, at bias, OPTIONAL), MATRIX(desc, at keep, OPTIONAL),                \
-        MATRIX(desc, at probabilities, OPTIONAL), MATRIX(desc, at states, NULL_ONLY)
+        MATRIX(desc, at probabilities, OPTIONAL), MATRIX(desc, at states, NULL_ONLY), AT(desc, at dropout, PLANNED),   \
+        AT(desc, at scores_stage, PLANNED), AT(desc, at dropout_seed, FREE), AT(desc, at dropout_offset, FREE),        \
+        MATRIX(desc, at scores, OPTIONAL)
 #define PART(desc, i, bias_kind, out_kind, strides)                                                                    \
     AT(desc, part[i].out_features, PLANNED), AT(desc, part[i].head_dim, PLANNED), AT(desc, part[i].bias, bias_kind),   \
         AT(desc, part[i].out.data, out_kind), AT(desc, part[i].out.batch, strides),                                    \
@@ -58,7 +61,8 @@ typedef struct field {
 #define LAYER(desc, at, out_kind)                                                                                      \
     AT(desc, at model_dim, PLANNED), AT(desc, at out_features, PLANNED), ROWS(desc, at x, ADDRESS),                    \
         AT(desc, at w_qkv, OPTIONAL), AT(desc, at bias_q, OPTIONAL), AT(desc, at bias_k, OPTIONAL),                    \
-        AT(desc, at bias_v, OPTIONAL), AT(desc, at w_o, OPTIONAL), AT(desc, at bias_o, OPTIONAL)
+        AT(desc, at bias_v, OPTIONAL), AT(desc, at w_o, OPTIONAL), AT(desc, at bias_o, OPTIONAL),                      \
+        ROWS(desc, at x_kv, OPTIONAL), AT(desc, at kv_dim, PLANNED), AT(desc, at w_kv, OPTIONAL)
 #define SIZE(desc, name) AT(desc, name, UNUSED)
 
 #define NONE
@@ -102,7 +106,7 @@ static const field projection_backward_fields[] = {
     AT(PB, forward.part[3], UNUSED)};
 static const field layer_backward_fields[] = {
     SIZE(LB, size), AT(LB, flags, PLANNED), AT(LB, reserved, PLANNED), ROWS(LB, grad_out, ADDRESS),
-    ROWS(LB, grad_x, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k), WEIGHT(LB, grad_v), WEIGHT(LB, grad_o),
+    ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k), WEIGHT(LB, grad_v), WEIGHT(LB, grad_o),
     MATRIX(LB, grad_bias, OPTIONAL), AT(LB, grad_sinks, OPTIONAL), SIZE(LB, forward.size),
     LAYER(LB, INSIDE(forward), UNUSED), AT(LB, forward.out, UNUSED), SIZE(LB, forward.attention.size),
     ATTENTION(LB, INSIDE(forward.attention), NULL_ONLY, NULL_ONLY, UNUSED)};
@@ -144,7 +148,7 @@ static A attention(void) {
                .out = {room[3], 64, 32, 8}, .lse = {room[4], 64, 32, 8}, .q_offsets = (const int64_t *)(void *)room[5],
                .kv_len = (const int64_t *)(void *)room[6], .alibi_slopes = room[7], .sinks = room[8],
                .bias = {room[9], 1, 1, 1, 1}, .keep = {room[10], 1, 1, 1, 1},
-               .probabilities = {room[11], 512, 128, 16, 2}};
+               .probabilities = {room[11], 512, 128, 16, 2}, .scores = {room[54], 512, 128, 16, 2}, .dropout = 0.25f};
 }
 
 static void run_all(void (*test)(const operation *op)) {
@@ -159,7 +163,8 @@ static void run_all(void (*test)(const operation *op)) {
     inner.q.data = inner.k.data = inner.v.data = inner.out.data = NULL;
     const L l = {.size = sizeof l, .model_dim = 4, .out_features = 8, .x = {room[22], 64, 0, 8}, .w_qkv = weights,
                  .bias_q = room[23], .bias_k = room[24], .bias_v = room[25], .w_o = weights, .bias_o = room[26],
-                 .out = {room[27], 64, 0, 8}, .attention = inner};
+                 .x_kv = {room[55], 64, 0, 8}, .kv_dim = 4, .w_kv = weights, .out = {room[27], 64, 0, 8},
+                 .attention = inner};
     const AB ab = {.size = sizeof ab, .grad_out = {room[28], 64, 32, 8}, .grad_lse = {room[29], 64, 32, 8},
                    .grad_q = {room[30], 64, 32, 8}, .grad_k = {room[31], 64, 32, 8}, .grad_v = {room[32], 64, 32, 8},
                    .grad_bias = {room[33], 512, 128, 16, 2}, .grad_sinks = room[34], .forward = a};
@@ -167,6 +172,7 @@ static void run_all(void (*test)(const operation *op)) {
                    .grad_out = {{room[36], 64, 32, 8}, {room[37], 64, 32, 8}},
                    .grad = {{room[38], 16, QKV_IN_OUT, room[39]}, {room[40], 16, QKV_IN_OUT, room[41]}}, .forward = p};
     const LB lb = {.size = sizeof lb, .grad_out = {room[42], 64, 0, 8}, .grad_x = {room[43], 64, 0, 8},
+                   .grad_x_kv = {room[56], 64, 0, 8},
                    .grad_q = {room[44], 16, QKV_IN_OUT, room[45]}, .grad_k = {room[46], 16, QKV_IN_OUT, room[47]},
                    .grad_v = {room[48], 16, QKV_IN_OUT, room[49]}, .grad_o = {room[50], 16, QKV_IN_OUT, room[51]},
                    .grad_bias = {room[52], 512, 128, 16, 2}, .grad_sinks = room[53], .forward = l};
@@ -226,6 +232,9 @@ static void change_fields(const operation *op) {
                 assert_int_equal(check(op, &without, d), QKV_OK);
             }
             continue;
+        } else if (f->kind == FREE) {
+            d[f->offset] ^= 1;
+            status = check(op, &plan, d);
         } else if (f->kind == ADDRESS) {
             qkv_plan bare;
             memcpy(d + f->offset, &none, sizeof none);

@@ -117,7 +117,7 @@ static void test_attention_run_refuses(void) {
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scale = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.softcap = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.dropout = 0.5f);
-    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scores.data = out + 1);
+    RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scores = ((qkv_matrix_output){out, 1 << 24, 1 << 20, 1 << 12, 1}));
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.scores_stage = 2);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.flags = QKV_RIGHT);
     RUN_REFUSES(attention, QKV_ERROR_PLAN, d.right = 1);
@@ -269,11 +269,11 @@ static void test_layer_refuses(void) {
     PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.kv_dim = -1);
     PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.kv_dim = 9);
     PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.w_kv = w); /* without x_kv */
-    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.x_kv = d.x, d.kv_dim = 9)); /* without w_kv */
-    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.x_kv = d.x, d.w_kv = w, d.w_qkv = NULL));
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.kv_dim = 9, d.x_kv = d.x)); /* without w_kv */
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.w_kv = w, d.x_kv = d.x, d.w_qkv = NULL));
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.x_kv = d.x, d.x_kv.token = far));
-    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.x_kv = d.x, d.attention.seq_k = INT64_MAX));
-    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.x_kv = d.x, d.w_kv = w, d.kv_dim = INT64_MAX));
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.attention.seq_k = INT64_MAX, d.x_kv = d.x));
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.kv_dim = INT64_MAX, d.x_kv = d.x, d.w_kv = w));
     RUN_REFUSES(layer, QKV_ERROR_PLAN, d.x_kv = d.x); /* it neither appears nor goes */
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.out.token = far);
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.out.token = far, d.w_o = NULL, d.bias_o = NULL));
