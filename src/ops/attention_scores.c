@@ -119,11 +119,14 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
     key_range columns = whole_lanes(keys);
     const qkv_soon soon = share_of(t, &block->next_v, row, n);
     const float *q = t->q + row * t->shape->ld_q;
-    if (block->panels)
-        qkv_multiply_panels(t->kernels, t->scores, q, t->shape->ld_q, n, block->panels, t->desc->head_dim, columns,
+    if (block->panels) {
+        const int64_t half = QKV_LANES / 2; /* the rest of the lanes is hidden from every row */
+        key_range product = {keys.first / half * half, qkv_round_up(keys.end, half)};
+        qkv_multiply_panels(t->kernels, t->scores, q, t->shape->ld_q, n, block->panels, t->desc->head_dim, product,
                             &soon);
-    else
+    } else {
         multiply_rows(t, q, n, block, keys, &soon);
+    }
     qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);
     return columns;
 }
