@@ -96,7 +96,8 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
         if (same_keys && (!keep->data || shares_mask(t, row, i)))
             *view = view[-1];
         else
-            *view = view_row(t, row + i, i, block, equal ? all : within_block(visible_keys(t, t->query[row + i]), block));
+            *view = view_row(t, row + i, i, block,
+                             equal ? all : within_block(visible_keys(t, t->query[row + i]), block));
         if (view->keys.first < view->keys.end) {
             seen.first = qkv_min(seen.first, view->keys.first);
             seen.end = qkv_max(seen.end, view->keys.end);
