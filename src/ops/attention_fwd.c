@@ -110,15 +110,18 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
 
 void qkv_visit_blocks(const attention_task *t, key_range blocks, qkv_visit *visit) {
     key_range all = visible_to_rows(t, 0, t->rows);
-    int64_t tile = t->kernels->tile_rows;
     key_block block;
     row_view views[QKV_MAX_ROWS];
     for (int64_t index = blocks.first; index < blocks.end; index++) {
+        int64_t place = (index - blocks.first) % SURVEYED_BLOCKS;
         bool open = false;
         block.index = index;
-        for (int64_t row = 0; row < t->rows; row += tile) {
-            int64_t n = qkv_min(tile, t->rows - row);
-            key_range keys = qkv_view_rows(t, row, n, index, views);
+        if (t->shown && place == 0)
+            qkv_survey_mask(t, index);
+        for (int64_t row = 0; row < t->rows; row += t->tile) {
+            int64_t n = qkv_min(t->tile, t->rows - row);
+            bool hidden = t->shown && (t->shown[row / t->tile] >> place & 1) == 0;
+            key_range keys = hidden ? (key_range){0, 0} : qkv_view_rows(t, row, n, index, views);
             if (keys.first < keys.end && !open) {
                 qkv_open_key_block(t, &block, index, all);
                 open = true;
@@ -158,13 +161,12 @@ static void fold_block(const attention_task *t, int64_t row, int64_t n, key_bloc
 
 /* All rows of the task against every key block that any of them sees. */
 static void attend(const attention_task *t) {
-    int64_t tile = t->kernels->tile_rows;
-    for (int64_t row = 0; row < t->rows; row += tile)
+    for (int64_t row = 0; row < t->rows; row += t->tile)
         t->sum[row] = NOT_BEGUN;
     qkv_visit_blocks(t, blocks_of(visible_to_rows(t, 0, t->rows)), fold_block);
-    for (int64_t row = 0; row < t->rows; row += tile) {
+    for (int64_t row = 0; row < t->rows; row += t->tile) {
         if (t->sum[row] == NOT_BEGUN)
-            qkv_clear_rows(t, row, qkv_min(tile, t->rows - row));
+            qkv_clear_rows(t, row, qkv_min(t->tile, t->rows - row));
     }
 }
 

@@ -49,11 +49,22 @@ void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, i
     }
 }
 
+/* Whether every row sees all of the columns. */
+static bool all_seen(const row_view *views, int64_t n, key_range columns) {
+    for (int64_t i = 0; i < n; i++) {
+        if (views[i].keep || views[i].keys.first != columns.first || views[i].keys.end != columns.end)
+            return false;
+    }
+    return true;
+}
+
 void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t block, const row_view *views,
                       key_range keys, key_range columns, float cap) {
     const qkv_attention_desc *d = t->desc;
     int64_t bias = 0; /* the row whose bias has been gathered */
     bool steps = cap != 0 || d->alibi_slopes || d->bias.data;
+    if (!steps && all_seen(views, n, columns))
+        return;
     if (d->alibi_slopes)
         fill_distances(t, row, n, block, keys);
     if (d->bias.data && t->shape->bias_rows > 1)
@@ -108,11 +119,14 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
     key_range columns = whole_lanes(keys);
     const qkv_soon soon = share_of(t, &block->next_v, row, n);
     const float *q = t->q + row * t->shape->ld_q;
-    if (block->panels)
-        qkv_multiply_panels(t->kernels, t->scores, q, t->shape->ld_q, n, block->panels, t->desc->head_dim, columns,
+    if (block->panels) {
+        const int64_t half = QKV_LANES / 2; /* the rest of the lanes is hidden from every row */
+        key_range product = {keys.first / half * half, qkv_round_up(keys.end, half)};
+        qkv_multiply_panels(t->kernels, t->scores, q, t->shape->ld_q, n, block->panels, t->desc->head_dim, product,
                             &soon);
-    else
+    } else {
         multiply_rows(t, q, n, block, keys, &soon);
+    }
     qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);
     return columns;
 }

@@ -14,6 +14,19 @@ static int64_t *take_integers(float *base, int64_t *used, int64_t n) {
     return (int64_t *)(void *)take(base, used, n * (int64_t)(sizeof(int64_t) / sizeof(float)));
 }
 
+/* Rows of a tile. Those of a narrow window see few keys together: the fewer they are, the less is computed beside what
+ * each sees. */
+static int64_t narrowest_tile(const qkv_kernels *kernels) {
+    return kernels->tile_rows / 2;
+}
+
+static int64_t choose_tile(const qkv_kernels *kernels, const qkv_attention_shape *shape,
+                           const qkv_attention_desc *d) {
+    bool window = d->flags & QKV_LEFT && d->flags & QKV_RIGHT;
+    int64_t spread = (kernels->tile_rows - 1) / shape->group;
+    return window && bounded(d->left) + bounded(d->right) < 4 * spread ? narrowest_tile(kernels) : kernels->tile_rows;
+}
+
 static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
                        const qkv_attention_shape *shape) {
     int64_t used = 0, rows = shape->block_rows, tile = kernels->tile_rows, ld_o = shape->ld_o;
@@ -31,6 +44,10 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     t->bias = take(base, &used, shape->bias_rows * QKV_KEY_BLOCK);
     t->logits = take(base, &used, QKV_KEY_BLOCK);
     t->keep = (uint8_t *)take(base, &used, shape->keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float));
+    bool surveys = d->keep.data && d->keep.key == 1 && d->keep.query != 0;
+    t->shown = (uint64_t *)take_integers(base, &used, surveys ? qkv_ceil_div(rows, t->tile) : 0);
+    if (!surveys)
+        t->shown = NULL;
     t->query = take_integers(base, &used, rows);
     t->head = take_integers(base, &used, rows);
     t->values = take(base, &used, few ? 0 : keys * ld_o);
@@ -41,6 +58,7 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
 int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attention_desc *d,
                                    const qkv_attention_shape *shape) {
     attention_task unused;
+    unused.tile = narrowest_tile(kernels);
     return lay_out_scratch(&unused, NULL, kernels, d, shape);
 }
 
@@ -239,6 +257,7 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
         t->shared_keys = (const float *)workspace + head * head_panels_size(shape, d);
         t->first_shared = visible_to_batch(d, t->b).first / QKV_KEY_BLOCK;
     }
+    t->tile = choose_tile(kernels, shape, d);
     lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
     if (shape->state_blocks > 0) {

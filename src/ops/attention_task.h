@@ -21,6 +21,7 @@ typedef struct attention_task {
     const qkv_attention_desc *desc;
     int64_t index, b, kv_head, first_row, rows;
     int64_t kv_len, q_offset; /* of batch b */
+    int64_t tile;             /* rows taken at once */
     /* scratch of the worker */
     int64_t *query, *head;         /* [block_rows]: which query and head a row is */
     float *scores;                 /* [tile_rows][LD_SCORES] */
@@ -31,6 +32,7 @@ typedef struct attention_task {
     float *distance, *logits;
     float *bias;                   /* [bias_rows][QKV_KEY_BLOCK]: gathered, where they are strided */
     uint8_t *keep;                 /* [keep_rows][QKV_KEY_BLOCK]: the same */
+    uint64_t *shown;               /* [tiles]: key blocks that a contiguous mask does not hide; NULL: not looked for */
     float *values;                 /* [keys][ld_o]: a copy of a block of V, where that pays */
     float *packed;                 /* a block of keys in panels, where the task packs its own */
     const float *shared_keys;      /* the panels of this KV head from its first visible key block on, else */
@@ -138,6 +140,12 @@ void qkv_gather_rows(const attention_task *t, const qkv_matrix_input *x, int64_t
 
 /* The views of n rows from `row` on. Returns what they see between them. */
 key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views);
+
+/* For every tile, whether a mask shows its rows anything of these many key blocks from `first` on: bit x of t->shown is
+ * block first + x. Most of a mask of packed documents shows nothing; that is seen soonest along the mask's rows, in the
+ * order of memory. */
+enum { SURVEYED_BLOCKS = 64 };
+void qkv_survey_mask(const attention_task *t, int64_t first);
 
 /* A key block as the tiles read it. */
 typedef struct key_block {

@@ -6,43 +6,50 @@
 
 #include <string.h>
 
-static uint64_t load_word(const uint8_t *bytes) {
-    uint64_t word;
-    memcpy(&word, bytes, sizeof word);
-    return word;
+/* Whether any of n bytes is not 0, and whether any is. Loops of a constant length become a few vectors. */
+static inline bool any_kept(const uint8_t *keep, int64_t n) {
+    uint8_t kept = 0;
+    for (int64_t j = 0; j < n; j++)
+        kept |= keep[j];
+    return kept != 0;
 }
 
-static bool has_zero_byte(uint64_t word) {
-    return ((word - UINT64_C(0x0101010101010101)) & ~word & UINT64_C(0x8080808080808080)) != 0;
+static inline bool any_hidden(const uint8_t *keep, int64_t n) {
+    uint8_t hidden = 0;
+    for (int64_t j = 0; j < n; j++)
+        hidden |= (uint8_t)(keep[j] == 0);
+    return hidden != 0;
+}
+
+enum { AT_ONCE = 32 };
+
+static bool is_whole_block(key_range keys) {
+    return keys.end - keys.first == QKV_KEY_BLOCK;
 }
 
 /* The range without zeros at its ends. */
 static key_range trim(const uint8_t *keep, key_range keys) {
     int64_t first = keys.first, end = keys.end;
-    while (end - first >= 32 && (load_word(keep + first) | load_word(keep + first + 8) | load_word(keep + first + 16) |
-                                 load_word(keep + first + 24)) == 0)
-        first += 32;
+    while (end - first >= AT_ONCE && !any_kept(keep + first, AT_ONCE))
+        first += AT_ONCE;
     while (first < end && keep[first] == 0)
         first++;
-    while (end - first >= 32 && (load_word(keep + end - 8) | load_word(keep + end - 16) | load_word(keep + end - 24) |
-                                 load_word(keep + end - 32)) == 0)
-        end -= 32;
+    while (end - first >= AT_ONCE && !any_kept(keep + end - AT_ONCE, AT_ONCE))
+        end -= AT_ONCE;
     while (first < end && keep[end - 1] == 0)
         end--;
     return (key_range){first, end};
 }
 
 static bool keeps_all(const uint8_t *keep, key_range keys) {
+    if (is_whole_block(keys))
+        return !any_hidden(keep, QKV_KEY_BLOCK);
     int64_t j = keys.first;
-    for (; j + 8 <= keys.end; j += 8) {
-        if (has_zero_byte(load_word(keep + j)))
+    for (; j + AT_ONCE <= keys.end; j += AT_ONCE) {
+        if (any_hidden(keep + j, AT_ONCE))
             return false;
     }
-    for (; j < keys.end; j++) {
-        if (keep[j] == 0)
-            return false;
-    }
-    return true;
+    return !any_hidden(keep + j, keys.end - j);
 }
 
 /* The mask of a row, from the block's first key on. It is contiguous, or has been gathered. */
@@ -50,6 +57,13 @@ static const uint8_t *keep_row(const attention_task *t, int64_t row, int64_t i, 
     if (t->shape->keep_rows > 0)
         return t->keep + i * QKV_KEY_BLOCK;
     return qkv_matrix_row(t, &t->desc->keep, row, block, 1);
+}
+
+/* Whether a row of a tile has the mask of the one before. */
+static bool shares_mask(const attention_task *t, int64_t row, int64_t i) {
+    const qkv_matrix_input *keep = &t->desc->keep;
+    return i > 0 && (keep->query == 0 || t->query[row + i] == t->query[row + i - 1]) &&
+           (keep->head == 0 || t->head[row + i] == t->head[row + i - 1]);
 }
 
 static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_t block, key_range keys) {
@@ -64,9 +78,9 @@ static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_
 
 key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
     const qkv_matrix_input *keep = &t->desc->keep;
-    key_range low = within_block(visible_to_rows(t, row, 1), block);
-    key_range high = within_block(visible_to_rows(t, row + n - 1, 1), block);
-    key_range all = within_block(visible_to_rows(t, row, n), block), seen = {QKV_KEY_BLOCK, 0};
+    key_range first = visible_keys(t, t->query[row]), last = visible_keys(t, t->query[row + n - 1]);
+    key_range low = within_block(first, block), high = within_block(last, block);
+    key_range all = within_block((key_range){first.first, last.end}, block), seen = {QKV_KEY_BLOCK, 0};
     /* Bounds don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
     bool equal = all.first == all.end || (low.first < low.end && low.first == high.first && low.end == high.end);
     if (equal && (!keep->data || all.first == all.end)) {
@@ -78,16 +92,44 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
         qkv_gather_rows(t, keep, row, n, block, all, t->keep, 1);
     for (int64_t i = 0; i < n; i++) {
         row_view *view = &views[i];
-        if (i > 0 && t->query[row + i] == t->query[row + i - 1] && (!keep->data || keep->head == 0))
+        bool same_keys = i > 0 && (equal || t->query[row + i] == t->query[row + i - 1]);
+        if (same_keys && (!keep->data || shares_mask(t, row, i)))
             *view = view[-1];
         else
-            *view = view_row(t, row + i, i, block, equal ? all : within_block(visible_to_rows(t, row + i, 1), block));
+            *view = view_row(t, row + i, i, block,
+                             equal ? all : within_block(visible_keys(t, t->query[row + i]), block));
         if (view->keys.first < view->keys.end) {
             seen.first = qkv_min(seen.first, view->keys.first);
             seen.end = qkv_max(seen.end, view->keys.end);
         }
     }
     return seen.first < seen.end ? seen : (key_range){0, 0};
+}
+
+/* Which of SURVEYED_BLOCKS key blocks from `first` on the mask shows to any row of a tile, as bits. */
+static uint64_t survey_tile(const attention_task *t, int64_t row, int64_t n, int64_t first) {
+    key_range all = visible_to_rows(t, row, n), blocks = blocks_of(all);
+    uint64_t shown = 0;
+    blocks = (key_range){qkv_max(blocks.first, first), qkv_min(blocks.end, first + SURVEYED_BLOCKS)};
+    for (int64_t i = 0; i < n; i++) {
+        if (shares_mask(t, row, i))
+            continue;
+        const uint8_t *keep = qkv_matrix_row(t, &t->desc->keep, row + i, 0, 1);
+        for (int64_t block = blocks.first; block < blocks.end; block++) {
+            key_range keys = within_block(all, block);
+            const uint8_t *cell = keep + block * QKV_KEY_BLOCK + keys.first;
+            if (shown >> (block - first) & 1)
+                continue;
+            if (is_whole_block(keys) ? any_kept(cell, QKV_KEY_BLOCK) : any_kept(cell, keys.end - keys.first))
+                shown |= UINT64_C(1) << (block - first);
+        }
+    }
+    return shown;
+}
+
+void qkv_survey_mask(const attention_task *t, int64_t first) {
+    for (int64_t row = 0; row < t->rows; row += t->tile)
+        t->shown[row / t->tile] = survey_tile(t, row, qkv_min(t->tile, t->rows - row), first);
 }
 
 /* ---------------------------------------------------------------------------------------------- strided matrices */

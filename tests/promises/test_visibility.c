@@ -204,6 +204,45 @@ static void test_nan_in_v_of_hidden_keys_changes_no_bit(const qt_set *set) {
     }
 }
 
+/* Packed documents of whole and half key blocks, over more blocks than a mask is surveyed for at once; a mask whose keys
+ * are not neighbours in memory is not surveyed. */
+static void test_a_mask_means_the_same_in_any_layout(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(24); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        const int64_t group = qt_range(&rng, 1, 3), rows = qt_range(&rng, 1, 40);
+        const int64_t keys = i % 2 == 0 ? qt_range(&rng, 1, 2000) : qt_range(&rng, 16400, 17900);
+        const int64_t heads = qt_chance(&rng, 50) ? group : 1;
+        attention_case c;
+        case_plain(&rng, &c, 1, group, 1, rows, keys, 4, 4);
+        qkv_attention_desc *d = &c.desc;
+        if (qt_chance(&rng, 30)) {
+            d->flags = QKV_RIGHT | (qt_chance(&rng, 50) ? QKV_LEFT : 0u);
+            d->left = qt_range(&rng, 0, 40);
+            d->q_offset = qt_range(&rng, 0, keys);
+        }
+        uint8_t *keep = qt_alloc((size_t)(heads * rows * keys), 1, QT_TAIL);
+        uint8_t *apart = qt_alloc((size_t)(heads * rows * keys), 1, QT_TAIL);
+        for (int64_t row = 0; row < heads * rows; row++) {
+            const int64_t document = qt_range(&rng, 0, 3) * keys / 4;
+            for (int64_t j = 0; j < keys; j++) {
+                const bool seen = j >= document && j < document + 400 && !qt_chance(&rng, 10);
+                keep[row * keys + j] = seen;
+                apart[row % rows + rows * (j + row / rows * keys)] = seen;
+            }
+        }
+        qt_describe("%" PRId64 " of %" PRId64 " heads, %" PRId64 " queries, %" PRId64 " keys, flags %u", heads, group,
+                    rows, keys, d->flags);
+        const int32_t threads = (int32_t)qt_range(&rng, 0, 6);
+        d->keep = (qkv_matrix_input){keep, 0, heads > 1 ? rows * keys : 0, keys, 1};
+        const case_results together = case_run(&set->ctx, &c, threads, 0);
+        d->keep = (qkv_matrix_input){apart, 0, heads > 1 ? rows * keys : 0, 1, rows};
+        const case_results gathered = case_run(&set->ctx, &c, threads, 0);
+        case_expect_same("transposed", &c, &together, &gathered);
+    }
+}
+
 /* What a −inf from arithmetic does is what keep = 0 does. */
 static void test_a_computed_minus_infinity_hides_the_key(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(60); i++) {
@@ -345,6 +384,7 @@ int main(int argc, char **argv) {
                 test_nan_in_a_key_reaches_exactly_the_rows_that_see_it);
     qt_each_set("memory_that_no_row_sees_changes_no_bit", test_memory_that_no_row_sees_changes_no_bit);
     qt_each_set("nan_in_v_of_hidden_keys_changes_no_bit", test_nan_in_v_of_hidden_keys_changes_no_bit);
+    qt_each_set("a_mask_means_the_same_in_any_layout", test_a_mask_means_the_same_in_any_layout);
     qt_each_set("a_computed_minus_infinity_hides_the_key", test_a_computed_minus_infinity_hides_the_key);
     qt_each_set("a_visible_nan_or_plus_infinity_gives_a_nan_row", test_a_visible_nan_or_plus_infinity_gives_a_nan_row);
     qt_each_set("nan_and_infinity_in_a_visible_v", test_nan_and_infinity_in_a_visible_v);
