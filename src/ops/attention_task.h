@@ -174,6 +174,8 @@ bool qkv_find_holes(const attention_task *t, key_block *block);
 /* The part that begins at first/whole and ends at end/whole. */
 static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
     int64_t rows = (int64_t)soon->rows, row = rows * first / whole;
+    if (rows == 0) /* nothing follows: no address to count from */
+        return *soon;
     return (qkv_soon){soon->data + row * soon->ld, soon->ld, (size_t)(rows * end / whole - row), soon->cols};
 }
 
