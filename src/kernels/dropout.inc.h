@@ -14,6 +14,7 @@ QKV_INLINE void v_philox(vwords state[4], vword k0, vword k1) {
         state[3] = x;
         k0 = k_add(k0, w0);
         k1 = k_add(k1, w1);
+        QKV_OPAQUE(round); /* unrolled, the keys of all rounds would be worked out beforehand and kept on the stack */
     }
 }
 
@@ -30,6 +31,7 @@ static void dropout(float *t, size_t first, size_t end, const qkv_dropout *d) {
                           w_set(d->counter[0]), w_set(d->counter[1]), w_set(d->counter[2])};
             v_philox(state, k_set(d->key[0]), k_set(d->key[1]));
             size_t j = group * QKV_PHILOX_KEYS;
+            QKV_OPAQUE(j); /* or GCC compares before the loop, and keeps the answers on the stack */
             drop_lanes(t, lane, j, first, end, state[0], d);
             drop_lanes(t, lane, j + QKV_LANES, first, end, state[1], d);
             drop_lanes(t, lane, j + 2 * QKV_LANES, first, end, state[2], d);

@@ -21,6 +21,8 @@ QKV_INLINE void load_rows(int whole, vec x[VLEN], const float *row, ptrdiff_t ld
     if (width == VLEN || (size_t)i < width)                                                                          \
         v_store(to + i * QKV_PANEL, x[i]);
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
+    if (rows <= 1)
+        ld = 0; /* it may be anything */
     for (size_t r = 0; r < QKV_PANEL; r += VLEN) {
         size_t present = r >= rows ? 0 : rows - r < VLEN ? rows - r : VLEN;
         const float *from = src + (ptrdiff_t)r * ld;
@@ -31,7 +33,7 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
             if (present == VLEN && width == VLEN)
                 load_rows(1, x, from + c, ld, VLEN, tail);
             else
-                load_rows(0, x, from + c, present > 1 ? ld : 0, present, tail);
+                load_rows(0, x, from + c, ld, present, tail);
             v_transpose(x);
             float *to = panel + c * QKV_PANEL + r;
             if (width == VLEN) {
@@ -44,21 +46,29 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     v_leave();
 }
 
+#define STORE_EDGE(i, j) v_store(to + i * VLEN, x[i]);
+/* A square with rows or columns that are missing, turned in memory. */
+static QKV_NOINLINE void turn_edge(float *to, const float *from, ptrdiff_t ld, size_t present, size_t width) {
+    vec x[VLEN];
+    load_rows(0, x, from, present > 1 ? ld : 0, present, v_tail(width));
+    v_transpose(x);
+    QKV_ROWS(VLEN, STORE_EDGE, 0)
+}
+
 /* VLEN columns of C for a constant number of rows: B a square at a time. */
 #define NT_ZERO(i, y) vec sum_##i = v_zero();
 #define NT_FMA(y, i)                                                                                                 \
     if (i < rows)                                                                                                    \
         sum_##i = v_fma(v_set(*ROW_OF_A(i)), of_b[y], sum_##i);
+#define NT_EDGE_FMA(i, y)                                                                                            \
+    if (i < rows)                                                                                                    \
+        sum_##i = v_fma(v_set(*ROW_OF_A(i)), column, sum_##i);
 #define NT_PIN(y, i) V_PIN(of_b[y]); /* or GCC turns part of the square between the sums, and copies those about */
 #define NT_STEP(y, i)                                                                                                \
     QKV_COLS(NT_ROWS, NT_FMA, y)                                                                                     \
     a++, lower++;                                                                                                    \
     QKV_OPAQUE(a); /* else each column of A has offsets of its own */                                                \
     QKV_OPAQUE(lower);
-#define NT_TAIL_STEP(y, i)                                                                                           \
-    if (y < width) {                                                                                                 \
-        NT_STEP(y, i)                                                                                                \
-    }
 #define NT_STORE(i, y)                                                                                               \
     if (i < rows)                                                                                                    \
         v_store(c + i * ldc, accumulate ? v_add(v_load(c + i * ldc), sum_##i) : sum_##i);
@@ -81,11 +91,14 @@ QKV_INLINE void gemm_nt_tile(int rows, const gemm_operands *o, float *c, const f
     }
     while (k > 0) {
         size_t width = k < VLEN ? k : VLEN;
-        load_rows(0, of_b, b, cols > 1 ? ldb : 0, cols, v_tail(width));
-        v_transpose(of_b);
+        float edge[VLEN * VLEN];
+        turn_edge(edge, b, ldb, cols, width);
         gemm_fetch_lines(fetch_own);
         gemm_fetch_lines(fetch);
-        QKV_ROWS(VLEN, NT_TAIL_STEP, 0)
+        for (size_t y = 0; y < width; y++, a++, lower++) {
+            vec column = v_load(edge + y * VLEN);
+            QKV_ROWS(NT_ROWS, NT_EDGE_FMA, 0)
+        }
         k -= width, b += width;
     }
     QKV_ROWS(NT_ROWS, NT_STORE, 0)

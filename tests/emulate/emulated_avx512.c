@@ -8,6 +8,8 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 
+#define V_PIN(x)
+
 /* What SIMDe 0.7.4 does not have. */
 static inline simde__mmask16 first_lanes(unsigned bits) {
     return (simde__mmask16)bits;

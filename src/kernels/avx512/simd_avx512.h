@@ -15,8 +15,10 @@ typedef __mmask16 vtail; /* the first lanes of a vector: how much of it is memor
 QKV_INLINE vec v_zero(void) { return _mm512_setzero_ps(); }
 QKV_INLINE vec v_set(float x) { return _mm512_set1_ps(x); }
 QKV_INLINE vec v_load(const float *p) { return _mm512_loadu_ps(p); }
+#ifndef V_PIN /* emulated vectors are no registers */
 /* x is in a register here. */
 #define V_PIN(x) __asm__("" : "+v"(x))
+#endif
 QKV_INLINE void v_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
 
 QKV_INLINE vtail v_tail(size_t n) { return (vtail)_cvtu32_mask16((1u << n) - 1); } /* 1 ≤ n ≤ VLEN */
