@@ -12,8 +12,8 @@ failed=0 checked=0
 # So many hot loops there must be: panels or any B, and fetching ahead; maximum and exponentials; pack.
 least='gemm:3 softmax:2 pack:1'
 
-# What clang does nevertheless, as function/fmas:instructions. With AVX2 the exponential's nine constants and two vectors
-# are more than 16 registers, and some constants come from the stack where GCC takes them from read-only data.
+# What clang does nevertheless, as function/fmas:instructions. With AVX2 the exponential's nine constants and two
+# vectors are more than 16 registers, and some constants come from the stack where GCC takes them from read-only data.
 allowed() { # SET
     test "$1" != avx2 || echo softmax/12:5
 }
