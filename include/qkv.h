@@ -14,8 +14,16 @@
  * All functions may be called from any thread at any time.
  *
  * Tensors are pointers plus strides, counted in elements, not bytes; the channels of one token and head are contiguous.
- * A stride may be any number, 0 (broadcast) and negative ones included; strides of outputs must not make two elements
- * meet. Inputs may alias each other. No byte outside the described elements is read or written, not even in gaps.
+ * No byte outside the described elements is read or written, not even in gaps.
+ *
+ *   inputs    strides may be any number, 0 (broadcast) and negative ones included; they may overlap each other.
+ *   outputs   strides may be negative and leave gaps, but no two elements may meet: ordered by size, each stride steps
+ *             over all that the smaller ones span (QKV_ERROR_STRIDES). The stride of an axis of one element is free.
+ *   overlap   an output shares no element with an input, another output or the workspace (QKV_ERROR_ALIAS). In each
+ *             other's gaps they may lie: packed [token][q|k|v][head], dQ, dK and dV in one buffer, an output beside its
+ *             inputs. That is seen wherever both have the same strides, axis by axis from the largest down to where
+ *             one lies in a gap of the other; others whose ranges of addresses intersect are taken to overlap.
+ *   in place  out of attention may be q itself, and out of a layer with w_qkv its x: same data, sizes and strides.
  *
  * Results are the same bits on every CPU and kernel set, for any thread count, batch and split of the work, under
  * round-to-nearest and without flush-to-zero (docs/numerics.md).
@@ -62,17 +70,19 @@ typedef enum qkv_status {
     QKV_ERROR_FLAGS = 6,       /* an unknown flag, layout or count, or options that exclude each other */
     QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, or dropout not in [0, 1) */
     QKV_ERROR_SHAPE = 8,       /* fields of the descriptor contradict each other */
-    QKV_ERROR_ALIAS = 9,       /* an output starts where an input or another output starts */
+    QKV_ERROR_ALIAS = 9,       /* an output overlaps an input, another output or the workspace */
     QKV_ERROR_ALIGNMENT = 10,  /* workspace or packed weights are not 64-byte aligned, a tensor not to its element */
     QKV_ERROR_WORKSPACE = 11,  /* the workspace is smaller than plan.workspace_size */
     QKV_ERROR_WORKERS = 12,    /* max_workers is below 1, or the parallel_for is NULL */
-    QKV_ERROR_PLAN = 13,       /* the plan is of another operation, or the descriptor changed more than pointers */
+    QKV_ERROR_PLAN = 13,       /* the plan is of another operation, or the descriptor changed more than addresses */
     QKV_ERROR_ISA_UNKNOWN = 14,    /* no kernel set has that name */
     QKV_ERROR_ISA_UNAVAILABLE = 15, /* this CPU, operating system or build can't run that kernel set */
-    QKV_ERROR_LSE = 16             /* a gradient of attention needs the forward's lse, and it is NULL */
+    QKV_ERROR_LSE = 16,            /* a gradient of attention needs the forward's lse, and it is NULL */
+    QKV_ERROR_STRIDES = 17         /* strides of an output let two of its elements meet */
 } qkv_status;
 
-/* One line of English for a status; never NULL, also for a value that is none. */
+/* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run
+ * say more: which field is at fault, and what it holds. */
 QKV_API const char *qkv_status_string(qkv_status status);
 
 /* --------------------------------------------------------------------------------------- context, kernel sets */
@@ -218,6 +228,10 @@ QKV_API qkv_status qkv_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc, void 
 /* The inverse: writes part[i].unpacked in the layout and stride given, bit for bit what was packed. */
 QKV_API qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
 
+/* Why they refuse: "packing: part[0].data is NULL". Written to text, cut to size bytes with its 0; returns text. */
+QKV_API const char *qkv_pack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size);
+QKV_API const char *qkv_unpack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size);
+
 /* ---------------------------------------------------------------------------------------------- projections */
 
 /* One part of the packed matrix and where its columns go: column c of token t in batch b is element
@@ -238,8 +252,8 @@ typedef struct qkv_projection_desc {
     qkv_projection_part part[QKV_MAX_PARTS];
 } qkv_projection_desc;
 
-/* Checks desc and fills plan. Pointers are checked by the run, which may change them; nothing else may change, nor may
- * an optional tensor appear or go. */
+/* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each
+ * run may bring others. Nothing else may change (QKV_ERROR_PLAN), also not whether an optional pointer is NULL. */
 QKV_API qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t max_workers,
                                        qkv_plan *plan);
 /* Runs every phase in this thread. Nothing is written on an error. */
@@ -253,11 +267,20 @@ QKV_API qkv_status qkv_projection_check(const qkv_plan *plan, const qkv_projecti
 /* One task; can't fail. All tasks of a phase must have ended before one of the next begins. */
 QKV_API void qkv_projection_task(const qkv_plan *plan, const qkv_projection_desc *desc, void *workspace, int32_t phase,
                                  int64_t index, int32_t worker);
+/* Why the plan, or a run, of the same arguments refuses, in one line: "projection: part[1].head_dim is negative (-3)",
+ * "projection: x is NULL", "projection: no error". Written to text, cut to size bytes with its 0; returns text. Does
+ * all of the call's checks once more and nothing else; a plan or parallel_for that is NULL it can't see. */
+QKV_API const char *qkv_projection_explain_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc,
+                                                int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_projection_explain_run(const qkv_plan *plan, const qkv_projection_desc *desc,
+                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* ------------------------------------------------------------------------------------------------ attention */
 
 #define QKV_LEFT 1u  /* only keys j ≥ p − left are visible */
 #define QKV_RIGHT 2u /* only keys j ≤ p + right are visible; with right = 0 this is causal attention */
+#define QKV_SCALE 0x100u      /* scale is used as given, 0 included */
+#define QKV_HEAD_DIM_V 0x200u /* head_dim_v is used as given, 0 included: lse or probabilities alone */
 
 /* Stages of qkv_attention_desc.scores, as ONNX's qk_matmul_output_mode. */
 #define QKV_SCORES_SCALED 0u /* scale·(q·k) */
@@ -293,13 +316,13 @@ typedef struct qkv_attention_desc {
     int64_t num_kv_heads; /* divides num_heads; 0: num_heads */
     int64_t seq_q, seq_k;
     int64_t head_dim;     /* of q and k */
-    int64_t head_dim_v;   /* of v and out; 0: head_dim */
+    int64_t head_dim_v;   /* of v and out; 0: head_dim, unless flags has QKV_HEAD_DIM_V */
     qkv_input q, k, v;    /* q: (batch, num_heads, seq_q, head_dim); k, v: (batch, num_kv_heads, seq_k, …) */
     qkv_output out;       /* (batch, num_heads, seq_q, head_dim_v) */
     qkv_output lse;       /* optional: natural log of the sum, one float a (batch, head, token) */
-    float scale;          /* 0: 1/√head_dim; negative values are used as given */
+    float scale;          /* 0: 1/√head_dim, unless flags has QKV_SCALE; negative values are used as given */
     float softcap;        /* 0: none */
-    uint32_t flags;       /* QKV_LEFT, QKV_RIGHT */
+    uint32_t flags;       /* QKV_LEFT, QKV_RIGHT, QKV_SCALE, QKV_HEAD_DIM_V */
     uint32_t reserved;    /* 0 */
     int64_t left, right;
     int64_t q_offset;
@@ -352,6 +375,10 @@ QKV_API void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *
  *
  * QKV_ERROR_SHAPE when b, h or i is out of range; else what the plan of desc would say. */
 QKV_API qkv_status qkv_dropout_mask(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, uint8_t *keep);
+QKV_API const char *qkv_attention_explain_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc,
+                                               int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_attention_explain_run(const qkv_plan *plan, const qkv_attention_desc *desc,
+                                              const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* ALiBi's slopes for num_heads heads, as its authors compute them for any number of heads (a power of two: 2^(−8h/n)
  * for h = 1 … n). Each is within one ulp. */
@@ -385,6 +412,10 @@ QKV_API qkv_status qkv_merge_check(const qkv_plan *plan, const qkv_merge_desc *d
                                    size_t workspace_size);
 QKV_API void qkv_merge_task(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace, int32_t phase,
                             int64_t index, int32_t worker);
+QKV_API const char *qkv_merge_explain_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc,
+                                           int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_merge_explain_run(const qkv_plan *plan, const qkv_merge_desc *desc,
+                                          const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* ---------------------------------------------------------------------------------------------------- layer */
 
@@ -417,8 +448,7 @@ typedef struct qkv_layer_desc {
     qkv_attention_desc attention;
 } qkv_layer_desc;
 
-/* Whether x_kv, w_qkv, w_kv and w_o are NULL is part of the plan: a run may not change that. QKV_ERROR_SHAPE: w_kv
- * without x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv. */
+/* QKV_ERROR_SHAPE: w_kv without x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv. */
 QKV_API qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan);
 QKV_API qkv_status qkv_layer_run(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
                                  size_t workspace_size);
@@ -428,6 +458,10 @@ QKV_API qkv_status qkv_layer_check(const qkv_plan *plan, const qkv_layer_desc *d
                                    size_t workspace_size);
 QKV_API void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, int32_t phase,
                             int64_t index, int32_t worker);
+QKV_API const char *qkv_layer_explain_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc,
+                                           int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_desc *desc,
+                                          const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* ------------------------------------------------------------------------------------------------- gradients */
 
@@ -435,14 +469,26 @@ QKV_API void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, vo
  * Same four steps as the forward. A gradient whose data is NULL is not wanted and costs nothing. They are the same bits
  * for any thread count too, and no gradient depends on which others are wanted.
  *
- * No gradient may start where an input or another gradient does (QKV_ERROR_ALIAS); interleaved ones are legal. */
+ * Which gradients are NULL is part of the plan. They are outputs: see above on strides and overlap. None may be
+ * computed in place of an input. */
 
-#define QKV_ACCUMULATE 1u /* gradients are added to what is there; without it they are overwritten */
+/* These gradients are added to what is there; without its bit a gradient is overwritten. Each by the name of its field,
+ * with the bias of weights where there is one; a bit of a gradient that the operation does not have is refused
+ * (QKV_ERROR_FLAGS), one of a gradient that is not wanted means nothing. */
+#define QKV_ACCUMULATE 1u /* all */
+#define QKV_ACCUMULATE_Q 2u
+#define QKV_ACCUMULATE_K 4u
+#define QKV_ACCUMULATE_V 8u
+#define QKV_ACCUMULATE_O 0x10u
+#define QKV_ACCUMULATE_BIAS 0x20u
+#define QKV_ACCUMULATE_SINKS 0x40u
+#define QKV_ACCUMULATE_X 0x80u
+#define QKV_ACCUMULATE_X_KV 0x1000u
+#define QKV_ACCUMULATE_PART(i) (0x100u << (i)) /* grad[i] of a projection */
 
 /* dQ, dK, dV, and those of bias and sinks, from one attention call as it ran, `forward`. Its q, k, v and options must
  * be as they were; its out and lse are inputs here: what it wrote. lse is required (QKV_ERROR_LSE), states is not
- * allowed (QKV_ERROR_SHAPE), probabilities and scores are not looked at. Which gradients are NULL is part of the plan,
- * and so is whether forward.q_offsets is.
+ * allowed (QKV_ERROR_SHAPE), probabilities and scores are not looked at.
  *
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
@@ -452,7 +498,7 @@ QKV_API void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, vo
  * Memory grows with seq_q + seq_k, never with their product. */
 typedef struct qkv_attention_backward_desc {
     size_t size;              /* sizeof(qkv_attention_backward_desc) */
-    uint32_t flags;           /* QKV_ACCUMULATE */
+    uint32_t flags;           /* QKV_ACCUMULATE, or of it _Q, _K, _V, _BIAS, _SINKS */
     uint32_t reserved;        /* 0 */
     qkv_input grad_out;       /* as forward.out: (batch, num_heads, seq_q, head_dim_v) */
     qkv_input grad_lse;       /* optional: one float a (batch, head, token) */
@@ -475,6 +521,10 @@ QKV_API qkv_status qkv_attention_backward_check(const qkv_plan *plan, const qkv_
                                                 const void *workspace, size_t workspace_size);
 QKV_API void qkv_attention_backward_task(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
                                          void *workspace, int32_t phase, int64_t index, int32_t worker);
+QKV_API const char *qkv_attention_backward_explain_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
+                                                        int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_attention_backward_explain_run(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
+                                                       const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* Gradients of one part of a packed matrix, in the layout in which an optimiser holds the weights: qkv_pack takes the
  * updated ones up again. */
@@ -488,15 +538,15 @@ typedef struct qkv_weight_grad {
 /* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. */
 typedef struct qkv_projection_backward_desc {
     size_t size;          /* sizeof(qkv_projection_backward_desc) */
-    uint32_t flags;       /* QKV_ACCUMULATE */
+    uint32_t flags;       /* QKV_ACCUMULATE, or of it _X, _PART(i) for each i < num_parts */
     uint32_t reserved;    /* 0 */
     qkv_output grad_x;    /* optional (b, t, c): the head stride is not used */
     qkv_input grad_out[QKV_MAX_PARTS]; /* as forward.part[i].out: column c of token t is (b, c / head_dim, t, …) */
     qkv_weight_grad grad[QKV_MAX_PARTS];
-    qkv_projection_desc forward; /* its outputs and biases are not looked at; x and packed only where needed */
+    qkv_projection_desc forward; /* its outputs and biases are not looked at; x and packed only where needed. Last, so
+                                  * that it can grow */
 } qkv_projection_backward_desc;
 
-/* Which of grad_x, grad[i].data and grad[i].bias are NULL is part of the plan: a run may not change that. */
 QKV_API qkv_status qkv_projection_backward_plan(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc,
                                                 int32_t max_workers, qkv_plan *plan);
 QKV_API qkv_status qkv_projection_backward_run(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
@@ -508,6 +558,10 @@ QKV_API qkv_status qkv_projection_backward_check(const qkv_plan *plan, const qkv
                                                  const void *workspace, size_t workspace_size);
 QKV_API void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
                                           void *workspace, int32_t phase, int64_t index, int32_t worker);
+QKV_API const char *qkv_projection_backward_explain_plan(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc,
+                                                         int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_projection_backward_explain_run(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
+                                                        const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the
  * workspace: of the forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse,
@@ -515,7 +569,7 @@ QKV_API void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projec
  * w_o grad_o must be empty. */
 typedef struct qkv_layer_backward_desc {
     size_t size;              /* sizeof(qkv_layer_backward_desc) */
-    uint32_t flags;           /* QKV_ACCUMULATE */
+    uint32_t flags;           /* QKV_ACCUMULATE, or of it _X, _X_KV, _Q, _K, _V, _O, _BIAS, _SINKS */
     uint32_t reserved;        /* 0 */
     qkv_input grad_out;       /* as forward.out: (b, t, c), the head stride is not used */
     qkv_output grad_x;        /* optional (b, t, c) */
@@ -526,7 +580,6 @@ typedef struct qkv_layer_backward_desc {
     qkv_layer_desc forward;   /* last, so that it can grow */
 } qkv_layer_backward_desc;
 
-/* Which gradients are NULL is part of the plan: a run may not change that. */
 QKV_API qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc,
                                            int32_t max_workers, qkv_plan *plan);
 QKV_API qkv_status qkv_layer_backward_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
@@ -538,6 +591,10 @@ QKV_API qkv_status qkv_layer_backward_check(const qkv_plan *plan, const qkv_laye
                                             const void *workspace, size_t workspace_size);
 QKV_API void qkv_layer_backward_task(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
                                      int32_t phase, int64_t index, int32_t worker);
+QKV_API const char *qkv_layer_backward_explain_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc,
+                                                    int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_layer_backward_explain_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
+                                                   const void *workspace, size_t workspace_size, char *text, size_t size);
 
 #ifdef __cplusplus
 }

@@ -374,6 +374,7 @@ stage cross-s390x matrix cross s390x
 stage cross-s390x-clang matrix cross s390x-clang
 stage cross-wasm32 matrix cross wasm32
 stage cross-aarch64_be matrix cross aarch64_be
+stage fuzz sh scripts/check/fuzz.sh
 stage asan with_asan
 stage tsan with_tsan
 stage avx512-emulated with_emulated_avx512

@@ -54,7 +54,8 @@ qkv_status qkv_init(qkv_ctx *ctx, const qkv_config *config) {
         return QKV_ERROR_NULL;
     qkv_config wanted = {0};
     if (config) {
-        qkv_status status = qkv_import(&wanted, sizeof wanted, config);
+        qkv_problem unused = {0};
+        qkv_status status = qkv_import(&wanted, sizeof wanted, config, &unused);
         if (status != QKV_OK)
             return status;
     }

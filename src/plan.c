@@ -6,43 +6,35 @@
 /* Larger than any descriptor will be: an uninitialised size must not send the library through memory. */
 enum { MAX_DESC_SIZE = 4096 };
 
-qkv_status qkv_import(void *copy, size_t known, const void *desc) {
+qkv_status qkv_import(void *copy, size_t known, const void *desc, qkv_problem *why) {
     if (!desc)
-        return QKV_ERROR_NULL;
+        return qkv_refuse(why, QKV_ERROR_NULL, NULL, -1, "the descriptor is NULL", 0, 0);
     size_t size;
     memcpy(&size, desc, sizeof size);
     if (size < known || size > MAX_DESC_SIZE)
-        return QKV_ERROR_SIZE;
+        return qkv_refuse(why, QKV_ERROR_SIZE, "size", -1, "is %, but this library's struct has % bytes",
+                          (int64_t)size, (int64_t)known);
     const unsigned char *bytes = desc;
     for (size_t i = known; i < size; i++) {
         if (bytes[i] != 0)
-            return QKV_ERROR_SIZE;
+            return qkv_refuse(why, QKV_ERROR_SIZE, "size", -1,
+                              "is %: byte % is of a field that this library does not know, and not zero",
+                              (int64_t)size, (int64_t)i);
     }
     memcpy(copy, desc, known);
+    memcpy(copy, &known, sizeof known);
     return QKV_OK;
 }
 
-bool qkv_not_negative(const int64_t *sizes, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (sizes[i] < 0)
-            return false;
-    }
-    return true;
-}
-
-bool qkv_fits(size_t element_size, const int64_t *sizes, const int64_t *strides, size_t n) {
-    int64_t reach = 1;
-    for (size_t i = 0; i < n; i++) {
-        if (sizes[i] == 0)
-            return true;
-    }
-    for (size_t i = 0; i < n; i++) {
-        int64_t step;
-        if (strides[i] == INT64_MIN || __builtin_mul_overflow(sizes[i] - 1, strides[i], &step) || step == INT64_MIN ||
-            __builtin_add_overflow(reach, step < 0 ? -step : step, &reach))
-            return false;
-    }
-    return reach <= PTRDIFF_MAX / (int64_t)element_size;
+/* Its bytes beyond what is known lie beyond what is known of the outer one, and have been found to be zero. */
+qkv_status qkv_import_inner(size_t *size, size_t known, size_t available, qkv_problem *why) {
+    if (*size < known || *size > available)
+        return qkv_refuse(why, QKV_ERROR_SIZE, "size", -1,
+                          *size < known ? "is %, but this library's struct has % bytes"
+                                        : "is %, but the outer descriptor's size leaves % bytes",
+                          (int64_t)*size, (int64_t)(*size < known ? known : available));
+    *size = known;
+    return QKV_OK;
 }
 
 bool qkv_product(const int64_t *factors, size_t n, int64_t max, int64_t *product) {
@@ -58,51 +50,6 @@ bool qkv_product(const int64_t *factors, size_t n, int64_t max, int64_t *product
             return false;
     }
     return *product >= 0 && *product <= max;
-}
-
-static bool check_pointer(qkv_pointers *p, const void *data, size_t alignment, bool has_elements) {
-    if (!has_elements)
-        return false;
-    qkv_status status = !data ? QKV_ERROR_NULL : (uintptr_t)data % alignment ? QKV_ERROR_ALIGNMENT : QKV_OK;
-    if (p->status == QKV_OK)
-        p->status = status;
-    return status == QKV_OK;
-}
-
-void qkv_add_input(qkv_pointers *p, const void *data, size_t alignment, bool has_elements) {
-    if (check_pointer(p, data, alignment, has_elements))
-        p->input[p->num_inputs++] = data;
-}
-
-void qkv_add_output(qkv_pointers *p, const void *data, size_t alignment, bool has_elements) {
-    if (check_pointer(p, data, alignment, has_elements))
-        p->output[p->num_outputs++] = data;
-}
-
-qkv_status qkv_check_pointers(const qkv_pointers *p) {
-    if (p->status != QKV_OK)
-        return p->status;
-    for (size_t i = 0; i < p->num_outputs; i++) {
-        for (size_t j = 0; j < p->num_inputs; j++) {
-            if (p->output[i] == p->input[j])
-                return QKV_ERROR_ALIAS;
-        }
-        for (size_t j = 0; j < i; j++) {
-            if (p->output[i] == p->output[j])
-                return QKV_ERROR_ALIAS;
-        }
-    }
-    return QKV_OK;
-}
-
-qkv_status qkv_check_workspace(const qkv_plan *plan, const void *workspace, size_t workspace_size) {
-    if (workspace_size < plan->workspace_size)
-        return QKV_ERROR_WORKSPACE;
-    if (plan->workspace_size == 0)
-        return QKV_OK;
-    if (!workspace)
-        return QKV_ERROR_NULL;
-    return (uintptr_t)workspace % 64 ? QKV_ERROR_ALIGNMENT : QKV_OK;
 }
 
 /* One of the chains whose sums make a checksum: several are under way at once. */

@@ -3,8 +3,7 @@
 #ifndef QKV_PLAN_H
 #define QKV_PLAN_H
 
-#include <stdbool.h>
-
+#include "check.h"
 #include "kernels/kernels.h"
 
 QKV_INTERNAL_BEGIN
@@ -19,34 +18,18 @@ enum qkv_operation {
     QKV_LAYER_BACKWARD
 };
 
-/* Copies a descriptor, which begins with its own size, into one of the size this library knows: bytes it does not have
- * are zero, bytes beyond must be. */
-qkv_status qkv_import(void *copy, size_t known, const void *desc);
+/* Copies a descriptor, which begins with its own size, into one of the size this library knows, and gives it that size:
+ * bytes it does not have are zero, bytes beyond must be. */
+qkv_status qkv_import(void *copy, size_t known, const void *desc, qkv_problem *why);
 
-/* True if all are ≥ 0. */
-bool qkv_not_negative(const int64_t *sizes, size_t n);
-
-/* True if no byte of an n-dimensional tensor is farther from its base than memory reaches, or if it has no element. */
-bool qkv_fits(size_t element_size, const int64_t *sizes, const int64_t *strides, size_t n);
+/* The last field of an imported descriptor is one too, *size its size, `available` what the outer one has room for. */
+qkv_status qkv_import_inner(size_t *size, size_t known, size_t available, qkv_problem *why);
 
 /* *product = a·b·…; false if a factor is negative or the product exceeds max. */
 bool qkv_product(const int64_t *factors, size_t n, int64_t max, int64_t *product);
 
-/* The pointers of a call, collected with their problems; outputs must not start where another operand does. */
-typedef struct qkv_pointers {
-    const void *input[24], *output[12];
-    size_t num_inputs, num_outputs;
-    qkv_status status; /* the first problem */
-} qkv_pointers;
-
-/* An operand with elements is required and aligned; one without elements is not looked at. */
-void qkv_add_input(qkv_pointers *p, const void *data, size_t alignment, bool has_elements);
-void qkv_add_output(qkv_pointers *p, const void *data, size_t alignment, bool has_elements);
-qkv_status qkv_check_pointers(const qkv_pointers *p);
-
-qkv_status qkv_check_workspace(const qkv_plan *plan, const void *workspace, size_t workspace_size);
-
-/* A number for the fields that a run may not change. */
+/* A number for the fields that a run may not change: all but addresses. Optional pointers count by being there or not,
+ * which is part of the plan too; required ones may be missing from it. */
 uint64_t qkv_checksum(const int64_t *fields, size_t n);
 
 int64_t qkv_float_field(float x);

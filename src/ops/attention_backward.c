@@ -268,7 +268,7 @@ void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, 
     for (int64_t i = queries.first; i < queries.end; i++) {
         for (int64_t j = keys.first; j < keys.end; j++) {
             float *element = to + i * x->query + j * x->key;
-            *element = desc->flags & QKV_ACCUMULATE ? *element + 0.0f : 0.0f;
+            *element = desc->flags & QKV_ACCUMULATE_BIAS ? *element + 0.0f : 0.0f;
         }
     }
 }

@@ -4,58 +4,57 @@
 
 #include "attention_backward.h"
 
-bool qkv_gradient_bias_sizes(const qkv_attention_desc *d, const qkv_matrix_output *x, int64_t sizes[4]) {
+void qkv_gradient_add_bias(qkv_operands *o, const qkv_attention_desc *d, const qkv_matrix_output *x) {
     const int64_t all[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
     const int64_t strides[4] = {x->batch, x->head, x->query, x->key};
-    bool any = true;
-    for (int i = 0; i < 4; i++) {
+    int64_t sizes[4];
+    for (int i = 0; i < 4; i++)
         sizes[i] = strides[i] == 0 ? 1 : all[i];
-        any = any && sizes[i] > 0;
-    }
-    return any;
+    qkv_add_operand(o, QKV_NEEDED | QKV_OUTPUT | QKV_SUMMED, "grad_bias", x->data, sizeof(float), 4, sizes, strides, 1);
 }
 
-static qkv_status attention_backward_prepare(const qkv_attention_backward_desc *desc, qkv_attention_backward_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
+enum {
+    GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS
+};
+
+static qkv_status qkv_attention_backward_complete(const qkv_attention_backward_desc *desc,
+                                                  qkv_attention_backward_desc *d, qkv_problem *why) {
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
     if (status != QKV_OK)
         return status;
-    qkv_attention_desc *a = &d->forward;
-    status = qkv_attention_prepare(&desc->forward, a);
+    qkv_enter(why, "forward.");
+    status = qkv_import_inner(&d->forward.size, sizeof d->forward,
+                              desc->size - offsetof(qkv_attention_backward_desc, forward), why);
     if (status != QKV_OK)
         return status;
-    if ((d->flags & ~QKV_ACCUMULATE) != 0 || d->reserved != 0)
-        return QKV_ERROR_FLAGS;
+    qkv_leave(why);
+    qkv_attention_defaults(&d->forward);
+    d->flags = qkv_accumulated(d->flags, GRADIENTS);
+    return QKV_OK;
+}
+
+static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->forward;
+    qkv_enter(why, "forward.");
+    qkv_status status = qkv_attention_validate(a, why);
+    if (status != QKV_OK)
+        return status;
     if (a->states.data)
-        return QKV_ERROR_SHAPE;
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "states", -1, "must be NULL: gradients are of out and lse", 0, 0);
     /* What is counted stays small also where another size is 0. */
     int64_t heads[2] = {a->batch, a->num_heads}, kv_heads[2] = {a->batch, a->num_kv_heads}, unused;
     int64_t values[4] = {a->batch, a->num_kv_heads, a->seq_k, qkv_max(1, a->head_dim_v)}, limit = INT64_C(1) << 52;
-    if (!qkv_product(heads, 2, limit, &unused) || !qkv_product(kv_heads, 2, limit, &unused) ||
-        !qkv_product(values, 4, limit, &unused))
-        return QKV_ERROR_OVERFLOW;
-    int64_t bias[4];
-    qkv_gradient_bias_sizes(a, &d->grad_bias, bias);
-    const struct {
-        bool used;
-        int64_t sizes[4], strides[4];
-    } tensors[] = {
-        {true, {a->batch, a->num_heads, a->seq_q, a->head_dim_v},
-         {d->grad_out.batch, d->grad_out.head, d->grad_out.token, 1}},
-        {d->grad_lse.data, {a->batch, a->num_heads, a->seq_q, 1},
-         {d->grad_lse.batch, d->grad_lse.head, d->grad_lse.token, 1}},
-        {d->grad_q.data, {a->batch, a->num_heads, a->seq_q, a->head_dim},
-         {d->grad_q.batch, d->grad_q.head, d->grad_q.token, 1}},
-        {d->grad_k.data, {a->batch, a->num_kv_heads, a->seq_k, a->head_dim},
-         {d->grad_k.batch, d->grad_k.head, d->grad_k.token, 1}},
-        {d->grad_v.data, {a->batch, a->num_kv_heads, a->seq_k, a->head_dim_v},
-         {d->grad_v.batch, d->grad_v.head, d->grad_v.token, 1}},
-        {d->grad_bias.data, {bias[0], bias[1], bias[2], bias[3]},
-         {d->grad_bias.batch, d->grad_bias.head, d->grad_bias.query, d->grad_bias.key}},
-    };
-    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
-        if (tensors[i].used && !qkv_fits(sizeof(float), tensors[i].sizes, tensors[i].strides, 4))
-            return QKV_ERROR_OVERFLOW;
-    }
+    if (!qkv_product(heads, 2, limit, &unused) || !qkv_product(kv_heads, 2, limit, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * num_heads", -1, "is too large", 0, 0);
+    if (!qkv_product(values, 4, limit, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * num_kv_heads * seq_k * head_dim_v", -1, "is too large", 0,
+                          0);
+    qkv_leave(why);
+    if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS)) != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)",
+                          d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS), 0);
+    if (d->reserved != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
     return QKV_OK;
 }
 
@@ -135,8 +134,8 @@ static int32_t gradient_stages(const gradient_shape *shape, const qkv_attention_
     return n;
 }
 
-static void attention_backward_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
-                                       int64_t index, int32_t worker) {
+static void qkv_attention_backward_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
+                                           int64_t index, int32_t worker) {
     const qkv_attention_backward_desc *d = desc;
     gradient_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
@@ -216,101 +215,73 @@ static qkv_status cut_gradient(const qkv_kernels *kernels, const qkv_attention_b
     return QKV_OK;
 }
 
-static uint64_t attention_backward_checksum(const qkv_attention_backward_desc *d) {
-    int64_t fields[96];
+static uint64_t qkv_attention_backward_checksum(const qkv_attention_backward_desc *d) {
+    int64_t fields[QKV_ATTENTION_FIELDS + 32];
     size_t n = qkv_attention_fields(&d->forward, fields);
     const int64_t more[] = {
-        d->flags, d->grad_out.batch, d->grad_out.head, d->grad_out.token, d->grad_lse.batch, d->grad_lse.head,
-        d->grad_lse.token, d->grad_q.batch, d->grad_q.head, d->grad_q.token, d->grad_k.batch, d->grad_k.head,
-        d->grad_k.token, d->grad_v.batch, d->grad_v.head, d->grad_v.token, d->grad_bias.batch, d->grad_bias.head,
-        d->grad_bias.query, d->grad_bias.key, !!d->forward.q_offsets, !!d->grad_q.data, !!d->grad_k.data,
-        !!d->grad_v.data, !!d->grad_bias.data, !!d->grad_sinks,
+        d->flags, d->reserved, d->grad_out.batch, d->grad_out.head, d->grad_out.token, d->grad_lse.batch,
+        d->grad_lse.head, d->grad_lse.token, d->grad_q.batch, d->grad_q.head, d->grad_q.token, d->grad_k.batch,
+        d->grad_k.head, d->grad_k.token, d->grad_v.batch, d->grad_v.head, d->grad_v.token, d->grad_bias.batch,
+        d->grad_bias.head, d->grad_bias.query, d->grad_bias.key, !!d->grad_lse.data, !!d->grad_q.data,
+        !!d->grad_k.data, !!d->grad_v.data, !!d->grad_bias.data, !!d->grad_sinks,
     };
-    _Static_assert(sizeof more + 64 * sizeof(int64_t) <= sizeof fields, "fields has room");
+    _Static_assert(sizeof more + QKV_ATTENTION_FIELDS * sizeof(int64_t) <= sizeof fields, "fields has room");
     memcpy(fields + n, more, sizeof more);
     return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
 }
 
-static void add_tensors(qkv_pointers *pointers, const qkv_attention_backward_desc *desc) {
+static void qkv_attention_backward_operands(qkv_operands *o, const qkv_attention_backward_desc *desc) {
     const qkv_attention_desc *d = &desc->forward;
-    bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0, out = rows && d->head_dim_v > 0;
-    int64_t bias[4];
-    bool pairs = rows && d->seq_k > 0, keys = d->batch > 0 && d->num_kv_heads > 0 && d->seq_k > 0;
-    qkv_add_input(pointers, d->q.data, sizeof(float), pairs && d->head_dim > 0);
-    qkv_add_input(pointers, d->k.data, sizeof(float), pairs && d->head_dim > 0);
-    qkv_add_input(pointers, d->v.data, sizeof(float), pairs && d->head_dim_v > 0);
-    qkv_add_input(pointers, d->out.data, sizeof(float), out);
-    qkv_add_input(pointers, desc->grad_out.data, sizeof(float), out);
-    qkv_add_input(pointers, d->lse.data, sizeof(float), rows);
-    qkv_add_input(pointers, desc->grad_lse.data, sizeof(float), rows && desc->grad_lse.data);
-    qkv_add_output(pointers, desc->grad_q.data, sizeof(float), rows && d->head_dim > 0 && desc->grad_q.data);
-    qkv_add_output(pointers, desc->grad_k.data, sizeof(float), keys && d->head_dim > 0 && desc->grad_k.data);
-    qkv_add_output(pointers, desc->grad_v.data, sizeof(float), keys && d->head_dim_v > 0 && desc->grad_v.data);
-    qkv_add_output(pointers, desc->grad_bias.data, sizeof(float),
-                   desc->grad_bias.data && qkv_gradient_bias_sizes(d, &desc->grad_bias, bias));
-    qkv_add_output(pointers, desc->grad_sinks, sizeof(float), desc->grad_sinks && d->num_heads > 0);
-    qkv_attention_desc options = *d; /* without what the forward wrote */
-    options.lse.data = options.probabilities.data = options.scores.data = NULL;
-    qkv_attention_add_options(pointers, &options);
+    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, d->num_kv_heads, d->seq_k};
+    int pairs = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0 && d->seq_k > 0 ? QKV_NEEDED : 0;
+    o->within = QKV_IN_FORWARD;
+    qkv_add_input(o, pairs, "q", d->q, rows, d->head_dim);
+    qkv_add_input(o, pairs, "k", d->k, keys, d->head_dim);
+    qkv_add_input(o, pairs, "v", d->v, keys, d->head_dim_v);
+    qkv_add_input(o, QKV_NEEDED, "out", qkv_as_input(&d->out), rows, d->head_dim_v);
+    qkv_add_input(o, QKV_NEEDED | QKV_LSE, "lse", qkv_as_input(&d->lse), rows, 1);
+    qkv_attention_options(o, d);
+    o->within = QKV_OUTERMOST;
+    qkv_add_input(o, QKV_NEEDED, "grad_out", desc->grad_out, rows, d->head_dim_v);
+    if (desc->grad_lse.data)
+        qkv_add_input(o, QKV_NEEDED, "grad_lse", desc->grad_lse, rows, 1);
+    if (desc->grad_q.data)
+        qkv_add_output(o, QKV_NEEDED, "grad_q", desc->grad_q, rows, d->head_dim);
+    if (desc->grad_k.data)
+        qkv_add_output(o, QKV_NEEDED, "grad_k", desc->grad_k, keys, d->head_dim);
+    if (desc->grad_v.data)
+        qkv_add_output(o, QKV_NEEDED, "grad_v", desc->grad_v, keys, d->head_dim_v);
+    if (desc->grad_bias.data)
+        qkv_gradient_add_bias(o, d, &desc->grad_bias);
+    if (desc->grad_sinks)
+        qkv_add_operand(o, QKV_NEEDED | QKV_OUTPUT, "grad_sinks", desc->grad_sinks, sizeof(float), 0, NULL, NULL,
+                        d->num_heads);
 }
 
-static qkv_status attention_backward_check_call(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
-                                                const void *workspace, size_t workspace_size,
-                                                qkv_attention_backward_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = attention_backward_prepare(desc, d);
-    if (status != QKV_OK)
-        return status;
-    if (plan->operation != QKV_ATTENTION_BACKWARD || plan->checksum != attention_backward_checksum(d))
-        return QKV_ERROR_PLAN;
-    if (d->forward.batch > 0 && d->forward.num_heads > 0 && d->forward.seq_q > 0 && !d->forward.lse.data)
-        return QKV_ERROR_LSE;
-    qkv_pointers pointers = {0};
-    add_tensors(&pointers, d);
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
-}
-
-qkv_status qkv_attention_backward_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
-                                       int32_t max_workers, qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    qkv_attention_backward_desc d;
-    qkv_status status = attention_backward_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
+static qkv_status qkv_attention_backward_make_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *d,
+                                                   qkv_plan *plan) {
     gradient_shape shape;
-    size_t workspace_size;
-    status = cut_gradient(ctx->kernels, &d, max_workers, &shape, &workspace_size);
+    qkv_status status = cut_gradient(ctx->kernels, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
         return status;
     enum gradient_stage list[4];
-    int32_t num_stages = gradient_stages(&shape, &d, list);
+    int32_t num_stages = gradient_stages(&shape, d, list);
     int64_t phases = shape.lanes > 0 ? shape.phases : 1;
-    bool sweeps = wants_sweeps(&shape, &d), clears = d.grad_q.data && d.forward.head_dim > 0;
-    bool rows = sweeps || clears || shape.bias_queries > 0 || d.grad_sinks;
-    const int64_t num_tasks[] = {rows ? d.forward.batch * d.forward.num_heads * shape.row_chunks : 0,
+    bool sweeps = wants_sweeps(&shape, d), clears = d->grad_q.data && d->forward.head_dim > 0;
+    bool rows = sweeps || clears || shape.bias_queries > 0 || d->grad_sinks;
+    const int64_t num_tasks[] = {rows ? d->forward.batch * d->forward.num_heads * shape.row_chunks : 0,
                                  shape.lanes > 0 ? shape.lanes : sweeps ? shape.kv_heads : 0,
-                                 shape.bias_queries > 0 ? qkv_gradient_bias_tasks(&shape, &d) : 0, d.forward.num_heads};
-    qkv_plan p = {.workspace_size = workspace_size,
-                  .num_phases = num_stages - 1 + (int32_t)phases,
-                  .max_workers = max_workers,
-                  .more_phases = {[SWEEP] = (int32_t)phases - 1},
-                  .kernels = ctx->kernels,
-                  .operation = QKV_ATTENTION_BACKWARD,
-                  .checksum = attention_backward_checksum(&d)};
+                                 shape.bias_queries > 0 ? qkv_gradient_bias_tasks(&shape, d) : 0, d->forward.num_heads};
+    plan->num_phases = num_stages - 1 + (int32_t)phases;
+    plan->more_phases[SWEEP] = (int32_t)phases - 1;
     for (int32_t i = 0; i < num_stages; i++)
-        p.num_tasks[i] = num_tasks[list[i]];
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
-    *plan = p;
+        plan->num_tasks[i] = num_tasks[list[i]];
+    _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
+    memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_attention_backward_##name
-#define LOCAL(name) attention_backward_##name
-#define PREPARE attention_backward_prepare
+#define DESC qkv_attention_backward_desc
+#define OPERATION QKV_ATTENTION_BACKWARD
 #include "shell.inc.h"

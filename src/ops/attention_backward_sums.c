@@ -47,7 +47,7 @@ static void clear_rows(const qkv_kernels *kernels, const qkv_attention_backward_
     size_t dim = (size_t)desc->forward.head_dim;
     for (int64_t i = first; x->data && dim > 0 && i < first + n; i++) {
         float *row = (float *)x->data + b * x->batch + head * x->head + i * x->token;
-        if (desc->flags & QKV_ACCUMULATE)
+        if (desc->flags & QKV_ACCUMULATE_Q)
             qkv_scale_row(kernels, row, row, 1.0f, dim);
         else
             memset(row, 0, dim * sizeof(float));
@@ -136,7 +136,7 @@ void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
 void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward_desc *desc, const void *workspace,
                        int64_t head, const qkv_kernels *kernels) {
     const qkv_attention_desc *d = &desc->forward;
-    float total = desc->flags & QKV_ACCUMULATE ? desc->grad_sinks[head] : 0.0f;
+    float total = desc->flags & QKV_ACCUMULATE_SINKS ? desc->grad_sinks[head] : 0.0f;
     float sink = d->sinks ? d->sinks[head] : QKV_MINUS_INFINITY, m, l;
     qkv_single_state(sink, &m, &l);
     for (int64_t b = 0; l != 0 && d->seq_q > 0 && b < d->batch; b++) {

@@ -223,19 +223,20 @@ void qkv_gradient_load_keys(const gradient_task *t) {
         clear_hidden(t, &d->v, d->head_dim_v, keys, t->v_panels, NULL);
 }
 
-static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv_output *grad, int64_t n) {
+static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv_output *grad, int64_t n, bool add) {
     if (!grad->data || n == 0)
         return;
     memset(sums, 0, (size_t)(t->num_keys * ld) * sizeof(float));
-    if (t->desc->flags & QKV_ACCUMULATE)
+    if (add)
         qkv_gradient_copy_rows(sums, ld, qkv_gradient_output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK),
                                grad->token, t->num_keys,
                   n);
 }
 
 void qkv_gradient_open_sums(const gradient_task *t) {
-    open_sums(t, t->grad_k, t->shape->scores.ld_q, &t->desc->grad_k, t->desc->forward.head_dim);
-    open_sums(t, t->grad_v, t->shape->scores.ld_o, &t->desc->grad_v, t->desc->forward.head_dim_v);
+    const qkv_attention_backward_desc *d = t->desc;
+    open_sums(t, t->grad_k, t->shape->scores.ld_q, &d->grad_k, d->forward.head_dim, d->flags & QKV_ACCUMULATE_K);
+    open_sums(t, t->grad_v, t->shape->scores.ld_o, &d->grad_v, d->forward.head_dim_v, d->flags & QKV_ACCUMULATE_V);
 }
 
 static void close_sums(const gradient_task *t, const float *sums, int64_t ld, const qkv_output *grad, int64_t n) {

@@ -8,83 +8,76 @@ static bool finite_float(float x) {
     return x - x == 0;
 }
 
-static qkv_status check_strides(const qkv_attention_desc *d) {
-    int64_t q_sizes[4] = {d->batch, d->num_heads, d->seq_q, d->head_dim};
-    int64_t k_sizes[4] = {d->batch, d->num_kv_heads, d->seq_k, d->head_dim};
-    int64_t v_sizes[4] = {d->batch, d->num_kv_heads, d->seq_k, d->head_dim_v};
-    int64_t out_sizes[4] = {d->batch, d->num_heads, d->seq_q, d->head_dim_v};
-    int64_t pair_sizes[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
-    int64_t state_sizes[5] = {d->batch, d->num_heads, d->seq_q, qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK),
-                              d->head_dim_v + 2};
-    const struct {
-        bool used;
-        const int64_t *sizes;
-        int64_t batch, head, token, last;
-        size_t element;
-    } tensors[] = {
-        {true, q_sizes, d->q.batch, d->q.head, d->q.token, 1, 4},
-        {true, k_sizes, d->k.batch, d->k.head, d->k.token, 1, 4},
-        {true, v_sizes, d->v.batch, d->v.head, d->v.token, 1, 4},
-        {true, out_sizes, d->out.batch, d->out.head, d->out.token, 1, 4},
-        {d->lse.data, out_sizes, d->lse.batch, d->lse.head, d->lse.token, 0, 4},
-        {d->bias.data, pair_sizes, d->bias.batch, d->bias.head, d->bias.query, d->bias.key, 4},
-        {d->keep.data, pair_sizes, d->keep.batch, d->keep.head, d->keep.query, d->keep.key, 1},
-        {d->probabilities.data, pair_sizes, d->probabilities.batch, d->probabilities.head, d->probabilities.query,
-         d->probabilities.key, 4},
-        {d->scores.data, pair_sizes, d->scores.batch, d->scores.head, d->scores.query, d->scores.key, 4},
-    };
-    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
-        int64_t strides[4] = {tensors[i].batch, tensors[i].head, tensors[i].token, tensors[i].last};
-        if (tensors[i].used && !qkv_fits(tensors[i].element, tensors[i].sizes, strides, 4))
-            return QKV_ERROR_OVERFLOW;
-    }
-    int64_t state_strides[5] = {d->states.batch, d->states.head, d->states.query, d->states.key, 1};
-    if (d->states.data && !qkv_fits(sizeof(float), state_sizes, state_strides, 5))
-        return QKV_ERROR_OVERFLOW;
-    return QKV_OK;
-}
-
-/* A copy of the descriptor with the sizes that 0 stands for. */
-static qkv_status complete(const qkv_attention_desc *desc, qkv_attention_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
-    if (status != QKV_OK)
-        return status;
+void qkv_attention_defaults(qkv_attention_desc *d) {
     if (d->num_kv_heads == 0)
         d->num_kv_heads = d->num_heads;
-    if (d->head_dim_v == 0)
+    if (d->head_dim_v == 0 && !(d->flags & QKV_HEAD_DIM_V))
         d->head_dim_v = d->head_dim;
+}
+
+static qkv_status qkv_attention_complete(const qkv_attention_desc *desc, qkv_attention_desc *d, qkv_problem *why) {
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
+    if (status == QKV_OK)
+        qkv_attention_defaults(d);
+    return status;
+}
+
+static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why) {
+    const uint32_t known = QKV_LEFT | QKV_RIGHT | QKV_SCALE | QKV_HEAD_DIM_V;
+    if ((d->flags & ~known) != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)", d->flags & ~known, 0);
+    if (d->reserved != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
+    if (d->scores_stage > QKV_SCORES_MASKED)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "scores_stage", -1, "is unknown (%)", d->scores_stage, 0);
+    if (!finite_float(d->scale))
+        return qkv_refuse(why, QKV_ERROR_VALUE, "scale", -1, "is NaN or infinite", 0, 0);
+    if (!finite_float(d->softcap) || d->softcap < 0)
+        return qkv_refuse(why, QKV_ERROR_VALUE, "softcap", -1,
+                          d->softcap < 0 ? "is negative" : "is NaN or infinite", 0, 0);
+    if (!qkv_is_dropout(d->dropout))
+        return qkv_refuse(why, QKV_ERROR_VALUE, "dropout", -1, "is not in [0, 1)", 0, 0);
+    if (d->states.data && (d->out.data || d->lse.data || d->probabilities.data || d->scores.data))
+        return qkv_refuse(why, QKV_ERROR_SHAPE,
+                          d->out.data             ? "out"
+                          : d->lse.data           ? "lse"
+                          : d->probabilities.data ? "probabilities"
+                                                  : "scores",
+                          -1, "must be NULL beside states", 0, 0);
     return QKV_OK;
 }
 
-static qkv_status validate(const qkv_attention_desc *d) {
-    int64_t sizes[7] = {d->batch, d->num_heads,  d->num_kv_heads, d->seq_q,
-                        d->seq_k, d->head_dim, d->head_dim_v};
-    if (!qkv_not_negative(sizes, 7))
-        return QKV_ERROR_NEGATIVE;
-    if (d->num_kv_heads > 0 && d->num_heads % d->num_kv_heads != 0)
-        return QKV_ERROR_HEADS;
-    if ((d->flags & ~(QKV_LEFT | QKV_RIGHT)) != 0 || d->reserved != 0 || d->scores_stage > QKV_SCORES_MASKED)
-        return QKV_ERROR_FLAGS;
-    if (!finite_float(d->scale) || !finite_float(d->softcap) || d->softcap < 0 || !qkv_is_dropout(d->dropout))
-        return QKV_ERROR_VALUE;
-    if (d->states.data && (d->out.data || d->lse.data || d->probabilities.data || d->scores.data))
-        return QKV_ERROR_SHAPE;
+qkv_status qkv_attention_validate(const qkv_attention_desc *d, qkv_problem *why) {
+    const struct {
+        const char *field;
+        int64_t value;
+    } sizes[] = {{"batch", d->batch},   {"num_heads", d->num_heads}, {"num_kv_heads", d->num_kv_heads},
+                 {"seq_q", d->seq_q},   {"seq_k", d->seq_k},         {"head_dim", d->head_dim},
+                 {"head_dim_v", d->head_dim_v}};
+    enum { NUM_SIZES = sizeof sizes / sizeof sizes[0] };
+    qkv_status status = QKV_OK;
+    for (int i = 0; i < NUM_SIZES && status == QKV_OK; i++)
+        status = qkv_check_size(why, sizes[i].field, -1, sizes[i].value);
+    if (status == QKV_OK && d->num_kv_heads > 0 && d->num_heads % d->num_kv_heads != 0)
+        return qkv_refuse(why, QKV_ERROR_HEADS, "num_heads", -1, "is %, no multiple of num_kv_heads (%)", d->num_heads,
+                          d->num_kv_heads);
+    if (status == QKV_OK)
+        status = validate_options(d, why);
+    if (status != QKV_OK)
+        return status;
     /* Everything the tasks count or allocate stays below 2^60, with room for rounding up. */
     int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, 64}, unused;
     int64_t packed[4] = {d->batch, d->num_kv_heads, d->seq_k, d->head_dim};
     int64_t limit = INT64_C(1) << 58;
-    for (size_t i = 0; i < 7; i++) {
-        if (sizes[i] > limit)
-            return QKV_ERROR_OVERFLOW;
+    for (int i = 0; i < NUM_SIZES; i++) {
+        if (sizes[i].value > limit)
+            return qkv_refuse(why, QKV_ERROR_OVERFLOW, sizes[i].field, -1, "is too large (%)", sizes[i].value, 0);
     }
-    if (!qkv_product(rows, 4, limit, &unused) || !qkv_product(packed, 4, limit / 64, &unused))
-        return QKV_ERROR_OVERFLOW;
-    return check_strides(d);
-}
-
-qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d) {
-    qkv_status status = complete(desc, d);
-    return status != QKV_OK ? status : validate(d);
+    if (!qkv_product(rows, 4, limit, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * num_heads * seq_q", -1, "is too large", 0, 0);
+    if (!qkv_product(packed, 4, limit / 64, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * num_kv_heads * seq_k * head_dim", -1, "is too large", 0, 0);
+    return QKV_OK;
 }
 
 /* fl(1/fl(√head_dim)), the scale that 0 stands for. The root in double, rounded, is the float's root correctly rounded:
@@ -94,7 +87,8 @@ static float default_scale(int64_t head_dim) {
 }
 
 float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape) {
-    float scale = d->scale == 0 ? default_scale(d->head_dim) : d->scale;
+    bool given = d->scale != 0 || d->flags & QKV_SCALE;
+    float scale = given ? d->scale : default_scale(d->head_dim);
     shape->group = d->num_kv_heads > 0 ? d->num_heads / d->num_kv_heads : 0;
     shape->key_blocks = qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK);
     shape->ld_q = qkv_round_up(d->head_dim, QKV_LANES);
@@ -169,7 +163,7 @@ static qkv_status cut_keys(const qkv_attention_desc *d, qkv_attention_shape *sha
 qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, int32_t max_workers,
                              qkv_attention_shape *shape) {
     memset(shape, 0, sizeof *shape);
-    if (d->batch == 0 || d->num_heads == 0 || d->seq_q == 0)
+    if (!qkv_attention_writes(d))
         return QKV_OK;
     int64_t tile = ctx->kernels->tile_rows, heads = d->batch * d->num_kv_heads;
     qkv_attention_measure(d, shape);
@@ -187,109 +181,92 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     return cut_keys(d, shape);
 }
 
-/* Everything a run may not change. */
-size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]) {
+size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]) {
+    const int64_t optional = (d->q_offsets ? 1 : 0) | (d->kv_len ? 2 : 0) | (d->alibi_slopes ? 4 : 0) |
+                             (d->sinks ? 8 : 0) | (d->bias.data ? 16 : 0) | (d->keep.data ? 32 : 0) |
+                             (d->probabilities.data ? 64 : 0) | (d->states.data ? 128 : 0) |
+                             (d->scores.data ? 256 : 0);
     const int64_t values[] = {
         d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
         d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
         d->out.batch, d->out.head, d->out.token, d->lse.batch, d->lse.head, d->lse.token,
-        d->probabilities.data != NULL, d->states.data != NULL,
-        qkv_float_field(d->scale), qkv_float_field(d->softcap), d->flags, d->left, d->right, d->q_offset,
+        qkv_float_field(d->scale), qkv_float_field(d->softcap), d->flags, d->reserved, d->left, d->right, d->q_offset,
         d->bias.batch, d->bias.head, d->bias.query, d->bias.key,
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
-        d->states.batch, d->states.head, d->states.query, d->states.key, qkv_float_field(d->dropout),
-        d->scores.data != NULL, d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage,
+        d->states.batch, d->states.head, d->states.query, d->states.key,
+        d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage, qkv_float_field(d->dropout),
+        optional,
     };
-    _Static_assert(sizeof values <= 64 * sizeof(int64_t), "fields has room");
+    _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
     return sizeof values / sizeof values[0];
 }
 
-void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d) {
-    bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0;
-    qkv_add_output(pointers, d->lse.data, sizeof(float), rows && d->lse.data);
-    qkv_add_output(pointers, d->probabilities.data, sizeof(float), rows && d->seq_k > 0 && d->probabilities.data);
-    qkv_add_output(pointers, d->scores.data, sizeof(float), rows && d->seq_k > 0 && d->scores.data);
-    qkv_add_output(pointers, d->states.data, sizeof(float), rows && d->seq_k > 0 && d->states.data);
-    qkv_add_input(pointers, d->q_offsets, sizeof(int64_t), d->q_offsets);
-    qkv_add_input(pointers, d->kv_len, sizeof(int64_t), d->kv_len);
-    qkv_add_input(pointers, d->alibi_slopes, sizeof(float), d->alibi_slopes);
-    qkv_add_input(pointers, d->sinks, sizeof(float), d->sinks);
-    qkv_add_input(pointers, d->bias.data, sizeof(float), d->bias.data);
-    qkv_add_input(pointers, d->keep.data, 1, d->keep.data);
+void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d) {
+    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q};
+    qkv_add_vector(o, QKV_NEEDED, "q_offsets", d->q_offsets, sizeof(int64_t), d->batch);
+    qkv_add_vector(o, QKV_NEEDED, "kv_len", d->kv_len, sizeof(int64_t), d->batch);
+    qkv_add_vector(o, QKV_NEEDED, "alibi_slopes", d->alibi_slopes, sizeof(float), d->num_heads);
+    qkv_add_vector(o, QKV_NEEDED, "sinks", d->sinks, sizeof(float), d->num_heads);
+    qkv_add_matrix_input(o, QKV_NEEDED, "bias", d->bias, sizeof(float), rows, d->seq_k);
+    qkv_add_matrix_input(o, QKV_NEEDED, "keep", d->keep, 1, rows, d->seq_k);
 }
 
-/* Of what a run may not change and all else that validate looks at. */
-static uint64_t attention_checksum(const qkv_attention_desc *d) {
-    int64_t fields[68];
+void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d) {
+    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q};
+    if (d->lse.data)
+        qkv_add_output(o, QKV_NEEDED, "lse", d->lse, rows, 1);
+    qkv_add_matrix_output(o, QKV_NEEDED, "probabilities", d->probabilities, rows, d->seq_k, 1);
+    qkv_add_matrix_output(o, QKV_NEEDED, "scores", d->scores, rows, d->seq_k, 1);
+    qkv_add_matrix_output(o, QKV_NEEDED, "states", d->states, rows, qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK),
+                          d->head_dim_v + 2);
+}
+
+static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d) {
+    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, d->num_kv_heads, d->seq_k};
+    int pairs = qkv_attention_writes(d) && d->seq_k > 0 ? QKV_NEEDED : 0;
+    /* A task reads its queries before it writes their outputs. */
+    qkv_add_input(o, pairs, "q", d->q, rows, d->head_dim)->itself = 1;
+    qkv_add_input(o, pairs, "k", d->k, keys, d->head_dim);
+    qkv_add_input(o, pairs, "v", d->v, keys, d->head_dim_v);
+    if (!d->states.data)
+        qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->head_dim_v)->itself = 1;
+    qkv_attention_optional_outputs(o, d);
+    qkv_attention_options(o, d);
+}
+
+static uint64_t qkv_attention_checksum(const qkv_attention_desc *d) {
+    int64_t fields[QKV_ATTENTION_FIELDS + 2];
     size_t n = qkv_attention_fields(d, fields);
-    const int64_t more[] = {d->lse.data != NULL, d->bias.data != NULL, d->keep.data != NULL, d->reserved};
-    memcpy(fields + n, more, sizeof more);
-    return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
+    fields[n++] = d->lse.data != NULL;
+    fields[n++] = d->states.data && d->out.data; /* refused */
+    return qkv_checksum(fields, n);
 }
 
-static void attention_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                              int32_t worker) {
+static void qkv_attention_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                                  int32_t worker) {
     qkv_attention_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     qkv_attention_execute(plan->kernels, &shape, desc, workspace, phase, index, worker);
 }
 
-static qkv_status attention_check_call(const qkv_plan *plan, const qkv_attention_desc *desc, const void *workspace,
-                                       size_t workspace_size, qkv_attention_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = complete(desc, d);
-    if (status != QKV_OK)
-        return status;
-    /* equal ones have been validated */
-    if (plan->operation != QKV_ATTENTION || plan->checksum != attention_checksum(d)) {
-        status = validate(d);
-        return status != QKV_OK ? status : QKV_ERROR_PLAN;
-    }
-    bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0;
-    bool pairs = rows && d->seq_k > 0;
-    qkv_pointers pointers = {0};
-    qkv_add_input(&pointers, d->q.data, sizeof(float), pairs && d->head_dim > 0);
-    qkv_add_input(&pointers, d->k.data, sizeof(float), pairs && d->head_dim > 0);
-    qkv_add_input(&pointers, d->v.data, sizeof(float), pairs && d->head_dim_v > 0);
-    qkv_add_output(&pointers, d->out.data, sizeof(float), rows && d->head_dim_v > 0 && !d->states.data);
-    qkv_attention_add_options(&pointers, d);
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
-}
-
-qkv_status qkv_attention_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers,
-                              qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    qkv_attention_desc d;
-    qkv_status status = qkv_attention_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
+static qkv_status qkv_attention_make_plan(const qkv_ctx *ctx, const qkv_attention_desc *d, qkv_plan *plan) {
     qkv_attention_shape shape;
-    status = qkv_attention_cut(ctx, &d, max_workers, &shape);
+    qkv_status status = qkv_attention_cut(ctx, d, plan->max_workers, &shape);
     if (status != QKV_OK)
         return status;
-    int64_t scratch[2] = {shape.worker_size, max_workers}, scratch_size;
+    int64_t scratch[2] = {shape.worker_size, plan->max_workers}, scratch_size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 2, &scratch_size))
         return QKV_ERROR_OVERFLOW;
-    qkv_plan p = {.workspace_size = (size_t)(shape.packed_size + shape.states_size + scratch_size),
-                  .max_workers = max_workers,
-                  .kernels = ctx->kernels,
-                  .operation = QKV_ATTENTION,
-                  .checksum = attention_checksum(&d)};
-    p.num_phases = qkv_attention_phases(&shape, p.num_tasks);
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
-    *plan = p;
+    plan->workspace_size = (size_t)(shape.packed_size + shape.states_size + scratch_size);
+    plan->num_phases = qkv_attention_phases(&shape, plan->num_tasks);
+    _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
+    memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_attention_##name
-#define LOCAL(name) attention_##name
-#define PREPARE qkv_attention_prepare
+#define DESC qkv_attention_desc
+#define OPERATION QKV_ATTENTION
 #include "shell.inc.h"

@@ -33,7 +33,9 @@ void qkv_drop_tile(const attention_task *t, float *p, int64_t row, int64_t n, in
 
 qkv_status qkv_dropout_mask(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, uint8_t *keep) {
     qkv_attention_desc d;
-    qkv_status status = qkv_attention_prepare(desc, &d);
+    qkv_problem unused;
+    qkv_no_problem(&unused);
+    qkv_status status = qkv_attention_prepare(desc, &d, &unused);
     if (status != QKV_OK)
         return status;
     if (b < 0 || b >= d.batch || h < 0 || h >= d.num_heads || i < 0 || i >= d.seq_q)

@@ -18,36 +18,130 @@ typedef struct layer_shape {
     int64_t scratch; /* as tensors */
 } layer_shape;
 
-qkv_status qkv_layer_prepare(const qkv_layer_desc *desc, qkv_layer_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
+qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why) {
+    qkv_enter(why, "attention.");
+    qkv_status status = qkv_import_inner(&d->attention.size, sizeof d->attention,
+                                         size - offsetof(qkv_layer_desc, attention), why);
     if (status != QKV_OK)
         return status;
-    qkv_attention_desc *a = &d->attention;
-    status = qkv_attention_prepare(&desc->attention, a);
-    if (status != QKV_OK)
-        return status;
-    if (d->model_dim < 0 || d->out_features < 0 || d->kv_dim < 0)
-        return QKV_ERROR_NEGATIVE;
+    qkv_leave(why);
+    qkv_attention_defaults(&d->attention);
     if (d->kv_dim == 0)
         d->kv_dim = d->model_dim;
-    if (d->w_kv ? !d->x_kv.data || !d->w_qkv : d->kv_dim != d->model_dim)
-        return QKV_ERROR_SHAPE;
-    if ((a->seq_q != a->seq_k && !d->x_kv.data) || a->q.data || a->k.data || a->v.data || a->out.data || a->states.data)
-        return QKV_ERROR_SHAPE;
-    int64_t columns[3] = {a->num_heads, qkv_max(a->head_dim, a->head_dim_v), 8}, unused;
-    int64_t elements[4] = {a->batch, qkv_max(a->seq_q, a->seq_k), a->num_heads, qkv_max(a->head_dim, a->head_dim_v)};
-    if (!qkv_product(columns, 3, INT64_MAX, &unused) || !qkv_product(elements, 4, PTRDIFF_MAX / 64, &unused))
-        return QKV_ERROR_OVERFLOW;
-    int64_t packed[2] = {qkv_round_up(a->num_heads * a->head_dim, QKV_PANEL), d->model_dim};
-    if (!qkv_product(packed, 2, PTRDIFF_MAX / (int64_t)sizeof(float), &unused))
-        return QKV_ERROR_OVERFLOW;
-    bool raw = !d->w_qkv;
-    if (raw && (a->head_dim != d->model_dim || a->head_dim_v != d->model_dim || d->bias_q || d->bias_k || d->bias_v ||
-                (a->num_kv_heads != a->num_heads && a->num_kv_heads != 1)))
-        return QKV_ERROR_SHAPE;
-    if (!d->w_o && (d->out_features != a->num_heads * a->head_dim_v || d->bias_o))
-        return QKV_ERROR_SHAPE;
     return QKV_OK;
+}
+
+static qkv_status qkv_layer_complete(const qkv_layer_desc *desc, qkv_layer_desc *d, qkv_problem *why) {
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
+    return status != QKV_OK ? status : qkv_layer_complete_inner(d, desc->size, why);
+}
+
+/* The first pointer that the layer brings itself and the descriptor must not. */
+static const char *foreign_pointer(const qkv_attention_desc *a) {
+    return a->q.data        ? "attention.q"
+           : a->k.data      ? "attention.k"
+           : a->v.data      ? "attention.v"
+           : a->out.data    ? "attention.out"
+           : a->states.data ? "attention.states"
+                            : NULL;
+}
+
+/* Keys and values from tokens of their own. */
+static qkv_status validate_cross(const qkv_layer_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->attention;
+    if (!d->x_kv.data && a->seq_q != a->seq_k)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "attention.seq_k", -1, "is %, but without x_kv it is seq_q (%)",
+                          a->seq_k, a->seq_q);
+    if (d->w_kv && (!d->x_kv.data || !d->w_qkv))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "w_kv", -1, "must be NULL without x_kv and w_qkv", 0, 0);
+    if (!d->w_kv && d->kv_dim != d->model_dim)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "kv_dim", -1, "is %, but without w_kv it is model_dim (%)", d->kv_dim,
+                          d->model_dim);
+    return QKV_OK;
+}
+
+static qkv_status validate_raw(const qkv_layer_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->attention;
+    if (a->head_dim != d->model_dim || a->head_dim_v != d->model_dim)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, a->head_dim != d->model_dim ? "attention.head_dim"
+                                                                            : "attention.head_dim_v", -1,
+                          "is %, but without w_qkv it is model_dim (%)",
+                          a->head_dim != d->model_dim ? a->head_dim : a->head_dim_v, d->model_dim);
+    if (d->bias_q || d->bias_k || d->bias_v)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, d->bias_q ? "bias_q" : d->bias_k ? "bias_k" : "bias_v", -1,
+                          "must be NULL without w_qkv", 0, 0);
+    if (a->num_kv_heads != a->num_heads && a->num_kv_heads != 1)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "attention.num_kv_heads", -1,
+                          "is %, but without w_qkv it is num_heads (%) or 1", a->num_kv_heads, a->num_heads);
+    return QKV_OK;
+}
+
+qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->attention;
+    qkv_enter(why, "attention.");
+    qkv_status status = qkv_attention_validate(a, why);
+    if (status != QKV_OK)
+        return status;
+    qkv_leave(why);
+    if (qkv_check_size(why, "model_dim", -1, d->model_dim) != QKV_OK ||
+        qkv_check_size(why, "out_features", -1, d->out_features) != QKV_OK ||
+        qkv_check_size(why, "kv_dim", -1, d->kv_dim) != QKV_OK)
+        return why->status;
+    if (foreign_pointer(a))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, foreign_pointer(a), -1, "must stay NULL", 0, 0);
+    if (validate_cross(d, why) != QKV_OK)
+        return why->status;
+    int64_t limit = INT64_C(1) << 58, unused;
+    const struct {
+        const char *field;
+        int64_t value;
+    } widths[] = {{"model_dim", d->model_dim}, {"out_features", d->out_features}, {"kv_dim", d->kv_dim}};
+    for (int i = 0; i < 3; i++) {
+        if (widths[i].value > limit)
+            return qkv_refuse(why, QKV_ERROR_OVERFLOW, widths[i].field, -1, "is too large (%)", widths[i].value, 0);
+    }
+    int64_t columns[3] = {a->num_heads, qkv_max(a->head_dim, a->head_dim_v), 8};
+    int64_t elements[4] = {a->batch, qkv_max(a->seq_q, a->seq_k), a->num_heads,
+                           qkv_max(a->head_dim, a->head_dim_v)};
+    if (!qkv_product(columns, 3, INT64_MAX, &unused) || !qkv_product(elements, 4, PTRDIFF_MAX / 64, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.batch * seq_q * num_heads * head_dim", -1,
+                          "is too large", 0, 0);
+    int64_t in[2] = {qkv_max(d->model_dim, d->kv_dim), 3 * (columns[0] * columns[1] + QKV_PANEL)};
+    int64_t out[2] = {d->out_features + QKV_PANEL, columns[0] * columns[1]};
+    if ((d->w_qkv && !qkv_product(in, 2, PTRDIFF_MAX / 8, &unused)) ||
+        (d->w_o && !qkv_product(out, 2, PTRDIFF_MAX / 8, &unused)))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->w_qkv ? "model_dim or out_features" : "out_features", -1,
+                          "is too large for the heads", 0, 0);
+    if (!d->w_qkv && validate_raw(d, why) != QKV_OK)
+        return why->status;
+    if (!d->w_o && d->out_features != a->num_heads * a->head_dim_v)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "out_features", -1,
+                          "is %, but without w_o it is num_heads * head_dim_v (%)", d->out_features,
+                          a->num_heads * a->head_dim_v);
+    if (!d->w_o && d->bias_o)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "bias_o", -1, "must be NULL without w_o", 0, 0);
+    return QKV_OK;
+}
+
+/* Of Wk and Wv. */
+static int64_t kv_columns(const qkv_attention_desc *a) {
+    return qkv_round_up(a->num_kv_heads * a->head_dim, QKV_PANEL) +
+           qkv_round_up(a->num_kv_heads * a->head_dim_v, QKV_PANEL);
+}
+
+int64_t qkv_layer_packed_qkv(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    int64_t columns = qkv_round_up(a->num_heads * a->head_dim, QKV_PANEL) + (d->w_kv ? 0 : kv_columns(a));
+    return d->w_qkv ? d->model_dim * columns : 0;
+}
+
+int64_t qkv_layer_packed_kv(const qkv_layer_desc *d) {
+    return d->w_kv ? d->kv_dim * kv_columns(&d->attention) : 0;
+}
+
+int64_t qkv_layer_packed_o(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    return d->w_o ? a->num_heads * a->head_dim_v * qkv_round_up(d->out_features, QKV_PANEL) : 0;
 }
 
 bool qkv_layer_attends(const qkv_layer_desc *d) {
@@ -150,15 +244,16 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
     qkv_layer_connect(d, &shape->tensors, NULL, &calls);
     qkv_projection_desc projection;
     qkv_attention_desc attention;
+    qkv_problem unused = {0};
     qkv_status status = QKV_OK;
-    if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection)) == QKV_OK)
+    if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection, &unused)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->in);
     if (status == QKV_OK && d->w_qkv && d->x_kv.data &&
-        (status = qkv_projection_prepare(&calls.in_kv, &projection)) == QKV_OK && tokens > 0)
+        (status = qkv_projection_prepare(&calls.in_kv, &projection, &unused)) == QKV_OK && tokens > 0)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->in_kv);
-    if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention)) == QKV_OK)
+    if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention, &unused)) == QKV_OK)
         status = qkv_attention_cut(ctx, &attention, max_workers, &shape->attention);
-    if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection)) == QKV_OK)
+    if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection, &unused)) == QKV_OK)
         qkv_projection_cut(kernels, &projection, max_workers, &shape->out);
     if (status != QKV_OK)
         return status;
@@ -175,8 +270,8 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
     return QKV_OK;
 }
 
-static void layer_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                          int32_t worker) {
+static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                              int32_t worker) {
     const qkv_layer_desc *d = desc;
     layer_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
@@ -195,76 +290,58 @@ static void layer_execute(const qkv_plan *plan, const void *desc, void *workspac
         qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
 
-static uint64_t layer_checksum(const qkv_layer_desc *d) {
-    int64_t fields[80];
-    size_t n = qkv_attention_fields(&d->attention, fields);
+static uint64_t qkv_layer_checksum(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    int64_t fields[QKV_ATTENTION_FIELDS + 20];
+    size_t n = qkv_attention_fields(a, fields);
     const int64_t more[] = {d->model_dim, d->out_features, d->x.batch, d->x.token, d->out.batch, d->out.token,
-                            !!d->w_qkv, !!d->w_o, d->kv_dim, d->x_kv.batch, d->x_kv.token, !!d->x_kv.data, !!d->w_kv};
+                            !!d->w_qkv, !!d->w_o, !!d->bias_q, !!d->bias_k, !!d->bias_v, !!d->bias_o, !!a->lse.data,
+                            foreign_pointer(a) != NULL, d->kv_dim, d->x_kv.batch, d->x_kv.token, !!d->x_kv.data,
+                            !!d->w_kv};
+    _Static_assert(sizeof more + QKV_ATTENTION_FIELDS * sizeof(int64_t) <= sizeof fields, "fields has room");
     memcpy(fields + n, more, sizeof more);
     return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
 }
 
-static qkv_status layer_check_call(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
-                                   size_t workspace_size, qkv_layer_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = qkv_layer_prepare(desc, d);
-    if (status != QKV_OK)
-        return status;
-    if (plan->operation != QKV_LAYER || plan->checksum != layer_checksum(d))
-        return QKV_ERROR_PLAN;
+static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
-    bool tokens = a->batch > 0 && a->seq_q > 0, used = qkv_layer_attends(d) && d->model_dim > 0;
-    qkv_pointers pointers = {0};
-    bool keys = qkv_layer_attends(d) && a->seq_k > 0 && d->kv_dim > 0;
-    qkv_add_input(&pointers, d->x.data, sizeof(float), used);
-    qkv_add_input(&pointers, d->x_kv.data, sizeof(float), keys && d->x_kv.data);
-    qkv_add_input(&pointers, d->w_qkv, 64, used && d->w_qkv);
-    qkv_add_input(&pointers, d->w_kv, 64, keys && d->w_kv);
-    qkv_add_input(&pointers, d->bias_q, sizeof(float), d->bias_q);
-    qkv_add_input(&pointers, d->bias_k, sizeof(float), d->bias_k);
-    qkv_add_input(&pointers, d->bias_v, sizeof(float), d->bias_v);
-    qkv_add_input(&pointers, d->w_o, 64, d->w_o);
-    qkv_add_input(&pointers, d->bias_o, sizeof(float), d->bias_o);
-    qkv_add_output(&pointers, d->out.data, sizeof(float), tokens && d->out_features > 0);
-    qkv_attention_add_options(&pointers, a);
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+    const int64_t rows[3] = {a->batch, 1, a->seq_q}, keys[3] = {a->batch, 1, a->seq_k};
+    int in = qkv_layer_attends(d) ? QKV_NEEDED : 0;
+    /* Projected, x is read in a phase before the others. */
+    qkv_add_input(o, in, "x", d->x, rows, d->model_dim)->itself = d->w_qkv ? 1 : 0;
+    if (d->x_kv.data)
+        qkv_add_input(o, in, "x_kv", d->x_kv, keys, d->kv_dim);
+    qkv_add_packed(o, in, "w_qkv", d->w_qkv, qkv_layer_packed_qkv(d));
+    qkv_add_packed(o, in, "w_kv", d->w_kv, qkv_layer_packed_kv(d));
+    qkv_add_vector(o, in, "bias_q", d->bias_q, sizeof(float), a->num_heads * a->head_dim);
+    qkv_add_vector(o, in, "bias_k", d->bias_k, sizeof(float), a->num_kv_heads * a->head_dim);
+    qkv_add_vector(o, in, "bias_v", d->bias_v, sizeof(float), a->num_kv_heads * a->head_dim_v);
+    qkv_add_packed(o, QKV_NEEDED, "w_o", d->w_o, qkv_layer_packed_o(d));
+    qkv_add_vector(o, QKV_NEEDED, "bias_o", d->bias_o, sizeof(float), d->out_features);
+    qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->out_features)->itself = d->w_qkv ? 1 : 0;
+    o->within = QKV_IN_ATTENTION;
+    qkv_attention_optional_outputs(o, a);
+    qkv_attention_options(o, a);
 }
 
-qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    qkv_layer_desc d;
-    qkv_status status = qkv_layer_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
+static qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv_layer_desc *d, qkv_plan *plan) {
     layer_shape shape;
-    size_t workspace_size;
-    status = cut_layer(ctx, &d, max_workers, &shape, &workspace_size);
+    qkv_status status = cut_layer(ctx, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
         return status;
-    qkv_plan p = {.workspace_size = workspace_size,
-                  .max_workers = max_workers,
-                  .kernels = ctx->kernels,
-                  .operation = QKV_LAYER,
-                  .checksum = layer_checksum(&d)};
-    if (d.w_qkv)
-        p.num_tasks[p.num_phases++] = shape.in.num_tasks + shape.in_kv.num_tasks;
-    p.num_phases += qkv_attention_phases(&shape.attention, p.num_tasks + p.num_phases);
-    if (!qkv_layer_attends(&d))
-        memset(p.num_tasks, 0, sizeof p.num_tasks);
-    if (d.w_o)
-        p.num_tasks[p.num_phases++] = shape.out.num_tasks;
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
-    *plan = p;
+    if (d->w_qkv)
+        plan->num_tasks[plan->num_phases++] = shape.in.num_tasks + shape.in_kv.num_tasks;
+    plan->num_phases += qkv_attention_phases(&shape.attention, plan->num_tasks + plan->num_phases);
+    if (!qkv_layer_attends(d))
+        memset(plan->num_tasks, 0, sizeof plan->num_tasks);
+    if (d->w_o)
+        plan->num_tasks[plan->num_phases++] = shape.out.num_tasks;
+    _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
+    memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_layer_##name
-#define LOCAL(name) layer_##name
-#define PREPARE qkv_layer_prepare
+#define DESC qkv_layer_desc
+#define OPERATION QKV_LAYER
 #include "shell.inc.h"

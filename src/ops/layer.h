@@ -17,7 +17,14 @@ typedef struct layer_calls {
     qkv_attention_desc attention;
 } layer_calls;
 
-qkv_status qkv_layer_prepare(const qkv_layer_desc *desc, qkv_layer_desc *d);
+/* Of a descriptor inside another's: what 0 stands for; the sizes of the structs; all checks but those of tensors. */
+qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why);
+qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why);
+
+/* Floats of the packed weights of a valid descriptor. */
+int64_t qkv_layer_packed_qkv(const qkv_layer_desc *d);
+int64_t qkv_layer_packed_kv(const qkv_layer_desc *d);
+int64_t qkv_layer_packed_o(const qkv_layer_desc *d);
 
 /* Whether the heads' outputs have elements that something reads, or the attention writes more than them. Else neither
  * it nor the projection before it has anything to do. */

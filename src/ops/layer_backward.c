@@ -6,16 +6,14 @@
 
 #include "layer.h"
 
-/* The operations in order. HEADS: from the output's gradient to that of the heads; CLEAR: what ATTENTION adds to;
- * …_KV: of
- * K and V in cross-attention; SUM: of raw attention, x being queries, keys and values at once. */
+/* The operations in order. HEADS: from the output's gradient to that of the heads; …_KV: of K and V in cross-attention;
+ * SUM: of raw attention, x being queries, keys and values at once. */
 enum operation {
     PROJECT,
     PROJECT_KV,
     ATTEND,
     HEADS,
     WEIGHTS_OUT,
-    CLEAR,
     ATTENTION,
     INPUT,
     INPUT_KV,
@@ -77,7 +75,6 @@ static bool wants_operation(const qkv_layer_backward_desc *d, enum operation ope
     case ATTEND: return rows && (heads || attention);
     case HEADS: return d->forward.w_o && attention;
     case WEIGHTS_OUT: return weights_out;
-    case CLEAR: return d->flags & QKV_ACCUMULATE && input && attention;
     case ATTENTION: return attention;
     case INPUT: return d->forward.w_qkv && (cross ? wants_q(d) : input);
     case INPUT_KV: return d->forward.w_qkv && cross && keys;
@@ -85,34 +82,56 @@ static bool wants_operation(const qkv_layer_backward_desc *d, enum operation ope
     }
 }
 
-static bool empty_grad(const qkv_weight_grad *g) {
-    return !g->data && !g->bias;
+enum {
+    GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_O | QKV_ACCUMULATE_BIAS |
+                QKV_ACCUMULATE_SINKS | QKV_ACCUMULATE_X | QKV_ACCUMULATE_X_KV
+};
+
+static qkv_status qkv_layer_backward_complete(const qkv_layer_backward_desc *desc, qkv_layer_backward_desc *d,
+                                              qkv_problem *why) {
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
+    if (status != QKV_OK)
+        return status;
+    size_t size = d->forward.size;
+    qkv_enter(why, "forward.");
+    status = qkv_import_inner(&d->forward.size, sizeof d->forward,
+                              desc->size - offsetof(qkv_layer_backward_desc, forward), why);
+    if (status == QKV_OK)
+        status = qkv_layer_complete_inner(&d->forward, size, why);
+    if (status != QKV_OK)
+        return status;
+    qkv_leave(why);
+    d->flags = qkv_accumulated(d->flags, GRADIENTS);
+    return QKV_OK;
 }
 
-static qkv_status layer_backward_prepare(const qkv_layer_backward_desc *desc, qkv_layer_backward_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
+static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, qkv_problem *why) {
+    qkv_enter(why, "forward.");
+    qkv_status status = qkv_layer_validate(&d->forward, why);
     if (status != QKV_OK)
         return status;
-    status = qkv_layer_prepare(&desc->forward, &d->forward);
-    if (status != QKV_OK)
-        return status;
-    if ((d->flags & ~QKV_ACCUMULATE) != 0 || d->reserved != 0)
-        return QKV_ERROR_FLAGS;
-    if (!d->forward.w_qkv && !(empty_grad(&d->grad_q) && empty_grad(&d->grad_k) && empty_grad(&d->grad_v)))
-        return QKV_ERROR_SHAPE;
-    if ((!d->forward.w_o && !empty_grad(&d->grad_o)) || (d->grad_x_kv.data && !d->forward.x_kv.data))
-        return QKV_ERROR_SHAPE;
-    const qkv_attention_desc *a = &d->forward.attention;
-    int64_t out_sizes[3] = {a->batch, a->seq_q, d->forward.out_features};
-    int64_t out_strides[3] = {d->grad_out.batch, d->grad_out.token, 1};
-    int64_t x_sizes[3] = {a->batch, a->seq_q, d->forward.model_dim};
-    int64_t x_strides[3] = {d->grad_x.batch, d->grad_x.token, 1};
-    int64_t kv_sizes[3] = {a->batch, a->seq_k, d->forward.kv_dim};
-    int64_t kv_strides[3] = {d->grad_x_kv.batch, d->grad_x_kv.token, 1};
-    if (!qkv_fits(sizeof(float), out_sizes, out_strides, 3) ||
-        (d->grad_x.data && !qkv_fits(sizeof(float), x_sizes, x_strides, 3)) ||
-        (d->grad_x_kv.data && !qkv_fits(sizeof(float), kv_sizes, kv_strides, 3)))
-        return QKV_ERROR_OVERFLOW;
+    qkv_leave(why);
+    if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS)) != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)",
+                          d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS), 0);
+    if (d->reserved != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
+    const struct {
+        const char *field;
+        const qkv_weight_grad *grad;
+        const void *weights;
+    } grads[] = {{"grad_q", &d->grad_q, d->forward.w_qkv}, {"grad_k", &d->grad_k, d->forward.w_qkv},
+                 {"grad_v", &d->grad_v, d->forward.w_qkv}, {"grad_o", &d->grad_o, d->forward.w_o}};
+    for (size_t i = 0; i < sizeof grads / sizeof grads[0]; i++) {
+        const qkv_weight_grad *g = grads[i].grad;
+        if (!grads[i].weights && wants(g))
+            return qkv_refuse(why, QKV_ERROR_SHAPE, grads[i].field, -1,
+                              i < 3 ? "must be NULL without forward.w_qkv" : "must be NULL without forward.w_o", 0, 0);
+        if (g->layout != QKV_IN_OUT && g->layout != QKV_OUT_IN)
+            return qkv_refuse(why, QKV_ERROR_FLAGS, grads[i].field, -1, "has layout %, which is none", g->layout, 0);
+    }
+    if (d->grad_x_kv.data && !d->forward.x_kv.data)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "grad_x_kv", -1, "must be NULL without forward.x_kv", 0, 0);
     return QKV_OK;
 }
 
@@ -136,7 +155,8 @@ static void connect_attention(const qkv_layer_backward_desc *d, const layer_grad
 static void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
                               const layer_calls *calls, qkv_attention_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
-    *g = (qkv_attention_backward_desc){.size = sizeof *g, .flags = d->flags, .forward = *a};
+    const uint32_t flags = d->flags & (QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS);
+    *g = (qkv_attention_backward_desc){.size = sizeof *g, .flags = flags, .forward = *a};
     g->grad_out = d->grad_out;
     g->grad_out.head = a->head_dim_v;
     if (d->forward.w_o)
@@ -159,7 +179,7 @@ static void connect_output(const qkv_layer_backward_desc *d, const layer_grad_sh
     if (operation == HEADS) {
         g->grad_x = (qkv_output){place(base, shape->grad_heads), a->out.batch, 0, a->out.token};
     } else {
-        g->flags = d->flags;
+        g->flags = d->flags & QKV_ACCUMULATE_O ? QKV_ACCUMULATE_PART(0) : 0;
         g->grad[0] = d->grad_o;
     }
 }
@@ -168,12 +188,15 @@ static void connect_output(const qkv_layer_backward_desc *d, const layer_grad_sh
 static void connect_input(const qkv_layer_backward_desc *d, enum operation operation, const layer_calls *calls,
                           const qkv_attention_backward_desc *from, qkv_projection_backward_desc *g) {
     bool keys = operation == INPUT_KV;
-    *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = d->flags,
+    bool add = d->flags & (keys ? QKV_ACCUMULATE_X_KV : QKV_ACCUMULATE_X);
+    *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = add ? QKV_ACCUMULATE_X : 0,
                                         .grad_x = keys ? d->grad_x_kv : d->grad_x,
                                         .forward = keys ? calls->in_kv : calls->in};
+    const uint32_t bits[3] = {QKV_ACCUMULATE_Q, QKV_ACCUMULATE_K, QKV_ACCUMULATE_V};
     const qkv_weight_grad grads[3] = {d->grad_q, d->grad_k, d->grad_v};
     const qkv_output outs[3] = {from->grad_q, from->grad_k, from->grad_v};
     for (int i = 0, part = keys ? 1 : 0; i < g->forward.num_parts; i++, part++) {
+        g->flags |= d->flags & bits[part] ? QKV_ACCUMULATE_PART(i) : 0;
         g->grad[i] = grads[part];
         g->grad_out[i] = qkv_as_input(&outs[part]);
     }
@@ -199,7 +222,7 @@ static void connect(const qkv_layer_backward_desc *d, const layer_grad_shape *sh
     }
 }
 
-/* ------------------------------------------------------------------------------------------ CLEAR and SUM */
+/* --------------------------------------------------------------------------------------------------------- SUM */
 
 /* Floats of dQ, dK and dV. */
 static int64_t q_floats(const qkv_attention_desc *a, int64_t dim) {
@@ -210,35 +233,28 @@ static int64_t kv_floats(const qkv_attention_desc *a, int64_t dim) {
     return a->batch * a->num_kv_heads * a->seq_k * dim;
 }
 
-static void clear(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base, int64_t index) {
-    const qkv_attention_desc *a = &d->forward.attention;
-    const int64_t offset[3] = {shape->grad_q, shape->grad_k, shape->grad_v};
-    const int64_t n[3] = {q_floats(a, a->head_dim), kv_floats(a, a->head_dim), kv_floats(a, a->head_dim_v)};
-    const bool wanted[3] = {wants_q(d), wants_k(d), wants_v(d)};
-    if (wanted[index] && n[index] > 0)
-        memset(base + offset[index], 0, (size_t)n[index] * sizeof(float));
-}
-
 /* What of raw attention's gradients goes into an x: dQ (part 0), dK and dV. */
 typedef struct raw_sum {
     const qkv_output *to;
+    bool accumulate;
     int64_t tokens, chunks; /* chunks: tasks */
     int first_part, end_part;
 } raw_sum;
 
 static raw_sum raw_sum_of(const qkv_layer_backward_desc *d, bool keys) {
     const qkv_attention_desc *a = &d->forward.attention;
-    raw_sum s = {.to = &d->grad_x, .tokens = a->seq_q, .end_part = d->forward.x_kv.data ? 1 : 3};
+    raw_sum s = {.to = &d->grad_x, .accumulate = d->flags & QKV_ACCUMULATE_X, .tokens = a->seq_q,
+                 .end_part = d->forward.x_kv.data ? 1 : 3};
     if (keys)
-        s = (raw_sum){.to = &d->grad_x_kv, .tokens = a->seq_k, .first_part = 1, .end_part = 3};
+        s = (raw_sum){.to = &d->grad_x_kv, .accumulate = d->flags & QKV_ACCUMULATE_X_KV, .tokens = a->seq_k,
+                      .first_part = 1, .end_part = 3};
     s.chunks = s.to->data && d->forward.model_dim > 0 ? a->batch * qkv_ceil_div(s.tokens, SUM_ROWS) : 0;
     return s;
 }
 
 /* dX of raw attention: Σ dQ over the heads, then Σ dK, then Σ dV over the KV heads. */
 static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
-        float *base,
-                int64_t index) {
+                float *base, int64_t index) {
     const qkv_attention_desc *a = &d->forward.attention;
     raw_sum s = raw_sum_of(d, false);
     if (index >= s.chunks) {
@@ -252,7 +268,7 @@ static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, co
     float *to = (float *)s.to->data + b * s.to->batch + first * s.to->token;
     for (size_t i = 0; i < rows; i++) {
         float *row = to + (int64_t)i * s.to->token;
-        if (d->flags & QKV_ACCUMULATE)
+        if (s.accumulate)
             qkv_scale_row(kernels, row, row, 1.0f, dim);
         else
             memset(row, 0, dim * sizeof(float));
@@ -269,9 +285,9 @@ static void sum(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, co
 
 static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
                                  enum operation operation, int32_t max_workers, qkv_plan *plan) {
-    if (operation == CLEAR || operation == SUM) {
+    if (operation == SUM) {
         int64_t chunks = raw_sum_of(d, false).chunks + raw_sum_of(d, true).chunks;
-        *plan = (qkv_plan){.num_phases = 1, .num_tasks = {operation == CLEAR ? 3 : chunks}};
+        *plan = (qkv_plan){.num_phases = 1, .num_tasks = {chunks}};
         return QKV_OK;
     }
     inner_call c;
@@ -300,17 +316,15 @@ static void run_task(const qkv_plan *plan, const qkv_layer_backward_desc *d, con
 }
 
 /* The operations' own plans don't fit into this one; they are made anew, which costs little beside a task. */
-static void layer_backward_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
-                                   int64_t index, int32_t worker) {
+static void qkv_layer_backward_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
+                                       int64_t index, int32_t worker) {
     const qkv_layer_backward_desc *d = desc;
     layer_grad_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     int operation = 0;
     while (phase >= shape.phases[operation])
         phase -= (int32_t)shape.phases[operation++];
-    if (operation == CLEAR) {
-        clear(d, &shape, workspace, index);
-    } else if (operation == SUM) {
+    if (operation == SUM) {
         sum(plan->kernels, d, &shape, workspace, index);
     } else {
         const qkv_ctx ctx = {.kernels = plan->kernels, .l1d_size = shape.cache_sizes[0],
@@ -348,18 +362,20 @@ static void place_tensors(const qkv_layer_backward_desc *d, layer_grad_shape *sh
     shape->scratch = used;
 }
 
-static uint64_t layer_backward_checksum(const qkv_layer_backward_desc *d) {
+static uint64_t qkv_layer_backward_checksum(const qkv_layer_backward_desc *d) {
     const qkv_layer_desc *f = &d->forward;
+    const qkv_attention_desc *a = &f->attention;
     const qkv_weight_grad *g[4] = {&d->grad_q, &d->grad_k, &d->grad_v, &d->grad_o};
-    int64_t fields[120];
-    size_t n = qkv_attention_fields(&f->attention, fields);
-    const int64_t more[] = {d->flags, f->model_dim, f->out_features, f->x.batch, f->x.token, !!f->w_qkv, !!f->w_o,
-                            d->grad_out.batch, d->grad_out.token, d->grad_x.batch, d->grad_x.token, !!d->grad_x.data,
-                            d->grad_bias.batch, d->grad_bias.head, d->grad_bias.query, d->grad_bias.key,
-                            !!d->grad_bias.data, !!d->grad_sinks, !!f->attention.q_offsets, f->kv_dim, f->x_kv.batch,
-                            f->x_kv.token, !!f->x_kv.data, !!f->w_kv, d->grad_x_kv.batch, d->grad_x_kv.token,
-                            !!d->grad_x_kv.data};
-    _Static_assert(sizeof more / sizeof more[0] + 16 + 64 <= sizeof fields / sizeof fields[0], "fields has room");
+    int64_t fields[QKV_ATTENTION_FIELDS + 56];
+    size_t n = qkv_attention_fields(a, fields);
+    const int64_t more[] = {d->flags, d->reserved, f->model_dim, f->out_features, f->x.batch, f->x.token, !!f->w_qkv,
+                            !!f->w_o, !!f->bias_q, !!f->bias_k, !!f->bias_v, !!f->bias_o, d->grad_out.batch,
+                            d->grad_out.token, d->grad_x.batch, d->grad_x.token, !!d->grad_x.data, d->grad_bias.batch,
+                            d->grad_bias.head, d->grad_bias.query, d->grad_bias.key, !!d->grad_bias.data,
+                            !!d->grad_sinks, a->q.data || a->k.data || a->v.data || a->out.data,
+                            f->kv_dim, f->x_kv.batch, f->x_kv.token, !!f->x_kv.data, !!f->w_kv, d->grad_x_kv.batch,
+                            d->grad_x_kv.token, !!d->grad_x_kv.data};
+    _Static_assert(sizeof more / sizeof more[0] + 16 <= 56, "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];
     for (int i = 0; i < 4; i++) {
@@ -370,54 +386,42 @@ static uint64_t layer_backward_checksum(const qkv_layer_backward_desc *d) {
     return qkv_checksum(fields, n);
 }
 
-static void add_grad(qkv_pointers *pointers, const qkv_weight_grad *g, bool in, bool out) {
-    qkv_add_output(pointers, g->data, sizeof(float), g->data && in && out);
-    qkv_add_output(pointers, g->bias, sizeof(float), g->bias && out);
-}
-
-static void add_pointers(qkv_pointers *pointers, const qkv_layer_backward_desc *d) {
+static void qkv_layer_backward_operands(qkv_operands *o, const qkv_layer_backward_desc *d) {
     const qkv_layer_desc *f = &d->forward;
-    qkv_attention_desc a = f->attention;
-    bool tokens = a.batch > 0 && a.seq_q > 0, in = f->model_dim > 0;
-    bool keys = a.batch > 0 && a.seq_k > 0, in_kv = f->kv_dim > 0;
-    bool q = a.num_heads * a.head_dim > 0, k = a.num_kv_heads * a.head_dim > 0, v = a.num_kv_heads * a.head_dim_v > 0;
-    bool weights = (d->grad_q.data && q) || (d->grad_k.data && k) || (d->grad_v.data && v);
-    int64_t bias[4];
-    qkv_add_input(pointers, f->x.data, sizeof(float), tokens && in && (weights || wants_operation(d, ATTEND)));
-    qkv_add_input(pointers, f->x_kv.data, sizeof(float), keys && in_kv && f->x_kv.data);
-    qkv_add_input(pointers, f->w_qkv, 64, (tokens || (keys && !f->w_kv)) && f->w_qkv && in);
-    qkv_add_input(pointers, f->w_kv, 64, keys && in_kv && f->w_kv);
-    qkv_add_input(pointers, f->bias_q, sizeof(float), f->bias_q);
-    qkv_add_input(pointers, f->bias_k, sizeof(float), f->bias_k);
-    qkv_add_input(pointers, f->bias_v, sizeof(float), f->bias_v);
-    qkv_add_input(pointers, f->w_o, 64, f->w_o);
-    qkv_add_input(pointers, d->grad_out.data, sizeof(float), tokens && f->out_features > 0);
-    qkv_add_output(pointers, d->grad_x.data, sizeof(float), d->grad_x.data && tokens && in);
-    qkv_add_output(pointers, d->grad_x_kv.data, sizeof(float), d->grad_x_kv.data && keys && in_kv);
-    add_grad(pointers, &d->grad_q, in, q);
-    add_grad(pointers, &d->grad_k, in_kv, k);
-    add_grad(pointers, &d->grad_v, in_kv, v);
-    add_grad(pointers, &d->grad_o, a.num_heads * a.head_dim_v > 0, f->out_features > 0);
-    qkv_add_output(pointers, d->grad_bias.data, sizeof(float),
-                   d->grad_bias.data && qkv_gradient_bias_sizes(&a, &d->grad_bias, bias));
-    qkv_add_output(pointers, d->grad_sinks, sizeof(float), d->grad_sinks && a.num_heads > 0);
-    a.lse.data = a.probabilities.data = a.scores.data = NULL;
-    qkv_attention_add_options(pointers, &a);
-}
-
-static qkv_status layer_backward_check_call(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
-                                            const void *workspace, size_t workspace_size, qkv_layer_backward_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = layer_backward_prepare(desc, d);
-    if (status != QKV_OK)
-        return status;
-    if (plan->operation != QKV_LAYER_BACKWARD || plan->checksum != layer_backward_checksum(d))
-        return QKV_ERROR_PLAN;
-    qkv_pointers pointers = {0};
-    add_pointers(&pointers, d);
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+    const qkv_attention_desc *a = &f->attention;
+    const int64_t rows[3] = {a->batch, 1, a->seq_q}, keys[3] = {a->batch, 1, a->seq_k};
+    int64_t q = a->num_heads * a->head_dim, k = a->num_kv_heads * a->head_dim, v = a->num_kv_heads * a->head_dim_v;
+    bool q_weights = d->grad_q.data && q > 0, kv_weights = (d->grad_k.data && k > 0) || (d->grad_v.data && v > 0);
+    bool attends = wants_operation(d, ATTEND), cross = f->x_kv.data;
+    int used = attends ? QKV_NEEDED : 0, packed = wants_attention(d) || attends ? QKV_NEEDED : 0;
+    int x = attends || q_weights || (kv_weights && !cross) ? QKV_NEEDED : 0;
+    int x_kv = attends || kv_weights ? QKV_NEEDED : 0;
+    qkv_add_input(o, QKV_NEEDED, "grad_out", d->grad_out, rows, f->out_features);
+    if (d->grad_x.data)
+        qkv_add_output(o, QKV_NEEDED, "grad_x", d->grad_x, rows, f->model_dim);
+    if (d->grad_x_kv.data)
+        qkv_add_output(o, QKV_NEEDED, "grad_x_kv", d->grad_x_kv, keys, f->kv_dim);
+    qkv_add_weight_grad(o, "grad_q", "grad_q.bias", &d->grad_q, f->model_dim, q, 0);
+    qkv_add_weight_grad(o, "grad_k", "grad_k.bias", &d->grad_k, f->kv_dim, k, 0);
+    qkv_add_weight_grad(o, "grad_v", "grad_v.bias", &d->grad_v, f->kv_dim, v, 0);
+    qkv_add_weight_grad(o, "grad_o", "grad_o.bias", &d->grad_o, a->num_heads * a->head_dim_v, f->out_features, 0);
+    if (d->grad_bias.data)
+        qkv_gradient_add_bias(o, a, &d->grad_bias);
+    if (d->grad_sinks)
+        qkv_add_operand(o, QKV_NEEDED | QKV_OUTPUT, "grad_sinks", d->grad_sinks, sizeof(float), 0, NULL, NULL,
+                        a->num_heads);
+    o->within = QKV_IN_FORWARD;
+    qkv_add_input(o, x, "x", f->x, rows, f->model_dim);
+    if (cross)
+        qkv_add_input(o, x_kv, "x_kv", f->x_kv, keys, f->kv_dim);
+    qkv_add_packed(o, packed, "w_qkv", f->w_qkv, qkv_layer_packed_qkv(f));
+    qkv_add_packed(o, packed, "w_kv", f->w_kv, qkv_layer_packed_kv(f));
+    qkv_add_vector(o, used, "bias_q", f->bias_q, sizeof(float), q);
+    qkv_add_vector(o, used, "bias_k", f->bias_k, sizeof(float), k);
+    qkv_add_vector(o, used, "bias_v", f->bias_v, sizeof(float), v);
+    qkv_add_packed(o, packed, "w_o", f->w_o, qkv_layer_packed_o(f));
+    o->within = QKV_IN_FORWARD_ATTENTION;
+    qkv_attention_options(o, a);
 }
 
 /* Appends the stages of an operation to the plan's. */
@@ -432,29 +436,18 @@ static qkv_status append_stages(qkv_plan *plan, int32_t *stage, const qkv_plan *
     return QKV_OK;
 }
 
-qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc, int32_t max_workers,
-                                   qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    qkv_layer_backward_desc d;
-    qkv_status status = layer_backward_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
+static qkv_status qkv_layer_backward_make_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *d, qkv_plan *plan) {
     layer_grad_shape shape = {.cache_sizes = {ctx->l1d_size, ctx->l2_size, ctx->l3_size}};
-    place_tensors(&d, &shape);
-    qkv_plan p = {.max_workers = max_workers, .kernels = ctx->kernels, .operation = QKV_LAYER_BACKWARD,
-                  .checksum = layer_backward_checksum(&d)};
+    place_tensors(d, &shape);
     size_t scratch = 0;
     int32_t stage = 0;
     for (int operation = 0; operation < NUM_OPERATIONS; operation++) {
         qkv_plan inner;
-        if (!wants_operation(&d, (enum operation)operation))
+        if (!wants_operation(d, (enum operation)operation))
             continue;
-        status = plan_operation(ctx, &d, &shape, (enum operation)operation, max_workers, &inner);
+        qkv_status status = plan_operation(ctx, d, &shape, (enum operation)operation, plan->max_workers, &inner);
         if (status == QKV_OK)
-            status = append_stages(&p, &stage, &inner);
+            status = append_stages(plan, &stage, &inner);
         if (status != QKV_OK)
             return status;
         shape.phases[operation] = inner.num_phases;
@@ -462,14 +455,13 @@ qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_
     }
     if (scratch > PTRDIFF_MAX / 4 || shape.scratch > PTRDIFF_MAX / 4 / (int64_t)sizeof(float))
         return QKV_ERROR_OVERFLOW;
-    p.workspace_size = (size_t)shape.scratch * sizeof(float) + scratch;
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
-    *plan = p;
+    plan->workspace_size = (size_t)shape.scratch * sizeof(float) + scratch;
+    _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
+    memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_layer_backward_##name
-#define LOCAL(name) layer_backward_##name
-#define PREPARE layer_backward_prepare
+#define DESC qkv_layer_backward_desc
+#define OPERATION QKV_LAYER_BACKWARD
 #include "shell.inc.h"

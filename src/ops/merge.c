@@ -7,31 +7,49 @@
 
 enum { BLOCK_ROWS = 64 }; /* queries of a task */
 
-static qkv_status merge_prepare(const qkv_merge_desc *desc, qkv_merge_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
-    if (status != QKV_OK)
-        return status;
-    int64_t sizes[5] = {d->num_parts, d->batch, d->num_heads, d->seq_q, d->head_dim_v};
-    if (!qkv_not_negative(sizes, 5))
-        return QKV_ERROR_NEGATIVE;
+static qkv_status qkv_merge_complete(const qkv_merge_desc *desc, qkv_merge_desc *d, qkv_problem *why) {
+    return qkv_import(d, sizeof *d, desc, why);
+}
+
+static qkv_status qkv_merge_validate(const qkv_merge_desc *d, qkv_problem *why) {
+    const struct {
+        const char *field;
+        int64_t value;
+    } sizes[] = {{"batch", d->batch}, {"num_heads", d->num_heads}, {"seq_q", d->seq_q},
+                 {"head_dim_v", d->head_dim_v}, {"num_parts", d->num_parts}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (qkv_check_size(why, sizes[i].field, -1, sizes[i].value) != QKV_OK)
+            return why->status;
+    }
     if (d->states.data && (d->part_out.data || d->part_lse.data))
-        return QKV_ERROR_SHAPE;
-    int64_t part_strides[5] = {d->part_out_stride, d->part_out.batch, d->part_out.head, d->part_out.token, 1};
-    int64_t lse_strides[4] = {d->part_lse_stride, d->part_lse.batch, d->part_lse.head, d->part_lse.token};
-    int64_t state_sizes[5] = {d->num_parts, d->batch, d->num_heads, d->seq_q, 0};
-    int64_t state_strides[5] = {d->states.key, d->states.batch, d->states.head, d->states.query, 1};
-    int64_t out_strides[4] = {d->out.batch, d->out.head, d->out.token, 1};
-    int64_t out_lse_strides[3] = {d->lse.batch, d->lse.head, d->lse.token};
+        return qkv_refuse(why, QKV_ERROR_SHAPE, d->part_out.data ? "part_out" : "part_lse", -1,
+                          "must be NULL beside states", 0, 0);
     int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, 64}, unused;
-    if (__builtin_add_overflow(d->head_dim_v, 2, &state_sizes[4]) || d->head_dim_v > INT64_C(1) << 50 ||
-        !qkv_product(rows, 4, INT64_C(1) << 58, &unused) ||
-        (d->states.data ? !qkv_fits(sizeof(float), state_sizes, state_strides, 5)
-                        : !qkv_fits(sizeof(float), sizes, part_strides, 5) ||
-                              !qkv_fits(sizeof(float), sizes, lse_strides, 4)) ||
-        !qkv_fits(sizeof(float), sizes + 1, out_strides, 4) ||
-        (d->lse.data && !qkv_fits(sizeof(float), sizes + 1, out_lse_strides, 3)))
-        return QKV_ERROR_OVERFLOW;
+    if (d->head_dim_v > INT64_C(1) << 50 || d->num_parts > INT64_C(1) << 50)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->head_dim_v > INT64_C(1) << 50 ? "head_dim_v" : "num_parts", -1,
+                          "is too large (%)", qkv_max(d->head_dim_v, d->num_parts), 0);
+    if (!qkv_product(rows, 4, INT64_C(1) << 58, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * num_heads * seq_q", -1, "is too large", 0, 0);
     return QKV_OK;
+}
+
+static void qkv_merge_operands(qkv_operands *o, const qkv_merge_desc *d) {
+    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q};
+    const int64_t parts[4] = {d->batch, d->num_heads, d->seq_q, d->num_parts};
+    if (d->states.data) {
+        const int64_t strides[4] = {d->states.batch, d->states.head, d->states.query, d->states.key};
+        qkv_add_operand(o, QKV_NEEDED, "states", d->states.data, sizeof(float), 4, parts, strides, d->head_dim_v + 2);
+    } else {
+        const qkv_input *out = &d->part_out, *lse = &d->part_lse;
+        const int64_t out_strides[4] = {out->batch, out->head, out->token, d->part_out_stride};
+        const int64_t lse_strides[4] = {lse->batch, lse->head, lse->token, d->part_lse_stride};
+        qkv_add_operand(o, QKV_NEEDED, "part_out", out->data, sizeof(float), 4, parts, out_strides, d->head_dim_v);
+        qkv_add_operand(o, QKV_NEEDED, "part_lse", lse->data, sizeof(float), 4, parts, lse_strides, 1);
+    }
+    qkv_add_vector(o, QKV_NEEDED, "sinks", d->sinks, sizeof(float), d->num_heads);
+    qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->head_dim_v);
+    if (d->lse.data)
+        qkv_add_output(o, QKV_NEEDED, "lse", d->lse, rows, 1);
 }
 
 static void load_part(const qkv_merge_desc *d, int64_t part, int64_t b, int64_t h, int64_t i, float *m, float *l,
@@ -90,8 +108,8 @@ static int64_t merge_scratch_size(const qkv_merge_desc *d) {
     return 2 * merge_row_stride(d) * (int64_t)sizeof(float);
 }
 
-static void merge_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                          int32_t worker) {
+static void qkv_merge_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
+                              int32_t worker) {
     const qkv_merge_desc *d = desc;
     (void)phase;
     float *scratch = (float *)(void *)((unsigned char *)workspace + worker * merge_scratch_size(d));
@@ -101,61 +119,29 @@ static void merge_execute(const qkv_plan *plan, const void *desc, void *workspac
         merge_row(plan->kernels, d, scratch, merge_row_stride(d), head / d->num_heads, head % d->num_heads, i);
 }
 
-static uint64_t merge_checksum(const qkv_merge_desc *d) {
+static uint64_t qkv_merge_checksum(const qkv_merge_desc *d) {
     int64_t fields[] = {d->batch, d->num_heads, d->seq_q, d->head_dim_v, d->num_parts, d->part_out_stride,
                         d->part_lse_stride, d->part_out.batch, d->part_out.head, d->part_out.token,
                         d->part_lse.batch, d->part_lse.head, d->part_lse.token, d->states.batch, d->states.head,
                         d->states.query, d->states.key, d->out.batch, d->out.head, d->out.token, d->lse.batch,
-                        d->lse.head, d->lse.token};
+                        d->lse.head, d->lse.token, !!d->states.data, !!d->sinks, !!d->lse.data,
+                        d->states.data && (d->part_out.data || d->part_lse.data)};
     return qkv_checksum(fields, sizeof fields / sizeof fields[0]);
 }
 
-static qkv_status merge_check_call(const qkv_plan *plan, const qkv_merge_desc *desc, const void *workspace,
-                                   size_t workspace_size, qkv_merge_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = merge_prepare(desc, d);
-    if (status != QKV_OK)
-        return status;
-    if (plan->operation != QKV_MERGE || plan->checksum != merge_checksum(d))
-        return QKV_ERROR_PLAN;
-    bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0, parts = rows && d->num_parts > 0;
-    qkv_pointers pointers = {0};
-    qkv_add_input(&pointers, d->states.data, sizeof(float), d->states.data);
-    qkv_add_input(&pointers, d->part_out.data, sizeof(float), parts && !d->states.data && d->head_dim_v > 0);
-    qkv_add_input(&pointers, d->part_lse.data, sizeof(float), parts && !d->states.data);
-    qkv_add_input(&pointers, d->sinks, sizeof(float), d->sinks);
-    qkv_add_output(&pointers, d->out.data, sizeof(float), rows && d->head_dim_v > 0);
-    qkv_add_output(&pointers, d->lse.data, sizeof(float), d->lse.data);
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
-}
-
-qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_t max_workers, qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    qkv_merge_desc d;
-    qkv_status status = merge_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
-    int64_t num_tasks = merge_tasks(&d), size;
-    int64_t factors[2] = {num_tasks > 0 ? merge_scratch_size(&d) : 0, max_workers};
+static qkv_status qkv_merge_make_plan(const qkv_ctx *ctx, const qkv_merge_desc *d, qkv_plan *plan) {
+    (void)ctx;
+    int64_t num_tasks = merge_tasks(d), size;
+    int64_t factors[2] = {num_tasks > 0 ? merge_scratch_size(d) : 0, plan->max_workers};
     if (!qkv_product(factors, 2, PTRDIFF_MAX / 2, &size))
         return QKV_ERROR_OVERFLOW;
-    qkv_plan p = {.workspace_size = (size_t)size,
-                  .num_phases = 1,
-                  .max_workers = max_workers,
-                  .num_tasks = {num_tasks},
-                  .kernels = ctx->kernels,
-                  .operation = QKV_MERGE,
-                  .checksum = merge_checksum(&d)};
-    *plan = p;
+    plan->workspace_size = (size_t)size;
+    plan->num_phases = 1;
+    plan->num_tasks[0] = num_tasks;
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_merge_##name
-#define LOCAL(name) merge_##name
-#define PREPARE merge_prepare
+#define DESC qkv_merge_desc
+#define OPERATION QKV_MERGE
 #include "shell.inc.h"

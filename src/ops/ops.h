@@ -18,7 +18,10 @@ typedef struct qkv_projection_shape {
     int64_t num_tasks, worker_size; /* bytes */
 } qkv_projection_shape;
 
-qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d);
+qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d, qkv_problem *why);
+/* Of a descriptor inside another's: what 0 stands for, and all checks but those of tensors. */
+void qkv_projection_defaults(qkv_projection_desc *d);
+qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *why);
 void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
                         qkv_projection_shape *shape);
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
@@ -44,7 +47,9 @@ typedef struct qkv_attention_shape {
     float q_scale, cap;                /* of the logits in base 2 */
 } qkv_attention_shape;
 
-qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d);
+qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d, qkv_problem *why);
+void qkv_attention_defaults(qkv_attention_desc *d);
+qkv_status qkv_attention_validate(const qkv_attention_desc *d, qkv_problem *why);
 qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, int32_t max_workers,
                              qkv_attention_shape *shape);
 /* The number of phases, and of the tasks in each. */
@@ -54,12 +59,27 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
 /* What follows from a complete descriptor alone: group, key_blocks, ld_q, ld_o, q_scale, cap, keep_rows and bias_rows.
  * Returns the scale, 1/√head_dim where it is 0. */
 float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape);
-/* The pointers of the descriptor except q, k, v and out, which a layer brings itself. */
-void qkv_attention_add_options(qkv_pointers *pointers, const qkv_attention_desc *d);
-size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[64]);
+/* The tensors of the descriptor except q, k, v and out, which a layer brings itself. */
+void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d);
+void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d);
+/* All that a run may not change except whether there is an lse, which gradients require. */
+enum { QKV_ATTENTION_FIELDS = 64 };
+size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]);
 
-/* Elements of dbias along its four axes: one where it is summed, also over nothing. Whether there is any. */
-bool qkv_gradient_bias_sizes(const qkv_attention_desc *d, const qkv_matrix_output *x, int64_t sizes[4]);
+/* Whether there is an output element. */
+static inline bool qkv_attention_writes(const qkv_attention_desc *d) {
+    bool rows = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0;
+    bool keys = d->seq_k > 0 && (d->probabilities.data || d->scores.data || d->states.data);
+    return rows && ((d->head_dim_v > 0 && !d->states.data) || d->lse.data || keys);
+}
+
+/* The bits of an operation's gradients, where QKV_ACCUMULATE stands for all of them. */
+static inline uint32_t qkv_accumulated(uint32_t flags, uint32_t all) {
+    return flags & QKV_ACCUMULATE ? flags | all : flags;
+}
+
+/* dbias, which has one element along an axis that it is summed over, also over nothing. */
+void qkv_gradient_add_bias(qkv_operands *o, const qkv_attention_desc *d, const qkv_matrix_output *x);
 
 /* dst[j] = src[j]·factor + 0.0f for j < n. */
 static inline void qkv_scale_row(const qkv_kernels *kernels, float *dst, const float *src, float factor, size_t n) {

@@ -13,39 +13,76 @@
 /* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. */
 enum { MAX_BLOCK_TOKENS = 192 };
 
-qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
-    if (status != QKV_OK)
-        return status;
-    int64_t sizes[3] = {d->batch, d->tokens, d->in_features};
-    if (!qkv_not_negative(sizes, 3))
-        return QKV_ERROR_NEGATIVE;
+void qkv_projection_defaults(qkv_projection_desc *d) {
+    for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
+        if (d->part[i].head_dim == 0)
+            d->part[i].head_dim = d->part[i].out_features;
+    }
+}
+
+static qkv_status qkv_projection_complete(const qkv_projection_desc *desc, qkv_projection_desc *d, qkv_problem *why) {
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
+    if (status == QKV_OK)
+        qkv_projection_defaults(d);
+    return status;
+}
+
+static qkv_status validate_part(const qkv_projection_part *part, int32_t i, qkv_problem *why) {
+    if (qkv_check_size(why, "part[].out_features", i, part->out_features) != QKV_OK ||
+        qkv_check_size(why, "part[].head_dim", i, part->head_dim) != QKV_OK)
+        return why->status;
+    if (part->head_dim > 0 && part->out_features % part->head_dim != 0)
+        return qkv_refuse(why, QKV_ERROR_HEADS, "part[].out_features", i, "is %, no multiple of head_dim (%)",
+                          part->out_features, part->head_dim);
+    if (part->out_features > INT64_MAX / 8)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "part[].out_features", i, "is too large (%)", part->out_features, 0);
+    return QKV_OK;
+}
+
+qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *why) {
+    if (qkv_check_size(why, "batch", -1, d->batch) != QKV_OK ||
+        qkv_check_size(why, "tokens", -1, d->tokens) != QKV_OK ||
+        qkv_check_size(why, "in_features", -1, d->in_features) != QKV_OK)
+        return why->status;
     if (d->num_parts < 1 || d->num_parts > QKV_MAX_PARTS)
-        return QKV_ERROR_FLAGS;
-    int64_t x_strides[3] = {d->x.batch, d->x.token, 1};
-    if (!qkv_fits(sizeof(float), sizes, x_strides, 3))
-        return QKV_ERROR_OVERFLOW;
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "num_parts", -1, "is %, not 1 to %", d->num_parts, QKV_MAX_PARTS);
     int64_t panels = 0;
-    for (int64_t i = 0; i < d->num_parts; i++) {
-        qkv_projection_part *part = &d->part[i];
-        if (part->out_features < 0 || part->head_dim < 0)
-            return QKV_ERROR_NEGATIVE;
-        if (part->head_dim == 0)
-            part->head_dim = part->out_features;
-        if (part->head_dim > 0 && part->out_features % part->head_dim != 0)
-            return QKV_ERROR_HEADS;
-        int64_t heads = part->head_dim > 0 ? part->out_features / part->head_dim : 0;
-        int64_t out_sizes[4] = {d->batch, heads, d->tokens, part->head_dim};
-        int64_t out_strides[4] = {part->out.batch, part->out.head, part->out.token, 1};
-        if (part->out_features > INT64_MAX / 8 || !qkv_fits(sizeof(float), out_sizes, out_strides, 4))
-            return QKV_ERROR_OVERFLOW;
-        panels += qkv_ceil_div(part->out_features, QKV_PANEL);
+    for (int32_t i = 0; i < d->num_parts; i++) {
+        if (validate_part(&d->part[i], i, why) != QKV_OK)
+            return why->status;
+        panels += qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
     }
     int64_t packed[3] = {d->in_features, panels, QKV_PANEL}, tasks[3] = {d->batch, d->tokens, panels}, unused;
-    if (!qkv_product(packed, 3, PTRDIFF_MAX / (int64_t)sizeof(float), &unused) ||
-        !qkv_product(tasks, 3, INT64_MAX / 2, &unused))
-        return QKV_ERROR_OVERFLOW;
+    if (!qkv_product(packed, 3, PTRDIFF_MAX / (int64_t)sizeof(float), &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "in_features * out_features", -1, "is too large", 0, 0);
+    if (!qkv_product(tasks, 3, INT64_MAX / 2, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * tokens * out_features", -1, "is too large", 0, 0);
     return QKV_OK;
+}
+
+static int64_t packed_floats(const qkv_projection_desc *d) {
+    int64_t panels = 0;
+    for (int64_t i = 0; i < d->num_parts; i++)
+        panels += qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
+    return panels * d->in_features * QKV_PANEL;
+}
+
+static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *d) {
+    const int64_t rows[3] = {d->batch, 1, d->tokens};
+    bool columns = false;
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        const qkv_projection_part *part = &d->part[i];
+        int64_t heads = part->head_dim > 0 ? part->out_features / part->head_dim : 0;
+        const int64_t out[3] = {d->batch, heads, d->tokens};
+        bool used = d->batch > 0 && d->tokens > 0 && part->out_features > 0;
+        columns = columns || used;
+        qkv_add_output(o, QKV_NEEDED, "part[].out", part->out, out, part->head_dim)->index = (uint8_t)i;
+        if (part->bias)
+            qkv_add_operand(o, used ? QKV_NEEDED : 0, "part[].bias", part->bias, sizeof(float), 0, NULL, NULL,
+                            part->out_features)->index = (uint8_t)i;
+    }
+    qkv_add_input(o, columns ? QKV_NEEDED : 0, "x", d->x, rows, d->in_features);
+    qkv_add_packed(o, columns ? QKV_NEEDED : 0, "packed", d->packed, packed_floats(d));
 }
 
 /* Whether the tokens of all batches lie at one stride: then batches are just more tokens. */
@@ -145,79 +182,42 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     }
 }
 
-static uint64_t projection_checksum(const qkv_projection_desc *d) {
-    int64_t fields[6 + 5 * QKV_MAX_PARTS] = {d->batch, d->tokens,  d->in_features,
+static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
+    int64_t fields[6 + 6 * QKV_MAX_PARTS] = {d->batch, d->tokens,  d->in_features,
                                              d->num_parts, d->x.batch, d->x.token};
     size_t n = 6;
-    for (int64_t i = 0; i < d->num_parts; i++) {
+    for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
         const qkv_projection_part *part = &d->part[i];
         fields[n++] = part->out_features;
         fields[n++] = part->head_dim;
         fields[n++] = part->out.batch;
         fields[n++] = part->out.head;
         fields[n++] = part->out.token;
+        fields[n++] = part->bias != NULL;
     }
     return qkv_checksum(fields, n);
 }
 
-static void projection_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
-                               int32_t worker) {
+static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
+                                   int64_t index, int32_t worker) {
     (void)phase;
     qkv_projection_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
 }
 
-static qkv_status projection_check_call(const qkv_plan *plan, const qkv_projection_desc *desc, const void *workspace,
-                                        size_t workspace_size, qkv_projection_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = qkv_projection_prepare(desc, d);
-    if (status != QKV_OK)
-        return status;
-    if (plan->operation != QKV_PROJECTION || plan->checksum != projection_checksum(d))
-        return QKV_ERROR_PLAN;
-    bool rows = d->batch > 0 && d->tokens > 0;
-    bool columns = false;
-    qkv_pointers pointers = {0};
-    for (int64_t i = 0; i < d->num_parts; i++) {
-        bool used = rows && d->part[i].out_features > 0;
-        columns = columns || used;
-        qkv_add_output(&pointers, d->part[i].out.data, sizeof(float), used);
-        qkv_add_input(&pointers, d->part[i].bias, sizeof(float), used && d->part[i].bias);
-    }
-    qkv_add_input(&pointers, d->x.data, sizeof(float), columns && d->in_features > 0);
-    qkv_add_input(&pointers, d->packed, 64, columns && d->in_features > 0);
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
-}
-
-qkv_status qkv_projection_plan(const qkv_ctx *ctx, const qkv_projection_desc *desc, int32_t max_workers,
-                               qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    qkv_projection_desc d;
-    qkv_status status = qkv_projection_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
+static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_projection_desc *d, qkv_plan *plan) {
     qkv_projection_shape shape;
-    qkv_projection_cut(ctx->kernels, &d, max_workers, &shape);
-    qkv_plan p = {.workspace_size = (size_t)(shape.worker_size * max_workers),
-                  .num_phases = 1,
-                  .max_workers = max_workers,
-                  .num_tasks = {shape.num_tasks},
-                  .kernels = ctx->kernels,
-                  .operation = QKV_PROJECTION,
-                  .checksum = projection_checksum(&d)};
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
-    *plan = p;
+    qkv_projection_cut(ctx->kernels, d, plan->max_workers, &shape);
+    plan->workspace_size = (size_t)(shape.worker_size * plan->max_workers);
+    plan->num_phases = 1;
+    plan->num_tasks[0] = shape.num_tasks;
+    _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
+    memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_projection_##name
-#define LOCAL(name) projection_##name
-#define PREPARE qkv_projection_prepare
+#define DESC qkv_projection_desc
+#define OPERATION QKV_PROJECTION
 #include "shell.inc.h"

@@ -40,42 +40,53 @@ static int64_t grad_stride(const gradient_desc *d, int64_t i) {
     return g->layout == QKV_IN_OUT ? d->forward.part[i].out_features : d->forward.in_features;
 }
 
-static qkv_status projection_backward_prepare(const gradient_desc *desc, gradient_desc *d) {
-    qkv_status status = qkv_import(d, sizeof *d, desc);
+static uint32_t all_gradients(const gradient_desc *d) {
+    return QKV_ACCUMULATE_X | (QKV_ACCUMULATE_PART(qkv_max(0, qkv_min(d->forward.num_parts, QKV_MAX_PARTS))) -
+                               QKV_ACCUMULATE_PART(0));
+}
+
+static qkv_status qkv_projection_backward_complete(const gradient_desc *desc, gradient_desc *d, qkv_problem *why) {
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
     if (status != QKV_OK)
         return status;
-    qkv_projection_desc *f = &d->forward;
-    status = qkv_projection_prepare(&desc->forward, f);
+    qkv_enter(why, "forward.");
+    status = qkv_import_inner(&d->forward.size, sizeof d->forward, desc->size - offsetof(gradient_desc, forward), why);
     if (status != QKV_OK)
         return status;
-    if ((d->flags & ~QKV_ACCUMULATE) != 0 || d->reserved != 0)
-        return QKV_ERROR_FLAGS;
-    int64_t x_sizes[3] = {f->batch, f->tokens, f->in_features};
-    int64_t x_strides[3] = {d->grad_x.batch, d->grad_x.token, 1};
-    if (wants_x(d) && !qkv_fits(sizeof(float), x_sizes, x_strides, 3))
-        return QKV_ERROR_OVERFLOW;
-    for (int64_t i = 0; i < f->num_parts; i++) {
-        const qkv_projection_part *part = &f->part[i];
-        const qkv_input *g = &d->grad_out[i];
-        if (d->grad[i].layout != QKV_IN_OUT && d->grad[i].layout != QKV_OUT_IN)
-            return QKV_ERROR_FLAGS;
-        bool in_out = d->grad[i].layout == QKV_IN_OUT;
-        int64_t heads = part->head_dim > 0 ? part->out_features / part->head_dim : 0;
-        int64_t sizes[4] = {f->batch, heads, f->tokens, part->head_dim}, strides[4] = {g->batch, g->head, g->token, 1};
-        int64_t w_sizes[2] = {in_out ? f->in_features : part->out_features,
-                              in_out ? part->out_features : f->in_features};
-        int64_t w_strides[2] = {grad_stride(d, i), 1};
-        if (!qkv_fits(sizeof(float), sizes, strides, 4) || !qkv_fits(sizeof(float), w_sizes, w_strides, 2))
-            return QKV_ERROR_OVERFLOW;
-    }
+    qkv_leave(why);
+    qkv_projection_defaults(&d->forward);
+    d->flags = qkv_accumulated(d->flags, all_gradients(d));
+    return QKV_OK;
+}
+
+static qkv_status qkv_projection_backward_validate(const gradient_desc *d, qkv_problem *why) {
+    const qkv_projection_desc *f = &d->forward;
+    qkv_enter(why, "forward.");
+    qkv_status status = qkv_projection_validate(f, why);
+    if (status != QKV_OK)
+        return status;
     int64_t out = 0, limit = INT64_C(1) << 58, unused;
     for (int64_t i = 0; i < f->num_parts; i++)
         out += f->part[i].out_features;
     int64_t rows[3] = {f->batch, f->tokens, QKV_PANEL};
-    if (f->in_features > limit || !qkv_product(rows, 3, limit, &unused))
-        return QKV_ERROR_OVERFLOW;
+    if (f->in_features > limit)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "in_features", -1, "is too large (%)", f->in_features, 0);
+    if (!qkv_product(rows, 3, limit, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * tokens", -1, "is too large", 0, 0);
     int64_t transposed[2] = {qkv_round_up(f->in_features, QKV_PANEL), out};
-    return qkv_product(transposed, 2, limit, &unused) ? QKV_OK : QKV_ERROR_OVERFLOW;
+    if (!qkv_product(transposed, 2, limit, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "in_features * out_features", -1, "is too large", 0, 0);
+    qkv_leave(why);
+    if ((d->flags & ~(QKV_ACCUMULATE | all_gradients(d))) != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)",
+                          d->flags & ~(QKV_ACCUMULATE | all_gradients(d)), 0);
+    if (d->reserved != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
+    for (int32_t i = 0; i < f->num_parts; i++) {
+        if (d->grad[i].layout != QKV_IN_OUT && d->grad[i].layout != QKV_OUT_IN)
+            return qkv_refuse(why, QKV_ERROR_FLAGS, "grad[].layout", i, "is %, no layout", d->grad[i].layout, 0);
+    }
+    return QKV_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------------ gather */
@@ -144,7 +155,7 @@ static void differentiate_x(const qkv_kernels *kernels, const projection_grad_sh
     if (first >= end)
         return;
     float *tile = scratch, *a = scratch + X_ROWS * X_COLUMNS;
-    bool accumulate = d->flags & QKV_ACCUMULATE;
+    bool accumulate = d->flags & QKV_ACCUMULATE_X;
     memset(tile, 0, (size_t)(rows * X_COLUMNS) * sizeof(float));
     token_index at = token_of(d, row);
     for (int64_t i = 0; accumulate && i < rows; i++, at = next_token(d, at))
@@ -236,7 +247,7 @@ static void differentiate_weights(const qkv_kernels *kernels, const projection_g
     w.rows = qkv_min(shape->w_rows, all_rows - w.row);
     w.column = index % across * shape->w_columns;
     w.columns = qkv_min(shape->w_columns, all_columns - w.column);
-    bool accumulate = d->flags & QKV_ACCUMULATE, bias = sums_bias(d, &w);
+    bool accumulate = d->flags & QKV_ACCUMULATE_PART(w.part), bias = sums_bias(d, &w);
     float *bias_result = bias ? g->bias + (w.in_out ? w.column : w.row) : NULL;
     size_t bias_bytes = (size_t)(w.in_out ? w.columns : w.rows) * sizeof(float);
     memset(w.sums, 0, (W_ROWS + 1) * W_COLUMNS * sizeof(float));
@@ -317,8 +328,8 @@ static int32_t projection_stages(const gradient_desc *d, enum projection_stage l
     return n;
 }
 
-static void projection_backward_execute(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
-                                        int64_t index, int32_t worker) {
+static void qkv_projection_backward_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
+                                            int64_t index, int32_t worker) {
     projection_grad_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     enum projection_stage list[3];
@@ -332,12 +343,13 @@ static void projection_backward_execute(const qkv_plan *plan, const void *desc, 
     }
 }
 
-static uint64_t projection_backward_checksum(const gradient_desc *d) {
+static uint64_t qkv_projection_backward_checksum(const gradient_desc *d) {
     const qkv_projection_desc *f = &d->forward;
     int64_t fields[12 + 12 * QKV_MAX_PARTS] = {f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch,
-                                               f->x.token, d->flags, wants_x(d), d->grad_x.batch, d->grad_x.token};
-    size_t n = 10;
-    for (int64_t i = 0; i < f->num_parts; i++) {
+                                               f->x.token, d->flags, d->reserved, wants_x(d), d->grad_x.batch,
+                                               d->grad_x.token};
+    size_t n = 11;
+    for (int64_t i = 0; i < qkv_min(f->num_parts, QKV_MAX_PARTS); i++) {
         const qkv_weight_grad *g = &d->grad[i];
         const int64_t more[] = {f->part[i].out_features, f->part[i].head_dim, d->grad_out[i].batch, d->grad_out[i].head,
                                 d->grad_out[i].token, g->stride, g->layout, !!g->data, !!g->bias};
@@ -347,68 +359,48 @@ static uint64_t projection_backward_checksum(const gradient_desc *d) {
     return qkv_checksum(fields, n);
 }
 
-static qkv_status projection_backward_check_call(const qkv_plan *plan, const gradient_desc *desc, const void *workspace,
-                                                 size_t workspace_size, gradient_desc *d) {
-    if (!plan)
-        return QKV_ERROR_NULL;
-    qkv_status status = projection_backward_prepare(desc, d);
-    if (status != QKV_OK)
-        return status;
-    if (plan->operation != QKV_PROJECTION_BACKWARD || plan->checksum != projection_backward_checksum(d))
-        return QKV_ERROR_PLAN;
+static void qkv_projection_backward_operands(qkv_operands *o, const gradient_desc *d) {
     const qkv_projection_desc *f = &d->forward;
-    bool rows = f->batch > 0 && f->tokens > 0, in = f->in_features > 0, out = false, weights = false;
-    qkv_pointers pointers = {0};
+    const int64_t rows[3] = {f->batch, 1, f->tokens};
+    bool tokens = f->batch > 0 && f->tokens > 0, in = f->in_features > 0, weights = false;
+    int64_t packed = 0;
     for (int64_t i = 0; i < f->num_parts; i++) {
         const qkv_weight_grad *g = &d->grad[i];
-        bool columns = f->part[i].out_features > 0;
-        out = out || columns;
-        weights = weights || (columns && g->data);
-        qkv_add_output(&pointers, g->data, sizeof(float), columns && in && g->data);
-        qkv_add_output(&pointers, g->bias, sizeof(float), columns && g->bias);
-        qkv_add_input(&pointers, d->grad_out[i].data, sizeof(float),
-                      columns && rows && ((wants_x(d) && in) || (g->data && in) || g->bias));
+        int64_t columns = f->part[i].out_features, head_dim = f->part[i].head_dim;
+        const int64_t out[3] = {f->batch, head_dim > 0 ? columns / head_dim : 0, f->tokens};
+        bool used = (in && (wants_x(d) || g->data)) || g->bias;
+        qkv_add_input(o, used ? QKV_NEEDED : 0, "grad_out[]", d->grad_out[i], out, head_dim)->index = (uint8_t)i;
+        qkv_add_weight_grad(o, "grad[]", "grad[].bias", g, f->in_features, columns, (uint8_t)i);
+        weights = weights || (columns > 0 && g->data);
+        packed += f->in_features * qkv_round_up(columns, QKV_PANEL);
     }
-    qkv_add_output(&pointers, d->grad_x.data, sizeof(float), rows && in && wants_x(d));
-    qkv_add_input(&pointers, f->x.data, sizeof(float), rows && in && weights);
-    qkv_add_input(&pointers, f->packed, 64, rows && in && out && wants_x(d));
-    status = qkv_check_pointers(&pointers);
-    return status != QKV_OK ? status : qkv_check_workspace(plan, workspace, workspace_size);
+    if (wants_x(d))
+        qkv_add_output(o, QKV_NEEDED, "grad_x", d->grad_x, rows, f->in_features);
+    o->within = QKV_IN_FORWARD;
+    qkv_add_input(o, weights ? QKV_NEEDED : 0, "x", f->x, rows, f->in_features);
+    qkv_add_packed(o, tokens && wants_x(d) ? QKV_NEEDED : 0, "packed", f->packed, packed);
 }
 
-qkv_status qkv_projection_backward_plan(const qkv_ctx *ctx, const gradient_desc *desc, int32_t max_workers,
-                                        qkv_plan *plan) {
-    if (!ctx || !plan)
-        return QKV_ERROR_NULL;
-    gradient_desc d;
-    qkv_status status = projection_backward_prepare(desc, &d);
-    if (status != QKV_OK)
-        return status;
-    if (max_workers < 1)
-        return QKV_ERROR_WORKERS;
+static qkv_status qkv_projection_backward_make_plan(const qkv_ctx *ctx, const gradient_desc *d, qkv_plan *plan) {
+    (void)ctx;
     projection_grad_shape shape;
-    int64_t weight_tasks = cut_projection(&d, max_workers, &shape);
-    int64_t areas[2] = {shape.worker_size, max_workers}, scratch;
+    int64_t weight_tasks = cut_projection(d, plan->max_workers, &shape);
+    int64_t areas[2] = {shape.worker_size, plan->max_workers}, scratch;
     if (!qkv_product(areas, 2, PTRDIFF_MAX / 4, &scratch) || shape.packed_size > PTRDIFF_MAX / 4)
         return QKV_ERROR_OVERFLOW;
     enum projection_stage list[3];
     const int64_t num_tasks[] = {shape.out_features > 0 ? shape.in_panels : 0, shape.row_blocks * shape.panel_groups,
                                  weight_tasks};
-    qkv_plan p = {.workspace_size = (size_t)(shape.packed_size + scratch),
-                  .num_phases = projection_stages(&d, list),
-                  .max_workers = max_workers,
-                  .kernels = ctx->kernels,
-                  .operation = QKV_PROJECTION_BACKWARD,
-                  .checksum = projection_backward_checksum(&d)};
-    for (int32_t i = 0; i < p.num_phases; i++)
-        p.num_tasks[i] = num_tasks[list[i]];
-    _Static_assert(sizeof shape <= sizeof p.geometry, "the plan holds the shape");
-    memcpy(p.geometry, &shape, sizeof shape);
-    *plan = p;
+    plan->workspace_size = (size_t)(shape.packed_size + scratch);
+    plan->num_phases = projection_stages(d, list);
+    for (int32_t i = 0; i < plan->num_phases; i++)
+        plan->num_tasks[i] = num_tasks[list[i]];
+    _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
+    memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
 }
 
 #define QKV_OP(name) qkv_projection_backward_##name
-#define LOCAL(name) projection_backward_##name
-#define PREPARE projection_backward_prepare
+#define DESC qkv_projection_backward_desc
+#define OPERATION QKV_PROJECTION_BACKWARD
 #include "shell.inc.h"

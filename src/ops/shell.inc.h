@@ -1,23 +1,98 @@
-/* Template: the public functions of an operation around its static functions. Needs
+/* Template: the public functions of an operation around its own. Needs
  *   QKV_OP(name)          qkv_projection_##name and so on
- *   LOCAL(name)           projection_##name and so on, of the static functions
- *   PREPARE               checks a descriptor and completes a copy of it
- *   LOCAL(check_call)     checks plan, descriptor, pointers and workspace of a run
- *   LOCAL(execute)        runs one task
- * and takes the macros back, as several operations may share one unit of translation.
+ *   DESC, OPERATION       the descriptor's type; its enum qkv_operation
+ * and, by the names QKV_OP makes of them,
+ *   complete              copies a descriptor and fills in what 0 stands for
+ *   validate              checks all of it but tensors
+ *   operands              lists its tensors
+ *   checksum              of what a run may not change, and so of all that validate looks at
+ *   make_plan             cuts the work of a valid descriptor
+ *   run_one               runs one task
  *
  * SPDX-License-Identifier: MIT */
 
-qkv_status QKV_OP(check)(const qkv_plan *plan, const QKV_OP(desc) *desc, const void *workspace, size_t workspace_size) {
-    QKV_OP(desc) d;
-    return LOCAL(check_call)(plan, desc, workspace, workspace_size, &d);
+qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why);
+
+/* A complete and valid copy. */
+QKV_NOINLINE qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why) {
+    qkv_status status = QKV_OP(complete)(desc, d, why);
+    if (status == QKV_OK)
+        status = QKV_OP(validate)(d, why);
+    if (status != QKV_OK)
+        return status;
+    qkv_operands operands;
+    operands.count = 0;
+    operands.within = QKV_OUTERMOST;
+    QKV_OP(operands)(&operands, d);
+    return qkv_check_strides(&operands, why);
 }
 
-qkv_status QKV_OP(run)(const qkv_plan *plan, const QKV_OP(desc) *desc, void *workspace, size_t workspace_size) {
-    QKV_OP(desc) d;
-    qkv_status status = LOCAL(check_call)(plan, desc, workspace, workspace_size, &d);
+static qkv_status QKV_OP(call_plan)(const qkv_ctx *ctx, const DESC *desc, int32_t max_workers, qkv_plan *plan,
+                                    qkv_problem *why) {
+    DESC d;
+    if (!ctx)
+        return qkv_refuse(why, QKV_ERROR_NULL, "ctx", -1, "is NULL", 0, 0);
+    qkv_status status = QKV_OP(prepare)(desc, &d, why);
+    if (status != QKV_OK)
+        return status;
+    if (max_workers < 1)
+        return qkv_refuse(why, QKV_ERROR_WORKERS, "max_workers", -1, "is %, below 1", max_workers, 0);
+    qkv_plan p = {.max_workers = max_workers,
+                  .kernels = ctx->kernels,
+                  .operation = OPERATION,
+                  .checksum = QKV_OP(checksum)(&d)};
+    status = QKV_OP(make_plan)(ctx, &d, &p);
+    if (status != QKV_OK)
+        return qkv_refuse(why, status, NULL, -1, "the workspace would exceed what memory can hold", 0, 0);
+    *plan = p;
+    return QKV_OK;
+}
+
+/* What a run checks; d becomes the complete descriptor. One that is as planned has been validated. */
+static QKV_NOINLINE qkv_status QKV_OP(check_call)(const qkv_plan *plan, const DESC *desc, const void *workspace,
+                                                  size_t workspace_size, DESC *d, qkv_problem *why) {
+    if (!plan)
+        return qkv_refuse(why, QKV_ERROR_NULL, "plan", -1, "is NULL", 0, 0);
+    qkv_status status = QKV_OP(complete)(desc, d, why);
+    if (status != QKV_OK)
+        return status;
+    if (plan->operation != OPERATION)
+        return qkv_refuse(why, QKV_ERROR_PLAN, "plan", -1, "is of another operation", 0, 0);
+    if (plan->checksum != QKV_OP(checksum)(d)) {
+        DESC unused;
+        status = QKV_OP(prepare)(desc, &unused, why);
+        return status != QKV_OK ? status
+                                : qkv_refuse(why, QKV_ERROR_PLAN, "plan", -1,
+                                             "is of another descriptor: more than addresses has changed", 0, 0);
+    }
+    qkv_operands operands;
+    operands.count = 0;
+    operands.within = QKV_OUTERMOST;
+    QKV_OP(operands)(&operands, d);
+    status = qkv_check_pointers(&operands, why);
+    return status != QKV_OK ? status : qkv_check_workspace(&operands, plan, workspace, workspace_size, why);
+}
+
+qkv_status QKV_OP(plan)(const qkv_ctx *ctx, const DESC *desc, int32_t max_workers, qkv_plan *plan) {
+    qkv_problem unused;
+    qkv_no_problem(&unused);
+    return plan ? QKV_OP(call_plan)(ctx, desc, max_workers, plan, &unused) : QKV_ERROR_NULL;
+}
+
+qkv_status QKV_OP(check)(const qkv_plan *plan, const DESC *desc, const void *workspace, size_t workspace_size) {
+    DESC d;
+    qkv_problem unused;
+    qkv_no_problem(&unused);
+    return QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &unused);
+}
+
+qkv_status QKV_OP(run)(const qkv_plan *plan, const DESC *desc, void *workspace, size_t workspace_size) {
+    DESC d;
+    qkv_problem unused;
+    qkv_no_problem(&unused);
+    qkv_status status = QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &unused);
     if (status == QKV_OK)
-        qkv_run_phases(plan, &d, workspace, LOCAL(execute), NULL, NULL);
+        qkv_run_phases(plan, &d, workspace, QKV_OP(run_one), NULL, NULL);
     return status;
 }
 
@@ -25,18 +100,37 @@ qkv_status QKV_OP(run_parallel)(const qkv_plan *plan, const QKV_OP(desc) *desc, 
                                 qkv_parallel_for parallel_for, void *pool) {
     if (!parallel_for)
         return QKV_ERROR_WORKERS;
-    QKV_OP(desc) d;
-    qkv_status status = LOCAL(check_call)(plan, desc, workspace, workspace_size, &d);
+    DESC d;
+    qkv_problem unused;
+    qkv_no_problem(&unused);
+    qkv_status status = QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &unused);
     if (status == QKV_OK)
-        qkv_run_phases(plan, &d, workspace, LOCAL(execute), parallel_for, pool);
+        qkv_run_phases(plan, &d, workspace, QKV_OP(run_one), parallel_for, pool);
     return status;
 }
 
 void QKV_OP(task)(const qkv_plan *plan, const QKV_OP(desc) *desc, void *workspace, int32_t phase, int64_t index,
                   int32_t worker) {
-    QKV_OP(desc) d;
-    if (PREPARE(desc, &d) == QKV_OK)
-        LOCAL(execute)(plan, &d, workspace, phase, index, worker);
+    DESC d;
+    qkv_problem unused;
+    qkv_no_problem(&unused);
+    if (QKV_OP(complete)(desc, &d, &unused) == QKV_OK && plan->checksum == QKV_OP(checksum)(&d))
+        QKV_OP(run_one)(plan, &d, workspace, phase, index, worker);
+}
+
+const char *QKV_OP(explain_plan)(const qkv_ctx *ctx, const DESC *desc, int32_t max_workers, char *text, size_t size) {
+    qkv_plan plan;
+    qkv_problem why = {0};
+    QKV_OP(call_plan)(ctx, desc, max_workers, &plan, &why);
+    return qkv_explain(&why, OPERATION, text, size);
+}
+
+const char *QKV_OP(explain_run)(const qkv_plan *plan, const DESC *desc, const void *workspace, size_t workspace_size,
+                                char *text, size_t size) {
+    DESC d;
+    qkv_problem why = {0};
+    QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &why);
+    return qkv_explain(&why, OPERATION, text, size);
 }
 
 #undef QKV_OP

@@ -10,11 +10,36 @@
 #include <string.h>
 
 static qkv_ctx ctx;
-static bool reached[QKV_ERROR_LSE + 1];
+static bool reached[QKV_ERROR_STRIDES + 1];
 
 static void expect_status(qkv_status want, qkv_status got, const char *what) {
     reached[want] = true;
     QT_EXPECT(want == got, "%s: want \"%s\", got \"%s\"", what, qkv_status_string(want), qkv_status_string(got));
+    qt_count_words(1);
+}
+
+/* The explanation begins with the operation and names what the change is about: the field behind "d.", or the whole
+ * that it is a part of; else the workspace. */
+static void expect_named(const char *operation, qkv_status status, const char *change, const char *text) {
+    char path[64] = "workspace";
+    const char *from = strstr(change, "d.");
+    if (from) {
+        size_t n = strspn(from + 2, "abcdefghijklmnopqrstuvwxyz_0123456789.[]");
+        assert_true(n < sizeof path);
+        memcpy(path, from + 2, n);
+        path[n] = 0;
+    }
+    bool named = strstr(text, path) != NULL;
+    char *last = strrchr(path, '.');
+    if (!named && last) {
+        *last = 0;
+        named = strstr(text, path) != NULL;
+    }
+    if (status == QKV_ERROR_PLAN)
+        named = strstr(text, "plan is of another") != NULL;
+    for (const char *s = operation, *t = text; *s; s++, t++)
+        QT_EXPECT(*t == (*s == '_' ? ' ' : *s), "%s with %s: \"%s\"", operation, change, text);
+    QT_EXPECT(named && !strpbrk(text, "%&"), "%s with %s names not \"%s\": \"%s\"", operation, change, path, text);
     qt_count_words(1);
 }
 
@@ -28,6 +53,9 @@ static void expect_status(qkv_status want, qkv_status got, const char *what) {
         memset(&before, 0xa5, sizeof before);                                                                          \
         expect_status(status, qkv_##operation##_plan(&ctx, &d, 2, &plan), #operation " plan with " #change);           \
         qt_expect_bytes("the plan", &before, &plan, sizeof plan);                                                      \
+        char text[256];                                                                                                \
+        expect_named(#operation, status, #change,                                                                      \
+                     qkv_##operation##_explain_plan(&ctx, &d, 2, text, sizeof text));                                  \
     } while (0)
 
 /* The same for a run with a plan of `good`: check, run and run_parallel agree, and nothing is written. */
@@ -48,6 +76,9 @@ static void expect_status(qkv_status want, qkv_status got, const char *what) {
         qt_expect_untouched("out", out);                                                                               \
         qt_expect_untouched("lse", lse);                                                                               \
         qt_expect_untouched("workspace", space);                                                                       \
+        char text[256];                                                                                                \
+        expect_named(#operation, status, #change,                                                                      \
+                     qkv_##operation##_explain_run(&plan, &d, workspace, size, text, sizeof text));                    \
     } while (0)
 
 /* What every operation refuses alike. */
@@ -83,7 +114,7 @@ static float *out, *lse;
 
 static void allocate(qt_rng *rng) {
     space = qt_alloc(1 << 20, 64, QT_TAIL);
-    out = case_floats(rng, 4096);
+    out = case_floats(rng, 5000);
     lse = case_floats(rng, 64);
 }
 

@@ -87,8 +87,10 @@ static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, i
     for (int64_t j = first; j < end; j++) {
         if (t[j - first] == -INFINITY)
             continue;
-        const float p = exp2_or_zero(t[j - first] - block->m);
+        float p = exp2_or_zero(t[j - first] - block->m);
         lane[j % 16] += p;
+        if (d->dropout != 0)
+            p *= (float)oracle_dropout_factor(d, b, h, i, j);
         for (int64_t x = 0; x < dv; x++)
             block->o[x] = fmaf(p, row_of(&d->v, b, kv, j)[x], block->o[x]);
     }

@@ -194,6 +194,58 @@ static void test_pointers_belong_to_the_run(const qt_set *set) {
     }
 }
 
+/* Zeros that mean zero: the factor, and the channels of v. */
+static void test_zeros_as_given(const qt_set *set) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    attention_case c;
+    case_plain(&rng, &c, 2, 4, 2, 7, 300, 9, 5);
+    attention_case zero = c;
+    const float nothing[16] = {0};
+    zero.desc.q = (qkv_input){nothing, 0, 0, 0};
+    const case_results want = case_run(&set->ctx, &zero, 0, 0);
+    c.desc.flags = QKV_SCALE; /* scale is 0 */
+    const case_results got = case_run(&set->ctx, &c, 2, 0);
+    case_expect_same("scale 0", &c, &want, &got);
+    c.desc.flags = QKV_RIGHT;
+    c.desc.q_offset = 200;
+    const case_results whole = case_run(&set->ctx, &c, 0, 0);
+    c.desc.flags |= QKV_HEAD_DIM_V;
+    c.desc.head_dim_v = 0;
+    c.desc.v = (qkv_input){0};
+    c.desc.out = (qkv_output){0};
+    qt_poison(c.desc.lse.data);
+    case_run_attention(&set->ctx, &c.desc, 3, 0);
+    const float *lse = case_gather(&c.desc.lse, 2, 4, 7, 1);
+    qt_expect_words("lse alone", whole.lse, lse, 2 * 4 * 7, 0);
+    c.desc.lse.data = NULL; /* no output at all: nothing is needed */
+    c.desc.q.data = c.desc.k.data = NULL;
+    case_run_attention(&set->ctx, &c.desc, 1, 0);
+}
+
+/* Positions and windows beyond 2^61 count as 2^61; a hidden key of a NaN row has probability 0. */
+static void test_bounds_of_positions_and_hidden_probabilities(const qt_set *set) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    attention_case c;
+    case_plain(&rng, &c, 1, 1, 1, 5, 9, 8, 8);
+    c.desc.flags = QKV_LEFT;
+    const case_results want = case_run(&set->ctx, &c, 0, 0);
+    c.desc.q_offset = c.desc.left = INT64_MAX;
+    const case_results got = case_run(&set->ctx, &c, 0, 0);
+    case_expect_same("q_offset = left = INT64_MAX", &c, &want, &got);
+    static const uint8_t keep[9] = {1, 0, 1, 1, 1, 1, 1, 1, 1};
+    c.desc.flags = 0;
+    c.desc.keep = (qkv_matrix_input){keep, 0, 0, 0, 1};
+    const float *p = case_add_probabilities(&rng, &c);
+    case_row(&c.desc.q, 0, 0, 2)[3] = NAN;
+    case_run_attention(&set->ctx, &c.desc, 1, 0);
+    for (int i = 0; i < 5; i++)
+        QT_EXPECT(p[i * 9 + 1] == 0 && (i == 2) == (p[i * 9] != p[i * 9]), "row %d: %g", i, (double)p[i * 9 + 1]);
+}
+
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("a_zero_descriptor_is_full_attention_at_one_over_sqrt_d",
@@ -203,5 +255,7 @@ int main(int argc, char **argv) {
     qt_each_set("outputs_between_inputs_are_legal", test_outputs_between_inputs_are_legal);
     qt_each_set("inputs_may_alias_each_other", test_inputs_may_alias_each_other);
     qt_each_set("pointers_belong_to_the_run", test_pointers_belong_to_the_run);
+    qt_each_set("zeros_as_given", test_zeros_as_given);
+    qt_each_set("bounds_of_positions_and_hidden_probabilities", test_bounds_of_positions_and_hidden_probabilities);
     return qt_run();
 }

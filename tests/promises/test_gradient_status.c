@@ -16,13 +16,15 @@ static void test_attention_backward_refuses(void) {
     case_plain(&rng, &c, 2, 4, 2, 3, 70, 8, 9);
     c.desc.out.data = data(&rng, 2 * 4 * 3 * 9);
     c.desc.lse.data = data(&rng, 2 * 4 * 3);
+    c.desc.bias.data = c.desc.lse.data; /* one number, stride 0 */
     const qkv_attention_backward_desc good = {
         .size = sizeof good, .grad_out = {data(&rng, 2 * 4 * 3 * 9), 4 * 27, 27, 9},
         .grad_lse = {data(&rng, 24), 12, 3, 1}, .grad_q = {out, 4 * 24, 24, 8}, .grad_k = {out + 200, 1120, 560, 8},
-        .grad_v = {out + 2440, 0, 630, 9},
+        .grad_v = {out + 2440, 1260, 630, 9},
         .grad_bias = {lse, 0, 1, 0, 0}, .grad_sinks = lse + 8, .forward = c.desc};
     COMMON_REFUSALS(attention_backward);
-    PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.flags = 2);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_O);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE | 0x100);
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.reserved = 1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_SIZE, d.forward.size = 8);
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.forward.flags = 4);
@@ -43,6 +45,10 @@ static void test_attention_backward_refuses(void) {
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.grad_k.token = -INT64_MAX);
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.grad_v.head = far);
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.grad_bias.key = far);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_STRIDES, d.grad_q.token = 7);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_STRIDES, d.grad_k.head = 0);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_STRIDES, d.grad_v.batch = 0);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_STRIDES, d.grad_bias.query = 3); /* meets, and is not a sum */
     RUN_REFUSES(attention_backward, QKV_ERROR_LSE, d.forward.lse.data = NULL);
     RUN_REFUSES(attention_backward, QKV_ERROR_NULL, d.forward.q.data = NULL);
     RUN_REFUSES(attention_backward, QKV_ERROR_NULL, d.forward.k.data = NULL);
@@ -60,12 +66,14 @@ static void test_attention_backward_refuses(void) {
     RUN_REFUSES(attention_backward, QKV_ERROR_ALIAS, d.forward.out.data = out);
     RUN_REFUSES(attention_backward, QKV_ERROR_ALIAS, d.forward.lse.data = d.grad_sinks);
     RUN_REFUSES(attention_backward, QKV_ERROR_ALIAS, d.grad_k.data = out);
-    RUN_REFUSES(attention_backward, QKV_ERROR_ALIAS, d.forward.bias = ((qkv_matrix_input){lse, 0, 0, 0, 0}));
+    RUN_REFUSES(attention_backward, QKV_ERROR_ALIAS, d.forward.bias.data = lse);
+    RUN_REFUSES(attention_backward, QKV_ERROR_ALIAS, d.grad_out.data = out + 9);
+    RUN_REFUSES(attention_backward, QKV_ERROR_ALIAS, d.grad_v.data = out + 2439);
     RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.flags = QKV_ACCUMULATE);
     RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.grad_q.data = NULL);
     RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.grad_sinks = NULL);
     RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.grad_out.token++);
-    RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.grad_v.head++);
+    RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.grad_v.batch++);
     RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.grad_bias.head = 2);
     RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.forward.seq_q--);
     RUN_REFUSES(attention_backward, QKV_ERROR_PLAN, d.forward.q_offsets = (const int64_t *)space);
@@ -86,7 +94,8 @@ static void test_projection_backward_refuses(void) {
                     .x = {x, 0, 0, 10}, .packed = packed,
                     .part = {{.out_features = 12, .head_dim = 4}, {.out_features = 6}}}};
     COMMON_REFUSALS(projection_backward);
-    PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.flags = 8);
+    PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_V);
+    PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_PART(2));
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.reserved = 8);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.grad[1].layout = 2);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.forward.num_parts = 5);
@@ -98,6 +107,8 @@ static void test_projection_backward_refuses(void) {
     PLAN_REFUSES(projection_backward, QKV_ERROR_OVERFLOW, d.grad_x.token = far);
     PLAN_REFUSES(projection_backward, QKV_ERROR_OVERFLOW, d.grad_out[0].head = INT64_MIN);
     PLAN_REFUSES(projection_backward, QKV_ERROR_OVERFLOW, d.grad[0].stride = far);
+    PLAN_REFUSES(projection_backward, QKV_ERROR_STRIDES, d.grad[0].stride = 11);
+    PLAN_REFUSES(projection_backward, QKV_ERROR_STRIDES, d.grad_x.token = 9);
     RUN_REFUSES(projection_backward, QKV_ERROR_NULL, d.forward.x.data = NULL);
     RUN_REFUSES(projection_backward, QKV_ERROR_NULL, d.forward.packed = NULL);
     RUN_REFUSES(projection_backward, QKV_ERROR_NULL, d.grad_out[1].data = NULL);
@@ -131,7 +142,7 @@ static void test_layer_backward_refuses(void) {
                     .attention = {.size = sizeof good.forward.attention, .batch = 1, .num_heads = 2, .seq_q = 5,
                                   .seq_k = 5, .head_dim = 4}}};
     COMMON_REFUSALS(layer_backward);
-    PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.flags = 2);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_PART(0));
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.reserved = 2);
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.grad_v.layout = 7);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SIZE, d.forward.size = 0);
@@ -147,9 +158,11 @@ static void test_layer_backward_refuses(void) {
     PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, d.grad_x.token = far);
     PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, d.grad_k.stride = far);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SHAPE, d.grad_x_kv = d.grad_x); /* without x_kv */
-    PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, (d.forward.x_kv = d.forward.x, d.grad_x_kv = d.grad_x,
-                                                      d.grad_x_kv.token = far));
+    PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, (d.grad_x_kv = d.grad_x, d.grad_x_kv.token = far,
+                                                      d.forward.x_kv = d.forward.x));
     RUN_REFUSES(layer_backward, QKV_ERROR_PLAN, d.forward.x_kv = d.forward.x);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_STRIDES, d.grad_o.stride = 7);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_STRIDES, d.grad_x.token = 0);
     RUN_REFUSES(layer_backward, QKV_ERROR_NULL, d.forward.x.data = NULL);
     RUN_REFUSES(layer_backward, QKV_ERROR_NULL, d.grad_out.data = NULL);
     RUN_REFUSES(layer_backward, QKV_ERROR_ALIGNMENT, d.forward.w_o = shifted(w, 4));

@@ -284,7 +284,7 @@ static void test_gradients_of_nothing_take_no_time(const qt_set *set) {
             d.forward.num_heads = INT64_C(1) << 30;
             d.forward.seq_q = d.forward.head_dim = 1;
             d.forward.seq_k = 257;
-            d.grad_q.data = g;
+            d.grad_q = (qkv_output){g, 0, 1, 0};
             for (int32_t workers = 1; workers <= 8; workers++)
                 assert_int_equal(qkv_attention_backward_plan(&set->ctx, &d, workers, &plan), QKV_OK);
         }

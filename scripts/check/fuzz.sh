@@ -1,0 +1,40 @@
+#!/bin/sh
+# 100,000 random descriptors of every operation under libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer, always
+# the same ones: tests/fuzz/fuzz_descriptors.c.   sh scripts/check/fuzz.sh [RUNS] [SEED]
+# SPDX-License-Identifier: MIT
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+runs=${1:-100000} seed=${2:-1} dir=build/fuzz
+mkdir -p "$dir/objects" || exit 1
+rm -f "$dir"/crash-*
+clang=
+for cc in clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14; do
+    echo 'int LLVMFuzzerTestOneInput(const char *d, long n); int LLVMFuzzerTestOneInput(const char *d, long n)' \
+        '{ (void)d; (void)n; return 0; }' >"$dir/probe.c"
+    $cc -fsanitize=fuzzer,address "$dir/probe.c" -o "$dir/probe" 2>/dev/null && clang=$cc && break
+done
+if [ -z "$clang" ]; then
+    echo "no clang with libFuzzer is installed (Debian: clang and libclang-rt-14-dev, or the -dev of your clang)"
+    exit 77
+fi
+sources=$(find src -name '*.c' | sort)
+flags='-std=c11 -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all'
+for source in $sources; do
+    object=$dir/objects/$(echo "$source" | tr / -).o
+    echo "$clang $flags -Iinclude -c $source -o $object"
+done | xargs -P "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)" -I '{}' sh -c '{}' || exit 1
+# shellcheck disable=SC2086  # words
+$clang $flags -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -Iinclude tests/fuzz/fuzz_descriptors.c \
+    "$dir"/objects/*.o -o "$dir/fuzz_descriptors" || exit 1
+pids='' failed=0
+for part in 1 2; do
+    mkdir -p "$dir/corpus$part" && rm -f "$dir/corpus$part"/*
+    ASAN_OPTIONS=quarantine_size_mb=4 "$dir/fuzz_descriptors" -runs=$((runs / 2)) -seed=$((seed * 2 + part)) \
+        -max_len=256 -len_control=0 -timeout=60 -artifact_prefix="$dir/" "$dir/corpus$part" >"$dir/log$part" 2>&1 &
+    pids="$pids $!"
+done
+for pid in $pids; do
+    wait "$pid" || failed=1
+done
+tail -n 30 "$dir/log1" "$dir/log2"
+exit $failed

@@ -1,0 +1,246 @@
+/* Memory for the tensors of a random descriptor, exactly as it describes them.  SPDX-License-Identifier: MIT */
+#ifndef QKV_FUZZ_BUFFERS_H
+#define QKV_FUZZ_BUFFERS_H
+
+#include "qkv.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <sanitizer/asan_interface.h>
+
+static void fail(const char *what) {
+    fprintf(stderr, "fuzz_descriptors: %s\n", what);
+    abort();
+}
+
+/* Random numbers. */
+static uint64_t state;
+
+static uint64_t next(void) {
+    state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return state >> 33;
+}
+
+static _Alignas(64) char somewhere[64]; /* optional pointers of a descriptor that has no buffers yet */
+
+/* A tensor of a call: where its pointer is kept, and its elements. */
+typedef struct tensor {
+    char *memory, *before; /* before: what an output held */
+    size_t bytes;
+    bool out;
+    size_t element;
+    int64_t size[4], stride[4], run, low;
+} tensor;
+
+enum { MOST_BYTES = 1 << 22 };
+static tensor tensors[48];
+static int num_tensors;
+static size_t all_bytes;
+static bool too_large;
+
+/* One byte for each byte of the tensor: 1 where an element lies. */
+static char *element_map(const tensor *t) {
+    char *map = calloc(1, t->bytes + 1);
+    for (int64_t a = 0; a < t->size[0]; a++)
+        for (int64_t b = 0; b < t->size[1]; b++)
+            for (int64_t c = 0; c < t->size[2]; c++)
+                for (int64_t e = 0; e < t->size[3]; e++) {
+                    int64_t at = a * t->stride[0] + b * t->stride[1] + c * t->stride[2] + e * t->stride[3] - t->low;
+                    memset(map + (size_t)at * t->element, 1, (size_t)t->run * t->element);
+                }
+    return map;
+}
+
+static void fill(const tensor *t, int kind) {
+    if (t->element == sizeof(float)) {
+        for (size_t i = 0; i < t->bytes / sizeof(float); i++) {
+            float x = (float)((int64_t)(next() % 4001) - 2000) / 1000;
+            uint64_t odd = next() % 256;
+            if (kind == 1 && odd < 3)
+                x = odd == 0 ? __builtin_nanf("") : odd == 1 ? -__builtin_inff() : __builtin_inff();
+            memcpy(t->memory + i * sizeof x, &x, sizeof x);
+        }
+    } else if (t->element == sizeof(int64_t)) {
+        static const int64_t odd[] = {INT64_MIN, INT64_MAX, -1, 0};
+        for (size_t i = 0; i < t->bytes / sizeof(int64_t); i++) {
+            int64_t x = next() % 16 == 0 ? odd[next() % 4] : (int64_t)(next() % 300);
+            memcpy(t->memory + i * sizeof x, &x, sizeof x);
+        }
+    } else {
+        for (size_t i = 0; i < t->bytes; i++)
+            t->memory[i] = (char)(next() % 3);
+    }
+}
+
+/* Gives a tensor its memory: exactly what it spans, so that the sanitizer sees each byte besides; gaps are poisoned. */
+static void *give(bool out, size_t element, int axes, const int64_t *size, const int64_t *stride, int64_t run,
+                  int kind) {
+    tensor *t = &tensors[num_tensors++];
+    *t = (tensor){.out = out, .element = element, .size = {1, 1, 1, 1}, .run = run};
+    int64_t high = run;
+    bool empty = run <= 0;
+    for (int i = 0; i < axes; i++)
+        empty = empty || size[i] <= 0;
+    for (int i = 0; i < axes && !empty; i++) {
+        t->size[i] = size[i];
+        t->stride[i] = size[i] > 1 ? stride[i] : 0;
+        int64_t step = (size[i] - 1) * t->stride[i];
+        *(step < 0 ? &t->low : &high) += step;
+    }
+    if (empty) {
+        num_tensors--;
+        return NULL; /* "pointers may be NULL" */
+    }
+    if (high - t->low > MOST_BYTES || (all_bytes += (size_t)(high - t->low) * element) > MOST_BYTES) {
+        too_large = true;
+        num_tensors--;
+        return NULL;
+    }
+    t->bytes = (size_t)(high - t->low) * element;
+    if (posix_memalign((void **)&t->memory, 64, t->bytes) != 0)
+        fail("no memory");
+    fill(t, kind);
+    char *map = element_map(t);
+    if (out) {
+        t->before = malloc(t->bytes);
+        memcpy(t->before, t->memory, t->bytes);
+    } else {
+        for (size_t i = 0, end; i < t->bytes; i = end) {
+            for (end = i + 1; end < t->bytes && map[end] == map[i]; end++)
+                continue;
+            if (!map[i])
+                __asan_poison_memory_region(t->memory + i, end - i);
+        }
+    }
+    free(map);
+    return t->memory - t->low * (int64_t)element;
+}
+
+static void *give_rows(bool out, const int64_t *size, int64_t batch, int64_t head, int64_t token, int64_t run,
+                       int kind) {
+    return give(out, sizeof(float), 3, size, (int64_t[]){batch, head, token}, run, kind);
+}
+
+#define GIVE_ROWS(x, out, size, run) (x).data = give_rows(out, size, (x).batch, (x).head, (x).token, run, kind)
+#define GIVE_MATRIX(x, out, element, size, run)                                                                        \
+    if ((x).data)                                                                                                      \
+        (x).data = give(out, element, 4, size, (int64_t[]){(x).batch, (x).head, (x).query, (x).key}, run, kind)
+#define GIVE_VECTOR(pointer, out, element, n)                                                                          \
+    if (pointer)                                                                                                       \
+        (pointer) = give(out, element, 0, NULL, NULL, n, kind)
+
+/* Presence is part of a plan, also of a tensor without elements. */
+#define KEEP_PRESENT(pointer, was)                                                                                     \
+    if ((was) && !(pointer))                                                                                           \
+        (pointer) = (void *)somewhere
+
+static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int kind) {
+    const int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
+    const int64_t blocks[4] = {d->batch, d->num_heads, d->seq_q, (d->seq_k + 255) / 256};
+    const qkv_attention_desc was = *d;
+    if (outputs && d->lse.data)
+        GIVE_ROWS(d->lse, true, rows, 1);
+    if (outputs)
+        GIVE_MATRIX(d->probabilities, true, 4, rows, 1);
+    GIVE_MATRIX(d->states, true, 4, blocks, dv + 2);
+    GIVE_MATRIX(d->bias, false, 4, rows, 1);
+    GIVE_MATRIX(d->keep, false, 1, rows, 1);
+    GIVE_VECTOR(d->q_offsets, false, 8, d->batch);
+    GIVE_VECTOR(d->kv_len, false, 8, d->batch);
+    GIVE_VECTOR(d->alibi_slopes, false, 4, d->num_heads);
+    GIVE_VECTOR(d->sinks, false, 4, d->num_heads);
+    KEEP_PRESENT(d->lse.data, was.lse.data);
+    KEEP_PRESENT(d->probabilities.data, was.probabilities.data);
+    KEEP_PRESENT(d->states.data, was.states.data);
+    KEEP_PRESENT(d->bias.data, was.bias.data);
+    KEEP_PRESENT(d->keep.data, was.keep.data);
+    KEEP_PRESENT(d->q_offsets, was.q_offsets);
+    KEEP_PRESENT(d->kv_len, was.kv_len);
+    KEEP_PRESENT(d->alibi_slopes, was.alibi_slopes);
+    KEEP_PRESENT(d->sinks, was.sinks);
+}
+
+static int64_t kv_heads(const qkv_attention_desc *d) {
+    return d->num_kv_heads ? d->num_kv_heads : d->num_heads;
+}
+
+static int64_t dim_v(const qkv_attention_desc *d) {
+    return d->head_dim_v || d->flags & QKV_HEAD_DIM_V ? d->head_dim_v : d->head_dim;
+}
+
+static int64_t panels(int64_t columns) {
+    return (columns + 63) / 64 * 64;
+}
+
+static void *give_packed(int64_t rows, int64_t columns, int kind) {
+    return give(false, 4, 0, NULL, NULL, rows * columns, kind);
+}
+
+static void give_attention(qkv_attention_desc *d, int kind) {
+    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, kv_heads(d), d->seq_k};
+    GIVE_ROWS(d->q, false, rows, d->head_dim);
+    GIVE_ROWS(d->k, false, keys, d->head_dim);
+    GIVE_ROWS(d->v, false, keys, dim_v(d));
+    if (!d->states.data)
+        GIVE_ROWS(d->out, true, rows, dim_v(d));
+    give_options(d, true, dim_v(d), kind);
+}
+
+static void give_projection(qkv_projection_desc *d, bool outputs, int kind) {
+    const int64_t rows[3] = {d->batch, 1, d->tokens};
+    int64_t columns = 0;
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        qkv_projection_part *p = &d->part[i];
+        int64_t dim = p->head_dim ? p->head_dim : p->out_features;
+        const int64_t out[3] = {d->batch, dim ? p->out_features / dim : 0, d->tokens};
+        const void *bias = p->bias;
+        columns += panels(p->out_features);
+        if (!outputs)
+            continue;
+        GIVE_ROWS(p->out, true, out, dim);
+        GIVE_VECTOR(p->bias, false, 4, p->out_features);
+        KEEP_PRESENT(p->bias, bias);
+    }
+    GIVE_ROWS(d->x, false, rows, d->in_features);
+    d->packed = give_packed(d->in_features, columns, kind);
+}
+
+static void give_layer(qkv_layer_desc *d, bool outputs, int kind) {
+    qkv_attention_desc *a = &d->attention;
+    const qkv_layer_desc was = *d;
+    const int64_t rows[3] = {a->batch, 1, a->seq_q};
+    int64_t q = a->num_heads * a->head_dim, k = kv_heads(a) * a->head_dim, v = kv_heads(a) * dim_v(a);
+    GIVE_ROWS(d->x, false, rows, d->model_dim);
+    if (outputs)
+        GIVE_ROWS(d->out, true, rows, d->out_features);
+    if (d->w_qkv)
+        d->w_qkv = give_packed(d->model_dim, panels(q) + panels(k) + panels(v), kind);
+    if (d->w_o)
+        d->w_o = give_packed(a->num_heads * dim_v(a), panels(d->out_features), kind);
+    GIVE_VECTOR(d->bias_q, false, 4, q);
+    GIVE_VECTOR(d->bias_k, false, 4, k);
+    GIVE_VECTOR(d->bias_v, false, 4, v);
+    GIVE_VECTOR(d->bias_o, false, 4, d->out_features);
+    give_options(a, outputs, dim_v(a), kind);
+    KEEP_PRESENT(d->w_qkv, was.w_qkv);
+    KEEP_PRESENT(d->w_o, was.w_o);
+    KEEP_PRESENT(d->bias_q, was.bias_q);
+    KEEP_PRESENT(d->bias_k, was.bias_k);
+    KEEP_PRESENT(d->bias_v, was.bias_v);
+    KEEP_PRESENT(d->bias_o, was.bias_o);
+}
+
+static void give_grad(qkv_weight_grad *g, int64_t in, int64_t out, int kind) {
+    const qkv_weight_grad was = *g;
+    int64_t rows = g->layout == QKV_IN_OUT ? in : out, columns = g->layout == QKV_IN_OUT ? out : in;
+    if (g->data)
+        g->data = give(true, 4, 1, &rows, (int64_t[]){g->stride ? g->stride : columns}, columns, kind);
+    GIVE_VECTOR(g->bias, true, 4, out);
+    KEEP_PRESENT(g->data, was.data);
+    KEEP_PRESENT(g->bias, was.bias);
+}
+
+#endif
