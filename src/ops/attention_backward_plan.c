@@ -258,8 +258,8 @@ static void qkv_attention_backward_operands(qkv_operands *o, const qkv_attention
                         d->num_heads);
 }
 
-static qkv_status qkv_attention_backward_make_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *d,
-                                                   qkv_plan *plan) {
+static QKV_NOINLINE qkv_status qkv_attention_backward_make_plan(const qkv_ctx *ctx,
+                                                                const qkv_attention_backward_desc *d, qkv_plan *plan) {
     gradient_shape shape;
     qkv_status status = cut_gradient(ctx->kernels, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
