@@ -11,7 +11,7 @@
  *
  * SPDX-License-Identifier: MIT */
 
-qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why);
+QKV_HIDDEN qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why);
 
 /* A complete and valid copy. */
 QKV_NOINLINE qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why) {
