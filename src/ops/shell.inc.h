@@ -138,5 +138,5 @@ const char *QKV_OP(explain_run)(const qkv_plan *plan, const DESC *desc, const vo
 }
 
 #undef QKV_OP
-#undef LOCAL
-#undef PREPARE
+#undef DESC
+#undef OPERATION
