@@ -143,8 +143,8 @@ void Bench::describe_machine() {
         if (baseline.second.empty()) std::printf("skipped: %s (it was not found by CMake)\n", baseline.first);
     }
     if (std::getenv("OPENBLAS_CORETYPE") && !openblas_description().empty())
-        std::printf("warning: OPENBLAS_CORETYPE is set, so OpenBLAS does not choose its kernels by itself; unset it for "
-                    "figures that are fair to it\n");
+        std::printf("warning: OPENBLAS_CORETYPE is set, so OpenBLAS does not choose its kernels by itself; unset it "
+                    "for figures that are fair to it\n");
     add("clock_mhz", number(1000 * clock_ghz()));
     std::vector<int32_t> counts = {1};
     for (int32_t n : options_.threads) {

@@ -472,9 +472,8 @@ QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_
  * Which gradients are NULL is part of the plan. They are outputs: see above on strides and overlap. None may be
  * computed in place of an input. */
 
-/* These gradients are added to what is there; without its bit a gradient is overwritten. Each by the name of its field,
- * with the bias of weights where there is one; a bit of a gradient that the operation does not have is refused
- * (QKV_ERROR_FLAGS), one of a gradient that is not wanted means nothing. */
+/* These gradients are added to what is there, others overwritten. Bits are named after fields, those of weights mean
+ * their bias too. One that the operation lacks is refused (QKV_ERROR_FLAGS), one of an unwanted gradient ignored. */
 #define QKV_ACCUMULATE 1u /* all */
 #define QKV_ACCUMULATE_Q 2u
 #define QKV_ACCUMULATE_K 4u
@@ -524,10 +523,9 @@ QKV_API void qkv_attention_backward_task(const qkv_plan *plan, const qkv_attenti
 QKV_API const char *qkv_attention_backward_explain_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
                                                         int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_attention_backward_explain_run(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
-                                                       const void *workspace, size_t workspace_size, char *text, size_t size);
+                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
-/* Gradients of one part of a packed matrix, in the layout in which an optimiser holds the weights: qkv_pack takes the
- * updated ones up again. */
+/* Gradients of one part of a packed matrix, laid out as an optimiser holds weights, so that qkv_pack can take them. */
 typedef struct qkv_weight_grad {
     float *data;          /* optional; shape, layout and stride as in qkv_weight */
     int64_t stride;       /* 0: contiguous rows */
@@ -561,12 +559,11 @@ QKV_API void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projec
 QKV_API const char *qkv_projection_backward_explain_plan(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc,
                                                          int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_projection_backward_explain_run(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
-                                                        const void *workspace, size_t workspace_size, char *text, size_t size);
+                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the
- * workspace: of the forward it needs nothing but its descriptor, whose out is not looked at. forward.attention.lse,
- * probabilities and scores are not written. Without forward.w_qkv (raw attention) grad_q, grad_k and grad_v, without
- * w_o grad_o must be empty. */
+ * workspace: of the forward it needs only the descriptor, without out. forward.attention.lse, probabilities and scores
+ * are not written. Without forward.w_qkv (raw attention) grad_q, _k and _v, without w_o grad_o must be empty. */
 typedef struct qkv_layer_backward_desc {
     size_t size;              /* sizeof(qkv_layer_backward_desc) */
     uint32_t flags;           /* QKV_ACCUMULATE, or of it _X, _X_KV, _Q, _K, _V, _O, _BIAS, _SINKS */
@@ -594,7 +591,7 @@ QKV_API void qkv_layer_backward_task(const qkv_plan *plan, const qkv_layer_backw
 QKV_API const char *qkv_layer_backward_explain_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc,
                                                     int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_layer_backward_explain_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
-                                                   const void *workspace, size_t workspace_size, char *text, size_t size);
+                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
 #ifdef __cplusplus
 }

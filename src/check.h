@@ -7,7 +7,10 @@
 
 #include <stdbool.h>
 
+#include "config.h"
 #include "qkv.h"
+
+QKV_INTERNAL_BEGIN
 
 /* Why a call is refused: in words "within.field.axis text", where % in text stands for the next value, & for the name
  * of another tensor, and [] in a name for its index. Written on a refusal only. */
@@ -150,5 +153,7 @@ qkv_status qkv_check_workspace(const qkv_operands *o, const qkv_plan *plan, cons
 
 /* A line about the problem of an operation (enum qkv_operation; 0: packing), cut to size bytes. Returns text. */
 const char *qkv_explain(const qkv_problem *why, int operation, char *text, size_t size);
+
+QKV_INTERNAL_END
 
 #endif

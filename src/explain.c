@@ -2,22 +2,22 @@
 #include "plan.h"
 
 /* A text that grows to the end of its room; what does not fit is dropped. */
-typedef struct line {
+typedef struct text_line {
     char *text;
     size_t size, used;
-} line;
+} text_line;
 
-static void put(line *l, char c) {
+static void put(text_line *l, char c) {
     if (l->used + 1 < l->size)
         l->text[l->used++] = c;
 }
 
-static void put_text(line *l, const char *s) {
+static void put_text(text_line *l, const char *s) {
     for (; s && *s; s++)
         put(l, *s);
 }
 
-static void put_number(line *l, int64_t x) {
+static void put_number(text_line *l, int64_t x) {
     char digits[20];
     int n = 0;
     uint64_t rest = x < 0 ? 0 - (uint64_t)x : (uint64_t)x;
@@ -31,7 +31,7 @@ static void put_number(line *l, int64_t x) {
         put(l, digits[--n]);
 }
 
-static void put_name(line *l, const char *field, int32_t index) {
+static void put_name(text_line *l, const char *field, int32_t index) {
     for (; *field; field++) {
         put(l, *field);
         if (*field == '[')
@@ -46,7 +46,7 @@ static const char *operation_name(uint64_t operation) {
 }
 
 const char *qkv_explain(const qkv_problem *why, int operation, char *text, size_t size) {
-    line l = {text, size, 0};
+    text_line l = {text, size, 0};
     if (size == 0)
         return text;
     put_text(&l, operation_name((uint64_t)operation));

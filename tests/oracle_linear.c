@@ -121,7 +121,8 @@ static void take_head(double *to, const double *from, int64_t h, int64_t tokens,
 static int attend(const qkv_layer_desc *d, const oracle_weights *w, oracle *o, int64_t b, double *heads,
                   double *error) {
     const qkv_attention_desc *a = &o->desc;
-    const int64_t tokens = a->seq_q, keys = a->seq_k, dk = a->head_dim, dv = a->head_dim_v, group = a->num_heads / a->num_kv_heads;
+    const int64_t tokens = a->seq_q, keys = a->seq_k, dk = a->head_dim, dv = a->head_dim_v;
+    const int64_t group = a->num_heads / a->num_kv_heads;
     const int64_t width[3] = {w->wq ? a->num_heads * dk : dk, w->wq ? a->num_kv_heads * dk : dk,
                               w->wq ? a->num_kv_heads * dv : dv};
     const float *weight[3] = {w->wq, w->wk, w->wv}, *bias[3] = {d->bias_q, d->bias_k, d->bias_v};
@@ -160,7 +161,8 @@ static int attend(const qkv_layer_desc *d, const oracle_weights *w, oracle *o, i
 int oracle_layer(const qkv_layer_desc *desc, const oracle_weights *weights, double *value, double *bound) {
     oracle *o = oracle_open(&desc->attention);
     const qkv_attention_desc *a = &o->desc;
-    const size_t tokens = (size_t)a->seq_q, keys = (size_t)a->seq_k, dk = (size_t)a->head_dim, dv = (size_t)a->head_dim_v;
+    const size_t tokens = (size_t)a->seq_q, keys = (size_t)a->seq_k;
+    const size_t dk = (size_t)a->head_dim, dv = (size_t)a->head_dim_v;
     const int64_t width = a->num_heads * a->head_dim_v;
     o->q_error = oracle_alloc(tokens * dk, sizeof(double));
     o->k_error = oracle_alloc(keys * dk, sizeof(double));

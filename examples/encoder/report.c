@@ -118,8 +118,9 @@ void warn_of_cuts(const struct encoder *encoder, const struct sentence *sentence
     if (num_cut == 0)
         return;
     fflush(stdout); /* both may go to one place */
-    fprintf(stderr, "encoder: %zu sentence%s longer than the %lld tokens that the model reads, number %zu%s: the end is "
-            "left out\n",
+    fprintf(stderr,
+            "encoder: %zu sentence%s longer than the %lld tokens that the model reads, number %zu%s: "
+            "the end is left out\n",
             num_cut, num_cut == 1 ? " is" : "s are", (long long)encoder->config.max_tokens, first_cut,
             num_cut == 1 ? "" : " is the first");
 }

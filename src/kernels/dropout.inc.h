@@ -19,7 +19,8 @@ QKV_INLINE void v_philox(vwords state[4], vword k0, vword k1) {
 }
 
 /* Lanes of 16 keys, if they are among those wanted. */
-QKV_INLINE void drop_lanes(float *t, size_t lane, size_t j, size_t first, size_t end, vwords word, const qkv_dropout *d) {
+QKV_INLINE void drop_lanes(float *t, size_t lane, size_t j, size_t first, size_t end, vwords word,
+                           const qkv_dropout *d) {
     if (j >= first && j < end)
         v_store(t + j + lane, v_mul(v_load(t + j + lane), v_keep(word, d->threshold, v_set(d->scale))));
 }

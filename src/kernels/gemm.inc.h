@@ -2,13 +2,14 @@
  *
  * Needs the vector header of an instruction set (vec, vtail, VLEN, STRIP_VECTORS, TILE_ROWS, v_*), inside its target
  * region. A tile is TILE_ROWS rows × STRIP_VECTORS vectors of C, held in registers over the whole inner dimension: each
- * step loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads per
- * fma of all tiles that fit the register file; where less than a strip is left, twice the rows fill it, and where there
- * are at most WIDE_ROWS rows, more vectors: then B is also read in longer pieces.
+ * step loads one row of B and broadcasts one column of A. 6×64 (AVX-512) and 6×16 (AVX2, NEON) need the fewest loads
+ * per fma of all tiles that fit the register file; where less than a strip is left, twice the rows fill it, and where
+ * there are at most WIDE_ROWS rows, more vectors: then B is also read in longer pieces.
  *
  * SPDX-License-Identifier: MIT */
 
-_Static_assert(QKV_PANEL % (STRIP_VECTORS * VLEN) == 0 && QKV_LANES % VLEN == 0, "strips fill panels, vectors fill lanes");
+_Static_assert(QKV_PANEL % (STRIP_VECTORS * VLEN) == 0, "strips fill panels");
+_Static_assert(QKV_LANES % VLEN == 0, "vectors fill lanes");
 _Static_assert((STRIP_VECTORS == 2 || STRIP_VECTORS == 4) && TILE_ROWS == 6, "what the templates spell out");
 
 enum { STRIP = STRIP_VECTORS * VLEN, WIDE_ROWS = 3 };

@@ -1,7 +1,7 @@
 /* Template: one tile of a product, ROWS × VECTORS sums in registers, both of them literal numbers. What the macros in
- * here mean: gemm.inc.h. With has_tail only the first lanes of the last vector are memory; C is padded scratch. A lies in
- * rows or, transposed, in columns. has_tail, transposed and in_panels are constants; fetch is a pointer or the constant
- * NULL.
+ * here mean: gemm.inc.h. With has_tail only the first lanes of the last vector are memory; C is padded scratch. A lies
+ * in rows or, transposed, in columns. has_tail, transposed and in_panels are constants; fetch is a pointer or the
+ * constant NULL.
  *
  * SPDX-License-Identifier: MIT */
 

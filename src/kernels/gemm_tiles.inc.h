@@ -62,7 +62,8 @@ static QKV_NOINLINE void PRODUCT(right_edge)(const gemm_operands *o, float *c, c
     size_t vectors = (cols + VLEN - 1) / VLEN;
     vtail tail = v_tail(cols - (vectors - 1) * VLEN);
     if (vectors == 1) {
-        PRODUCT(column)(cols == VLEN ? PRODUCT(narrow) : PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c, a, row, b, tail, NULL);
+        PRODUCT(column)(cols == VLEN ? PRODUCT(narrow) : PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c, a, row, b, tail,
+                        NULL);
         return;
     }
 #if STRIP_VECTORS == 4

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: MIT */
 
-/* The first vectors of VLEN rows; of those present, only the first lanes are memory unless whole, which is a constant. */
+/* The first vectors of VLEN rows; of those present, only the first lanes are memory unless whole, a constant. */
 #define LOAD_SQUARE(i, j)                                                                                            \
     if (i % 4 == 0)                                                                                                  \
         QKV_OPAQUE(row); /* a pointer to each row is more than fits the registers */                                 \

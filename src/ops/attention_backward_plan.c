@@ -14,7 +14,8 @@ void qkv_gradient_add_bias(qkv_operands *o, const qkv_attention_desc *d, const q
 }
 
 enum {
-    GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS
+    ATTENTION_GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS |
+                          QKV_ACCUMULATE_SINKS
 };
 
 static qkv_status qkv_attention_backward_complete(const qkv_attention_backward_desc *desc,
@@ -29,7 +30,7 @@ static qkv_status qkv_attention_backward_complete(const qkv_attention_backward_d
         return status;
     qkv_leave(why);
     qkv_attention_defaults(&d->forward);
-    d->flags = qkv_accumulated(d->flags, GRADIENTS);
+    d->flags = qkv_accumulated(d->flags, ATTENTION_GRADIENTS);
     return QKV_OK;
 }
 
@@ -50,9 +51,9 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * num_kv_heads * seq_k * head_dim_v", -1, "is too large", 0,
                           0);
     qkv_leave(why);
-    if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS)) != 0)
+    if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | ATTENTION_GRADIENTS)) != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)",
-                          d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS), 0);
+                          d->flags & ~(uint32_t)(QKV_ACCUMULATE | ATTENTION_GRADIENTS), 0);
     if (d->reserved != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
     return QKV_OK;
@@ -258,8 +259,8 @@ static void qkv_attention_backward_operands(qkv_operands *o, const qkv_attention
                         d->num_heads);
 }
 
-static qkv_status qkv_attention_backward_make_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *d,
-                                                   qkv_plan *plan) {
+static QKV_NOINLINE qkv_status qkv_attention_backward_make_plan(const qkv_ctx *ctx,
+                                                                const qkv_attention_backward_desc *d, qkv_plan *plan) {
     gradient_shape shape;
     qkv_status status = cut_gradient(ctx->kernels, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)

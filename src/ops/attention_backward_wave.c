@@ -139,8 +139,8 @@ static gradient_sweep *open_sweep(gradient_schedule *s, const gradient_shape *sh
 }
 
 /* Moves a sweep on until it has done about so much work. */
-static gradient_step take(const gradient_shape *shape, const qkv_attention_desc *d, const candidate *c, int64_t work,
-                          int64_t *taken) {
+static gradient_step take_cells(const gradient_shape *shape, const qkv_attention_desc *d, const candidate *c,
+                                int64_t work, int64_t *taken) {
     gradient_sweep *x = c->sweep;
     key_range units = units_of_block(shape, d, x->block);
     int64_t width = units.end - units.first;
@@ -186,7 +186,7 @@ int64_t qkv_gradient_advance(gradient_schedule *s, const gradient_shape *shape, 
     }
     for (int32_t i = 0; i < n; i++) { /* slots are free again when the phase has ended */
         int64_t taken;
-        const gradient_step step = take(shape, d, &list[i], work, &taken);
+        const gradient_step step = take_cells(shape, d, &list[i], work, &taken);
         longest = qkv_max(longest, taken);
         if (i == lane)
             *own = step;

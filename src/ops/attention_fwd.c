@@ -145,7 +145,7 @@ void qkv_clear_rows(const attention_task *t, int64_t row, int64_t n) {
 }
 
 /* The first block that a tile sees is its state: there is nothing yet to fold it into. */
-enum { NOT_BEGUN = -1 }; /* an ℓ that no row has */
+static const float NOT_BEGUN = -1; /* an ℓ that no row has */
 
 static void fold_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                        key_range keys) {

@@ -324,7 +324,7 @@ static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
     qkv_attention_options(o, a);
 }
 
-static qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv_layer_desc *d, qkv_plan *plan) {
+static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv_layer_desc *d, qkv_plan *plan) {
     layer_shape shape;
     qkv_status status = cut_layer(ctx, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)

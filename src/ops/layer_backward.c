@@ -83,8 +83,8 @@ static bool wants_operation(const qkv_layer_backward_desc *d, enum operation ope
 }
 
 enum {
-    GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_O | QKV_ACCUMULATE_BIAS |
-                QKV_ACCUMULATE_SINKS | QKV_ACCUMULATE_X | QKV_ACCUMULATE_X_KV
+    LAYER_GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_O | QKV_ACCUMULATE_BIAS |
+                      QKV_ACCUMULATE_SINKS | QKV_ACCUMULATE_X | QKV_ACCUMULATE_X_KV
 };
 
 static qkv_status qkv_layer_backward_complete(const qkv_layer_backward_desc *desc, qkv_layer_backward_desc *d,
@@ -101,7 +101,7 @@ static qkv_status qkv_layer_backward_complete(const qkv_layer_backward_desc *des
     if (status != QKV_OK)
         return status;
     qkv_leave(why);
-    d->flags = qkv_accumulated(d->flags, GRADIENTS);
+    d->flags = qkv_accumulated(d->flags, LAYER_GRADIENTS);
     return QKV_OK;
 }
 
@@ -111,9 +111,9 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
     if (status != QKV_OK)
         return status;
     qkv_leave(why);
-    if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS)) != 0)
+    if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | LAYER_GRADIENTS)) != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)",
-                          d->flags & ~(uint32_t)(QKV_ACCUMULATE | GRADIENTS), 0);
+                          d->flags & ~(uint32_t)(QKV_ACCUMULATE | LAYER_GRADIENTS), 0);
     if (d->reserved != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
     const struct {

@@ -11,7 +11,7 @@
  *
  * SPDX-License-Identifier: MIT */
 
-qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why);
+QKV_HIDDEN qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why);
 
 /* A complete and valid copy. */
 QKV_NOINLINE qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *why) {
@@ -48,6 +48,15 @@ static qkv_status QKV_OP(call_plan)(const qkv_ctx *ctx, const DESC *desc, int32_
     return QKV_OK;
 }
 
+/* Why a descriptor is not the planned one. By itself, as it needs much stack. */
+static QKV_NOINLINE qkv_status QKV_OP(refuse_change)(const DESC *desc, qkv_problem *why) {
+    DESC unused;
+    qkv_status status = QKV_OP(prepare)(desc, &unused, why);
+    return status != QKV_OK ? status
+                            : qkv_refuse(why, QKV_ERROR_PLAN, "plan", -1,
+                                         "is of another descriptor: more than addresses has changed", 0, 0);
+}
+
 /* What a run checks; d becomes the complete descriptor. One that is as planned has been validated. */
 static QKV_NOINLINE qkv_status QKV_OP(check_call)(const qkv_plan *plan, const DESC *desc, const void *workspace,
                                                   size_t workspace_size, DESC *d, qkv_problem *why) {
@@ -58,13 +67,8 @@ static QKV_NOINLINE qkv_status QKV_OP(check_call)(const qkv_plan *plan, const DE
         return status;
     if (plan->operation != OPERATION)
         return qkv_refuse(why, QKV_ERROR_PLAN, "plan", -1, "is of another operation", 0, 0);
-    if (plan->checksum != QKV_OP(checksum)(d)) {
-        DESC unused;
-        status = QKV_OP(prepare)(desc, &unused, why);
-        return status != QKV_OK ? status
-                                : qkv_refuse(why, QKV_ERROR_PLAN, "plan", -1,
-                                             "is of another descriptor: more than addresses has changed", 0, 0);
-    }
+    if (plan->checksum != QKV_OP(checksum)(d))
+        return QKV_OP(refuse_change)(desc, why);
     qkv_operands operands;
     operands.count = 0;
     operands.within = QKV_OUTERMOST;
@@ -134,5 +138,5 @@ const char *QKV_OP(explain_run)(const qkv_plan *plan, const DESC *desc, const vo
 }
 
 #undef QKV_OP
-#undef LOCAL
-#undef PREPARE
+#undef DESC
+#undef OPERATION

@@ -1,6 +1,6 @@
-/* The AVX-512 kernel set for CPUs without AVX-512: the templates and vector header of src/kernels, whose intrinsics SIMDe
- * (https://github.com/simd-everywhere/simde) spells out in AVX2. It shows that their bits are right; what a compiler
- * makes of them for AVX-512, and how fast, it can't show.
+/* The AVX-512 kernel set for CPUs without AVX-512: the templates and vector header of src/kernels, whose intrinsics
+ * SIMDe (https://github.com/simd-everywhere/simde) spells out in AVX2. It shows that their bits are right; what a
+ * compiler makes of them for AVX-512, and how fast, it can't show.
  *
  * SPDX-License-Identifier: MIT */
 #include "kernels/kernels.h"

@@ -123,10 +123,10 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c, int64_t m
         f->x_kv = case_input(rng, a->batch, 1, c->keys, kv_dim, false);
     if (c->cross && qt_chance(rng, 80))
         c->desc.grad_x_kv = case_output(rng, a->batch, 1, c->keys, kv_dim);
-    qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64 " D=%" PRId64 ",%" PRId64
-                " out=%" PRId64 "%s%s flags=%u%s%s%s", a->batch, c->tokens, c->keys,
+    qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64
+                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u%s%s%s", a->batch, c->tokens, c->keys,
                 !c->cross ? "" : c->apart ? " w_kv" : " x_kv", in, f->kv_dim, a->num_heads, a->num_kv_heads,
-                        a->head_dim, a->head_dim_v, f->out_features, c->raw ? " raw" : "", f->w_o ? "" : " no w_o", a->flags,
+                a->head_dim, a->head_dim_v, f->out_features, c->raw ? " raw" : "", f->w_o ? "" : " no w_o", a->flags,
                 a->softcap != 0 ? " softcap" : "", a->sinks ? " sinks" : "", a->bias.data ? " bias" : "");
 }
 

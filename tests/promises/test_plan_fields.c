@@ -106,8 +106,9 @@ static const field projection_backward_fields[] = {
     AT(PB, forward.part[3], UNUSED)};
 static const field layer_backward_fields[] = {
     SIZE(LB, size), AT(LB, flags, PLANNED), AT(LB, reserved, PLANNED), ROWS(LB, grad_out, ADDRESS),
-    ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k), WEIGHT(LB, grad_v), WEIGHT(LB, grad_o),
-    MATRIX(LB, grad_bias, OPTIONAL), AT(LB, grad_sinks, OPTIONAL), SIZE(LB, forward.size),
+    ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k),
+    WEIGHT(LB, grad_v), WEIGHT(LB, grad_o), MATRIX(LB, grad_bias, OPTIONAL), AT(LB, grad_sinks, OPTIONAL),
+    SIZE(LB, forward.size),
     LAYER(LB, INSIDE(forward), UNUSED), AT(LB, forward.out, UNUSED), SIZE(LB, forward.attention.size),
     ATTENTION(LB, INSIDE(forward.attention), NULL_ONLY, NULL_ONLY, UNUSED)};
 

@@ -100,7 +100,7 @@ QKV_INLINE void v_transpose(vec x[8]) {
 #undef SWAP_HALVES
 }
 
-/* VLEN words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
+/* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */
 typedef struct vwords {
     __m256i even, odd;
 } vwords;
@@ -120,7 +120,7 @@ QKV_INLINE vwords w_high(vwords product) {
 }
 QKV_INLINE vwords w_xor(vwords a, vwords b, vword c) {
     return (vwords){_mm256_xor_si256(_mm256_xor_si256(b.even, c), a.even),
-               _mm256_xor_si256(_mm256_xor_si256(b.odd, c), a.odd)};
+                    _mm256_xor_si256(_mm256_xor_si256(b.odd, c), a.odd)};
 }
 /* x where the word is not below the threshold, else +0. */
 QKV_INLINE vec v_keep(vwords a, uint32_t threshold, vec x) {

@@ -105,7 +105,7 @@ QKV_INLINE void v_transpose(vec x[16]) {
 #undef TRANSPOSE_OF_LANES
 }
 
-/* VLEN words of 32 bits as the low halves of 64-bit lanes, which is what the multiplier takes; high halves are anything. */
+/* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */
 typedef struct vwords {
     __m512i even, odd;
 } vwords;
@@ -115,7 +115,8 @@ QKV_INLINE vword k_set(uint32_t x) { return _mm512_set1_epi64(x); }
 QKV_INLINE vword k_add(vword a, vword b) { return _mm512_add_epi32(a, b); }
 QKV_INLINE vwords w_set(uint32_t x) { return (vwords){k_set(x), k_set(x)}; }
 QKV_INLINE vwords w_count(uint32_t x) { /* x, x + 1, … */
-    return (vwords){k_add(k_set(x), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14)), k_add(k_set(x), _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15))};
+    return (vwords){k_add(k_set(x), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14)),
+                    k_add(k_set(x), _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15))};
 }
 QKV_INLINE vwords w_multiply(vwords a, vword by) { /* the low words of the products; w_high has the high ones */
     return (vwords){_mm512_mul_epu32(a.even, by), _mm512_mul_epu32(a.odd, by)};
@@ -124,7 +125,8 @@ QKV_INLINE vwords w_high(vwords product) {
     return (vwords){_mm512_srli_epi64(product.even, 32), _mm512_srli_epi64(product.odd, 32)};
 }
 QKV_INLINE vwords w_xor(vwords a, vwords b, vword c) {
-    return (vwords){_mm512_ternarylogic_epi64(a.even, b.even, c, 0x96), _mm512_ternarylogic_epi64(a.odd, b.odd, c, 0x96)};
+    return (vwords){_mm512_ternarylogic_epi64(a.even, b.even, c, 0x96),
+                    _mm512_ternarylogic_epi64(a.odd, b.odd, c, 0x96)};
 }
 /* x where the word is not below the threshold, else +0. */
 QKV_INLINE vec v_keep(vwords a, uint32_t threshold, vec x) {

@@ -112,8 +112,8 @@ QKV_INLINE vec v_fma_lane(vec a, int lane, vec b, vec c) {
 }
 
 /* LANE_STEPS columns of A, loaded as they lie in memory, against as many rows of B: part of gemm_tile.inc.h. Broadcast
- * loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers for B: compilers must
- * neither load it ahead nor keep a pointer to each row of A, lest they spill. */
+ * loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers for B: compilers
+ * must neither load it ahead nor keep a pointer to each row of A, lest they spill. */
 #define LANE_STEPS 4
 #define LANES_OF_A(i, j)                                                                                             \
     if (i % 2 == 0)                                                                                                  \
