@@ -43,7 +43,7 @@ usual_seconds() {
     oneline-*) echo 20 ;;
     encoder | cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
     bench) echo 40 ;;
-    matrix-*) echo 60 ;;
+    matrix-*) echo 170 ;;
     stack) echo 30 ;;
     consumers) echo 120 ;;
     *) echo 8 ;;
