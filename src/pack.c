@@ -79,7 +79,7 @@ qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes) {
 }
 
 /* All that qkv_pack (or, unpacked, qkv_unpack) checks. */
-static qkv_status check(const qkv_pack_desc *desc, const void *packed, bool unpacked, qkv_pack_desc *d,
+static QKV_NOINLINE qkv_status check(const qkv_pack_desc *desc, const void *packed, bool unpacked, qkv_pack_desc *d,
                         int64_t *floats, qkv_problem *why) {
     qkv_operands operands;
     qkv_status status = prepare(desc, packed, unpacked, d, floats, &operands, why);

@@ -204,8 +204,8 @@ static void test_nan_in_v_of_hidden_keys_changes_no_bit(const qt_set *set) {
     }
 }
 
-/* Packed documents of whole and half key blocks, over more blocks than a mask is surveyed for at once; a mask whose keys
- * are not neighbours in memory is not surveyed. */
+/* Packed documents of whole and half key blocks, over more blocks than a mask is surveyed for at once; a mask whose
+ * keys are not neighbours in memory is not surveyed. */
 static void test_a_mask_means_the_same_in_any_layout(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(24); i++) {
         qt_rng rng;
