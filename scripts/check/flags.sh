@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../.." || exit 1
 root=$PWD
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 failed=0 checked=0 refused=0
+jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 options='-ffinite-math-only
 -funsafe-math-optimizations
@@ -43,7 +44,8 @@ check() {
             cat log
             failed=1
         fi
-    elif ! "$cc" -O1 "$@" -I"$root/include" -c "$root"/src/*.c "$root"/src/*/*.c "$root"/src/*/*/*.c ||
+    elif ! ls "$root"/src/*.c "$root"/src/*/*.c "$root"/src/*/*/*.c |
+        xargs -P "$jobs" -n 1 "$cc" -O1 "$@" -I"$root/include" -c ||
         ! "$cc" -O1 -D_GNU_SOURCE -I"$root/include" "$root"/tools/*.c ./*.o -lm -o info; then
         failed=1
     elif ./info --selftest >log; then

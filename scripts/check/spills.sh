@@ -28,7 +28,7 @@ check() { # SET FMAS-OF-A-HOT-LOOP OBJDUMP COMPILER [OPTION…]
     for tool in "$cc" "$objdump"; do
         command -v "$tool" >/dev/null 2>&1 || { echo "skipped: $set by $cc: $tool is not installed"; return; }
     done
-    for level in -O1 -O2 -O3; do
+    for level in ${QKV_SPILL_LEVELS:--O1 -O2 -O3}; do
         $cc "$@" -std=c11 $level -Iinclude -c "src/kernels/$set/kernels_$set.c" -o "$work/kernels.o" &&
             $objdump -d --no-show-raw-insn "$work/kernels.o" >"$work/text" || { failed=1; continue; }
         awk -v tile="$tile" -f scripts/check/loops.awk "$work/text" |

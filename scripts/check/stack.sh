@@ -6,14 +6,14 @@ cd "$(dirname "$0")/../.." || exit 1
 root=$PWD limit=4096
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 failed=0 checked=0
+jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 for cc in gcc clang aarch64-linux-gnu-gcc; do
     command -v $cc >/dev/null 2>&1 || { echo "$cc is not there: left out"; continue; }
     for level in -O1 -O2 -O3; do
         rm -rf "$work/out" && mkdir "$work/out" && cd "$work/out" || exit 1
-        find "$root/src" -name '*.c' | sort >sources
-        # shellcheck disable=SC2046  # no spaces below src/
-        $cc -std=c11 $level -fstack-usage -I"$root/include" -c $(cat sources) || failed=1
+        find "$root/src" -name '*.c' | sort |
+            xargs -P "$jobs" -n 1 $cc -std=c11 $level -fstack-usage -I"$root/include" -c || failed=1
         # place:function <tab> bytes <tab> static | dynamic,bounded | dynamic
         cat ./*.su | awk -F '\t' -v limit=$limit '$2 > limit || $3 == "dynamic"' >bad
         if [ -s bad ]; then

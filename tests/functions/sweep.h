@@ -143,8 +143,8 @@ static void sweep_chunk(void *arg, int64_t index, int32_t worker) {
         }
     for (size_t set = 0; set < qt_num_sets(); set++) {
         const qkv_kernels *k = qt_get_set(set)->kernels;
-        bool is_ref = k == &qkv_kernels_ref;
-        size_t step = is_ref && s->stride == 1 && n == QT_CHUNK ? QT_REF_STRIDE : 1;
+        bool plain = k->needs == 0; /* C for any CPU: the reference, and the same functions of it in loops */
+        size_t step = plain && s->stride == 1 && n == QT_CHUNK ? QT_REF_STRIDE : 1;
         size_t offset = (size_t)index % step; /* another one of each 32 in the next chunk */
         for (int negated = 0; negated <= (s->f->mirrored ? 1 : 0); negated++)
             run_set(found, k->name, s->f->entry(k), x, want, y, n, offset, step, negated != 0);
