@@ -147,9 +147,9 @@ static void add_keep(qt_rng *rng, qkv_attention_desc *d, hiding kind) {
     const int64_t shift = qt_range(rng, 0, keys), run = qt_range(rng, 1, keys);
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < keys; j++)
-            keep[i * query + j * key] = kind == SCATTERED ? !qt_chance(rng, 30)
+            keep[i * query + j * key] = (uint8_t)(kind == SCATTERED ? !qt_chance(rng, 30)
                                         : kind == RUNS    ? (i / 8 + j / run) % 3 == 0
-                                                          : j <= i + shift;
+                                                          : j <= i + shift);
     d->keep = (qkv_matrix_input){keep, 0, 0, query, key};
 }
 
