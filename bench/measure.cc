@@ -187,7 +187,7 @@ ReadBandwidth &Bench::bandwidth(Pages pages, int32_t threads) {
 std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) {
     std::vector<std::string> names;
     for (const std::string &set : sets_) {
-        if (set == "ref" && !c.has("ref")) continue;
+        if ((set == "ref" || set == "portable") && !c.has("ref")) continue;
         if (threads > 1 && set != sets_[0]) continue; // says little new
         names.push_back(set);
     }

@@ -10,7 +10,7 @@ import pathlib
 import statistics
 import sys
 
-SETS = ("avx512", "avx2", "neon", "ref")
+SETS = ("avx512", "avx2", "neon", "portable", "ref")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What a round of a row holds, in this order; the rest is the same in all rounds.
 ROUND = ("time", "best", "fma_peak", "read_bandwidth", "cpu_share")
@@ -164,7 +164,7 @@ def main_table(results):
 def peer_table(results):
     """GFLOP/s, or GB/s where memory is the limit, of everything on one thread."""
     others = [n for n in dict.fromkeys(r.name for r in results.rows) if n not in SETS]
-    sets = [name for name in results.sets if name != "ref"]
+    sets = [name for name in results.sets if name not in ("portable", "ref")]
     head = ["case, one thread", "unit"] + sets + others
     body = []
     for row in results.rows:
