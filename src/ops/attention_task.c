@@ -78,9 +78,8 @@ static void name_rows(const attention_task *t) {
 /* Packs the panels of a key block that hold the given keys of it. */
 static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, float *panels, int64_t b,
                        int64_t kv_head, int64_t block, key_range keys) {
-    const float *k = (const float *)d->k.data + b * d->k.batch + kv_head * d->k.head;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL)
-        kernels->pack(panels + j * d->head_dim, k + (block * QKV_KEY_BLOCK + j) * d->k.token, d->k.token,
+        kernels->pack(panels + j * d->head_dim, qkv_input_row(&d->k, b, kv_head, block * QKV_KEY_BLOCK + j), d->k.token,
                       (size_t)qkv_min(QKV_PANEL, keys.end - j), (size_t)d->head_dim);
 }
 
@@ -140,7 +139,7 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
     }
     size_t rows = (size_t)(keys.end - keys.first);
     int64_t key = index * QKV_KEY_BLOCK + keys.first;
-    const float *k = (const float *)d->k.data + b * d->k.batch + kv_head * d->k.head + key * d->k.token;
+    const float *k = qkv_input_row(&d->k, b, kv_head, key);
     block->next_k = (qkv_soon){k, d->k.token, rows, (size_t)d->head_dim};
     if (t->shared_keys) {
         int64_t heads_on = (b - t->b) * d->num_kv_heads + kv_head - t->kv_head;
@@ -149,7 +148,7 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
         block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim, d->head_dim, rows,
                                    (size_t)d->head_dim};
     }
-    const float *v = (const float *)d->v.data + b * d->v.batch + kv_head * d->v.head + key * d->v.token;
+    const float *v = qkv_input_row(&d->v, b, kv_head, key);
     block->next_v = (qkv_soon){v, d->v.token, rows, (size_t)d->head_dim_v};
 }
 
@@ -158,7 +157,7 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
 static void read_values(const attention_task *t, key_block *block) {
     const qkv_input *v = &t->desc->v;
     int64_t key = block->index * QKV_KEY_BLOCK;
-    block->v = (const float *)v->data + t->b * v->batch + t->kv_head * v->head + key * v->token;
+    block->v = qkv_input_row(v, t->b, t->kv_head, key);
     block->ld_v = v->token;
 }
 
@@ -180,8 +179,7 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     if (t->shared_keys) {
         block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * d->head_dim;
     } else if (t->rows <= t->kernels->few_rows) {
-        block->k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
-                   index * QKV_KEY_BLOCK * d->k.token;
+        block->k = qkv_input_row(&d->k, t->b, t->kv_head, index * QKV_KEY_BLOCK);
         block->ld_k = d->k.token;
     } else {
         pack_block(t->kernels, d, t->packed, t->b, t->kv_head, index, keys);

@@ -85,6 +85,12 @@ static inline key_range visible_keys(const attention_task *t, int64_t query) {
     return (key_range){first, qkv_max(first, end)};
 }
 
+/* Row (b, head, token) of a tensor. One without channels may be NULL: then somewhere, of which nothing is read. */
+static inline const float *qkv_input_row(const qkv_input *x, int64_t b, int64_t head, int64_t token) {
+    static const float somewhere = 0;
+    return x->data ? (const float *)x->data + b * x->batch + head * x->head + token * x->token : &somewhere;
+}
+
 /* All that the queries from first to last see between them. */
 static inline key_range visible_to_queries(const attention_task *t, int64_t first, int64_t last) {
     return (key_range){visible_keys(t, first).first, visible_keys(t, last).end};

@@ -85,12 +85,18 @@ static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *
     qkv_add_packed(o, columns ? QKV_NEEDED : 0, "packed", d->packed, packed_floats(d));
 }
 
+/* Whether a batch begins where the tokens of the one before it end. Strides of what has no elements may be any. */
+static bool follow_each_other(const qkv_projection_desc *d, int64_t batch, int64_t token) {
+    int64_t end;
+    return d->tokens == 1 || (!__builtin_mul_overflow(token, d->tokens, &end) && batch == end);
+}
+
 /* Whether the tokens of all batches lie at one stride: then batches are just more tokens. */
 static bool batches_join(const qkv_projection_desc *d) {
-    bool join = d->tokens == 1 || d->x.batch == d->x.token * d->tokens;
+    bool join = d->batch > 1 && follow_each_other(d, d->x.batch, d->x.token);
     for (int64_t i = 0; i < d->num_parts; i++)
-        join = join && (d->tokens == 1 || d->part[i].out.batch == d->part[i].out.token * d->tokens);
-    return join && d->batch > 1;
+        join = join && follow_each_other(d, d->part[i].out.batch, d->part[i].out.token);
+    return join;
 }
 
 void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
