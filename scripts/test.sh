@@ -3,8 +3,7 @@
 # set, other architectures under qemu, the promises about the library as a file, and whoever uses it. Logs lie in
 # build/logs.
 #
-#   sh scripts/test.sh [STAGE…]      all stages but those of other compilers and targets, or those whose name begins with
-#                                    one of the arguments
+#   sh scripts/test.sh [STAGE…]      those whose name begins with an argument; else all but matrix, cross and fuzz
 #   sh scripts/test.sh matrix cross  the library by eight compilers, and for seven other targets: about half an hour
 #   sh scripts/test.sh --list        their names, and the minutes each takes on two idle cores
 #
