@@ -37,9 +37,11 @@ unpack() { # ROOT RELEASE PACKAGE…
     root=$1 release=$2 apt=$1-apt keys=/usr/share/keyrings/debian-archive-keyring.gpg
     shift 2
     test -s $keys || { echo "the keys of Debian's archive are not installed (debian-archive-keyring)"; return 1; }
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+    test -n "$mirror" || { echo "this system's apt knows no mirror of Debian"; return 1; }
     rm -rf "$apt" "$root" && mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$root" || return 1
     : >"$apt/status"
-    echo "deb [signed-by=$keys] http://deb.debian.org/debian $release main" >"$apt/sources.list"
+    echo "deb [signed-by=$keys] $mirror $release main" >"$apt/sources.list"
     cat >"$apt/apt.conf" <<CONF
 APT::Architecture "amd64";
 APT::Architectures { "amd64"; };
