@@ -37,7 +37,8 @@ unpack() { # ROOT RELEASE PACKAGE…
     root=$1 release=$2 apt=$1-apt keys=/usr/share/keyrings/debian-archive-keyring.gpg
     shift 2
     test -s $keys || { echo "the keys of Debian's archive are not installed (debian-archive-keyring)"; return 1; }
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' 'Label: Debian' |
+        head -n 1)
     test -n "$mirror" || { echo "this system's apt knows no mirror of Debian"; return 1; }
     rm -rf "$apt" "$root" && mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$root" || return 1
     : >"$apt/status"

@@ -50,7 +50,7 @@ const char *qkv_status_string(qkv_status status) {
 #else
 #define OPTIMISED ", built without optimisation"
 #if !defined(QKV_UNOPTIMIZED)
-#pragma message("qkv is compiled without optimisation, 30 to 80 times slower: add -O2 (or -DQKV_UNOPTIMIZED)")
+#pragma message("qkv is compiled without optimisation, many times slower: add -O2 (or -DQKV_UNOPTIMIZED)")
 #endif
 #endif
 
