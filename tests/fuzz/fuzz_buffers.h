@@ -145,6 +145,8 @@ static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int ki
         GIVE_ROWS(d->lse, true, rows, 1);
     if (outputs)
         GIVE_MATRIX(d->probabilities, true, 4, rows, 1);
+    if (outputs)
+        GIVE_MATRIX(d->scores, true, 4, rows, 1);
     GIVE_MATRIX(d->states, true, 4, blocks, dv + 2);
     GIVE_MATRIX(d->bias, false, 4, rows, 1);
     GIVE_MATRIX(d->keep, false, 1, rows, 1);
@@ -154,6 +156,7 @@ static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int ki
     GIVE_VECTOR(d->sinks, false, 4, d->num_heads);
     KEEP_PRESENT(d->lse.data, was.lse.data);
     KEEP_PRESENT(d->probabilities.data, was.probabilities.data);
+    KEEP_PRESENT(d->scores.data, was.scores.data);
     KEEP_PRESENT(d->states.data, was.states.data);
     KEEP_PRESENT(d->bias.data, was.bias.data);
     KEEP_PRESENT(d->keep.data, was.keep.data);
@@ -169,6 +172,19 @@ static int64_t kv_heads(const qkv_attention_desc *d) {
 
 static int64_t dim_v(const qkv_attention_desc *d) {
     return d->head_dim_v || d->flags & QKV_HEAD_DIM_V ? d->head_dim_v : d->head_dim;
+}
+
+static int64_t kv_dim(const qkv_layer_desc *d) {
+    return d->kv_dim ? d->kv_dim : d->model_dim;
+}
+
+/* A gradient of a bias has one element along an axis that it is summed over, also over nothing. */
+static void give_bias_grad(qkv_matrix_output *x, const qkv_attention_desc *a, int kind) {
+    const int64_t size[4] = {x->batch ? a->batch : 1, x->head ? a->num_heads : 1, x->query ? a->seq_q : 1,
+                             x->key ? a->seq_k : 1};
+    const void *was = x->data;
+    GIVE_MATRIX(*x, true, 4, size, 1);
+    KEEP_PRESENT(x->data, was);
 }
 
 static int64_t panels(int64_t columns) {
@@ -211,13 +227,17 @@ static void give_projection(qkv_projection_desc *d, bool outputs, int kind) {
 static void give_layer(qkv_layer_desc *d, bool outputs, int kind) {
     qkv_attention_desc *a = &d->attention;
     const qkv_layer_desc was = *d;
-    const int64_t rows[3] = {a->batch, 1, a->seq_q};
+    const int64_t rows[3] = {a->batch, 1, a->seq_q}, keys[3] = {a->batch, 1, a->seq_k};
     int64_t q = a->num_heads * a->head_dim, k = kv_heads(a) * a->head_dim, v = kv_heads(a) * dim_v(a);
     GIVE_ROWS(d->x, false, rows, d->model_dim);
+    if (d->x_kv.data)
+        GIVE_ROWS(d->x_kv, false, keys, kv_dim(d));
     if (outputs)
         GIVE_ROWS(d->out, true, rows, d->out_features);
     if (d->w_qkv)
-        d->w_qkv = give_packed(d->model_dim, panels(q) + panels(k) + panels(v), kind);
+        d->w_qkv = give_packed(d->model_dim, panels(q) + (d->w_kv ? 0 : panels(k) + panels(v)), kind);
+    if (d->w_kv)
+        d->w_kv = give_packed(kv_dim(d), panels(k) + panels(v), kind);
     if (d->w_o)
         d->w_o = give_packed(a->num_heads * dim_v(a), panels(d->out_features), kind);
     GIVE_VECTOR(d->bias_q, false, 4, q);
@@ -225,7 +245,9 @@ static void give_layer(qkv_layer_desc *d, bool outputs, int kind) {
     GIVE_VECTOR(d->bias_v, false, 4, v);
     GIVE_VECTOR(d->bias_o, false, 4, d->out_features);
     give_options(a, outputs, dim_v(a), kind);
+    KEEP_PRESENT(d->x_kv.data, was.x_kv.data);
     KEEP_PRESENT(d->w_qkv, was.w_qkv);
+    KEEP_PRESENT(d->w_kv, was.w_kv);
     KEEP_PRESENT(d->w_o, was.w_o);
     KEEP_PRESENT(d->bias_q, was.bias_q);
     KEEP_PRESENT(d->bias_k, was.bias_k);

@@ -101,6 +101,12 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     OPTION(d->keep.data, 20);
     MATRIX(d->probabilities, rows, 1, true);
     OPTION(d->probabilities.data, 15);
+    MATRIX(d->scores, rows, 1, true);
+    OPTION(d->scores.data, 15);
+    d->scores_stage = chance(99) ? (uint32_t)pick(3) : 3;
+    d->dropout = chance(80) ? 0 : (float)pick(9) / 8;
+    d->dropout_seed = (uint64_t)pick(1 << 20);
+    d->dropout_offset = chance(50) ? 0 : UINT64_MAX - (uint64_t)pick(4);
     OPTION(d->q_offsets, 15);
     OPTION(d->kv_len, 20);
     OPTION(d->alibi_slopes, 15);
@@ -108,7 +114,7 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     MATRIX(d->states, blocks, dv + 2, true);
     if (!inner && chance(10)) {
         d->states.data = somewhere;
-        d->lse.data = d->probabilities.data = NULL;
+        d->lse.data = d->probabilities.data = d->scores.data = NULL;
     }
 }
 
@@ -154,8 +160,15 @@ static void draw_layer(qkv_layer_desc *d) {
     OPTION(d->bias_k, d->w_qkv ? 40 : 2);
     OPTION(d->bias_v, d->w_qkv ? 40 : 2);
     OPTION(d->bias_o, d->w_o ? 40 : 2);
-    const int64_t rows[3] = {a->batch, 1, a->seq_q};
+    OPTION(d->x_kv.data, 25);
+    if (d->x_kv.data) {
+        a->seq_k = length();
+        OPTION(d->w_kv, d->w_qkv ? 50 : 2);
+        d->kv_dim = d->w_kv ? width() : 0;
+    }
+    const int64_t rows[3] = {a->batch, 1, a->seq_q}, keys[3] = {a->batch, 1, a->seq_k};
     ROWS(d->x, rows, d->model_dim, false);
+    ROWS(d->x_kv, keys, kv_dim(d), false);
     ROWS(d->out, rows, d->out_features, true);
 }
 
@@ -248,14 +261,17 @@ static void draw(int operation, descriptor *u) {
         d->flags = chance(70) ? 0 : (uint32_t)pick(256);
         ROWS(d->grad_out, rows, d->forward.out_features, false);
         ROWS(d->grad_x, rows, d->forward.model_dim, true);
+        const int64_t keys[3] = {a->batch, 1, a->seq_k};
+        ROWS(d->grad_x_kv, keys, kv_dim(&d->forward), true);
+        OPTION(d->grad_x_kv.data, d->forward.x_kv.data ? 60 : 2);
         MATRIX(d->grad_bias, pairs, 1, true);
         OPTION(d->grad_x.data, 60);
         OPTION(d->grad_bias.data, 20);
         OPTION(d->grad_sinks, 20);
         if (d->forward.w_qkv || chance(5)) {
             draw_grad(&d->grad_q, d->forward.model_dim, a->num_heads * a->head_dim);
-            draw_grad(&d->grad_k, d->forward.model_dim, kv_heads(a) * a->head_dim);
-            draw_grad(&d->grad_v, d->forward.model_dim, kv_heads(a) * dim_v(a));
+            draw_grad(&d->grad_k, kv_dim(&d->forward), kv_heads(a) * a->head_dim);
+            draw_grad(&d->grad_v, kv_dim(&d->forward), kv_heads(a) * dim_v(a));
         }
         if (d->forward.w_o || chance(5))
             draw_grad(&d->grad_o, a->num_heads * dim_v(a), d->forward.out_features);
@@ -310,13 +326,12 @@ static void give_buffers(int operation, descriptor *u, int kind) {
             GIVE_ROWS(d->grad_k, true, keys, a->head_dim);
         if (d->grad_v.data)
             GIVE_ROWS(d->grad_v, true, keys, dim_v(a));
-        GIVE_MATRIX(d->grad_bias, true, 4, rows, 1);
+        give_bias_grad(&d->grad_bias, a, kind);
         GIVE_VECTOR(d->grad_sinks, true, 4, a->num_heads);
         KEEP_PRESENT(d->grad_lse.data, was.grad_lse.data);
         KEEP_PRESENT(d->grad_q.data, was.grad_q.data);
         KEEP_PRESENT(d->grad_k.data, was.grad_k.data);
         KEEP_PRESENT(d->grad_v.data, was.grad_v.data);
-        KEEP_PRESENT(d->grad_bias.data, was.grad_bias.data);
         KEEP_PRESENT(d->grad_sinks, was.grad_sinks);
         break;
     }
@@ -346,14 +361,17 @@ static void give_buffers(int operation, descriptor *u, int kind) {
         GIVE_ROWS(d->grad_out, false, rows, d->forward.out_features);
         if (d->grad_x.data)
             GIVE_ROWS(d->grad_x, true, rows, d->forward.model_dim);
-        GIVE_MATRIX(d->grad_bias, true, 4, pairs, 1);
+        const int64_t keys[3] = {a->batch, 1, a->seq_k};
+        if (d->grad_x_kv.data)
+            GIVE_ROWS(d->grad_x_kv, true, keys, kv_dim(&d->forward));
+        give_bias_grad(&d->grad_bias, a, kind);
         GIVE_VECTOR(d->grad_sinks, true, 4, a->num_heads);
         give_grad(&d->grad_q, d->forward.model_dim, a->num_heads * a->head_dim, kind);
-        give_grad(&d->grad_k, d->forward.model_dim, kv_heads(a) * a->head_dim, kind);
-        give_grad(&d->grad_v, d->forward.model_dim, kv_heads(a) * dim_v(a), kind);
+        give_grad(&d->grad_k, kv_dim(&d->forward), kv_heads(a) * a->head_dim, kind);
+        give_grad(&d->grad_v, kv_dim(&d->forward), kv_heads(a) * dim_v(a), kind);
         give_grad(&d->grad_o, a->num_heads * dim_v(a), d->forward.out_features, kind);
         KEEP_PRESENT(d->grad_x.data, was.grad_x.data);
-        KEEP_PRESENT(d->grad_bias.data, was.grad_bias.data);
+        KEEP_PRESENT(d->grad_x_kv.data, was.grad_x_kv.data);
         KEEP_PRESENT(d->grad_sinks, was.grad_sinks);
     }
     }
