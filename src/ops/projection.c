@@ -155,9 +155,10 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     int64_t rows = qkv_min(shape->block_rows, shape->tokens - row);
     int64_t first_panel = group * shape->task_panels;
     int64_t end_panel = qkv_min(first_panel + shape->task_panels, shape->panels);
-    /* Without an inner dimension x and the weights may be NULL, and nothing is read. */
+    /* Without an inner dimension x and the weights may be NULL, and strides any: nothing is read. */
     bool empty = d->in_features == 0;
-    const float *x = empty ? tile : (const float *)d->x.data + b * d->x.batch + row * shape->x_token;
+    int64_t x_token = empty ? 0 : shape->x_token;
+    const float *x = empty ? tile : (const float *)d->x.data + b * d->x.batch + row * x_token;
     const float *packed = empty ? tile : d->packed;
 
     int64_t part_panel = 0; /* the first panel of part i */
@@ -178,7 +179,7 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 /* With few rows the weights are read one after the other as fast as memory gives them. */
                 bool ahead = 2 * rows >= kernels->tile_rows && (panel + 1 < end_panel || k + terms < d->in_features);
                 const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL, (size_t)terms, QKV_PANEL};
-                kernels->gemm(tile, QKV_PANEL, x + k, shape->x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
+                kernels->gemm(tile, QKV_PANEL, x + k, x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
                               columns, (size_t)terms, k > 0, ahead ? &next : NULL);
                 k += QKV_CHAIN;
             } while (k < d->in_features);
