@@ -28,6 +28,7 @@ more header:simde/x86/avx512.h libsimde-dev simde-devel simde simde
 more python:ensurepip python3-venv python3 python python
 test header:cmocka.h libcmocka-dev libcmocka-devel cmocka cmocka
 more command:clang clang clang clang llvm
+more libfuzzer libclang-rt-dev compiler-rt compiler-rt -
 more,bench command:c++ g++ gcc-c++ gcc -
 more,bench header:benchmark/benchmark.h libbenchmark-dev google-benchmark-devel benchmark google-benchmark
 bench,peers command:python3 python3 python3 python python
@@ -58,6 +59,10 @@ have() {
     command:*) have_command "${1#command:}" ;;
     library:*) echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null "-l${1#library:}" 2>/dev/null ;;
     header:Python.h) test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ;;
+    libfuzzer)
+        echo 'int LLVMFuzzerTestOneInput(void); int LLVMFuzzerTestOneInput(void) { return 0; }' |
+            clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null
+        ;;
     wine) have_command wine64 || have_command wine || test -x /usr/lib/wine/wine64 ;;
     qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
     certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;

@@ -3,7 +3,7 @@
 # set, other architectures under qemu, the promises about the library as a file, and whoever uses it. Logs lie in
 # build/logs.
 #
-#   sh scripts/test.sh [STAGE…]      those whose name begins with an argument; else all but matrix, cross and fuzz
+#   sh scripts/test.sh [STAGE…]      those whose name begins with an argument; else all but matrix and cross
 #   sh scripts/test.sh matrix cross  the library by eight compilers, and for seven other targets: about half an hour
 #   sh scripts/test.sh --list        their names, and the minutes each takes on two idle cores
 #
@@ -20,10 +20,9 @@ passed=0 failed=0 skipped=0 cpu_before=0
 
 # ---------------------------------------------------------------------------------------------- the stages' frame
 
-# matrix and cross take longer than all others together; those see both compilers of this system and two architectures.
-# fuzz does not know the tensors of cross-attention and scores yet, and stops where it draws some.
+# They take longer than all others together; those see both compilers of this system and two architectures.
 is_extra() {
-    case $1 in matrix-* | cross-* | fuzz) return 0 ;; esac
+    case $1 in matrix-* | cross-*) return 0 ;; esac
     return 1
 }
 
@@ -347,7 +346,7 @@ done
 if test -z "$wanted"; then # said and counted
     for extra in $(stage_names); do
         is_extra "$extra" || continue
-        echo "$extra: not asked for (sh scripts/test.sh matrix cross fuzz)" >>"$logs/skips"
+        echo "$extra: not asked for (sh scripts/test.sh matrix cross)" >>"$logs/skips"
         skipped=$((skipped + 1))
     done
 fi

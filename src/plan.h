@@ -56,7 +56,7 @@ static inline int64_t qkv_round_up(int64_t x, int64_t m) {
 }
 
 static inline int64_t qkv_ceil_div(int64_t x, int64_t y) {
-    return (x + y - 1) / y;
+    return x / y + (x % y > 0); /* x may be the largest number there is, next to a size of 0 */
 }
 
 static inline int64_t qkv_min(int64_t a, int64_t b) {

@@ -152,15 +152,16 @@ static void score_grad(float *d, const float *p, ptrdiff_t ld, size_t rows, size
 }
 
 static void row_dots(float *d, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows, size_t n) {
-    for (size_t i = 0; i < rows; i++, a += lda, b += ldb) {
+    for (size_t i = 0; i < rows; i++) { /* no address behind the last row: strides may be huge */
+        const float *u = a + (ptrdiff_t)i * lda, *v = b + (ptrdiff_t)i * ldb;
         float lane[QKV_LANES] = {0};
         size_t j = 0;
         for (; j + QKV_LANES <= n; j += QKV_LANES) {
             for (size_t x = 0; x < QKV_LANES; x++)
-                lane[x] = qkv_fma(a[j + x], b[j + x], lane[x]);
+                lane[x] = qkv_fma(u[j + x], v[j + x], lane[x]);
         }
         for (size_t x = 0; j + x < n; x++)
-            lane[x] = qkv_fma(a[j + x], b[j + x], lane[x]);
+            lane[x] = qkv_fma(u[j + x], v[j + x], lane[x]);
         d[i] = sum_lanes(lane);
     }
 }

@@ -95,7 +95,8 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
 }
 
 static int64_t merge_tasks(const qkv_merge_desc *d) {
-    return d->batch * d->num_heads * qkv_ceil_div(d->seq_q, BLOCK_ROWS);
+    int64_t factors[3] = {d->batch, d->num_heads, qkv_ceil_div(d->seq_q, BLOCK_ROWS)}, tasks;
+    return qkv_product(factors, 3, INT64_MAX, &tasks) ? tasks : 0;
 }
 
 /* Of a row of the sum and one of the part. */

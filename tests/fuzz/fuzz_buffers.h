@@ -35,7 +35,7 @@ typedef struct tensor {
     int64_t size[4], stride[4], run, low;
 } tensor;
 
-enum { MOST_BYTES = 1 << 22 };
+enum { MOST_BYTES = 1 << 18, MOST_ROWS = 1 << 14 }; /* of a call; of a tensor, also where their stride is 0 */
 static tensor tensors[48];
 static int num_tensors;
 static size_t all_bytes;
@@ -80,7 +80,7 @@ static void *give(bool out, size_t element, int axes, const int64_t *size, const
                   int kind) {
     tensor *t = &tensors[num_tensors++];
     *t = (tensor){.out = out, .element = element, .size = {1, 1, 1, 1}, .run = run};
-    int64_t high = run;
+    int64_t high = run, num_rows = 1;
     bool empty = run <= 0;
     for (int i = 0; i < axes; i++)
         empty = empty || size[i] <= 0;
@@ -89,12 +89,14 @@ static void *give(bool out, size_t element, int axes, const int64_t *size, const
         t->stride[i] = size[i] > 1 ? stride[i] : 0;
         int64_t step = (size[i] - 1) * t->stride[i];
         *(step < 0 ? &t->low : &high) += step;
+        num_rows = size[i] > MOST_ROWS / num_rows ? MOST_ROWS + 1 : num_rows * size[i];
     }
     if (empty) {
         num_tensors--;
         return NULL; /* "pointers may be NULL" */
     }
-    if (high - t->low > MOST_BYTES || (all_bytes += (size_t)(high - t->low) * element) > MOST_BYTES) {
+    if (num_rows > MOST_ROWS || high - t->low > MOST_BYTES ||
+        (all_bytes += (size_t)(high - t->low) * element) > MOST_BYTES) {
         too_large = true;
         num_tensors--;
         return NULL;
