@@ -143,7 +143,7 @@ unity() { # in one unit, and without a warning at -O0
 }
 
 one_unit() { # without CMake: all but the kernel sets, in both orders
-    (cd "$root" && ls src/*.c src/*/*.c) | sed 's/.*/#include "&"/' >one.c
+    (cd "$root" && ls src/*.c src/*/*.c src/ops/*/*.c) | sed 's/.*/#include "&"/' >one.c
     sort -r one.c >other.c
     for compiler in gcc clang; do
         command -v $compiler >/dev/null || { echo "$compiler is not installed"; continue; }

@@ -34,8 +34,9 @@ $clang $flags -D_GNU_SOURCE -Iinclude -c tests/fuzz/fuzz_descriptors.c -o "$dir/
 pids='' failed=0
 for part in 1 2; do
     mkdir -p "$dir/corpus$part" && rm -f "$dir/corpus$part"/*
-    ASAN_OPTIONS=quarantine_size_mb=4 UBSAN_OPTIONS=print_stacktrace=1 "$dir/fuzz_descriptors" -runs=$((runs / 2)) -seed=$((seed * 2 + part)) \
-        -max_len=256 -len_control=0 -entropic=0 -timeout=60 -artifact_prefix="$dir/" "$dir/corpus$part" >"$dir/log$part" 2>&1 &
+    ASAN_OPTIONS=quarantine_size_mb=4 UBSAN_OPTIONS=print_stacktrace=1 "$dir/fuzz_descriptors" \
+        -runs=$((runs / 2)) -seed=$((seed * 2 + part)) -max_len=256 -len_control=0 -entropic=0 -timeout=60 \
+        -artifact_prefix="$dir/" "$dir/corpus$part" >"$dir/log$part" 2>&1 &
     pids="$pids $!"
 done
 for pid in $pids; do

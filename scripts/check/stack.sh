@@ -1,6 +1,6 @@
 #!/bin/sh
-# Every function of the library has a fixed stack frame of at most 4096 bytes, from -O1 to -O3, by each
-# compiler that is there.  SPDX-License-Identifier: MIT
+# Every function of the library has a fixed stack frame of at most 4096 bytes, from -O1 to -O3 by GCC, at -O2 by each
+# other compiler that is there.  SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 root=$PWD limit=4096
@@ -10,7 +10,9 @@ jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
 for cc in gcc clang aarch64-linux-gnu-gcc; do
     command -v $cc >/dev/null 2>&1 || { echo "$cc is not there: left out"; continue; }
-    for level in -O1 -O2 -O3; do
+    levels=-O2
+    test $cc != gcc || levels='-O1 -O2 -O3'
+    for level in $levels; do
         rm -rf "$work/out" && mkdir "$work/out" && cd "$work/out" || exit 1
         find "$root/src" -name '*.c' | sort |
             xargs -P "$jobs" -n 1 $cc -std=c11 $level -fstack-usage -I"$root/include" -c || failed=1

@@ -464,4 +464,4 @@ static qkv_status qkv_layer_backward_make_plan(const qkv_ctx *ctx, const qkv_lay
 #define QKV_OP(name) qkv_layer_backward_##name
 #define DESC qkv_layer_backward_desc
 #define OPERATION QKV_LAYER_BACKWARD
-#include "shell.inc.h"
+#include "../shell.inc.h"

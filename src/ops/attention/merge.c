@@ -145,4 +145,4 @@ static qkv_status qkv_merge_make_plan(const qkv_ctx *ctx, const qkv_merge_desc *
 #define QKV_OP(name) qkv_merge_##name
 #define DESC qkv_merge_desc
 #define OPERATION QKV_MERGE
-#include "shell.inc.h"
+#include "../shell.inc.h"

@@ -85,6 +85,15 @@ static inline bool qkv_gradient_wants_scores(const qkv_attention_backward_desc *
     return desc->grad_q.data || desc->grad_k.data || desc->grad_bias.data;
 }
 
+/* Whether dbias is summed where scores are at hand, without a phase of its own. False where no query meets a key. */
+static inline bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc) {
+    const qkv_attention_desc *d = &desc->forward;
+    const qkv_matrix_output *x = &desc->grad_bias;
+    bool pairs = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0 && d->seq_k > 0;
+    bool crosses = (x->batch == 0 && d->batch > 1) || (x->head == 0 && d->num_heads > 1);
+    return pairs && !crosses && !(x->query == 0 && x->key == 0 && d->seq_q > 1 && d->seq_k > 1);
+}
+
 /* Names the queries [first, first + n) of a head, n ≤ GRADIENT_ROWS; scales q and copies what is copied. */
 void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
 void qkv_gradient_open_rows(gradient_task *t);
@@ -122,9 +131,6 @@ void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
                        const qkv_attention_backward_desc *desc, void *workspace, int64_t index, int32_t worker);
 void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward_desc *desc, const void *workspace,
                        int64_t head, const qkv_kernels *kernels);
-
-/* Whether dbias is summed where scores are at hand, without a phase of its own. False where no query meets a key. */
-bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc);
 
 /* -------------------------------------------------------------------------------------------------- wavefront */
 

@@ -2,8 +2,8 @@
 #ifndef QKV_OPS_ATTENTION_H
 #define QKV_OPS_ATTENTION_H
 
-#include "../ref/scalar.h"
-#include "ops.h"
+#include "../../ref/scalar.h"
+#include "../ops.h"
 
 QKV_INTERNAL_BEGIN
 

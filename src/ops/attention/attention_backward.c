@@ -249,14 +249,6 @@ static bool rows_are_finite(const gradient_task *t) {
 
 /* -------------------------------------------------------------------------------------------------------- bias */
 
-bool qkv_gradient_bias_is_direct(const qkv_attention_backward_desc *desc) {
-    const qkv_attention_desc *d = &desc->forward;
-    const qkv_matrix_output *x = &desc->grad_bias;
-    bool pairs = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0 && d->seq_k > 0;
-    bool crosses = (x->batch == 0 && d->batch > 1) || (x->head == 0 && d->num_heads > 1);
-    return pairs && !crosses && !(x->query == 0 && x->key == 0 && d->seq_q > 1 && d->seq_k > 1);
-}
-
 void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, int64_t head, key_range queries,
                             key_range keys) {
     const qkv_matrix_output *x = &desc->grad_bias;

@@ -285,4 +285,4 @@ static QKV_NOINLINE qkv_status qkv_attention_backward_make_plan(const qkv_ctx *c
 #define QKV_OP(name) qkv_attention_backward_##name
 #define DESC qkv_attention_backward_desc
 #define OPERATION QKV_ATTENTION_BACKWARD
-#include "shell.inc.h"
+#include "../shell.inc.h"

@@ -1,7 +1,7 @@
 /* Weights to panels and back.  SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "plan.h"
+#include "../../plan.h"
 
 static int64_t num_panels(int64_t out_features) {
     return qkv_ceil_div(out_features, QKV_PANEL);

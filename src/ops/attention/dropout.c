@@ -9,7 +9,7 @@
  * SPDX-License-Identifier: MIT */
 #include "dropout.h"
 
-#include "../ref/philox.h"
+#include "../../ref/philox.h"
 
 /* The row of a query at position p of head h in batch b, from a key block on. */
 static qkv_dropout drop_row(const qkv_attention_desc *d, int64_t b, int64_t h, int64_t p, int64_t block) {

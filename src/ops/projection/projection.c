@@ -8,7 +8,7 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "ops.h"
+#include "../ops.h"
 
 /* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. */
 enum { MAX_BLOCK_TOKENS = 192 };
@@ -227,4 +227,4 @@ static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_project
 #define QKV_OP(name) qkv_projection_##name
 #define DESC qkv_projection_desc
 #define OPERATION QKV_PROJECTION
-#include "shell.inc.h"
+#include "../shell.inc.h"

@@ -8,7 +8,7 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "attention.h"
+#include "../attention/attention.h"
 #include "layer.h"
 
 typedef struct layer_shape {
@@ -344,4 +344,4 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
 #define QKV_OP(name) qkv_layer_##name
 #define DESC qkv_layer_desc
 #define OPERATION QKV_LAYER
-#include "shell.inc.h"
+#include "../shell.inc.h"

@@ -269,4 +269,4 @@ static qkv_status qkv_attention_make_plan(const qkv_ctx *ctx, const qkv_attentio
 #define QKV_OP(name) qkv_attention_##name
 #define DESC qkv_attention_desc
 #define OPERATION QKV_ATTENTION
-#include "shell.inc.h"
+#include "../shell.inc.h"

@@ -2,7 +2,7 @@
 #ifndef QKV_OPS_LAYER_H
 #define QKV_OPS_LAYER_H
 
-#include "ops.h"
+#include "../ops.h"
 
 QKV_INTERNAL_BEGIN
 

@@ -8,8 +8,8 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "../ref/scalar.h"
-#include "ops.h"
+#include "../../ref/scalar.h"
+#include "../ops.h"
 
 typedef qkv_projection_backward_desc gradient_desc;
 
@@ -403,4 +403,4 @@ static qkv_status qkv_projection_backward_make_plan(const qkv_ctx *ctx, const gr
 #define QKV_OP(name) qkv_projection_backward_##name
 #define DESC qkv_projection_backward_desc
 #define OPERATION QKV_PROJECTION_BACKWARD
-#include "shell.inc.h"
+#include "../shell.inc.h"
