@@ -3,7 +3,8 @@
  *
  * The definition is src/ref/scalar.h compiled with the fma instruction where the CPU has one; test_fma shows that this
  * is the same as the emulation in the reference, which is too slow to run over everything and is run over every 128th
- * float here, as the function in double is over every 8th. QKV_QUICK=1 takes every 127th float and all those near powers of two.
+ * float here, as the function in double is over every 8th. QKV_QUICK=1 takes every 127th float and all those near
+ * powers of two.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef QKV_TESTS_SWEEP_H
