@@ -168,6 +168,18 @@ typedef struct qkv_matrix_output {
     int64_t batch, head, query, key;
 } qkv_matrix_output;
 
+/* How the elements of a tensor are stored. Each stored value has one exact meaning as a float; the results of a call
+ * are the bits of the same call on those floats, in every kernel set, subnormal, infinite and NaN values included.
+ * Strides count elements of the type. */
+typedef enum qkv_type {
+    QKV_F32 = 0,
+    QKV_F16 = 1,  /* IEEE 754 binary16 */
+    QKV_BF16 = 2, /* the upper half of a float */
+    /* Rows of blocks of 32 channels, as in GGUF: a binary16 d and 32 int8 x, which mean d·x; 34 bytes, aligned to 2.
+     * The channels of a row and all strides are multiples of 32 (else QKV_ERROR_SHAPE). */
+    QKV_Q8_0 = 3
+} qkv_type;
+
 #define QKV_MAX_STAGES 24
 
 /* Filled by qkv_*_plan; a plain value that may be copied and used by many threads at once. */
@@ -346,6 +358,9 @@ typedef struct qkv_attention_desc {
     /* optional, float, for looking at: s of every pair (batch, num_heads, seq_q, seq_k) as it is after scores_stage, in
      * natural-log units. The first two stages don't ask who is visible. −inf for j ≥ kv_len. NULL with states. */
     qkv_matrix_output scores;
+    /* How q, k, v and out are stored (qkv_type). QKV_Q8_0 is for k and v. An out of 16 bits is the f32 result, rounded
+     * once to nearest even. */
+    int32_t q_type, k_type, v_type, out_type;
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it

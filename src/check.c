@@ -1,6 +1,8 @@
 /* Checking the tensors of a call: reach, strides, pointers, overlap.  SPDX-License-Identifier: MIT */
 #include "check.h"
 
+#include "ref/storage.h"
+
 qkv_status qkv_refuse(qkv_problem *why, qkv_status status, const char *field, int32_t index, const char *text,
                       int64_t first, int64_t second) {
     why->status = status;
@@ -26,6 +28,21 @@ void qkv_add_weight_grad(qkv_operands *o, const char *data, const char *bias, co
         qkv_add_operand(o, role, data, g->data, sizeof(float), 1, &rows, &stride, columns)->index = index;
     if (g->bias)
         qkv_add_operand(o, role, bias, g->bias, sizeof(float), 0, NULL, NULL, out_features)->index = index;
+}
+
+qkv_operand *qkv_add_stored(qkv_operands *o, int role, const char *field, qkv_input x, int32_t type,
+                            const int64_t rows[3], int64_t channels) {
+    const int64_t strides[3] = {x.batch, x.head, x.token};
+    if (type == QKV_F32)
+        return qkv_add_operand(o, role, field, x.data, sizeof(float), 3, rows, strides, channels);
+    if (type != QKV_Q8_0)
+        return qkv_add_operand(o, role, field, x.data, sizeof(uint16_t), 3, rows, strides, channels);
+    const int64_t blocks[3] = {strides[0] / QKV_Q8_0_CHANNELS, strides[1] / QKV_Q8_0_CHANNELS,
+                               strides[2] / QKV_Q8_0_CHANNELS};
+    qkv_operand *added = qkv_add_operand(o, role, field, x.data, QKV_Q8_0_BYTES, 3, rows, blocks,
+                                         channels / QKV_Q8_0_CHANNELS);
+    added->alignment = sizeof(uint16_t);
+    return added;
 }
 
 static const char *within_name(int within) {
@@ -183,7 +200,8 @@ static void find_bytes(qkv_operand *x) {
 
 /* An output over the very elements of an input that each task reads before it writes them. */
 static bool is_itself(const qkv_operand *x, const qkv_operand *y) {
-    bool same = (x->itself || y->itself) && x->itself == y->itself && x->data == y->data && x->run == y->run;
+    bool same = (x->itself || y->itself) && x->itself == y->itself && x->data == y->data && x->run == y->run &&
+                x->element == y->element;
     for (int i = 0; i < x->axes && same; i++)
         same = x->size[i] == y->size[i] && (x->size[i] == 1 || x->stride[i] == y->stride[i]);
     return same;

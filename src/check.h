@@ -103,6 +103,10 @@ static inline qkv_operand *qkv_add_input(qkv_operands *o, int role, const char *
     return qkv_add_operand(o, role, field, x.data, sizeof(float), 3, rows, strides, channels);
 }
 
+/* The same of stored elements, where a block counts as one. */
+qkv_operand *qkv_add_stored(qkv_operands *o, int role, const char *field, qkv_input x, int32_t type,
+                            const int64_t rows[3], int64_t channels);
+
 static inline qkv_operand *qkv_add_output(qkv_operands *o, int role, const char *field, qkv_output x,
                                           const int64_t rows[3], int64_t channels) {
     const int64_t strides[3] = {x.batch, x.head, x.token};

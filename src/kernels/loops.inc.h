@@ -1,7 +1,7 @@
 /* Template: everything that works on rows of scores and outputs, in plain C: the reference, and what a compiler makes
  * vectors of where there are no intrinsics. No branch depends on a number.
  *
- * Needs ../ref/scalar.h.
+ * Needs ../ref/scalar.h and ../ref/storage.h.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -170,5 +170,43 @@ static void add(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size
     for (size_t i = 0; i < rows; i++) {
         for (size_t j = 0; j < n; j++)
             dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] += src[(ptrdiff_t)i * lds + (ptrdiff_t)j];
+    }
+}
+
+static float load_stored(const unsigned char *p, int type, size_t j) {
+    uint16_t half;
+    float x;
+    if (type == QKV_F32) {
+        memcpy(&x, p + j * sizeof x, sizeof x);
+        return x;
+    }
+    if (type == QKV_Q8_0) {
+        p += j / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES;
+        memcpy(&half, p, sizeof half);
+        return qkv_from_f16(half) * (float)(int8_t)p[2 + j % QKV_Q8_0_CHANNELS];
+    }
+    memcpy(&half, p + j * sizeof half, sizeof half);
+    return type == QKV_F16 ? qkv_from_f16(half) : qkv_from_bf16(half);
+}
+
+static void widen(float *dst, ptrdiff_t ldd, const void *src, ptrdiff_t stride, int type, size_t rows, size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        const unsigned char *from = (const unsigned char *)src + (ptrdiff_t)i * stride;
+        for (size_t j = 0; j < n; j++)
+            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] = load_stored(from, type, j);
+    }
+}
+
+static void narrow(void *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds, int type, size_t rows, size_t n) {
+    for (size_t i = 0; i < rows; i++) {
+        unsigned char *to = (unsigned char *)dst + (ptrdiff_t)i * stride;
+        for (size_t j = 0; j < n; j++) {
+            float x = src[(ptrdiff_t)i * lds + (ptrdiff_t)j];
+            uint16_t half = type == QKV_F16 ? qkv_to_f16(x) : qkv_to_bf16(x);
+            if (type == QKV_F32)
+                memcpy(to + j * sizeof x, &x, sizeof x);
+            else
+                memcpy(to + j * sizeof half, &half, sizeof half);
+        }
     }
 }

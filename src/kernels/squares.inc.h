@@ -149,7 +149,7 @@ static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, cons
     enum { AHEAD = 2 * VLEN };
     const gemm_operands o = {ldc, lda, ldb, QKV_PANEL, rows, cols, k, accumulate};
     size_t steps = (cols + VLEN - 1) / VLEN * ((k + VLEN - 1) / VLEN);
-    const qkv_soon own = {b + AHEAD * ldb, ldb, cols, k};
+    const qkv_soon own = {b + AHEAD * ldb, ldb * (ptrdiff_t)sizeof(float), cols, k * sizeof(float)};
     gemm_fetch fetch = gemm_fetch_plan(soon, steps), fetch_own = gemm_fetch_plan(&own, steps);
     if (rows > 0)
         gemm_nt_tiles[rows - 1](&o, c, a, b, cols, &fetch_own, &fetch);

@@ -6,6 +6,7 @@
 #define QKV_OPS_H
 
 #include "../plan.h"
+#include "../ref/storage.h"
 
 QKV_INTERNAL_BEGIN
 
@@ -17,6 +18,11 @@ typedef struct qkv_projection_shape {
     int64_t panels, task_panels, panel_groups;
     int64_t num_tasks, worker_size; /* bytes */
 } qkv_projection_shape;
+
+/* Of a complete descriptor. */
+static inline int64_t qkv_part_heads(const qkv_projection_part *part) {
+    return part->head_dim > 0 ? part->out_features / part->head_dim : 0;
+}
 
 qkv_status qkv_projection_prepare(const qkv_projection_desc *desc, qkv_projection_desc *d, qkv_problem *why);
 /* Of a descriptor inside another's: what 0 stands for, and all checks but those of tensors. */
@@ -59,12 +65,21 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
 /* What follows from a complete descriptor alone: group, key_blocks, ld_q, ld_o, q_scale, cap, keep_rows and bias_rows.
  * Returns the scale, 1/√head_dim where it is 0. */
 float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape);
+/* Refuses storage types where an operation reads floats only. */
+qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why);
 /* The tensors of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d);
 void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d);
 /* All that a run may not change except whether there is an lse, which gradients require. */
 enum { QKV_ATTENTION_FIELDS = 64 };
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]);
+
+/* Bytes of n stored elements that follow each other: blocks are whole. */
+static inline int64_t qkv_stored_bytes(int32_t type, int64_t n) {
+    return type == QKV_F32    ? n * 4
+           : type == QKV_Q8_0 ? n / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES
+                              : n * 2;
+}
 
 /* Whether there is an output element. */
 static inline bool qkv_attention_writes(const qkv_attention_desc *d) {
@@ -80,6 +95,9 @@ static inline uint32_t qkv_accumulated(uint32_t flags, uint32_t all) {
 
 /* dbias, which has one element along an axis that it is summed over, also over nothing. */
 void qkv_gradient_add_bias(qkv_operands *o, const qkv_attention_desc *d, const qkv_matrix_output *x);
+
+/* As QKV_SETTLE_MATRIX, except that a stride of 0 along an axis without elements would mean a sum over it. */
+void qkv_settle_bias_gradient(qkv_matrix_output *x, const qkv_attention_desc *d);
 
 /* dst[j] = src[j]·factor + 0.0f for j < n. */
 static inline void qkv_scale_row(const qkv_kernels *kernels, float *dst, const float *src, float factor, size_t n) {

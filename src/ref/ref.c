@@ -10,6 +10,7 @@
 
 #include "philox.h"
 #include "scalar.h"
+#include "storage.h"
 
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
     for (size_t c = 0; c < k; c++) {

@@ -69,6 +69,15 @@ static void fill(const tensor *t, int kind) {
             int64_t x = next() % 16 == 0 ? odd[next() % 4] : (int64_t)(next() % 300);
             memcpy(t->memory + i * sizeof x, &x, sizeof x);
         }
+    } else if (t->element > 1) { /* 16 bits, or a block of 32 int8 behind 16 bits */
+        for (size_t i = 0; i < t->bytes; i++)
+            t->memory[i] = (char)(next() % 256);
+        for (size_t i = 0; i < t->bytes; i += t->element) {
+            uint16_t half = (uint16_t)((next() % 0x4000) | (next() % 2 << 15));
+            if (kind == 1 && next() % 256 < 3)
+                half = (uint16_t)next();
+            memcpy(t->memory + i, &half, sizeof half);
+        }
     } else {
         for (size_t i = 0; i < t->bytes; i++)
             t->memory[i] = (char)(next() % 3);
@@ -126,6 +135,16 @@ static void *give_rows(bool out, const int64_t *size, int64_t batch, int64_t hea
     return give(out, sizeof(float), 3, size, (int64_t[]){batch, head, token}, run, kind);
 }
 
+/* The same of stored elements. */
+static void *give_stored(bool out, int32_t type, const int64_t *size, int64_t batch, int64_t head, int64_t token,
+                         int64_t run, int kind) {
+    if (type == QKV_Q8_0)
+        return give(out, 34, 3, size, (int64_t[]){batch / 32, head / 32, token / 32}, run / 32, kind);
+    return give(out, type == QKV_F32 ? 4 : 2, 3, size, (int64_t[]){batch, head, token}, run, kind);
+}
+
+#define GIVE_STORED(x, out, type, size, run)                                                                          \
+    (x).data = give_stored(out, type, size, (x).batch, (x).head, (x).token, run, kind)
 #define GIVE_ROWS(x, out, size, run) (x).data = give_rows(out, size, (x).batch, (x).head, (x).token, run, kind)
 #define GIVE_MATRIX(x, out, element, size, run)                                                                        \
     if ((x).data)                                                                                                      \
@@ -199,11 +218,11 @@ static void *give_packed(int64_t rows, int64_t columns, int kind) {
 
 static void give_attention(qkv_attention_desc *d, int kind) {
     const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, kv_heads(d), d->seq_k};
-    GIVE_ROWS(d->q, false, rows, d->head_dim);
-    GIVE_ROWS(d->k, false, keys, d->head_dim);
-    GIVE_ROWS(d->v, false, keys, dim_v(d));
+    GIVE_STORED(d->q, false, d->q_type, rows, d->head_dim);
+    GIVE_STORED(d->k, false, d->k_type, keys, d->head_dim);
+    GIVE_STORED(d->v, false, d->v_type, keys, dim_v(d));
     if (!d->states.data)
-        GIVE_ROWS(d->out, true, rows, dim_v(d));
+        GIVE_STORED(d->out, true, d->out_type, rows, dim_v(d));
     give_options(d, true, dim_v(d), kind);
 }
 

@@ -70,10 +70,32 @@ static void draw_rows(const int64_t size[3], int64_t run, bool out, int64_t *bat
     draw_strides(4, size, run, out, (int64_t *const[]){&(x).batch, &(x).head, &(x).query, &(x).key})
 #define OPTION(pointer, percent) (pointer) = chance(percent) ? (void *)somewhere : NULL
 
+static void draw_types(qkv_attention_desc *d) {
+    d->q_type = (int32_t)pick(chance(98) ? 3 : 6) - (chance(1) ? 1 : 0);
+    d->k_type = (int32_t)pick(chance(98) ? 4 : 6);
+    d->v_type = (int32_t)pick(chance(98) ? 4 : 6);
+    d->out_type = (int32_t)pick(chance(98) ? 3 : 6);
+    if ((d->k_type == QKV_Q8_0 || d->v_type == QKV_Q8_0) && chance(95)) {
+        d->head_dim = 32 * pick(3);
+        d->head_dim_v = chance(40) ? 32 * pick(4) : 0;
+    }
+}
+
+/* In whole blocks, mostly. */
+static void draw_stored(qkv_input *x, int32_t type, const int64_t *size, int64_t run) {
+    const int64_t block = type == QKV_Q8_0 && chance(97) ? 32 : 1;
+    draw_rows(size, run / block, false, &x->batch, &x->head, &x->token);
+    x->batch *= block;
+    x->head *= block;
+    x->token *= block;
+}
+
 static void draw_attention(qkv_attention_desc *d, bool inner) {
     *d = (qkv_attention_desc){.size = sizeof *d, .batch = small(), .num_kv_heads = small(), .seq_q = length(),
                               .seq_k = length(), .head_dim = width(), .head_dim_v = chance(40) ? width() : 0};
     d->num_heads = d->num_kv_heads * (1 + pick(3));
+    if (chance(inner ? 1 : 40))
+        draw_types(d);
     if (chance(10))
         d->num_heads = small();
     if (inner)
@@ -90,8 +112,8 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     const int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k}, keys[3] = {d->batch, kv, d->seq_k};
     const int64_t blocks[4] = {d->batch, d->num_heads, d->seq_q, (d->seq_k + 255) / 256};
     ROWS(d->q, rows, d->head_dim, false);
-    ROWS(d->k, keys, d->head_dim, false);
-    ROWS(d->v, keys, dv, false);
+    draw_stored(&d->k, d->k_type, keys, d->head_dim);
+    draw_stored(&d->v, d->v_type, keys, dv);
     ROWS(d->out, rows, dv, true);
     ROWS(d->lse, rows, 1, true);
     OPTION(d->lse.data, 40);
@@ -214,6 +236,8 @@ static void draw(int operation, descriptor *u) {
         qkv_attention_desc *a = &d->forward;
         d->size = sizeof *d;
         draw_attention(a, false);
+        if (chance(97)) /* else refused */
+            a->q_type = a->k_type = a->v_type = a->out_type = QKV_F32;
         a->states.data = chance(2) ? somewhere : NULL;
         const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
         const int64_t keys[3] = {a->batch, kv_heads(a), a->seq_k};
@@ -430,6 +454,16 @@ static void put_back(void) {
     }
 }
 
+static bool is_nan(const char *p, size_t element) {
+    uint16_t half;
+    float x = 0;
+    memcpy(&half, p, sizeof half);
+    if (element == sizeof half) /* of either type */
+        return (half & 0x7fff) > 0x7c00;
+    memcpy(&x, p, sizeof x);
+    return x != x;
+}
+
 /* Bytes in gaps are as they were; elements are the same words as those of the run before, if there was one. */
 static void compare(char *const want[], bool elements) {
     for (int i = 0; i < num_tensors; i++) {
@@ -437,13 +471,12 @@ static void compare(char *const want[], bool elements) {
         if (!t->out)
             continue;
         char *map = element_map(t);
-        for (size_t at = 0; at < t->bytes; at += sizeof(float)) {
-            float a, b;
-            memcpy(&a, t->memory + at, sizeof a);
-            memcpy(&b, (map[at] && elements ? want[i] : t->before) + at, sizeof b);
-            if (map[at] && elements && memcmp(&a, &b, sizeof a) != 0 && !(a != a && b != b))
+        for (size_t at = 0; at < t->bytes; at += t->element) {
+            const char *got = t->memory + at, *other = (map[at] && elements ? want[i] : t->before) + at;
+            const bool same = memcmp(got, other, t->element) == 0;
+            if (map[at] && elements && !same && !(is_nan(got, t->element) && is_nan(other, t->element)))
                 fail("three workers write other bits than one");
-            if (!map[at] && memcmp(&a, &b, sizeof a) != 0)
+            if (!map[at] && !same)
                 fail("a byte in a gap was written");
         }
         free(map);

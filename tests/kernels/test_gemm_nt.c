@@ -14,7 +14,7 @@ static void check(const qt_set *set, qt_rng *rng, size_t rows, size_t cols, size
     float *want = tile_of(old, (ptrdiff_t)cols, rows, present, ldc, place);
     float *same = tile_of(old, (ptrdiff_t)cols, rows, present, ldc, place);
     float *got = tile_of(old, (ptrdiff_t)cols, rows, present, ldc, place);
-    const qkv_soon soon = {b, ldb, cols, k}; /* a hint changes nothing */
+    const qkv_soon soon = {b, ldb * 4, cols, k * 4}; /* a hint changes nothing */
     qkv_kernels_ref.gemm_nt(want, (ptrdiff_t)ldc, a, lda, b, ldb, rows, cols, k, accumulate, NULL);
     set->kernels->gemm_nt(got, (ptrdiff_t)ldc, a, lda, b, ldb, rows, cols, k, accumulate, k % 2 ? &soon : NULL);
     qt_expect_rows("c", want, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, cols, QT_ANY_ZERO);

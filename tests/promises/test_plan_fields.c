@@ -48,9 +48,12 @@ typedef struct field {
         AT(desc, at left, PLANNED), AT(desc, at right, PLANNED), AT(desc, at q_offset, PLANNED),                       \
         AT(desc, at q_offsets, OPTIONAL), AT(desc, at kv_len, OPTIONAL), AT(desc, at alibi_slopes, OPTIONAL),          \
         AT(desc, at sinks, OPTIONAL), MATRIX(desc, at bias, OPTIONAL), MATRIX(desc, at keep, OPTIONAL),                \
-        MATRIX(desc, at probabilities, OPTIONAL), MATRIX(desc, at states, NULL_ONLY), AT(desc, at dropout, PLANNED),   \
+        MATRIX(desc, at probabilities, OPTIONAL), AT(desc, at states.data, NULL_ONLY),                                 \
+        AT(desc, at states.batch, PLANNED), AT(desc, at states.head, PLANNED), AT(desc, at states.query, PLANNED),     \
+        AT(desc, at states.key, UNUSED), /* one block of keys */ AT(desc, at dropout, PLANNED),                        \
         AT(desc, at scores_stage, PLANNED), AT(desc, at dropout_seed, FREE), AT(desc, at dropout_offset, FREE),        \
-        MATRIX(desc, at scores, OPTIONAL)
+        MATRIX(desc, at scores, OPTIONAL), AT(desc, at q_type, PLANNED), AT(desc, at k_type, PLANNED),                 \
+        AT(desc, at v_type, PLANNED), AT(desc, at out_type, PLANNED)
 #define PART(desc, i, bias_kind, out_kind, strides)                                                                    \
     AT(desc, part[i].out_features, PLANNED), AT(desc, part[i].head_dim, PLANNED), AT(desc, part[i].bias, bias_kind),   \
         AT(desc, part[i].out.data, out_kind), AT(desc, part[i].out.batch, strides),                                    \

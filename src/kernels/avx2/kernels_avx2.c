@@ -18,6 +18,7 @@
 
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../../ref/storage.h"
 #include "../repeat.h"
 #include "simd_avx2.h"
 
@@ -25,6 +26,7 @@
 #include "../rows.inc.h"
 #include "../backward.inc.h"
 #include "../dropout.inc.h"
+#include "../storage.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

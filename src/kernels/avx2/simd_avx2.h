@@ -100,6 +100,31 @@ QKV_INLINE void v_transpose(vec x[8]) {
 #undef SWAP_HALVES
 }
 
+/* VLEN stored elements at p, and the scale of a block in every lane. No conversion looks at MXCSR. */
+QKV_INLINE vec v_load_f16(const unsigned char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+QKV_INLINE vec v_load_bf16(const unsigned char *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+QKV_INLINE vec v_load_i8(const unsigned char *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+QKV_INLINE vec v_set_f16(const unsigned char *p) {
+    uint16_t x;
+    memcpy(&x, p, sizeof x);
+    return _mm256_cvtph_ps(_mm_set1_epi16((short)x));
+}
+QKV_INLINE void v_store_f16(unsigned char *p, vec x) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+    __m256i bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(v_is_nan(x))), 16);
+    _mm_storeu_si128((__m128i *)p, _mm_packus_epi32(_mm256_castsi256_si128(rounded),
+                                                    _mm256_extracti128_si256(rounded, 1)));
+}
+
 /* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */
 typedef struct vwords {
     __m256i even, odd;

@@ -24,6 +24,7 @@
 
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../../ref/storage.h"
 #include "../repeat.h"
 /* Without optimisation GCC has macros for intrinsics, and they convert the sign of masks. */
 #pragma GCC diagnostic push
@@ -35,6 +36,7 @@
 #include "../rows.inc.h"
 #include "../backward.inc.h"
 #include "../dropout.inc.h"
+#include "../storage.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -105,6 +105,30 @@ QKV_INLINE void v_transpose(vec x[16]) {
 #undef TRANSPOSE_OF_LANES
 }
 
+/* VLEN stored elements at p, and the scale of a block in every lane. No conversion looks at MXCSR. */
+QKV_INLINE vec v_load_f16(const unsigned char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+QKV_INLINE vec v_load_bf16(const unsigned char *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+QKV_INLINE vec v_load_i8(const unsigned char *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+QKV_INLINE vec v_set_f16(const unsigned char *p) {
+    uint16_t x;
+    memcpy(&x, p, sizeof x);
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short)x));
+}
+QKV_INLINE void v_store_f16(unsigned char *p, vec x) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+    __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    __m512i quiet = _mm512_or_epi32(bits, _mm512_set1_epi32(0x400000));
+    rounded = _mm512_srli_epi32(_mm512_mask_blend_epi32(v_is_nan(x), rounded, quiet), 16);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(rounded));
+}
+
 /* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */
 typedef struct vwords {
     __m512i even, odd;

@@ -8,6 +8,7 @@
 
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../../ref/storage.h"
 #include "../repeat.h"
 #include "simd_neon.h"
 
@@ -15,6 +16,7 @@
 #include "../rows.inc.h"
 #include "../backward.inc.h"
 #include "../dropout.inc.h"
+#include "../storage.inc.h"
 
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"

@@ -149,6 +149,31 @@ QKV_INLINE vec v_fma_lane(vec a, int lane, vec b, vec c) {
         a += step, lower += step, b += ldb;                                                                          \
     }
 
+/* VLEN stored elements at p, and the scale of a block in every lane. No conversion looks at FPCR's flushing. */
+QKV_INLINE vec v_load_f16(const unsigned char *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+QKV_INLINE vec v_load_bf16(const unsigned char *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+QKV_INLINE vec v_load_i8(const unsigned char *p) {
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(word)))));
+}
+QKV_INLINE vec v_set_f16(const unsigned char *p) {
+    uint16_t x;
+    memcpy(&x, p, sizeof x);
+    return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x)));
+}
+QKV_INLINE void v_store_f16(unsigned char *p, vec x) { vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(x))); }
+QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+    uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+    uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
+    vst1_u8(p, vreinterpret_u8_u16(vshrn_n_u32(vbslq_u32(v_is_nan(x), quiet, rounded), 16)));
+}
+
 /* VLEN words of 32 bits, or their products with another. */
 typedef struct vwords {
     uint32x4_t low, high;

@@ -9,6 +9,7 @@
 
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
+#include "../../ref/storage.h"
 
 #include "../loops.inc.h"
 

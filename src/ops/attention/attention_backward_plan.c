@@ -13,6 +13,13 @@ void qkv_gradient_add_bias(qkv_operands *o, const qkv_attention_desc *d, const q
     qkv_add_operand(o, QKV_NEEDED | QKV_OUTPUT | QKV_SUMMED, "grad_bias", x->data, sizeof(float), 4, sizes, strides, 1);
 }
 
+void qkv_settle_bias_gradient(qkv_matrix_output *x, const qkv_attention_desc *d) {
+    x->batch = qkv_settled(x->batch, d->batch, false);
+    x->head = qkv_settled(x->head, d->num_heads, false);
+    x->query = qkv_settled(x->query, d->seq_q, false);
+    x->key = qkv_settled(x->key, d->seq_k, false);
+}
+
 enum {
     ATTENTION_GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS |
                           QKV_ACCUMULATE_SINKS
@@ -31,6 +38,13 @@ static qkv_status qkv_attention_backward_complete(const qkv_attention_backward_d
     qkv_leave(why);
     qkv_attention_defaults(&d->forward);
     d->flags = qkv_accumulated(d->flags, ATTENTION_GRADIENTS);
+    const qkv_attention_desc *f = &d->forward;
+    QKV_SETTLE_ROWS(d->grad_out, f->batch, f->num_heads, f->seq_q, f->head_dim_v);
+    QKV_SETTLE_ROWS(d->grad_lse, f->batch, f->num_heads, f->seq_q, 1);
+    QKV_SETTLE_ROWS(d->grad_q, f->batch, f->num_heads, f->seq_q, f->head_dim);
+    QKV_SETTLE_ROWS(d->grad_k, f->batch, f->num_kv_heads, f->seq_k, f->head_dim);
+    QKV_SETTLE_ROWS(d->grad_v, f->batch, f->num_kv_heads, f->seq_k, f->head_dim_v);
+    qkv_settle_bias_gradient(&d->grad_bias, f);
     return QKV_OK;
 }
 
@@ -40,6 +54,8 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
     qkv_status status = qkv_attention_validate(a, why);
     if (status != QKV_OK)
         return status;
+    if (qkv_attention_only_floats(a, why) != QKV_OK)
+        return why->status;
     if (a->states.data)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "states", -1, "must be NULL: gradients are of out and lse", 0, 0);
     /* What is counted stays small also where another size is 0. */

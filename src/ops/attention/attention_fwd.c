@@ -58,6 +58,11 @@ static float *output_row(const attention_task *t, const qkv_output *x, int64_t r
     return (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->token;
 }
 
+static void *stored_output_row(const attention_task *t, const qkv_output *x, int32_t type, int64_t row) {
+    return (unsigned char *)x->data +
+           qkv_stored_bytes(type, t->b * x->batch + t->head[row] * x->head + t->query[row] * x->token);
+}
+
 /* The sink is one more state, (sink, 1, 0), folded last. */
 static void fold_sinks(const attention_task *t, int64_t row, int64_t n) {
     for (int64_t i = 0; i < n; i++)
@@ -70,13 +75,21 @@ static void fold_sinks(const attention_task *t, int64_t row, int64_t n) {
 static void write_out(const attention_task *t, int64_t row, int64_t n) {
     const qkv_output *out = &t->desc->out;
     int64_t group = t->shape->group, ld = t->shape->ld_o;
+    int32_t type = t->desc->out_type;
+    size_t dim = (size_t)t->desc->head_dim_v;
     for (int64_t first = row; first < row + qkv_min(group, n); first++) {
         float factors[QKV_MAX_ROWS];
         size_t count = rows_of_head(t, first, row + n);
         for (size_t i = 0; i < count; i++)
             factors[i] = qkv_inverse_sum(t->sum[first + (int64_t)i * group]);
-        t->kernels->scale(output_row(t, out, first), out->token, t->out + first * ld, group * ld, factors, count,
-                          (size_t)t->desc->head_dim_v);
+        float *from = t->out + first * ld;
+        if (type == QKV_F32) {
+            t->kernels->scale(output_row(t, out, first), out->token, from, group * ld, factors, count, dim);
+            continue;
+        }
+        t->kernels->scale(from, group * ld, from, group * ld, factors, count, dim);
+        t->kernels->narrow(stored_output_row(t, out, type, first), qkv_stored_bytes(type, out->token), from, group * ld,
+                           type, count, dim);
     }
 }
 
@@ -150,7 +163,7 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
     int32_t stage = phase + (shape->packed_blocks > 0 ? PACK_KEYS : ATTEND_KEYS);
     attention_task t;
     if (stage == PACK_KEYS) {
-        qkv_attention_pack_keys(kernels, shape, d, workspace, index);
+        qkv_attention_pack_keys(kernels, shape, d, workspace, index, worker);
         return;
     }
     int64_t rows = stage == ATTEND_KEYS ? index / shape->key_chunks : index; /* which block of them */

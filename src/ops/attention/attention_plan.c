@@ -13,6 +13,16 @@ void qkv_attention_defaults(qkv_attention_desc *d) {
         d->num_kv_heads = d->num_heads;
     if (d->head_dim_v == 0 && !(d->flags & QKV_HEAD_DIM_V))
         d->head_dim_v = d->head_dim;
+    QKV_SETTLE_ROWS(d->q, d->batch, d->num_heads, d->seq_q, d->head_dim);
+    QKV_SETTLE_ROWS(d->k, d->batch, d->num_kv_heads, d->seq_k, d->head_dim);
+    QKV_SETTLE_ROWS(d->v, d->batch, d->num_kv_heads, d->seq_k, d->head_dim_v);
+    QKV_SETTLE_ROWS(d->out, d->batch, d->num_heads, d->seq_q, d->head_dim_v);
+    QKV_SETTLE_ROWS(d->lse, d->batch, d->num_heads, d->seq_q, 1);
+    QKV_SETTLE_MATRIX(d->bias, d->batch, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->keep, d->batch, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->probabilities, d->batch, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->scores, d->batch, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->states, d->batch, d->num_heads, d->seq_q, qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK));
 }
 
 static qkv_status qkv_attention_complete(const qkv_attention_desc *desc, qkv_attention_desc *d, qkv_problem *why) {
@@ -20,6 +30,38 @@ static qkv_status qkv_attention_complete(const qkv_attention_desc *desc, qkv_att
     if (status == QKV_OK)
         qkv_attention_defaults(d);
     return status;
+}
+
+/* Types that there are, and channels and strides of whole blocks. */
+static qkv_status validate_storage(const qkv_attention_desc *d, qkv_problem *why) {
+    const struct {
+        const char *field, *tensor;
+        int32_t type, most;
+        int64_t channels, batch, head, token;
+    } stored[] = {{"q_type", "q", d->q_type, QKV_BF16, d->head_dim, d->q.batch, d->q.head, d->q.token},
+                  {"k_type", "k", d->k_type, QKV_Q8_0, d->head_dim, d->k.batch, d->k.head, d->k.token},
+                  {"v_type", "v", d->v_type, QKV_Q8_0, d->head_dim_v, d->v.batch, d->v.head, d->v.token},
+                  {"out_type", "out", d->out_type, QKV_BF16, d->head_dim_v, d->out.batch, d->out.head, d->out.token}};
+    for (size_t i = 0; i < sizeof stored / sizeof stored[0]; i++) {
+        if (stored[i].type < 0 || stored[i].type > stored[i].most)
+            return qkv_refuse(why, QKV_ERROR_FLAGS, stored[i].field, -1, "is no type of this tensor (%)",
+                              stored[i].type, 0);
+        int64_t in_blocks = stored[i].channels | stored[i].batch | stored[i].head | stored[i].token;
+        if (stored[i].type == QKV_Q8_0 && in_blocks % QKV_Q8_0_CHANNELS != 0)
+            return qkv_refuse(why, QKV_ERROR_SHAPE, stored[i].tensor, -1,
+                              "has channels or strides that are no multiple of %, its type's block", QKV_Q8_0_CHANNELS,
+                              0);
+    }
+    return QKV_OK;
+}
+
+qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why) {
+    const char *field = d->q_type     ? "q_type"
+                        : d->k_type   ? "k_type"
+                        : d->v_type   ? "v_type"
+                        : d->out_type ? "out_type"
+                                      : NULL;
+    return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be QKV_F32 here", 0, 0) : QKV_OK;
 }
 
 static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why) {
@@ -63,6 +105,8 @@ qkv_status qkv_attention_validate(const qkv_attention_desc *d, qkv_problem *why)
                           d->num_kv_heads);
     if (status == QKV_OK)
         status = validate_options(d, why);
+    if (status == QKV_OK)
+        status = validate_storage(d, why);
     if (status != QKV_OK)
         return status;
     /* Everything the tasks count or allocate stays below 2^60, with room for rounding up. */
@@ -172,7 +216,7 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     cut_rows(ctx, heads, shape);
     shape->packed_blocks = shared_key_blocks(d, heads, shape);
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
-    shape->copies_values = d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
+    shape->copies_values = d->v_type == QKV_F32 && d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     int64_t scratch[2] = {shape->block_rows + tile + keys, shape->ld_q + shape->ld_o + 64}, size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size))
@@ -196,7 +240,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
         d->states.batch, d->states.head, d->states.query, d->states.key,
         d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage, qkv_float_field(d->dropout),
-        optional,
+        d->q_type | (int64_t)d->k_type << 8 | (int64_t)d->v_type << 16 | (int64_t)d->out_type << 24, optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
@@ -227,11 +271,12 @@ static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d)
     const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, d->num_kv_heads, d->seq_k};
     int pairs = qkv_attention_writes(d) && d->seq_k > 0 ? QKV_NEEDED : 0;
     /* A task reads its queries before it writes their outputs. */
-    qkv_add_input(o, pairs, "q", d->q, rows, d->head_dim)->itself = 1;
-    qkv_add_input(o, pairs, "k", d->k, keys, d->head_dim);
-    qkv_add_input(o, pairs, "v", d->v, keys, d->head_dim_v);
+    qkv_add_stored(o, pairs, "q", d->q, d->q_type, rows, d->head_dim)->itself = 1;
+    qkv_add_stored(o, pairs, "k", d->k, d->k_type, keys, d->head_dim);
+    qkv_add_stored(o, pairs, "v", d->v, d->v_type, keys, d->head_dim_v);
     if (!d->states.data)
-        qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->head_dim_v)->itself = 1;
+        qkv_add_stored(o, QKV_NEEDED | QKV_OUTPUT, "out", qkv_as_input(&d->out), d->out_type, rows,
+                       d->head_dim_v)->itself = 1;
     qkv_attention_optional_outputs(o, d);
     qkv_attention_options(o, d);
 }

@@ -101,31 +101,48 @@ void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t 
     qkv_finish_views(t, row, n, block, views, keys, columns, cap);
 }
 
-/* The same from the keys in memory. */
-static void multiply_rows(const attention_task *t, const float *q, int64_t n, const key_block *block, key_range keys,
-                          const qkv_soon *soon) {
+/* The same from keys in rows of floats. */
+static void multiply_rows(const attention_task *t, const float *q, int64_t n, const float *k, int64_t ld_k,
+                          key_range keys, const qkv_soon *soon) {
     int64_t dim = t->desc->head_dim, x = 0;
     do {
-        t->kernels->gemm_nt(t->scores + keys.first, LD_SCORES, q + x, t->shape->ld_q,
-                            block->k + keys.first * block->ld_k + x, block->ld_k, (size_t)n,
+        t->kernels->gemm_nt(t->scores + keys.first, LD_SCORES, q + x, t->shape->ld_q, k + x, ld_k, (size_t)n,
                             (size_t)(keys.end - keys.first), (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0,
                             x == 0 ? soon : NULL);
         x += QKV_CHAIN;
     } while (x < dim);
 }
 
+void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, const void *k, key_range keys,
+                       const qkv_soon *soon) {
+    enum { STRIP_KEYS = 32 }; /* so many stay in the L1 cache as floats */
+    const float *q = t->q + row * t->shape->ld_q;
+    int32_t type = t->desc->k_type;
+    int64_t ld = t->desc->k.token, stride = qkv_stored_bytes(type, ld);
+    if (type == QKV_F32) {
+        multiply_rows(t, q, n, (const float *)k + keys.first * ld, ld, keys, soon);
+        return;
+    }
+    for (int64_t j = keys.first; j < keys.end; j += STRIP_KEYS) {
+        key_range strip = {j, qkv_min(j + STRIP_KEYS, keys.end)};
+        const qkv_soon share = part_of(soon, j - keys.first, strip.end - keys.first, keys.end - keys.first);
+        t->kernels->widen(t->strip, t->shape->ld_q, (const unsigned char *)k + j * stride, stride, type,
+                          (size_t)(strip.end - j), (size_t)t->desc->head_dim);
+        multiply_rows(t, q, n, t->strip, t->shape->ld_q, strip, &share);
+    }
+}
+
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
                          const row_view *views, key_range keys) {
     key_range columns = whole_lanes(keys);
     const qkv_soon soon = share_of(t, &block->next_v, row, n);
-    const float *q = t->q + row * t->shape->ld_q;
     if (block->panels) {
         const int64_t half = QKV_LANES / 2; /* the rest of the lanes is hidden from every row */
         key_range product = {keys.first / half * half, qkv_round_up(keys.end, half)};
-        qkv_multiply_panels(t->kernels, t->scores, q, t->shape->ld_q, n, block->panels, t->desc->head_dim, product,
-                            &soon);
+        qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
+                            t->desc->head_dim, product, &soon);
     } else {
-        multiply_rows(t, q, n, block, keys, &soon);
+        qkv_multiply_keys(t, row, n, block->k, keys, &soon);
     }
     qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);
     return columns;

@@ -32,6 +32,7 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     int64_t used = 0, rows = shape->block_rows, tile = kernels->tile_rows, ld_o = shape->ld_o;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     bool few = shape->rows <= kernels->few_rows;
+    bool widens_k = d->k_type != QKV_F32, widens_v = d->v_type != QKV_F32;
     t->scores = take(base, &used, tile * LD_SCORES);
     t->block_out = take(base, &used, tile * ld_o);
     t->block_max = take(base, &used, QKV_MAX_ROWS);
@@ -52,6 +53,8 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     t->head = take_integers(base, &used, rows);
     t->values = take(base, &used, few ? 0 : keys * ld_o);
     t->packed = take(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim);
+    t->widened = take(base, &used, widens_v ? keys * ld_o : 0);
+    t->strip = take(base, &used, widens_k ? QKV_PANEL * shape->ld_q : 0);
     return used * (int64_t)sizeof(float);
 }
 
@@ -75,12 +78,21 @@ static void name_rows(const attention_task *t) {
     }
 }
 
-/* Packs the panels of a key block that hold the given keys of it. */
-static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, float *panels, int64_t b,
+/* Packs the panels of a key block that hold the given keys of it. strip: room for QKV_PANEL keys in floats, where they
+ * are stored otherwise. */
+static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, float *panels, float *strip, int64_t b,
                        int64_t kv_head, int64_t block, key_range keys) {
-    for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL)
-        kernels->pack(panels + j * d->head_dim, qkv_input_row(&d->k, b, kv_head, block * QKV_KEY_BLOCK + j), d->k.token,
-                      (size_t)qkv_min(QKV_PANEL, keys.end - j), (size_t)d->head_dim);
+    int64_t ld = d->k.token, ld_strip = qkv_round_up(d->head_dim, QKV_LANES);
+    for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
+        const void *from = qkv_stored_row(&d->k, d->k_type, b, kv_head, block * QKV_KEY_BLOCK + j);
+        size_t rows = (size_t)qkv_min(QKV_PANEL, keys.end - j), dim = (size_t)d->head_dim;
+        if (d->k_type != QKV_F32) {
+            kernels->widen(strip, ld_strip, from, qkv_stored_bytes(d->k_type, ld), d->k_type, rows, dim);
+            kernels->pack(panels + j * d->head_dim, strip, ld_strip, rows, dim);
+        } else {
+            kernels->pack(panels + j * d->head_dim, from, ld, rows, dim);
+        }
+    }
 }
 
 /* ------------------------------------------------------------------------------------------- packed by all tasks */
@@ -97,13 +109,15 @@ static int64_t head_panels_size(const qkv_attention_shape *shape, const qkv_atte
 }
 
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
-                             const qkv_attention_desc *d, void *workspace, int64_t index) {
+                             const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker) {
+    unsigned char *scratch = (unsigned char *)workspace + shape->packed_size + shape->states_size;
     int64_t place = index % shape->packed_blocks, kv_head = index / shape->packed_blocks;
     int64_t b = kv_head / d->num_kv_heads;
     key_range all = visible_to_batch(d, b);
     int64_t block = all.first / QKV_KEY_BLOCK + place;
     float *panels = (float *)workspace + kv_head * head_panels_size(shape, d);
-    pack_block(kernels, d, panels + place * QKV_KEY_BLOCK * d->head_dim, b, kv_head % d->num_kv_heads, block,
+    pack_block(kernels, d, panels + place * QKV_KEY_BLOCK * d->head_dim,
+               (float *)(void *)(scratch + worker * shape->worker_size), b, kv_head % d->num_kv_heads, block,
                within_block(all, block));
 }
 
@@ -139,26 +153,37 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
     }
     size_t rows = (size_t)(keys.end - keys.first);
     int64_t key = index * QKV_KEY_BLOCK + keys.first;
-    const float *k = qkv_input_row(&d->k, b, kv_head, key);
-    block->next_k = (qkv_soon){k, d->k.token, rows, (size_t)d->head_dim};
+    block->next_k = (qkv_soon){qkv_stored_row(&d->k, d->k_type, b, kv_head, key),
+                               qkv_stored_bytes(d->k_type, d->k.token), rows,
+                               (size_t)qkv_stored_bytes(d->k_type, d->head_dim)};
     if (t->shared_keys) {
         int64_t heads_on = (b - t->b) * d->num_kv_heads + kv_head - t->kv_head;
         int64_t first = b == t->b ? t->first_shared : visible_to_batch(d, b).first / QKV_KEY_BLOCK;
         const float *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
-        block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim, d->head_dim, rows,
-                                   (size_t)d->head_dim};
+        block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim,
+                                   d->head_dim * (int64_t)sizeof(float), rows, (size_t)d->head_dim * sizeof(float)};
     }
-    const float *v = qkv_input_row(&d->v, b, kv_head, key);
-    block->next_v = (qkv_soon){v, d->v.token, rows, (size_t)d->head_dim_v};
+    block->next_v = (qkv_soon){qkv_stored_row(&d->v, d->v_type, b, kv_head, key),
+                               qkv_stored_bytes(d->v_type, d->v.token), rows,
+                               (size_t)qkv_stored_bytes(d->v_type, d->head_dim_v)};
 }
 
 /* ------------------------------------------------------------------------------------------------------ key blocks */
 
+/* V as floats: in memory, or where it has been widened to. */
 static void read_values(const attention_task *t, key_block *block) {
-    const qkv_input *v = &t->desc->v;
-    int64_t key = block->index * QKV_KEY_BLOCK;
-    block->v = qkv_input_row(v, t->b, t->kv_head, key);
-    block->ld_v = v->token;
+    const qkv_attention_desc *d = t->desc;
+    bool widens = d->v_type != QKV_F32;
+    block->v = widens ? t->widened : qkv_stored_row(&d->v, QKV_F32, t->b, t->kv_head, block->index * QKV_KEY_BLOCK);
+    block->ld_v = widens ? t->shape->ld_o : d->v.token;
+}
+
+static void widen_values(const attention_task *t, int64_t index, key_range keys) {
+    const qkv_attention_desc *d = t->desc;
+    t->kernels->widen(t->widened + keys.first * t->shape->ld_o, t->shape->ld_o,
+                      qkv_stored_row(&d->v, d->v_type, t->b, t->kv_head, index * QKV_KEY_BLOCK + keys.first),
+                      qkv_stored_bytes(d->v_type, d->v.token), d->v_type, (size_t)(keys.end - keys.first),
+                      (size_t)d->head_dim_v);
 }
 
 static void copy_values(const attention_task *t, const key_block *block, key_range keys) {
@@ -179,12 +204,13 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     if (t->shared_keys) {
         block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * d->head_dim;
     } else if (t->rows <= t->kernels->few_rows) {
-        block->k = qkv_input_row(&d->k, t->b, t->kv_head, index * QKV_KEY_BLOCK);
-        block->ld_k = d->k.token;
+        block->k = qkv_stored_row(&d->k, d->k_type, t->b, t->kv_head, index * QKV_KEY_BLOCK);
     } else {
-        pack_block(t->kernels, d, t->packed, t->b, t->kv_head, index, keys);
+        pack_block(t->kernels, d, t->packed, t->strip, t->b, t->kv_head, index, keys);
         block->panels = t->packed;
     }
+    if (d->v_type != QKV_F32)
+        widen_values(t, index, keys);
     read_values(t, block);
     if (t->shape->copies_values) {
         copy_values(t, block, keys);
@@ -223,15 +249,19 @@ bool qkv_find_holes(const attention_task *t, key_block *block) {
 void qkv_attention_scale_queries(const attention_task *t) {
     const qkv_input *q = &t->desc->q;
     int64_t group = t->shape->group, ld = t->shape->ld_q;
+    int32_t type = t->desc->q_type;
     if (t->desc->seq_k == 0 || t->desc->head_dim == 0)
         return;
     for (int64_t row = 0; row < t->rows; row++)
         t->sum[row] = t->shape->q_scale; /* not in use yet */
     for (int64_t row = 0; row < qkv_min(group, t->rows); row++) { /* the rows of one head at a time */
-        const float *from = (const float *)q->data + t->b * q->batch + t->head[row] * q->head +
-                            t->query[row] * q->token;
-        t->kernels->scale(t->q + row * ld, group * ld, from, q->token, t->sum, rows_of_head(t, row, t->rows),
-                          (size_t)t->desc->head_dim);
+        const void *from = qkv_stored_row(q, type, t->b, t->head[row], t->query[row]);
+        size_t rows = rows_of_head(t, row, t->rows), dim = (size_t)t->desc->head_dim;
+        float *to = t->q + row * ld;
+        if (type != QKV_F32)
+            t->kernels->widen(to, group * ld, from, qkv_stored_bytes(type, q->token), type, rows, dim);
+        t->kernels->scale(to, group * ld, type != QKV_F32 ? to : from, type != QKV_F32 ? group * ld : q->token, t->sum,
+                          rows, dim);
     }
 }
 

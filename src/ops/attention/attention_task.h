@@ -34,6 +34,8 @@ typedef struct attention_task {
     uint8_t *keep;                 /* [keep_rows][QKV_KEY_BLOCK]: the same */
     uint64_t *shown;               /* [tiles]: key blocks that a contiguous mask does not hide; NULL: not looked for */
     float *values;                 /* [keys][ld_o]: a copy of a block of V, where that pays */
+    float *widened;                /* [keys][ld_o]: a block of V in floats, where it is stored otherwise */
+    float *strip;                  /* [QKV_PANEL][ld_q]: some keys in floats, where they are stored otherwise */
     float *packed;                 /* a block of keys in panels, where the task packs its own */
     const float *shared_keys;      /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
@@ -43,7 +45,7 @@ typedef struct attention_task {
 
 /* Packs a block of keys for all tasks of its KV head. */
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
-                             const qkv_attention_desc *d, void *workspace, int64_t index);
+                             const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker);
 
 /* Opens block of rows `index`: names its rows and lays out the scratch of its worker. */
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
@@ -86,9 +88,11 @@ static inline key_range visible_keys(const attention_task *t, int64_t query) {
 }
 
 /* Row (b, head, token) of a tensor. One without channels may be NULL: then somewhere, of which nothing is read. */
-static inline const float *qkv_input_row(const qkv_input *x, int64_t b, int64_t head, int64_t token) {
+static inline const void *qkv_stored_row(const qkv_input *x, int32_t type, int64_t b, int64_t head, int64_t token) {
     static const float somewhere = 0;
-    return x->data ? (const float *)x->data + b * x->batch + head * x->head + token * x->token : &somewhere;
+    return x->data ? (const unsigned char *)x->data +
+                         qkv_stored_bytes(type, b * x->batch + head * x->head + token * x->token)
+                   : (const void *)&somewhere;
 }
 
 /* All that the queries from first to last see between them. */
@@ -157,8 +161,7 @@ void qkv_survey_mask(const attention_task *t, int64_t first);
 typedef struct key_block {
     int64_t index;
     const float *panels;     /* K; NULL: as it lies in memory, since the rows are few */
-    const float *k;          /* of key 0 of the block, as v */
-    int64_t ld_k;
+    const void *k;           /* of key 0 of the block, as v; stored elements */
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
     /* Keys with a NaN or infinity in V, looked for when a product shows one that its row may not see. If there are any,
@@ -182,7 +185,8 @@ static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end,
     int64_t rows = (int64_t)soon->rows, row = rows * first / whole;
     if (rows == 0) /* nothing follows: no address to count from */
         return *soon;
-    return (qkv_soon){soon->data + row * soon->ld, soon->ld, (size_t)(rows * end / whole - row), soon->cols};
+    return (qkv_soon){(const unsigned char *)soon->data + row * soon->stride, soon->stride,
+                      (size_t)(rows * end / whole - row), soon->bytes};
 }
 
 static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, int64_t row, int64_t n) {
@@ -197,6 +201,10 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
 /* Its first half, c[i][j] = Σ a[i·lda + x]·panels(j)[x] for n rows, the given columns of a key block, and x < dim … */
 void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
                          const float *panels, int64_t dim, key_range columns, const qkv_soon *soon);
+
+/* … the same of n rows of the task and keys as they lie in memory, k being key 0 of the block, into t->scores … */
+void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, const void *k, key_range keys,
+                       const qkv_soon *soon);
 
 /* … and its second, in place in t->scores: softcap (cap = 0: none), ALiBi, bias, masks. */
 void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,

@@ -8,7 +8,18 @@
 enum { BLOCK_ROWS = 64 }; /* queries of a task */
 
 static qkv_status qkv_merge_complete(const qkv_merge_desc *desc, qkv_merge_desc *d, qkv_problem *why) {
-    return qkv_import(d, sizeof *d, desc, why);
+    qkv_status status = qkv_import(d, sizeof *d, desc, why);
+    if (status != QKV_OK)
+        return status;
+    int64_t channels = qkv_min(d->head_dim_v, d->num_parts);
+    QKV_SETTLE_ROWS(d->part_out, d->batch, d->num_heads, d->seq_q, channels);
+    QKV_SETTLE_ROWS(d->part_lse, d->batch, d->num_heads, d->seq_q, d->num_parts);
+    d->part_out_stride = qkv_settled(d->part_out_stride, d->num_parts, channels < 1);
+    d->part_lse_stride = qkv_settled(d->part_lse_stride, d->num_parts, false);
+    QKV_SETTLE_MATRIX(d->states, d->batch, d->num_heads, d->seq_q, d->num_parts);
+    QKV_SETTLE_ROWS(d->out, d->batch, d->num_heads, d->seq_q, d->head_dim_v);
+    QKV_SETTLE_ROWS(d->lse, d->batch, d->num_heads, d->seq_q, 1);
+    return QKV_OK;
 }
 
 static qkv_status qkv_merge_validate(const qkv_merge_desc *d, qkv_problem *why) {

@@ -2,26 +2,15 @@
  * SPDX-License-Identifier: MIT */
 #include "attention_task.h"
 
-#include <string.h>
-
-/* q′·k of a row and the keys in use of a block, into t->scores. Keys that no row sees are not in panels. */
-static void multiply_keys(const attention_task *t, int64_t row, int64_t block, int64_t keys) {
-    const qkv_attention_desc *d = t->desc;
-    memset(t->scores, 0, (size_t)keys * sizeof(float));
-    for (int64_t x = 0; x < d->head_dim; x += QKV_CHAIN) {
-        const float *k = (const float *)d->k.data + t->b * d->k.batch + t->kv_head * d->k.head +
-                         block * QKV_KEY_BLOCK * d->k.token + x;
-        t->kernels->gemm_nt(t->scores, LD_SCORES, t->q + row * t->shape->ld_q + x, t->shape->ld_q, k, d->k.token, 1,
-                            (size_t)keys, (size_t)qkv_min(QKV_CHAIN, d->head_dim - x), x > 0, NULL);
-    }
-}
-
 /* Leaves in t->scores the stage of a block that is asked for; returns what brings it into units of the natural
  * logarithm. */
 static float score_block(const attention_task *t, int64_t row, int64_t block, int64_t keys) {
     const qkv_attention_desc *d = t->desc;
     const qkv_logit_steps cap = {.cap = t->shape->cap};
-    multiply_keys(t, row, block, keys);
+    const qkv_soon nothing = {0};
+    /* Keys that no row sees are not in panels. */
+    qkv_multiply_keys(t, row, 1, qkv_stored_row(&d->k, d->k_type, t->b, t->kv_head, block * QKV_KEY_BLOCK),
+                      (key_range){0, keys}, &nothing);
     if (d->scores_stage == QKV_SCORES_SCALED)
         return d->softcap != 0 ? d->softcap : QKV_LN2;
     if (d->scores_stage == QKV_SCORES_CAPPED)

@@ -1,6 +1,5 @@
 /* A whole attention layer: projection, attention, projection, one after the other over one workspace. In
- * cross-attention
- * K and V are projected from tokens of their own, in the same phase as Q.
+ * cross-attention K and V are projected from tokens of their own, in the same phase as Q.
  *
  * Q, K and V are kept head by head ([batch][head][token][channel]), so that attention reads them in long runs; the
  * heads' outputs token by token, as the output projection wants its rows.
@@ -28,6 +27,10 @@ qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem 
     qkv_attention_defaults(&d->attention);
     if (d->kv_dim == 0)
         d->kv_dim = d->model_dim;
+    const qkv_attention_desc *a = &d->attention;
+    QKV_SETTLE_ROWS(d->x, a->batch, 1, a->seq_q, d->model_dim);
+    QKV_SETTLE_ROWS(d->x_kv, a->batch, 1, a->seq_k, d->kv_dim);
+    QKV_SETTLE_ROWS(d->out, a->batch, 1, a->seq_q, d->out_features);
     return QKV_OK;
 }
 
@@ -80,6 +83,8 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
     const qkv_attention_desc *a = &d->attention;
     qkv_enter(why, "attention.");
     qkv_status status = qkv_attention_validate(a, why);
+    if (status == QKV_OK)
+        status = qkv_attention_only_floats(a, why);
     if (status != QKV_OK)
         return status;
     qkv_leave(why);

@@ -102,6 +102,11 @@ static qkv_status qkv_layer_backward_complete(const qkv_layer_backward_desc *des
         return status;
     qkv_leave(why);
     d->flags = qkv_accumulated(d->flags, LAYER_GRADIENTS);
+    const qkv_attention_desc *a = &d->forward.attention;
+    QKV_SETTLE_ROWS(d->grad_out, a->batch, 1, a->seq_q, d->forward.out_features);
+    QKV_SETTLE_ROWS(d->grad_x, a->batch, 1, a->seq_q, d->forward.model_dim);
+    QKV_SETTLE_ROWS(d->grad_x_kv, a->batch, 1, a->seq_k, d->forward.kv_dim);
+    qkv_settle_bias_gradient(&d->grad_bias, a);
     return QKV_OK;
 }
 

@@ -14,9 +14,12 @@
 enum { MAX_BLOCK_TOKENS = 192 };
 
 void qkv_projection_defaults(qkv_projection_desc *d) {
+    QKV_SETTLE_ROWS(d->x, d->batch, 1, d->tokens, d->in_features);
     for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
-        if (d->part[i].head_dim == 0)
-            d->part[i].head_dim = d->part[i].out_features;
+        qkv_projection_part *part = &d->part[i];
+        if (part->head_dim == 0)
+            part->head_dim = part->out_features;
+        QKV_SETTLE_ROWS(part->out, d->batch, qkv_part_heads(part), d->tokens, part->head_dim);
     }
 }
 
@@ -72,7 +75,7 @@ static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *
     bool columns = false;
     for (int64_t i = 0; i < d->num_parts; i++) {
         const qkv_projection_part *part = &d->part[i];
-        int64_t heads = part->head_dim > 0 ? part->out_features / part->head_dim : 0;
+        int64_t heads = qkv_part_heads(part);
         const int64_t out[3] = {d->batch, heads, d->tokens};
         bool used = d->batch > 0 && d->tokens > 0 && part->out_features > 0;
         columns = columns || used;
@@ -178,7 +181,8 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 const float *from = weights + k * QKV_PANEL;
                 /* With few rows the weights are read one after the other as fast as memory gives them. */
                 bool ahead = 2 * rows >= kernels->tile_rows && (panel + 1 < end_panel || k + terms < d->in_features);
-                const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL, (size_t)terms, QKV_PANEL};
+                const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL * sizeof(float), (size_t)terms,
+                                       QKV_PANEL * sizeof(float)};
                 kernels->gemm(tile, QKV_PANEL, x + k, x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
                               columns, (size_t)terms, k > 0, ahead ? &next : NULL);
                 k += QKV_CHAIN;

@@ -56,6 +56,10 @@ static qkv_status qkv_projection_backward_complete(const gradient_desc *desc, gr
     qkv_leave(why);
     qkv_projection_defaults(&d->forward);
     d->flags = qkv_accumulated(d->flags, all_gradients(d));
+    const qkv_projection_desc *f = &d->forward;
+    QKV_SETTLE_ROWS(d->grad_x, f->batch, 1, f->tokens, f->in_features);
+    for (int64_t i = 0; i < qkv_min(f->num_parts, QKV_MAX_PARTS); i++)
+        QKV_SETTLE_ROWS(d->grad_out[i], f->batch, qkv_part_heads(&f->part[i]), f->tokens, f->part[i].head_dim);
     return QKV_OK;
 }
 
