@@ -78,7 +78,8 @@ typedef enum qkv_status {
     QKV_ERROR_ISA_UNKNOWN = 14,    /* no kernel set has that name */
     QKV_ERROR_ISA_UNAVAILABLE = 15, /* this CPU, operating system or build can't run that kernel set */
     QKV_ERROR_LSE = 16,            /* a gradient of attention needs the forward's lse, and it is NULL */
-    QKV_ERROR_STRIDES = 17         /* strides of an output let two of its elements meet */
+    QKV_ERROR_STRIDES = 17,        /* strides of an output let two of its elements meet */
+    QKV_ERROR_INDEX = 18           /* q_start or k_start decreases or leaves its tensor, or a page does not exist */
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run
@@ -179,6 +180,12 @@ typedef enum qkv_type {
      * The channels of a row and all strides are multiples of 32 (else QKV_ERROR_SHAPE). */
     QKV_Q8_0 = 3
 } qkv_type;
+
+/* Keys [first, end) for a (batch, query): two int64_t at data[b·batch + t·query]. */
+typedef struct qkv_ranges {
+    const int64_t *data;
+    int64_t batch, query;
+} qkv_ranges;
 
 #define QKV_MAX_STAGES 24
 
@@ -361,6 +368,24 @@ typedef struct qkv_attention_desc {
     /* How q, k, v and out are stored (qkv_type). QKV_Q8_0 is for k and v. An out of 16 bits is the f32 result, rounded
      * once to nearest even. */
     int32_t q_type, k_type, v_type, out_type;
+
+    /* Sequences of different lengths, one after the other without padding. q_start: optional, [batch + 1], not
+     * decreasing: sequence b has the tokens q_start[b] … q_start[b + 1] − 1 of q, and so of out, lse and of whatever
+     * has queries, which have seq_q tokens in all; their batch strides are not used. k_start: likewise for the tokens
+     * of k and v, seq_k in all. Positions and keys of bias, keep and key_ranges count within a sequence. Either comes
+     * without the other; kv_len and q_offsets stand beside them. QKV_ERROR_INDEX when a run finds other values. */
+    const int64_t *q_start, *k_start;
+
+    /* Keys and values in pages. page_table: optional: token j of sequence b is token j mod page_tokens of page
+     * page_table[b·table_stride + ⌊j / page_tokens⌋] of num_pages. The batch strides of k and v are those of pages, and
+     * page_tokens is a multiple of 16. Sequences may share pages. Entries beyond kv_len are not looked at;
+     * QKV_ERROR_INDEX when a run finds another that is no page. Not with k_start. */
+    const int32_t *page_table;
+    int64_t table_stride, page_tokens, num_pages;
+
+    /* optional: a mask as a range of keys for each query, which costs nothing a pair; beside all others. Any values are
+     * legal: keys below 0 or beyond the last there are not. */
+    qkv_ranges key_ranges;
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it

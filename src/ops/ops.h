@@ -65,8 +65,8 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
 /* What follows from a complete descriptor alone: group, key_blocks, ld_q, ld_o, q_scale, cap, keep_rows and bias_rows.
  * Returns the scale, 1/√head_dim where it is 0. */
 float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape);
-/* Refuses storage types where an operation reads floats only. */
-qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why);
+/* Refuses storage types, packed sequences and pages where an operation reads plain tensors of floats. */
+qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why);
 /* The tensors of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d);
 void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d);

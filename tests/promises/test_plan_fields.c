@@ -15,7 +15,8 @@ enum kind {
     OPTIONAL, /* the address may change; whether there is one may not */
     FREE,     /* a number that a run may change */
     UNUSED,   /* means nothing */
-    NULL_ONLY /* must be NULL */
+    NULL_ONLY, /* must be NULL */
+    ABSENT    /* optional, and NULL here: a run may not bring it */
 };
 
 typedef struct field {
@@ -53,7 +54,10 @@ typedef struct field {
         AT(desc, at states.key, UNUSED), /* one block of keys */ AT(desc, at dropout, PLANNED),                        \
         AT(desc, at scores_stage, PLANNED), AT(desc, at dropout_seed, FREE), AT(desc, at dropout_offset, FREE),        \
         MATRIX(desc, at scores, OPTIONAL), AT(desc, at q_type, PLANNED), AT(desc, at k_type, PLANNED),                 \
-        AT(desc, at v_type, PLANNED), AT(desc, at out_type, PLANNED)
+        AT(desc, at v_type, PLANNED), AT(desc, at out_type, PLANNED), AT(desc, at q_start, ABSENT),                    \
+        AT(desc, at k_start, ABSENT), AT(desc, at page_table, ABSENT), AT(desc, at table_stride, PLANNED),             \
+        AT(desc, at page_tokens, PLANNED), AT(desc, at num_pages, PLANNED), AT(desc, at key_ranges.data, OPTIONAL),    \
+        AT(desc, at key_ranges.batch, PLANNED), AT(desc, at key_ranges.query, PLANNED)
 #define PART(desc, i, bias_kind, out_kind, strides)                                                                    \
     AT(desc, part[i].out_features, PLANNED), AT(desc, part[i].head_dim, PLANNED), AT(desc, part[i].bias, bias_kind),   \
         AT(desc, part[i].out.data, out_kind), AT(desc, part[i].out.batch, strides),                                    \
@@ -152,7 +156,8 @@ static A attention(void) {
                .out = {room[3], 64, 32, 8}, .lse = {room[4], 64, 32, 8}, .q_offsets = (const int64_t *)(void *)room[5],
                .kv_len = (const int64_t *)(void *)room[6], .alibi_slopes = room[7], .sinks = room[8],
                .bias = {room[9], 1, 1, 1, 1}, .keep = {room[10], 1, 1, 1, 1},
-               .probabilities = {room[11], 512, 128, 16, 2}, .scores = {room[54], 512, 128, 16, 2}, .dropout = 0.25f};
+               .probabilities = {room[11], 512, 128, 16, 2}, .scores = {room[54], 512, 128, 16, 2}, .dropout = 0.25f,
+               .key_ranges = {(const int64_t *)(void *)room[57], 16, 2}};
 }
 
 static void run_all(void (*test)(const operation *op)) {
@@ -235,6 +240,11 @@ static void change_fields(const operation *op) {
                           f->offset);
                 assert_int_equal(check(op, &without, d), QKV_OK);
             }
+            continue;
+        } else if (f->kind == ABSENT) {
+            memcpy(d + f->offset, &other, sizeof other);
+            status = check(op, &plan, d);
+            QT_EXPECT(status != QKV_OK, "%s: a run may bring the pointer at byte %zu", op->name, f->offset);
             continue;
         } else if (f->kind == FREE) {
             d[f->offset] ^= 1;

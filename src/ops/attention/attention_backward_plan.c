@@ -54,7 +54,7 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
     qkv_status status = qkv_attention_validate(a, why);
     if (status != QKV_OK)
         return status;
-    if (qkv_attention_only_floats(a, why) != QKV_OK)
+    if (qkv_attention_only_plain(a, why) != QKV_OK)
         return why->status;
     if (a->states.data)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "states", -1, "must be NULL: gradients are of out and lse", 0, 0);

@@ -107,10 +107,8 @@ void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const grad
 
 void qkv_gradient_choose_head(gradient_task *t, int64_t kv_head) {
     const qkv_attention_desc *d = &t->desc->forward;
-    t->rows.b = kv_head / d->num_kv_heads;
+    qkv_choose_sequence(&t->rows, d, kv_head / d->num_kv_heads);
     t->rows.kv_head = kv_head % d->num_kv_heads;
-    t->rows.kv_len = qkv_batch_kv_len(d, t->rows.b);
-    t->rows.q_offset = qkv_batch_q_offset(d, t->rows.b);
 }
 
 float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int64_t head, int64_t token) {

@@ -55,12 +55,12 @@ static void attend(const attention_task *t) {
 
 /* A row's address in a tensor. */
 static float *output_row(const attention_task *t, const qkv_output *x, int64_t row) {
-    return (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->token;
+    return (float *)x->data + t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->token;
 }
 
 static void *stored_output_row(const attention_task *t, const qkv_output *x, int32_t type, int64_t row) {
     return (unsigned char *)x->data +
-           qkv_stored_bytes(type, t->b * x->batch + t->head[row] * x->head + t->query[row] * x->token);
+           qkv_stored_bytes(type, t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->token);
 }
 
 /* The sink is one more state, (sink, 1, 0), folded last. */
@@ -95,7 +95,7 @@ static void write_out(const attention_task *t, int64_t row, int64_t n) {
 
 static void write_probabilities(const attention_task *t, int64_t row, float inverse) {
     const qkv_matrix_output *x = &t->desc->probabilities;
-    float *to = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
+    float *to = (float *)x->data + t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
     key_range all = visible_to_rows(t, row, 1);
     key_block block;
     row_view view;
@@ -168,6 +168,8 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
     }
     int64_t rows = stage == ATTEND_KEYS ? index / shape->key_chunks : index; /* which block of them */
     qkv_attention_begin(&t, kernels, shape, d, workspace, rows, worker);
+    if (t.rows == 0) /* of packed sequences a plan knows how many blocks of rows there are at most */
+        return;
     if (stage == FOLD_STATES) {
         qkv_attention_fold_states(&t);
         finish(&t);

@@ -13,16 +13,22 @@ void qkv_attention_defaults(qkv_attention_desc *d) {
         d->num_kv_heads = d->num_heads;
     if (d->head_dim_v == 0 && !(d->flags & QKV_HEAD_DIM_V))
         d->head_dim_v = d->head_dim;
-    QKV_SETTLE_ROWS(d->q, d->batch, d->num_heads, d->seq_q, d->head_dim);
-    QKV_SETTLE_ROWS(d->k, d->batch, d->num_kv_heads, d->seq_k, d->head_dim);
-    QKV_SETTLE_ROWS(d->v, d->batch, d->num_kv_heads, d->seq_k, d->head_dim_v);
-    QKV_SETTLE_ROWS(d->out, d->batch, d->num_heads, d->seq_q, d->head_dim_v);
-    QKV_SETTLE_ROWS(d->lse, d->batch, d->num_heads, d->seq_q, 1);
-    QKV_SETTLE_MATRIX(d->bias, d->batch, d->num_heads, d->seq_q, d->seq_k);
-    QKV_SETTLE_MATRIX(d->keep, d->batch, d->num_heads, d->seq_q, d->seq_k);
-    QKV_SETTLE_MATRIX(d->probabilities, d->batch, d->num_heads, d->seq_q, d->seq_k);
-    QKV_SETTLE_MATRIX(d->scores, d->batch, d->num_heads, d->seq_q, d->seq_k);
-    QKV_SETTLE_MATRIX(d->states, d->batch, d->num_heads, d->seq_q, qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK));
+    /* Packed sequences are one batch; pages are batches. */
+    int64_t rows_b = d->q_start ? 1 : d->batch, keys_b = d->page_table ? d->num_pages : d->k_start ? 1 : d->batch;
+    int64_t keys = d->page_table ? d->page_tokens : d->seq_k;
+    QKV_SETTLE_ROWS(d->q, rows_b, d->num_heads, d->seq_q, d->head_dim);
+    QKV_SETTLE_ROWS(d->k, keys_b, d->num_kv_heads, keys, d->head_dim);
+    QKV_SETTLE_ROWS(d->v, keys_b, d->num_kv_heads, keys, d->head_dim_v);
+    QKV_SETTLE_ROWS(d->out, rows_b, d->num_heads, d->seq_q, d->head_dim_v);
+    QKV_SETTLE_ROWS(d->lse, rows_b, d->num_heads, d->seq_q, 1);
+    QKV_SETTLE_MATRIX(d->bias, rows_b, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->keep, rows_b, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->probabilities, rows_b, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->scores, rows_b, d->num_heads, d->seq_q, d->seq_k);
+    QKV_SETTLE_MATRIX(d->states, rows_b, d->num_heads, d->seq_q, qkv_ceil_div(d->seq_k, QKV_KEY_BLOCK));
+    d->key_ranges.batch = qkv_settled(d->key_ranges.batch, rows_b, d->seq_q < 1);
+    d->key_ranges.query = qkv_settled(d->key_ranges.query, d->seq_q, rows_b < 1);
+    d->table_stride = qkv_settled(d->table_stride, d->batch, false);
 }
 
 static qkv_status qkv_attention_complete(const qkv_attention_desc *desc, qkv_attention_desc *d, qkv_problem *why) {
@@ -55,13 +61,40 @@ static qkv_status validate_storage(const qkv_attention_desc *d, qkv_problem *why
     return QKV_OK;
 }
 
-qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why) {
+qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why) {
     const char *field = d->q_type     ? "q_type"
                         : d->k_type   ? "k_type"
                         : d->v_type   ? "v_type"
                         : d->out_type ? "out_type"
                                       : NULL;
-    return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be QKV_F32 here", 0, 0) : QKV_OK;
+    if (field)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be QKV_F32 here", 0, 0);
+    field = d->q_start ? "q_start" : d->k_start ? "k_start" : d->page_table ? "page_table" : NULL;
+    return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be NULL here", 0, 0) : QKV_OK;
+}
+
+/* Packed sequences and pages. */
+static qkv_status validate_layout(const qkv_attention_desc *d, qkv_problem *why) {
+    const struct {
+        const char *field;
+        int64_t value;
+    } sizes[] = {{"page_tokens", d->page_tokens}, {"num_pages", d->num_pages}};
+    for (int i = 0; i < 2; i++) {
+        if (qkv_check_size(why, sizes[i].field, -1, sizes[i].value) != QKV_OK)
+            return why->status;
+        if (!d->page_table && sizes[i].value != 0)
+            return qkv_refuse(why, QKV_ERROR_SHAPE, sizes[i].field, -1, "is % without a page_table", sizes[i].value, 0);
+    }
+    if (!d->page_table)
+        return QKV_OK;
+    if (d->k_start)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "k_start", -1, "must be NULL beside page_table", 0, 0);
+    if (d->page_tokens == 0 || d->page_tokens % 16 != 0)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "page_tokens", -1, "is %, no multiple of 16", d->page_tokens, 0);
+    int64_t pool[4] = {d->num_pages, d->num_kv_heads, d->page_tokens, d->head_dim}, unused;
+    if (!qkv_product(pool, 4, INT64_C(1) << 52, &unused))
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "num_pages * page_tokens", -1, "is too large", 0, 0);
+    return QKV_OK;
 }
 
 static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why) {
@@ -107,6 +140,8 @@ qkv_status qkv_attention_validate(const qkv_attention_desc *d, qkv_problem *why)
         status = validate_options(d, why);
     if (status == QKV_OK)
         status = validate_storage(d, why);
+    if (status == QKV_OK)
+        status = validate_layout(d, why);
     if (status != QKV_OK)
         return status;
     /* Everything the tasks count or allocate stays below 2^60, with room for rounding up. */
@@ -150,7 +185,7 @@ enum { MAX_BLOCK_ROWS = 1024, USUAL_L2_SIZE = 1 << 20 };
 
 /* Blocks of rows, of equal height and whole tiles, not so high that q and out leave the cache, and enough of them for
  * all workers. */
-static void cut_rows(const qkv_ctx *ctx, int64_t heads, qkv_attention_shape *shape) {
+static void cut_rows(const qkv_ctx *ctx, const qkv_attention_desc *d, int64_t heads, qkv_attention_shape *shape) {
     int64_t tile = ctx->kernels->tile_rows;
     int64_t cache = (ctx->l2_size > 0 ? ctx->l2_size : USUAL_L2_SIZE) / (4 * (int64_t)sizeof(float));
     int64_t high = qkv_max(tile, qkv_min(MAX_BLOCK_ROWS, cache / qkv_max(1, shape->ld_q + shape->ld_o)));
@@ -159,6 +194,8 @@ static void cut_rows(const qkv_ctx *ctx, int64_t heads, qkv_attention_shape *sha
         blocks = qkv_max(blocks, qkv_ceil_div(4 * shape->workers, heads));
     shape->block_rows = qkv_round_up(qkv_ceil_div(shape->rows, blocks), tile);
     shape->row_blocks = qkv_ceil_div(shape->rows, shape->block_rows);
+    if (d->q_start) /* at most: each sequence may end in a block that is not full */
+        shape->row_blocks = shape->rows / shape->block_rows + qkv_min(d->batch, d->seq_q);
     shape->num_tasks = heads * shape->row_blocks;
 }
 
@@ -201,6 +238,10 @@ static qkv_status cut_keys(const qkv_attention_desc *d, qkv_attention_shape *sha
         return QKV_ERROR_OVERFLOW;
     shape->head_states += qkv_attention_state_floats(shape, last);
     int64_t factors[4] = {d->batch * d->num_kv_heads, blocks, shape->head_states, sizeof(float)};
+    if (d->q_start) {
+        factors[0] = shape->num_tasks;
+        factors[2] = qkv_attention_state_floats(shape, shape->block_rows);
+    }
     return qkv_product(factors, 4, PTRDIFF_MAX / 4, &shape->states_size) ? QKV_OK : QKV_ERROR_OVERFLOW;
 }
 
@@ -209,14 +250,15 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     memset(shape, 0, sizeof *shape);
     if (!qkv_attention_writes(d))
         return QKV_OK;
-    int64_t tile = ctx->kernels->tile_rows, heads = d->batch * d->num_kv_heads;
+    int64_t tile = ctx->kernels->tile_rows, heads = (d->q_start ? 1 : d->batch) * d->num_kv_heads;
     qkv_attention_measure(d, shape);
     shape->workers = max_workers;
     shape->rows = shape->group * d->seq_q;
-    cut_rows(ctx, heads, shape);
-    shape->packed_blocks = shared_key_blocks(d, heads, shape);
+    cut_rows(ctx, d, heads, shape);
+    shape->packed_blocks = d->q_start ? 0 : shared_key_blocks(d, heads, shape);
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
-    shape->copies_values = d->v_type == QKV_F32 && d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
+    shape->copies_values = d->v_type == QKV_F32 && !d->page_table && d->v.token != shape->ld_o &&
+                           shape->block_rows >= 4 * tile;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     int64_t scratch[2] = {shape->block_rows + tile + keys, shape->ld_q + shape->ld_o + 64}, size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 8, &size))
@@ -229,7 +271,8 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
     const int64_t optional = (d->q_offsets ? 1 : 0) | (d->kv_len ? 2 : 0) | (d->alibi_slopes ? 4 : 0) |
                              (d->sinks ? 8 : 0) | (d->bias.data ? 16 : 0) | (d->keep.data ? 32 : 0) |
                              (d->probabilities.data ? 64 : 0) | (d->states.data ? 128 : 0) |
-                             (d->scores.data ? 256 : 0);
+                             (d->scores.data ? 256 : 0) | (d->q_start ? 512 : 0) | (d->k_start ? 1024 : 0) |
+                             (d->page_table ? 2048 : 0) | (d->key_ranges.data ? 4096 : 0);
     const int64_t values[] = {
         d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
         d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
@@ -240,7 +283,8 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
         d->states.batch, d->states.head, d->states.query, d->states.key,
         d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage, qkv_float_field(d->dropout),
-        d->q_type | (int64_t)d->k_type << 8 | (int64_t)d->v_type << 16 | (int64_t)d->out_type << 24, optional,
+        d->q_type | (int64_t)d->k_type << 8 | (int64_t)d->v_type << 16 | (int64_t)d->out_type << 24,
+        d->table_stride, d->page_tokens, d->num_pages, d->key_ranges.batch, d->key_ranges.query, optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
@@ -248,7 +292,10 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
 }
 
 void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d) {
-    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q};
+    const int64_t rows[3] = {d->q_start ? 1 : d->batch, d->num_heads, d->seq_q};
+    const int64_t ranges[2] = {rows[0], rows[2]}, strides[2] = {d->key_ranges.batch, d->key_ranges.query};
+    if (d->key_ranges.data)
+        qkv_add_operand(o, QKV_NEEDED, "key_ranges", d->key_ranges.data, sizeof(int64_t), 2, ranges, strides, 2);
     qkv_add_vector(o, QKV_NEEDED, "q_offsets", d->q_offsets, sizeof(int64_t), d->batch);
     qkv_add_vector(o, QKV_NEEDED, "kv_len", d->kv_len, sizeof(int64_t), d->batch);
     qkv_add_vector(o, QKV_NEEDED, "alibi_slopes", d->alibi_slopes, sizeof(float), d->num_heads);
@@ -258,7 +305,7 @@ void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d) {
 }
 
 void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d) {
-    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q};
+    const int64_t rows[3] = {d->q_start ? 1 : d->batch, d->num_heads, d->seq_q};
     if (d->lse.data)
         qkv_add_output(o, QKV_NEEDED, "lse", d->lse, rows, 1);
     qkv_add_matrix_output(o, QKV_NEEDED, "probabilities", d->probabilities, rows, d->seq_k, 1);
@@ -268,7 +315,10 @@ void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d
 }
 
 static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d) {
-    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, d->num_kv_heads, d->seq_k};
+    const int64_t rows[3] = {d->q_start ? 1 : d->batch, d->num_heads, d->seq_q};
+    const int64_t in_tensors[3] = {d->k_start ? 1 : d->batch, d->num_kv_heads, d->seq_k};
+    const int64_t in_pages[3] = {d->num_pages, d->num_kv_heads, d->page_tokens};
+    const int64_t *keys = d->page_table ? in_pages : in_tensors;
     int pairs = qkv_attention_writes(d) && d->seq_k > 0 ? QKV_NEEDED : 0;
     /* A task reads its queries before it writes their outputs. */
     qkv_add_stored(o, pairs, "q", d->q, d->q_type, rows, d->head_dim)->itself = 1;
@@ -279,6 +329,12 @@ static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d)
                        d->head_dim_v)->itself = 1;
     qkv_attention_optional_outputs(o, d);
     qkv_attention_options(o, d);
+    qkv_add_vector(o, QKV_NEEDED, "q_start", d->q_start, sizeof(int64_t), d->batch + 1);
+    qkv_add_vector(o, QKV_NEEDED, "k_start", d->k_start, sizeof(int64_t), d->batch + 1);
+    const int64_t tables[1] = {d->batch}, table_stride[1] = {d->table_stride};
+    if (d->page_table)
+        qkv_add_operand(o, pairs, "page_table", d->page_table, sizeof(int32_t), 1, tables, table_stride,
+                        qkv_ceil_div(d->seq_k, d->page_tokens));
 }
 
 static uint64_t qkv_attention_checksum(const qkv_attention_desc *d) {
@@ -311,6 +367,33 @@ static qkv_status qkv_attention_make_plan(const qkv_ctx *ctx, const qkv_attentio
     return QKV_OK;
 }
 
+static qkv_status check_starts(const int64_t *start, const char *field, const qkv_attention_desc *d, int64_t tokens,
+                               qkv_problem *why) {
+    for (int64_t b = 0; b < d->batch; b++) {
+        if (start[b] < 0 || start[b + 1] < start[b] || start[b + 1] > tokens)
+            return qkv_refuse(why, QKV_ERROR_INDEX, field, (int32_t)b, "and the next are % and %", start[b],
+                              start[b + 1]);
+    }
+    return QKV_OK;
+}
+
+/* Packed sequences lie in their tensors, and pages in their pool. */
+static qkv_status check_values(const qkv_attention_desc *d, qkv_problem *why) {
+    if (d->q_start && check_starts(d->q_start, "q_start[]", d, d->seq_q, why) != QKV_OK)
+        return why->status;
+    if (d->k_start && check_starts(d->k_start, "k_start[]", d, d->seq_k, why) != QKV_OK)
+        return why->status;
+    for (int64_t b = 0; d->page_table && qkv_attention_writes(d) && b < d->batch; b++) {
+        const int32_t *pages = d->page_table + b * d->table_stride;
+        for (int64_t i = 0; i < qkv_ceil_div(qkv_batch_kv_len(d, b), d->page_tokens); i++) {
+            if (pages[i] < 0 || pages[i] >= d->num_pages)
+                return qkv_refuse(why, QKV_ERROR_INDEX, "page_table", -1, "has page % for sequence %", pages[i], b);
+        }
+    }
+    return QKV_OK;
+}
+
+#define CHECK_VALUES check_values
 #define QKV_OP(name) qkv_attention_##name
 #define DESC qkv_attention_desc
 #define OPERATION QKV_ATTENTION

@@ -113,21 +113,24 @@ static void multiply_rows(const attention_task *t, const float *q, int64_t n, co
     } while (x < dim);
 }
 
-void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, const void *k, key_range keys,
+void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                        const qkv_soon *soon) {
     enum { STRIP_KEYS = 32 }; /* so many stay in the L1 cache as floats */
+    const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
-    int32_t type = t->desc->k_type;
-    int64_t ld = t->desc->k.token, stride = qkv_stored_bytes(type, ld);
-    if (type == QKV_F32) {
-        multiply_rows(t, q, n, (const float *)k + keys.first * ld, ld, keys, soon);
-        return;
-    }
-    for (int64_t j = keys.first; j < keys.end; j += STRIP_KEYS) {
-        key_range strip = {j, qkv_min(j + STRIP_KEYS, keys.end)};
+    int64_t base = block * QKV_KEY_BLOCK, run;
+    for (int64_t j = keys.first; j < keys.end; j += run) {
+        const void *k = qkv_key_run(t, &d->k, d->k_type, base + j, base + keys.end, &run);
+        if (d->k_type != QKV_F32)
+            run = qkv_min(run, STRIP_KEYS);
+        key_range strip = {j, j + run};
         const qkv_soon share = part_of(soon, j - keys.first, strip.end - keys.first, keys.end - keys.first);
-        t->kernels->widen(t->strip, t->shape->ld_q, (const unsigned char *)k + j * stride, stride, type,
-                          (size_t)(strip.end - j), (size_t)t->desc->head_dim);
+        if (d->k_type == QKV_F32) {
+            multiply_rows(t, q, n, k, d->k.token, strip, &share);
+            continue;
+        }
+        t->kernels->widen(t->strip, t->shape->ld_q, k, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, (size_t)run,
+                          (size_t)d->head_dim);
         multiply_rows(t, q, n, t->strip, t->shape->ld_q, strip, &share);
     }
 }
@@ -142,7 +145,7 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
         qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
                             t->desc->head_dim, product, &soon);
     } else {
-        qkv_multiply_keys(t, row, n, block->k, keys, &soon);
+        qkv_multiply_keys(t, row, n, block->index, keys, &soon);
     }
     qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);
     return columns;

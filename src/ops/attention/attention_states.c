@@ -8,7 +8,7 @@
 
 static void write_state(const attention_task *t, int64_t row, int64_t block, float max, float sum, const float *out) {
     const qkv_matrix_output *x = &t->desc->states;
-    float *state = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
+    float *state = (float *)x->data + t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
                    block * x->key;
     int64_t n = t->desc->head_dim_v;
     qkv_scale_row(t->kernels, state, out, 1.0f, (size_t)n);

@@ -14,6 +14,15 @@ static int64_t *take_integers(float *base, int64_t *used, int64_t n) {
     return (int64_t *)(void *)take(base, used, n * (int64_t)(sizeof(int64_t) / sizeof(float)));
 }
 
+/* Whether K or V are not floats at one stride, and so have to be brought together first. */
+static bool gathers_keys(const qkv_attention_desc *d) {
+    return d->k_type != QKV_F32 || d->page_table;
+}
+
+static bool gathers_values(const qkv_attention_desc *d) {
+    return d->v_type != QKV_F32 || d->page_table;
+}
+
 /* Rows of a tile. Those of a narrow window see few keys together: the fewer they are, the less is computed beside what
  * each sees. */
 static int64_t narrowest_tile(const qkv_kernels *kernels) {
@@ -32,7 +41,6 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     int64_t used = 0, rows = shape->block_rows, tile = kernels->tile_rows, ld_o = shape->ld_o;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     bool few = shape->rows <= kernels->few_rows;
-    bool widens_k = d->k_type != QKV_F32, widens_v = d->v_type != QKV_F32;
     t->scores = take(base, &used, tile * LD_SCORES);
     t->block_out = take(base, &used, tile * ld_o);
     t->block_max = take(base, &used, QKV_MAX_ROWS);
@@ -53,8 +61,8 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     t->head = take_integers(base, &used, rows);
     t->values = take(base, &used, few ? 0 : keys * ld_o);
     t->packed = take(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim);
-    t->widened = take(base, &used, widens_v ? keys * ld_o : 0);
-    t->strip = take(base, &used, widens_k ? QKV_PANEL * shape->ld_q : 0);
+    t->widened = take(base, &used, gathers_values(d) ? keys * ld_o : 0);
+    t->strip = take(base, &used, gathers_keys(d) ? QKV_PANEL * shape->ld_q : 0);
     return used * (int64_t)sizeof(float);
 }
 
@@ -65,9 +73,11 @@ int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attenti
     return lay_out_scratch(&unused, NULL, kernels, d, shape);
 }
 
-/* The rows of a KV head: first the heads of its group for query 0, then those for query 1, … */
+/* The rows of a KV head: first the heads of its group for the sequence's first query, then those for the next, … */
 static void name_rows(const attention_task *t) {
+    const qkv_attention_desc *d = t->desc;
     int64_t group = t->shape->group, query = t->first_row / group, head = t->first_row % group;
+    query += d->q_start ? d->q_start[t->b] : 0;
     for (int64_t row = 0; row < t->rows; row++) {
         t->query[row] = query;
         t->head[row] = t->kv_head * group + head;
@@ -78,29 +88,43 @@ static void name_rows(const attention_task *t) {
     }
 }
 
-/* Packs the panels of a key block that hold the given keys of it. strip: room for QKV_PANEL keys in floats, where they
- * are stored otherwise. */
-static void pack_block(const qkv_kernels *kernels, const qkv_attention_desc *d, float *panels, float *strip, int64_t b,
-                       int64_t kv_head, int64_t block, key_range keys) {
-    int64_t ld = d->k.token, ld_strip = qkv_round_up(d->head_dim, QKV_LANES);
+/* -------------------------------------------------------------------------------------- keys and values as floats */
+
+/* Keys [first, end) of the sequence as floats, from `to` on. */
+static void widen_rows(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
+                       int64_t channels, int64_t first, int64_t end, float *to, int64_t ld) {
+    for (int64_t key = first, run; key < end; key += run) {
+        const void *from = qkv_key_run(t, x, type, key, end, &run);
+        kernels->widen(to + (key - first) * ld, ld, from, qkv_stored_bytes(type, x->token), type, (size_t)run,
+                       (size_t)channels);
+    }
+}
+
+/* Packs the panels of a key block that hold the given keys of it. strip: room for QKV_PANEL keys as floats. */
+static void pack_block(const qkv_kernels *kernels, const attention_task *t, float *panels, float *strip, int64_t block,
+                       key_range keys) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block * QKV_KEY_BLOCK, ld = qkv_round_up(d->head_dim, QKV_LANES), run;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
-        const void *from = qkv_stored_row(&d->k, d->k_type, b, kv_head, block * QKV_KEY_BLOCK + j);
-        size_t rows = (size_t)qkv_min(QKV_PANEL, keys.end - j), dim = (size_t)d->head_dim;
-        if (d->k_type != QKV_F32) {
-            kernels->widen(strip, ld_strip, from, qkv_stored_bytes(d->k_type, ld), d->k_type, rows, dim);
-            kernels->pack(panels + j * d->head_dim, strip, ld_strip, rows, dim);
-        } else {
-            kernels->pack(panels + j * d->head_dim, from, ld, rows, dim);
+        int64_t end = qkv_min(j + QKV_PANEL, keys.end);
+        const void *from = qkv_key_run(t, &d->k, d->k_type, base + j, base + end, &run);
+        int64_t stride = d->k.token;
+        if (d->k_type != QKV_F32 || run < end - j) {
+            widen_rows(kernels, t, &d->k, d->k_type, d->head_dim, base + j, base + end, strip, ld);
+            from = strip;
+            stride = ld;
         }
+        kernels->pack(panels + j * d->head_dim, from, stride, (size_t)(end - j), (size_t)d->head_dim);
     }
 }
 
 /* ------------------------------------------------------------------------------------------- packed by all tasks */
 
-/* What all queries of a batch see between them. */
+/* What windows leave to all queries of a batch. Packed queries don't share panels. */
 static key_range visible_to_batch(const qkv_attention_desc *d, int64_t b) {
-    attention_task t = {.desc = d, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
-    return visible_to_queries(&t, 0, d->seq_q - 1);
+    attention_task t;
+    qkv_choose_sequence(&t, d, b);
+    return (key_range){window_of(&t, 0).first, window_of(&t, d->seq_q - 1).end};
 }
 
 /* Floats of the panels of a KV head. They begin with the first key block that its batch sees. */
@@ -111,79 +135,103 @@ static int64_t head_panels_size(const qkv_attention_shape *shape, const qkv_atte
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
                              const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker) {
     unsigned char *scratch = (unsigned char *)workspace + shape->packed_size + shape->states_size;
-    int64_t place = index % shape->packed_blocks, kv_head = index / shape->packed_blocks;
-    int64_t b = kv_head / d->num_kv_heads;
-    key_range all = visible_to_batch(d, b);
+    int64_t place = index % shape->packed_blocks, head = index / shape->packed_blocks;
+    attention_task t;
+    qkv_choose_sequence(&t, d, head / d->num_kv_heads);
+    t.kv_head = head % d->num_kv_heads;
+    key_range all = visible_to_batch(d, t.b);
     int64_t block = all.first / QKV_KEY_BLOCK + place;
-    float *panels = (float *)workspace + kv_head * head_panels_size(shape, d);
-    pack_block(kernels, d, panels + place * QKV_KEY_BLOCK * d->head_dim,
-               (float *)(void *)(scratch + worker * shape->worker_size), b, kv_head % d->num_kv_heads, block,
-               within_block(all, block));
+    float *panels = (float *)workspace + head * head_panels_size(shape, d);
+    pack_block(kernels, &t, panels + place * QKV_KEY_BLOCK * d->head_dim,
+               (float *)(void *)(scratch + worker * shape->worker_size), block, within_block(all, block));
 }
 
 /* ------------------------------------------------------------------------------------------------- tasks in order */
 
+/* Block of rows `index` of packed queries: block n of all sequences, one after the other. */
+static int64_t find_packed_rows(const qkv_attention_shape *shape, const qkv_attention_desc *d, int64_t n,
+                                attention_task *t) {
+    for (int64_t b = 0; b < d->batch; b++) {
+        int64_t rows = shape->group * (d->q_start[b + 1] - d->q_start[b]);
+        int64_t blocks = qkv_ceil_div(rows, shape->block_rows);
+        if (n < blocks) {
+            qkv_choose_sequence(t, d, b);
+            t->first_row = n * shape->block_rows;
+            return qkv_min(shape->block_rows, rows - t->first_row);
+        }
+        n -= blocks;
+    }
+    return 0;
+}
+
 /* Task `index` is a block of rows of a KV head. Later rows see more keys where a right end moves with them: they come
- * first, so that what is left at the end are small tasks. */
-static void find_task(const qkv_attention_shape *shape, const qkv_attention_desc *d, int64_t index, int64_t *kv_head,
-                      int64_t *first_row) {
-    int64_t block = index % shape->row_blocks;
+ * first, so that what is left at the end are small tasks. Names the sequence, the KV head and the first row; returns
+ * how many rows there are. */
+static int64_t find_rows(const qkv_attention_shape *shape, const qkv_attention_desc *d, int64_t index,
+                         attention_task *t) {
+    if (d->q_start) { /* the KV heads of a block follow each other: often, so do their keys in memory */
+        t->kv_head = index % d->num_kv_heads;
+        return find_packed_rows(shape, d, index / d->num_kv_heads, t);
+    }
+    int64_t block = index % shape->row_blocks, head = index / shape->row_blocks;
     if (d->flags & QKV_RIGHT)
         block = shape->row_blocks - 1 - block;
-    *kv_head = index / shape->row_blocks;
-    *first_row = block * shape->block_rows;
+    qkv_choose_sequence(t, d, head / d->num_kv_heads);
+    t->kv_head = head % d->num_kv_heads;
+    t->first_row = block * shape->block_rows;
+    return qkv_min(shape->block_rows, shape->rows - t->first_row);
+}
+
+/* Rows of stored keys or values from `key` on: as many as follow at one stride. */
+static qkv_soon soon_rows(const attention_task *t, const qkv_input *x, int32_t type, int64_t channels, int64_t key,
+                          int64_t end) {
+    int64_t run;
+    const void *from = qkv_key_run(t, x, type, key, end, &run);
+    return (qkv_soon){from, qkv_stored_bytes(type, x->token), (size_t)run, (size_t)qkv_stored_bytes(type, channels)};
 }
 
 static void look_ahead(const attention_task *t, key_block *block, key_range all) {
     const qkv_attention_desc *d = t->desc;
-    int64_t b = t->b, kv_head = t->kv_head, index = block->index + 1;
+    int64_t index = block->index + 1;
+    attention_task next;
     key_range keys = within_block(all, index);
-    if (keys.first == keys.end) {
-        int64_t task = t->index + t->shape->workers, head, first_row;
-        if (task >= t->shape->num_tasks || t->shape->key_chunks > 1)
+    if (keys.first < keys.end) {
+        qkv_choose_sequence(&next, d, t->b);
+        next.kv_head = t->kv_head;
+    } else {
+        int64_t task = t->index + t->shape->workers;
+        if (task >= t->shape->num_tasks || t->shape->key_chunks > 1 || find_rows(t->shape, d, task, &next) == 0)
             return;
-        find_task(t->shape, d, task, &head, &first_row);
-        b = head / d->num_kv_heads;
-        kv_head = head % d->num_kv_heads;
-        attention_task other = {.desc = d, .kv_len = qkv_batch_kv_len(d, b), .q_offset = qkv_batch_q_offset(d, b)};
-        int64_t query = first_row / t->shape->group;
-        key_range seen = visible_to_queries(&other, query, query);
+        int64_t query = next.first_row / t->shape->group + (d->q_start ? d->q_start[next.b] : 0);
+        key_range seen = visible_keys(&next, query);
         index = seen.first / QKV_KEY_BLOCK;
         keys = within_block(seen, index);
+        if (keys.first == keys.end)
+            return;
     }
-    size_t rows = (size_t)(keys.end - keys.first);
-    int64_t key = index * QKV_KEY_BLOCK + keys.first;
-    block->next_k = (qkv_soon){qkv_stored_row(&d->k, d->k_type, b, kv_head, key),
-                               qkv_stored_bytes(d->k_type, d->k.token), rows,
-                               (size_t)qkv_stored_bytes(d->k_type, d->head_dim)};
-    if (t->shared_keys) {
-        int64_t heads_on = (b - t->b) * d->num_kv_heads + kv_head - t->kv_head;
-        int64_t first = b == t->b ? t->first_shared : visible_to_batch(d, b).first / QKV_KEY_BLOCK;
-        const float *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
-        block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim,
-                                   d->head_dim * (int64_t)sizeof(float), rows, (size_t)d->head_dim * sizeof(float)};
+    int64_t key = index * QKV_KEY_BLOCK + keys.first, end = index * QKV_KEY_BLOCK + keys.end;
+    block->next_v = soon_rows(&next, &d->v, d->v_type, d->head_dim_v, key, end);
+    if (!t->shared_keys) {
+        block->next_k = soon_rows(&next, &d->k, d->k_type, d->head_dim, key, end);
+        return;
     }
-    block->next_v = (qkv_soon){qkv_stored_row(&d->v, d->v_type, b, kv_head, key),
-                               qkv_stored_bytes(d->v_type, d->v.token), rows,
-                               (size_t)qkv_stored_bytes(d->v_type, d->head_dim_v)};
+    int64_t heads_on = (next.b - t->b) * d->num_kv_heads + next.kv_head - t->kv_head;
+    int64_t first = next.b == t->b ? t->first_shared : visible_to_batch(d, next.b).first / QKV_KEY_BLOCK;
+    const float *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
+    block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim,
+                               d->head_dim * (int64_t)sizeof(float), (size_t)(end - key),
+                               (size_t)d->head_dim * sizeof(float)};
 }
 
 /* ------------------------------------------------------------------------------------------------------ key blocks */
 
-/* V as floats: in memory, or where it has been widened to. */
+/* V as floats: in memory, or where it has been brought together. */
 static void read_values(const attention_task *t, key_block *block) {
     const qkv_attention_desc *d = t->desc;
-    bool widens = d->v_type != QKV_F32;
-    block->v = widens ? t->widened : qkv_stored_row(&d->v, QKV_F32, t->b, t->kv_head, block->index * QKV_KEY_BLOCK);
-    block->ld_v = widens ? t->shape->ld_o : d->v.token;
-}
-
-static void widen_values(const attention_task *t, int64_t index, key_range keys) {
-    const qkv_attention_desc *d = t->desc;
-    t->kernels->widen(t->widened + keys.first * t->shape->ld_o, t->shape->ld_o,
-                      qkv_stored_row(&d->v, d->v_type, t->b, t->kv_head, index * QKV_KEY_BLOCK + keys.first),
-                      qkv_stored_bytes(d->v_type, d->v.token), d->v_type, (size_t)(keys.end - keys.first),
-                      (size_t)d->head_dim_v);
+    int64_t unused, key = block->index * QKV_KEY_BLOCK;
+    bool gathers = gathers_values(d);
+    block->v = gathers ? t->widened : qkv_key_run(t, &d->v, QKV_F32, key, key + 1, &unused);
+    block->ld_v = gathers ? t->shape->ld_o : d->v.token;
 }
 
 static void copy_values(const attention_task *t, const key_block *block, key_range keys) {
@@ -203,16 +251,15 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     look_ahead(t, block, all);
     if (t->shared_keys) {
         block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * d->head_dim;
-    } else if (t->rows <= t->kernels->few_rows) {
-        block->k = qkv_stored_row(&d->k, d->k_type, t->b, t->kv_head, index * QKV_KEY_BLOCK);
-    } else {
-        pack_block(t->kernels, d, t->packed, t->strip, t->b, t->kv_head, index, keys);
+    } else if (t->rows > t->kernels->few_rows) {
+        pack_block(t->kernels, t, t->packed, t->strip, index, keys);
         block->panels = t->packed;
     }
-    if (d->v_type != QKV_F32)
-        widen_values(t, index, keys);
+    if (gathers_values(d))
+        widen_rows(t->kernels, t, &d->v, d->v_type, d->head_dim_v, index * QKV_KEY_BLOCK + keys.first,
+                   index * QKV_KEY_BLOCK + keys.end, t->widened + keys.first * t->shape->ld_o, t->shape->ld_o);
     read_values(t, block);
-    if (t->shape->copies_values) {
+    if (t->copies_values) {
         copy_values(t, block, keys);
         block->v = t->values;
         block->ld_v = t->shape->ld_o;
@@ -237,7 +284,7 @@ bool qkv_find_holes(const attention_task *t, key_block *block) {
     }
     if (block->num_holes == 0)
         return false;
-    if (!t->shape->copies_values) /* else they are there */
+    if (!t->copies_values) /* else they are there */
         copy_values(t, block, keys);
     for (int64_t i = 0; i < block->num_holes; i++)
         memset(t->values + block->hole[i] * ld, 0, dim * sizeof(float));
@@ -255,7 +302,7 @@ void qkv_attention_scale_queries(const attention_task *t) {
     for (int64_t row = 0; row < t->rows; row++)
         t->sum[row] = t->shape->q_scale; /* not in use yet */
     for (int64_t row = 0; row < qkv_min(group, t->rows); row++) { /* the rows of one head at a time */
-        const void *from = qkv_stored_row(q, type, t->b, t->head[row], t->query[row]);
+        const void *from = qkv_stored_row(q, type, t->query_b, t->head[row], t->query[row]);
         size_t rows = rows_of_head(t, row, t->rows), dim = (size_t)t->desc->head_dim;
         float *to = t->q + row * ld;
         if (type != QKV_F32)
@@ -269,17 +316,15 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
                          const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker) {
     unsigned char *states = (unsigned char *)workspace + shape->packed_size;
     unsigned char *scratch = states + shape->states_size + worker * shape->worker_size;
-    int64_t head;
     t->kernels = kernels;
     t->shape = shape;
     t->desc = d;
     t->index = index;
-    find_task(shape, d, index, &head, &t->first_row);
-    t->b = head / d->num_kv_heads;
-    t->kv_head = head % d->num_kv_heads;
-    t->rows = qkv_min(shape->block_rows, shape->rows - t->first_row);
-    t->kv_len = qkv_batch_kv_len(d, t->b);
-    t->q_offset = qkv_batch_q_offset(d, t->b);
+    t->rows = find_rows(shape, d, index, t);
+    if (t->rows == 0)
+        return;
+    int64_t head = t->b * d->num_kv_heads + t->kv_head;
+    t->copies_values = shape->copies_values && t->rows >= 4 * kernels->tile_rows;
     t->shared_keys = NULL;
     if (shape->packed_blocks > 0) {
         t->shared_keys = (const float *)workspace + head * head_panels_size(shape, d);
@@ -289,8 +334,11 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
     lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
     if (shape->state_blocks > 0) {
-        int64_t before = t->first_row / shape->block_rows * qkv_attention_state_floats(shape, shape->block_rows);
-        t->states = (float *)(void *)states + (head * shape->head_states + before) * shape->state_blocks;
+        int64_t block_states = qkv_attention_state_floats(shape, shape->block_rows);
+        int64_t before = head * shape->head_states + t->first_row / shape->block_rows * block_states;
+        if (d->q_start)
+            before = index * block_states;
+        t->states = (float *)(void *)states + before * shape->state_blocks;
         t->first_state = visible_to_rows(t, 0, t->rows).first / QKV_KEY_BLOCK;
     }
 }

@@ -20,8 +20,12 @@ typedef struct attention_task {
     const qkv_attention_shape *shape;
     const qkv_attention_desc *desc;
     int64_t index, b, kv_head, first_row, rows;
-    int64_t kv_len, q_offset; /* of batch b */
+    /* Of sequence b: where tensors with queries, and keys and values, have it; and, with k_start, its first key. Packed
+     * queries are named by their tokens, and q_offset is so that position_of knows no difference. */
+    int64_t query_b, key_b, first_key;
+    int64_t kv_len, q_offset;
     int64_t tile;             /* rows taken at once */
+    bool copies_values;       /* V of a block is copied or widened */
     /* scratch of the worker */
     int64_t *query, *head;         /* [block_rows]: which query and head a row is */
     float *scores;                 /* [tile_rows][LD_SCORES] */
@@ -68,23 +72,47 @@ static inline int64_t bounded(int64_t x) {
 }
 
 static inline int64_t qkv_batch_kv_len(const qkv_attention_desc *d, int64_t b) {
-    return d->kv_len ? qkv_max(0, qkv_min(d->seq_k, d->kv_len[b])) : d->seq_k;
+    int64_t most = d->k_start ? d->k_start[b + 1] - d->k_start[b] : d->seq_k;
+    return d->kv_len ? qkv_max(0, qkv_min(most, d->kv_len[b])) : most;
 }
 
 static inline int64_t qkv_batch_q_offset(const qkv_attention_desc *d, int64_t b) {
     return bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
 }
 
+/* Makes t one of sequence b, without rows. */
+static inline void qkv_choose_sequence(attention_task *t, const qkv_attention_desc *d, int64_t b) {
+    t->desc = d;
+    t->b = b;
+    t->query_b = d->q_start ? 0 : b;
+    t->key_b = d->k_start ? 0 : b;
+    t->first_key = d->k_start ? d->k_start[b] : 0;
+    t->kv_len = qkv_batch_kv_len(d, b);
+    t->q_offset = qkv_batch_q_offset(d, b) - (d->q_start ? d->q_start[b] : 0);
+}
+
 static inline int64_t position_of(const attention_task *t, int64_t query) {
     return query + t->q_offset;
 }
 
-static inline key_range visible_keys(const attention_task *t, int64_t query) {
+static inline key_range window_of(const attention_task *t, int64_t query) {
     const qkv_attention_desc *d = t->desc;
     int64_t p = position_of(t, query);
     int64_t first = d->flags & QKV_LEFT ? qkv_min(t->kv_len, qkv_max(0, p - bounded(d->left))) : 0;
     int64_t end = d->flags & QKV_RIGHT ? qkv_min(t->kv_len, p + bounded(d->right) + 1) : t->kv_len;
     return (key_range){first, qkv_max(first, end)};
+}
+
+/* And what key_ranges leaves of them. Its bounds may be any. */
+static inline key_range visible_keys(const attention_task *t, int64_t query) {
+    const qkv_ranges *x = &t->desc->key_ranges;
+    key_range keys = window_of(t, query);
+    if (x->data) {
+        const int64_t *range = x->data + t->query_b * x->batch + query * x->query;
+        keys.first = qkv_min(keys.end, qkv_max(keys.first, range[0]));
+        keys.end = qkv_max(keys.first, qkv_min(keys.end, range[1]));
+    }
+    return keys;
 }
 
 /* Row (b, head, token) of a tensor. One without channels may be NULL: then somewhere, of which nothing is read. */
@@ -97,7 +125,29 @@ static inline const void *qkv_stored_row(const qkv_input *x, int32_t type, int64
 
 /* All that the queries from first to last see between them. */
 static inline key_range visible_to_queries(const attention_task *t, int64_t first, int64_t last) {
-    return (key_range){visible_keys(t, first).first, visible_keys(t, last).end};
+    key_range all = {window_of(t, first).first, window_of(t, last).end};
+    if (!t->desc->key_ranges.data)
+        return all;
+    key_range seen = {all.end, all.first};
+    for (int64_t query = first; query <= last; query++) {
+        key_range keys = visible_keys(t, query);
+        if (keys.first < keys.end)
+            seen = (key_range){qkv_min(seen.first, keys.first), qkv_max(seen.end, keys.end)};
+    }
+    return seen.first < seen.end ? seen : (key_range){all.first, all.first};
+}
+
+/* Where key `key` of the task's sequence and KV head lies in k or v, and how many from it on, at most up to `end`, lie
+ * at the same stride. */
+static inline const void *qkv_key_run(const attention_task *t, const qkv_input *x, int32_t type, int64_t key,
+                                      int64_t end, int64_t *n) {
+    const qkv_attention_desc *d = t->desc;
+    *n = end - key;
+    if (!d->page_table)
+        return qkv_stored_row(x, type, t->key_b, t->kv_head, t->first_key + key);
+    int64_t page = key / d->page_tokens, token = key % d->page_tokens;
+    *n = qkv_min(*n, d->page_tokens - token);
+    return qkv_stored_row(x, type, d->page_table[t->b * d->table_stride + page], t->kv_head, token);
 }
 
 static inline key_range visible_to_rows(const attention_task *t, int64_t row, int64_t n) {
@@ -139,7 +189,7 @@ typedef struct row_view {
 /* Element (b, head of the row, its query, first key of the block) of a matrix with elements of the given size. */
 static inline const unsigned char *qkv_matrix_row(const attention_task *t, const qkv_matrix_input *x, int64_t row,
                                                   int64_t block, int64_t element) {
-    return (const unsigned char *)x->data + (t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
+    return (const unsigned char *)x->data + (t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
                                              block * QKV_KEY_BLOCK * x->key) * element;
 }
 
@@ -161,7 +211,6 @@ void qkv_survey_mask(const attention_task *t, int64_t first);
 typedef struct key_block {
     int64_t index;
     const float *panels;     /* K; NULL: as it lies in memory, since the rows are few */
-    const void *k;           /* of key 0 of the block, as v; stored elements */
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
     /* Keys with a NaN or infinity in V, looked for when a product shows one that its row may not see. If there are any,
@@ -202,8 +251,8 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
 void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
                          const float *panels, int64_t dim, key_range columns, const qkv_soon *soon);
 
-/* … the same of n rows of the task and keys as they lie in memory, k being key 0 of the block, into t->scores … */
-void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, const void *k, key_range keys,
+/* … the same of n rows of the task and keys of a block as they lie in memory, into t->scores … */
+void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                        const qkv_soon *soon);
 
 /* … and its second, in place in t->scores: softcap (cap = 0: none), ALiBi, bias, masks. */

@@ -78,11 +78,13 @@ static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_
 
 key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
     const qkv_matrix_input *keep = &t->desc->keep;
-    key_range first = visible_keys(t, t->query[row]), last = visible_keys(t, t->query[row + n - 1]);
-    key_range low = within_block(first, block), high = within_block(last, block);
-    key_range all = within_block((key_range){first.first, last.end}, block), seen = {QKV_KEY_BLOCK, 0};
-    /* Bounds don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
-    bool equal = all.first == all.end || (low.first < low.end && low.first == high.first && low.end == high.end);
+    key_range low = within_block(visible_keys(t, t->query[row]), block);
+    key_range high = within_block(visible_keys(t, t->query[row + n - 1]), block);
+    key_range all = within_block(visible_to_rows(t, row, n), block), seen = {QKV_KEY_BLOCK, 0};
+    /* Bounds of windows don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
+    bool ordered = !t->desc->key_ranges.data || t->query[row] == t->query[row + n - 1];
+    bool equal = all.first == all.end ||
+                 (ordered && low.first < low.end && low.first == high.first && low.end == high.end);
     if (equal && (!keep->data || all.first == all.end)) {
         for (int64_t i = 0; i < n; i++)
             views[i] = (row_view){all, NULL};

@@ -9,8 +9,7 @@ static float score_block(const attention_task *t, int64_t row, int64_t block, in
     const qkv_logit_steps cap = {.cap = t->shape->cap};
     const qkv_soon nothing = {0};
     /* Keys that no row sees are not in panels. */
-    qkv_multiply_keys(t, row, 1, qkv_stored_row(&d->k, d->k_type, t->b, t->kv_head, block * QKV_KEY_BLOCK),
-                      (key_range){0, keys}, &nothing);
+    qkv_multiply_keys(t, row, 1, block, (key_range){0, keys}, &nothing);
     if (d->scores_stage == QKV_SCORES_SCALED)
         return d->softcap != 0 ? d->softcap : QKV_LN2;
     if (d->scores_stage == QKV_SCORES_CAPPED)
@@ -22,7 +21,7 @@ static float score_block(const attention_task *t, int64_t row, int64_t block, in
 
 void qkv_attention_write_scores(const attention_task *t, int64_t row) {
     const qkv_matrix_output *x = &t->desc->scores;
-    float *to = (float *)x->data + t->b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
+    float *to = (float *)x->data + t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query;
     for (int64_t block = 0; block < t->shape->key_blocks; block++) {
         int64_t base = block * QKV_KEY_BLOCK, end = qkv_min(QKV_KEY_BLOCK, t->desc->seq_k - base);
         int64_t keys = qkv_max(0, qkv_min(end, t->kv_len - base));
