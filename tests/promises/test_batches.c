@@ -2,7 +2,7 @@
  * bits of plain calls, one sequence each.
  *
  * SPDX-License-Identifier: MIT */
-#include "oracle_cases.h"
+#include "oracle_gradient_cases.h"
 
 #include <string.h>
 
@@ -151,7 +151,28 @@ static void test_packed_sequences_are_single_calls(const qt_set *set) {
     }
 }
 
-/* Ranges of every kind, in place of what the flags say or beside it. */
+/* Ranges of every kind, beside what the flags say; and the mask they describe. */
+static void draw_ranges(qt_rng *rng, const qkv_attention_desc *d, qkv_ranges *x, qkv_matrix_input *mask) {
+    const int64_t rows = d->batch * d->seq_q;
+    int64_t *ranges = qt_alloc((size_t)rows * 16, 8, QT_TAIL);
+    uint8_t *keep = qt_alloc((size_t)(rows * d->seq_k), 1, QT_TAIL);
+    const bool documents = qt_chance(rng, 50);
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t first = documents ? r % (d->seq_q + 1) / 20 * 20 : qt_range(rng, -5, d->seq_k + 3);
+        int64_t end = documents ? first + 20 : first + qt_range(rng, -3, d->seq_k + 5);
+        if (qt_chance(rng, 3))
+            first = qt_chance(rng, 50) ? INT64_MIN : INT64_MAX;
+        if (qt_chance(rng, 3))
+            end = qt_chance(rng, 50) ? INT64_MIN : INT64_MAX;
+        ranges[2 * r] = first;
+        ranges[2 * r + 1] = end;
+        for (int64_t j = 0; j < d->seq_k; j++)
+            keep[r * d->seq_k + j] = j >= first && j < end;
+    }
+    *x = (qkv_ranges){ranges, 2 * d->seq_q, 2};
+    *mask = (qkv_matrix_input){keep, d->seq_q * d->seq_k, 0, d->seq_k, 1};
+}
+
 static void test_ranges_are_the_mask_they_describe(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(qt_quick() ? 80 : 250); i++) {
         qt_rng rng;
@@ -159,31 +180,32 @@ static void test_ranges_are_the_mask_they_describe(const qt_set *set) {
             continue;
         attention_case c;
         case_attention(&rng, 200000, &c);
-        qkv_attention_desc *d = &c.desc;
-        d->keep.data = NULL;
-        const int64_t rows = d->batch * d->seq_q;
-        int64_t *ranges = qt_alloc((size_t)rows * 16, 8, QT_TAIL);
-        uint8_t *keep = qt_alloc((size_t)(rows * d->seq_k), 1, QT_TAIL);
-        const bool documents = qt_chance(&rng, 50);
-        for (int64_t r = 0; r < rows; r++) {
-            int64_t first = documents ? r % (d->seq_q + 1) / 20 * 20 : qt_range(&rng, -5, d->seq_k + 3);
-            int64_t end = documents ? first + 20 : first + qt_range(&rng, -3, d->seq_k + 5);
-            if (qt_chance(&rng, 3))
-                first = qt_chance(&rng, 50) ? INT64_MIN : INT64_MAX;
-            if (qt_chance(&rng, 3))
-                end = qt_chance(&rng, 50) ? INT64_MIN : INT64_MAX;
-            ranges[2 * r] = first;
-            ranges[2 * r + 1] = end;
-            for (int64_t j = 0; j < d->seq_k; j++)
-                keep[r * d->seq_k + j] = j >= first && j < end;
-        }
         attention_case masked = c;
-        masked.desc.keep = (qkv_matrix_input){keep, d->seq_q * d->seq_k, 0, d->seq_k, 1};
-        d->key_ranges = (qkv_ranges){ranges, 2 * d->seq_q, 2};
+        c.desc.keep.data = NULL;
+        draw_ranges(&rng, &c.desc, &c.desc.key_ranges, &masked.desc.keep);
         const qkv_ctx reference = case_reference();
         const case_results want = case_run(&reference, &masked, 0, 0);
         const case_results got = case_run(&set->ctx, &c, (int32_t)qt_range(&rng, 0, 4), 0);
         case_expect_same(set->name, &c, &want, &got);
+    }
+}
+
+static void test_gradients_of_ranges(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(qt_quick() ? 40 : 120); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        gradient_case c;
+        gradient_draw(&rng, 100000, &c);
+        gradient_case masked = c;
+        c.desc.forward.keep.data = NULL;
+        draw_ranges(&rng, &c.desc.forward, &c.desc.forward.key_ranges, &masked.desc.forward.keep);
+        masked.attention.desc.keep = masked.desc.forward.keep;
+        gradient_run_forward(&masked);
+        const qkv_ctx reference = case_reference();
+        const gradient_results want = gradient_run(&reference, &masked, 0, 0);
+        const gradient_results got = gradient_run(&set->ctx, &c, (int32_t)qt_range(&rng, 0, 4), 0);
+        gradient_expect_same(set->name, &c, &want, &got);
     }
 }
 
@@ -335,6 +357,7 @@ int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("packed_sequences_are_single_calls", test_packed_sequences_are_single_calls);
     qt_each_set("ranges_are_the_mask_they_describe", test_ranges_are_the_mask_they_describe);
+    qt_each_set("gradients_of_ranges", test_gradients_of_ranges);
     qt_each_set("pages_are_tensors", test_pages_are_tensors);
     qt_each_set("pages_of_a_plain_batch", test_pages_of_a_plain_batch);
     qt_each_set("indices_that_lead_nowhere_are_refused", test_indices_that_lead_nowhere_are_refused);
