@@ -88,7 +88,8 @@ void *case_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc);
 /* A context that runs the reference. */
 qkv_ctx case_reference(void);
 
-/* How many cases of a test to run: all, or on an emulated CPU, 20 times slower, an eighth of them but at least 25. */
+/* How many cases of a test to run: all; a third of them where builds are slow (QKV_QUICK=1), an eighth on an emulated
+ * CPU, but at least 25. */
 uint64_t case_count(uint64_t all);
 
 #endif

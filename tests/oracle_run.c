@@ -11,8 +11,8 @@ qkv_ctx case_reference(void) {
 }
 
 uint64_t case_count(uint64_t all) {
-    const uint64_t eighth = all / 8;
-    return !qt_emulated() ? all : eighth > 25 ? eighth : all < 25 ? all : 25;
+    const uint64_t some = qt_emulated() ? all / 8 : qt_quick() ? all / 3 : all;
+    return some > 25 ? some : all < 25 ? all : 25;
 }
 
 static void *workspace_of(const qkv_plan *plan) {

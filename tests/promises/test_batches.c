@@ -141,7 +141,7 @@ static void run_batch(const qt_set *set, qt_rng *rng, const batch *x) {
 }
 
 static void test_packed_sequences_are_single_calls(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 60 : 200); i++) {
+    for (uint64_t i = 0; i < case_count(200); i++) {
         qt_rng rng;
         batch x;
         if (!qt_case(i, &rng))
@@ -174,7 +174,7 @@ static void draw_ranges(qt_rng *rng, const qkv_attention_desc *d, qkv_ranges *x,
 }
 
 static void test_ranges_are_the_mask_they_describe(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 80 : 250); i++) {
+    for (uint64_t i = 0; i < case_count(250); i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
@@ -191,7 +191,7 @@ static void test_ranges_are_the_mask_they_describe(const qt_set *set) {
 }
 
 static void test_gradients_of_ranges(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 40 : 120); i++) {
+    for (uint64_t i = 0; i < case_count(120); i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
@@ -258,7 +258,7 @@ static void put_in_pages(qt_rng *rng, batch *x, qkv_attention_desc *paged) {
 }
 
 static void test_pages_are_tensors(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 60 : 200); i++) {
+    for (uint64_t i = 0; i < case_count(200); i++) {
         qt_rng rng;
         batch x;
         if (!qt_case(i, &rng))
@@ -273,7 +273,7 @@ static void test_pages_are_tensors(const qt_set *set) {
 
 /* Without q_start: a batch whose sequences have as many queries each. */
 static void test_pages_of_a_plain_batch(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 40 : 120); i++) {
+    for (uint64_t i = 0; i < case_count(120); i++) {
         qt_rng rng;
         batch x;
         if (!qt_case(i, &rng))

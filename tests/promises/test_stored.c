@@ -113,7 +113,7 @@ static void expect_stored(const qt_set *set, qt_rng *rng, attention_case *c, boo
 }
 
 static void test_stored_values_are_what_they_mean(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 150 : 500); i++) {
+    for (uint64_t i = 0; i < case_count(500); i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
@@ -131,7 +131,7 @@ static void test_stored_values_are_what_they_mean(const qt_set *set) {
 }
 
 static void test_blocks_are_what_they_mean(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 80 : 250); i++) {
+    for (uint64_t i = 0; i < case_count(250); i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
@@ -150,7 +150,7 @@ static void test_blocks_are_what_they_mean(const qt_set *set) {
 
 /* out in 16 bits is the f32 result rounded once. */
 static void test_out_is_rounded_once(const qt_set *set) {
-    for (uint64_t i = 0; i < case_count(qt_quick() ? 80 : 200); i++) {
+    for (uint64_t i = 0; i < case_count(200); i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
