@@ -71,6 +71,10 @@ struct qkv_kernels {
      * panel: [k][64] floats, 64-byte aligned. For keys, and for weights stored [out][in]. */
     void (*pack)(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k);
 
+    /* panel[c·ld + r] = what stored element c of row r means, for r < rows ≤ ld, c < k; 0 for rows ≤ r < ld. Rows are
+     * `stride` bytes apart; ld is a multiple of QKV_LANES, panel 64-byte aligned. */
+    void (*pack_stored)(float *panel, ptrdiff_t ld, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k);
+
     /* C = A·B, or C += A·B with accumulate: C[i][j] (+)= Σ A[i][x]·B[x][j], the sum being one fma chain from +0 over
      * ascending x. A: rows × k, B: k × cols. C is a scratch tile (see QKV_LANES).
      * B[x][j] is b[⌊j/64⌋·panel + x·ldb + j mod 64]: panel = 64 for rows in memory, more for columns in panels.
@@ -82,6 +86,12 @@ struct qkv_kernels {
      * would not pay: rows ≤ few_rows. Columns of C up to the next multiple of QKV_LANES become anything. */
     void (*gemm_nt)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                     size_t cols, size_t k, int accumulate, const qkv_soon *soon);
+
+    /* C[i][j] = Σ A[i][x]·B[x][j] with rows of B as they are stored (enum qkv_type), `stride` bytes apart: one fma
+     * chain from +0 over ascending x or, with resume, from what is in C, so that a chain may go on over rows in several
+     * places. rows ≤ few_rows; C is a scratch tile. The sign of a zero is not fixed. */
+    void (*gemm_stored)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const void *b, ptrdiff_t stride,
+                        int type, size_t rows, size_t cols, size_t k, int resume, const qkv_soon *soon);
 
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
      * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. o: a row of a scratch

@@ -210,3 +210,26 @@ static void narrow(void *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds,
         }
     }
 }
+
+static void gemm_stored(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const void *b, ptrdiff_t stride,
+                        int type, size_t rows, size_t cols, size_t k, int resume, const qkv_soon *soon) {
+    (void)soon;
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < cols; j++) {
+            float *to = &c[(ptrdiff_t)i * ldc + (ptrdiff_t)j], sum = resume ? *to : 0.0f;
+            for (size_t x = 0; x < k; x++)
+                sum = qkv_fma(a[(ptrdiff_t)i * lda + (ptrdiff_t)x],
+                              load_stored((const unsigned char *)b + (ptrdiff_t)x * stride, type, j), sum);
+            *to = sum;
+        }
+    }
+}
+
+static void pack_stored(float *panel, ptrdiff_t ld, const void *src, ptrdiff_t stride, int type, size_t rows,
+                        size_t k) {
+    for (size_t r = 0; r < (size_t)ld; r++) {
+        const unsigned char *from = (const unsigned char *)src + (r < rows ? (ptrdiff_t)r * stride : 0);
+        for (size_t c = 0; c < k; c++)
+            panel[(ptrdiff_t)c * ld + (ptrdiff_t)r] = r < rows ? load_stored(from, type, c) : 0.0f;
+    }
+}

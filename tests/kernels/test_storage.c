@@ -136,6 +136,88 @@ static void test_rows(const qt_set *set) {
                                i % 2 ? QT_TAIL : qt_place(&rng));
 }
 
+static size_t row_bytes(int type, size_t n) {
+    return type == QKV_Q8_0 ? n / 32 * 34 : type == QKV_F32 ? 4 * n : 2 * n;
+}
+
+/* Rows of random stored elements, finite ones, between guard pages. */
+static unsigned char *stored_rows(qt_rng *rng, int type, size_t rows, size_t n, int64_t stride, int place) {
+    const size_t bytes = rows > 0 ? (rows - 1) * (size_t)stride + row_bytes(type, n) : 0;
+    unsigned char *x = qt_alloc(bytes, 4, place == QT_TAIL ? place : QT_HEAD);
+    for (size_t i = 0; i < rows; i++) {
+        unsigned char *row = x + i * (size_t)stride;
+        for (size_t j = 0; j < row_bytes(type, n); j++)
+            row[j] = (unsigned char)qt_u64(rng);
+        for (size_t j = 0; j < n; j += type == QKV_Q8_0 ? 32 : 1) {
+            const float value = qt_normal(rng);
+            const uint16_t half = type == QKV_BF16 ? qkv_to_bf16(value) : qkv_to_f16(value);
+            if (type == QKV_F32)
+                memcpy(row + 4 * j, &value, 4);
+            else
+                memcpy(row + (type == QKV_Q8_0 ? j / 32 * 34 : 2 * j), &half, 2);
+        }
+    }
+    qt_read_only(x);
+    return x;
+}
+
+static void check_pack(const qt_set *set, qt_rng *rng, int type, size_t rows, size_t k, ptrdiff_t ld, int place) {
+    const int64_t stride = (int64_t)row_bytes(type, k) + 4 * qt_range(rng, 0, 5);
+    qt_describe("pack_stored type=%d rows=%zu k=%zu ld=%td place=%d", type, rows, k, ld, place);
+    const unsigned char *src = stored_rows(rng, type, rows, k, stride, place);
+    float *got = qt_tile(k, (size_t)ld, place), *want = qt_tile(k, (size_t)ld, place);
+    set->kernels->pack_stored(got, ld, src, rows > 1 ? stride : INT64_MAX, type, rows, k);
+    qkv_kernels_ref.pack_stored(want, ld, src, stride, type, rows, k);
+    for (size_t c = 0; c < k; c++)
+        for (size_t r = 0; r < (size_t)ld; r++) {
+            const float x = r >= rows ? 0.0f : type == QKV_F32 ? 0 : meaning(type, src + r * (size_t)stride, c);
+            QT_EXPECT(type == QKV_F32 || qt_same(x, want[c * (size_t)ld + r], 0), "the reference at [%zu][%zu]", c, r);
+        }
+    qt_expect_words("panel", want, got, k * (size_t)ld, 0);
+}
+
+static void check_product(const qt_set *set, qt_rng *rng, int type, size_t rows, size_t cols, size_t k, int place) {
+    const int64_t stride = (int64_t)row_bytes(type, cols) + 4 * qt_range(rng, 0, 5);
+    const ptrdiff_t lda = (ptrdiff_t)k + qt_range(rng, 0, 9), ldc = (ptrdiff_t)(cols + 15) / 16 * 16;
+    const int resume = qt_chance(rng, 50);
+    qt_describe("gemm_stored type=%d rows=%zu cols=%zu k=%zu resume=%d place=%d", type, rows, cols, k, resume, place);
+    const unsigned char *b = stored_rows(rng, type, k, cols, stride, place);
+    const float *a = operand(rng, rows, k, lda, place, QT_NORMAL);
+    float *got = qt_tile(rows, (size_t)ldc, place), *want = qt_tile(rows, (size_t)ldc, place);
+    for (size_t i = 0; i < rows * (size_t)ldc; i++)
+        want[i] = got[i] = qt_normal(rng);
+    const qkv_soon soon = {b, stride, k, row_bytes(type, cols)}; /* a hint changes nothing */
+    set->kernels->gemm_stored(got, ldc, a, lda, b, k > 1 ? stride : INT64_MIN, type, rows, cols, k, resume,
+                              k % 2 ? &soon : NULL);
+    qkv_kernels_ref.gemm_stored(want, ldc, a, lda, b, stride, type, rows, cols, k, resume, NULL);
+    qt_expect_rows("product", want, ldc, got, ldc, rows, cols, QT_ANY_ZERO);
+}
+
+static void test_pack_stored(const qt_set *set) {
+    qt_rng rng;
+    uint64_t index = 0;
+    for (int type = QKV_F32; type <= QKV_Q8_0; type++)
+        for (size_t rows = 0; rows <= 64; rows += rows < 18 ? 1 : 7)
+            for (int i = 0; i < (qt_quick() ? 2 : 8); i++)
+                if (qt_case(index++, &rng)) {
+                    const size_t k = type == QKV_Q8_0 ? 32 * (size_t)qt_range(&rng, 0, 4) : draw_size(&rng, 140);
+                    const ptrdiff_t ld = rows > 32 || i % 2 ? 64 : rows > 16 ? 32 : 16;
+                    check_pack(set, &rng, type, rows, k, ld, qt_place(&rng));
+                }
+}
+
+static void test_gemm_stored(const qt_set *set) {
+    qt_rng rng;
+    uint64_t index = 0;
+    for (int type = QKV_F32; type <= QKV_Q8_0; type++)
+        for (size_t rows = 1; rows <= (size_t)set->kernels->few_rows; rows++)
+            for (int i = 0; i < (qt_quick() ? 12 : 60); i++)
+                if (qt_case(index++, &rng)) {
+                    const size_t cols = type == QKV_Q8_0 ? 32 * (size_t)qt_range(&rng, 1, 5) : draw_size(&rng, 140);
+                    check_product(set, &rng, type, rows, cols, draw_size(&rng, 70), i % 2 ? QT_TAIL : qt_place(&rng));
+                }
+}
+
 /* A caller may have set flushing to zero: conversions still see subnormals. */
 static void test_flushing_changes_nothing(const qt_set *set) {
 #if QKV_X86_64
@@ -163,6 +245,8 @@ int main(int argc, char **argv) {
     qt_each_set("every_half_and_back", test_every_half_and_back);
     qt_each_set("rounds_to_nearest_even", test_rounds_to_nearest_even);
     qt_each_set("rows", test_rows);
+    qt_each_set("pack_stored", test_pack_stored);
+    qt_each_set("gemm_stored", test_gemm_stored);
     qt_each_set("flushing_changes_nothing", test_flushing_changes_nothing);
     return qt_run();
 }

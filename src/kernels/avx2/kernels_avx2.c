@@ -27,6 +27,7 @@
 #include "../backward.inc.h"
 #include "../dropout.inc.h"
 #include "../storage.inc.h"
+#include "../stored.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -17,6 +17,7 @@
 #include "../backward.inc.h"
 #include "../dropout.inc.h"
 #include "../storage.inc.h"
+#include "../stored.inc.h"
 
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"

@@ -18,10 +18,24 @@ static void multiply_values(const attention_task *t, int64_t n, const float *p, 
                      (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, soon);
 }
 
+/* The same with values as they are stored: one chain over all places that they lie in. */
+static void multiply_stored_values(const attention_task *t, int64_t n, const key_block *block, key_range keys,
+                                   const qkv_soon *soon, float *out) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block->index * QKV_KEY_BLOCK, stride = qkv_stored_bytes(d->v_type, d->v.token), run;
+    for (int64_t j = keys.first; j < keys.end; j += run) {
+        const void *v = qkv_key_run(t, &d->v, d->v_type, base + j, base + keys.end, &run);
+        const qkv_soon share = part_of(soon, j - keys.first, j + run - keys.first, keys.end - keys.first);
+        t->kernels->gemm_stored(out, t->shape->ld_o, t->scores + j, LD_SCORES, v, stride, d->v_type, (size_t)n,
+                                (size_t)d->head_dim_v, (size_t)run, j > keys.first, &share);
+    }
+}
+
 /* The state of one row, by a loop that skips what the row does not see. */
-static void attend_row_exactly(const attention_task *t, int64_t row, const key_block *block, const row_view *view,
+static void attend_row_exactly(const attention_task *t, int64_t row, key_block *block, const row_view *view,
                                key_range keys, float *max, float *sum, float *out) {
     const qkv_kernels *kernels = t->kernels;
+    qkv_widen_stored(t, block);
     key_range columns = qkv_score_tile(t, row, 1, block, view, keys);
     size_t width = (size_t)(columns.end - columns.first);
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
@@ -70,7 +84,10 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
                         sum);
     qkv_drop_tile(t, t->scores, row, n, block->index, columns);
     if (block->num_holes == 0 || (all & rows) == rows) {
-        multiply_values(t, n, t->scores, block->v, block->ld_v, keys, &soon, out);
+        if (block->is_stored)
+            multiply_stored_values(t, n, block, keys, &soon, out);
+        else
+            multiply_values(t, n, t->scores, block->v, block->ld_v, keys, &soon, out);
         if (block->num_holes > 0)
             return;
         some = suspect_rows(t, n, sum, out);

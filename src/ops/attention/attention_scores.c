@@ -113,9 +113,24 @@ static void multiply_rows(const attention_task *t, const float *q, int64_t n, co
     } while (x < dim);
 }
 
+/* And with stored keys: of so many at a time a panel is made that stays in the L1 cache. */
+enum { STRIP_KEYS = 32 };
+static void multiply_stored(const attention_task *t, const float *q, int64_t n, const void *k, key_range keys,
+                            const qkv_soon *soon) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t dim = d->head_dim, x = 0;
+    t->kernels->pack_stored(t->strip, STRIP_KEYS, k, qkv_stored_bytes(d->k_type, d->k.token), d->k_type,
+                            (size_t)(keys.end - keys.first), (size_t)dim);
+    do {
+        t->kernels->gemm(t->scores + keys.first, LD_SCORES, q + x, t->shape->ld_q, t->strip + x * STRIP_KEYS,
+                         STRIP_KEYS, QKV_PANEL, (size_t)n, (size_t)(keys.end - keys.first),
+                         (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
+        x += QKV_CHAIN;
+    } while (x < dim);
+}
+
 void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                        const qkv_soon *soon) {
-    enum { STRIP_KEYS = 32 }; /* so many stay in the L1 cache as floats */
     const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
@@ -125,13 +140,10 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
             run = qkv_min(run, STRIP_KEYS);
         key_range strip = {j, j + run};
         const qkv_soon share = part_of(soon, j - keys.first, strip.end - keys.first, keys.end - keys.first);
-        if (d->k_type == QKV_F32) {
+        if (d->k_type == QKV_F32)
             multiply_rows(t, q, n, k, d->k.token, strip, &share);
-            continue;
-        }
-        t->kernels->widen(t->strip, t->shape->ld_q, k, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, (size_t)run,
-                          (size_t)d->head_dim);
-        multiply_rows(t, q, n, t->strip, t->shape->ld_q, strip, &share);
+        else
+            multiply_stored(t, q, n, k, strip, &share);
     }
 }
 

@@ -107,14 +107,17 @@ static void pack_block(const qkv_kernels *kernels, const attention_task *t, floa
     int64_t base = block * QKV_KEY_BLOCK, ld = qkv_round_up(d->head_dim, QKV_LANES), run;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
         int64_t end = qkv_min(j + QKV_PANEL, keys.end);
+        size_t rows = (size_t)(end - j), dim = (size_t)d->head_dim;
         const void *from = qkv_key_run(t, &d->k, d->k_type, base + j, base + end, &run);
-        int64_t stride = d->k.token;
-        if (d->k_type != QKV_F32 || run < end - j) {
+        float *panel = panels + j * d->head_dim;
+        if (run < end - j) { /* in several pages */
             widen_rows(kernels, t, &d->k, d->k_type, d->head_dim, base + j, base + end, strip, ld);
-            from = strip;
-            stride = ld;
+            kernels->pack(panel, strip, ld, rows, dim);
+        } else if (d->k_type != QKV_F32) {
+            kernels->pack_stored(panel, QKV_PANEL, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, rows, dim);
+        } else {
+            kernels->pack(panel, from, d->k.token, rows, dim);
         }
-        kernels->pack(panels + j * d->head_dim, from, stride, (size_t)(end - j), (size_t)d->head_dim);
     }
 }
 
@@ -234,6 +237,19 @@ static void read_values(const attention_task *t, key_block *block) {
     block->ld_v = gathers ? t->shape->ld_o : d->v.token;
 }
 
+static void widen_values(const attention_task *t, const key_block *block) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
+    widen_rows(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
+               t->widened + block->keys.first * ld, ld);
+}
+
+void qkv_widen_stored(const attention_task *t, key_block *block) {
+    if (block->is_stored)
+        widen_values(t, block);
+    block->is_stored = false;
+}
+
 static void copy_values(const attention_task *t, const key_block *block, key_range keys) {
     size_t bytes = (size_t)t->desc->head_dim_v * sizeof(float);
     for (int64_t j = keys.first; j < keys.end; j++)
@@ -255,9 +271,10 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
         pack_block(t->kernels, t, t->packed, t->strip, index, keys);
         block->panels = t->packed;
     }
-    if (gathers_values(d))
-        widen_rows(t->kernels, t, &d->v, d->v_type, d->head_dim_v, index * QKV_KEY_BLOCK + keys.first,
-                   index * QKV_KEY_BLOCK + keys.end, t->widened + keys.first * t->shape->ld_o, t->shape->ld_o);
+    block->keys = keys;
+    block->is_stored = gathers_values(d) && t->rows <= t->kernels->few_rows;
+    if (gathers_values(d) && !block->is_stored)
+        widen_values(t, block);
     read_values(t, block);
     if (t->copies_values) {
         copy_values(t, block, keys);
@@ -271,6 +288,7 @@ bool qkv_find_holes(const attention_task *t, key_block *block) {
     int64_t ld = t->shape->ld_o, most = t->kernels->tile_rows;
     size_t dim = (size_t)t->desc->head_dim_v;
     key_range keys = within_block(visible_to_rows(t, 0, t->rows), block->index);
+    qkv_widen_stored(t, block);
     read_values(t, block);
     block->searched = true;
     for (int64_t j = keys.first; j < keys.end; j += most) { /* 0·v is NaN where v is NaN or infinite */

@@ -211,6 +211,8 @@ void qkv_survey_mask(const attention_task *t, int64_t first);
 typedef struct key_block {
     int64_t index;
     const float *panels;     /* K; NULL: as it lies in memory, since the rows are few */
+    key_range keys;          /* those that the task's rows see between them */
+    bool is_stored;          /* V is multiplied as it lies in memory, and v not there until qkv_widen_stored */
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
     /* Keys with a NaN or infinity in V, looked for when a product shows one that its row may not see. If there are any,
@@ -225,6 +227,9 @@ typedef struct key_block {
 
 /* Makes ready what the task's rows need of a block; `all` is what they see of all blocks. */
 void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index, key_range all);
+
+/* Makes v of a block whose values are used as they are stored. */
+void qkv_widen_stored(const attention_task *t, key_block *block);
 
 /* Looks for them; true if there are any. For tasks of more than few_rows rows. */
 bool qkv_find_holes(const attention_task *t, key_block *block);

@@ -1,0 +1,56 @@
+/* Template: products of ROWS rows, a literal, with stored elements. Part of stored.inc.h, which has the macros.
+ *
+ * SPDX-License-Identifier: MIT */
+
+/* So many vectors of columns from channel `first` on. resume: the sums go on from C. */
+#define STORED_TILE(vectors)                                                                                         \
+    QKV_INLINE void TILE_NAME(stored_tile_, ROWS, vectors, )(int type, const stored_operands *o, float *c,           \
+                                                             const float *a, const unsigned char *b, size_t first,   \
+                                                             gemm_fetch *fetch) {                                    \
+        const ptrdiff_t row = o->lda, ldc = o->ldc;                                                                  \
+        const int resume = o->resume, split = ROWS > 3 ? 3 : ROWS;                                                   \
+        const float *lower = ROWS > split ? a + split * row : a;                                                     \
+        QKV_OPAQUE(lower);                                                                                           \
+        QKV_ROWS(ROWS, STORED_BEGIN_##vectors, 0)                                                                    \
+        for (size_t k = o->k; k > 0; k--) {                                                                          \
+            gemm_fetch_lines(fetch);                                                                                 \
+            QKV_COLS(vectors, STORED_LOAD, 0)                                                                        \
+            QKV_ROWS(ROWS, STORED_STEP_##vectors, 0)                                                                 \
+            a++, lower++, b += o->stride;                                                                            \
+        }                                                                                                            \
+        QKV_ROWS(ROWS, STORED_STORE_##vectors, 0)                                                                    \
+    }
+STORED_TILE(1)
+#if STRIP_VECTORS == 2
+STORED_TILE(2)
+#else
+STORED_TILE(4)
+#endif
+
+/* All columns. */
+QKV_INLINE void TILE_NAME(stored_product_, ROWS, 0, )(int type, const stored_operands *o, float *c, const float *a,
+                                                      const unsigned char *b, gemm_fetch *fetch_of_all) {
+    gemm_fetch fetch = *fetch_of_all;
+    size_t j = 0;
+    for (; o->cols - j >= STRIP; j += STRIP)
+        TILE_NAME(stored_tile_, ROWS, STRIP_VECTORS, )(type, o, c + j, a, b, j, &fetch);
+    for (; o->cols - j >= VLEN; j += VLEN)
+        TILE_NAME(stored_tile_, ROWS, 1, )(type, o, c + j, a, b, j, &fetch);
+    for (size_t i = 0; j < o->cols && i < ROWS; i++)
+        stored_edge(type, o, c + (ptrdiff_t)i * o->ldc + j, a + (ptrdiff_t)i * o->lda, b, j);
+    *fetch_of_all = fetch;
+}
+
+/* As a function of each type. */
+#define STORED_FUNCTION(type)                                                                                        \
+    static QKV_NOINLINE void TILE_NAME(stored_, ROWS, type, )(const stored_operands *o, float *c, const float *a,    \
+                                                              const unsigned char *b, gemm_fetch *fetch) {           \
+        TILE_NAME(stored_product_, ROWS, 0, )(type, o, c, a, b, fetch);                                              \
+    }
+STORED_FUNCTION(QKV_F32)
+STORED_FUNCTION(QKV_F16)
+STORED_FUNCTION(QKV_BF16)
+STORED_FUNCTION(QKV_Q8_0)
+#undef STORED_TILE
+#undef STORED_FUNCTION
+#undef ROWS
