@@ -47,6 +47,58 @@ static inline simde__m512 scale_lanes(simde__mmask16 mask, simde__m512 a, simde_
     return simde__m512_from_private(x);
 }
 
+static inline simde__m512 from_halves(__m256i x) {
+    simde__m512_private y;
+    y.m256[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(x));
+    y.m256[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1));
+    return simde__m512_from_private(y);
+}
+
+static inline __m256i to_halves(simde__m512 x) {
+    const simde__m512_private y = simde__m512_to_private(x);
+    return _mm256_set_m128i(_mm256_cvtps_ph(y.m256[1], _MM_FROUND_TO_NEAREST_INT),
+                            _mm256_cvtps_ph(y.m256[0], _MM_FROUND_TO_NEAREST_INT));
+}
+
+static inline simde__m512i widen_words(__m256i x) {
+    simde__m512i_private y;
+    y.m256i[0] = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(x));
+    y.m256i[1] = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1));
+    return simde__m512i_from_private(y);
+}
+
+static inline simde__m512i widen_bytes(__m128i x) {
+    simde__m512i_private y;
+    y.m256i[0] = _mm256_cvtepi8_epi32(x);
+    y.m256i[1] = _mm256_cvtepi8_epi32(_mm_srli_si128(x, 8));
+    return simde__m512i_from_private(y);
+}
+
+static inline __m256i narrow_words(simde__m512i x) {
+    const simde__m512i_private y = simde__m512i_to_private(x);
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(y.m256i[0], y.m256i[1]), 0xd8);
+}
+
+static inline simde__m512 from_integers(simde__m512i x) {
+    const simde__m512i_private y = simde__m512i_to_private(x);
+    simde__m512_private z;
+    z.m256[0] = _mm256_cvtepi32_ps(y.m256i[0]);
+    z.m256[1] = _mm256_cvtepi32_ps(y.m256i[1]);
+    return simde__m512_from_private(z);
+}
+
+#undef _mm512_cvtph_ps
+#undef _mm512_cvtps_ph
+#undef _mm512_cvtepu16_epi32
+#undef _mm512_cvtepi8_epi32
+#undef _mm512_cvtepi32_epi16
+#undef _mm512_cvtepi32_ps
+#define _mm512_cvtph_ps from_halves
+#define _mm512_cvtps_ph(x, rounding) to_halves(x)
+#define _mm512_cvtepu16_epi32 widen_words
+#define _mm512_cvtepi8_epi32 widen_bytes
+#define _mm512_cvtepi32_epi16 narrow_words
+#define _mm512_cvtepi32_ps from_integers
 #undef _cvtu32_mask16
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
@@ -66,6 +118,7 @@ static inline simde__m512 scale_lanes(simde__mmask16 mask, simde__m512 a, simde_
 
 #include "ref/philox.h"
 #include "ref/scalar.h"
+#include "ref/storage.h"
 #include "kernels/repeat.h"
 #include "kernels/avx512/simd_avx512.h"
 
@@ -73,6 +126,8 @@ static inline simde__m512 scale_lanes(simde__mmask16 mask, simde__m512 a, simde_
 #include "kernels/rows.inc.h"
 #include "kernels/backward.inc.h"
 #include "kernels/dropout.inc.h"
+#include "kernels/storage.inc.h"
+#include "kernels/stored.inc.h"
 
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"
