@@ -11,9 +11,10 @@
 
 BEGIN {
     # fold keeps its factors in an array; logits, tanh and log hold more constants than there are registers; sum_visible
-    # is for rows with a NaN. gemm_nt_1 … gemm_nt_12 turn a square of B between their fmas; a form with a seventh of the
+    # is for rows with a NaN; widen, narrow and the packing of stored rows end in a tail that is copied, row by row.
+    # gemm_nt_1 … gemm_nt_12 turn a square of B between their fmas; a form with a seventh of the
     # stack's instructions ran no faster.
-    cold = "fold logits sum_visible tanh_array log_array"
+    cold = "fold logits sum_visible tanh_array log_array widen narrow pack_stored stored_edge"
     for (i = split(cold, names, " "); i > 0; i--) is_cold[names[i]] = 1
 }
 
@@ -80,7 +81,8 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
             if (i != j && head[i] >= head[j] && jump[i] <= jump[j] && (work[i] || !work[j])) inner = 0
         if (!inner) continue
         walk(head[j], jump[j])
-        hot = !(name in is_cold) && name !~ /^gemm_nt/ && (name ~ /gemm/ ? fma[j] >= tile : loads[j] > 0)
+        hot = !(name in is_cold) && name !~ /^gemm_nt/ && (name ~ /gemm/ ? fma[j] >= tile \
+                                                                   : name ~ /^stored_/ ? fma[j] > 0 : loads[j] > 0)
         print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other",
             jumps[j] == 1 ? "straight" : "branches"
         for (i = head[j]; i <= jump[j]; i++)
@@ -90,7 +92,9 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
     split("", at); split("", goal); split("", target); split("", leaves)
 }
 
+# Products with stored elements keep account of more addresses than there are registers: only their vectors count.
 function in_stack(i) {
+    if (name ~ /^stored_/) return text[i] ~ stack && text[i] ~ /%[xyz]mm|[\t ,]q[0-9]/
     return op[i] ~ /^(push|pop|call)/ || (text[i] ~ stack && op[i] !~ /^(lea|nop)/)
 }
 

@@ -21,9 +21,11 @@
         QKV_ROWS(ROWS, STORED_STORE_##vectors, 0)                                                                    \
     }
 STORED_TILE(1)
-#if STRIP_VECTORS == 2
+#if STRIP_VECTORS == 2 || (ROWS == 6 && VLEN == 4) /* 24 sums leave GCC too few registers on NEON */
+#define STORED_VECTORS 2
 STORED_TILE(2)
 #else
+#define STORED_VECTORS 4
 STORED_TILE(4)
 #endif
 
@@ -32,8 +34,8 @@ QKV_INLINE void TILE_NAME(stored_product_, ROWS, 0, )(int type, const stored_ope
                                                       const unsigned char *b, gemm_fetch *fetch_of_all) {
     gemm_fetch fetch = *fetch_of_all;
     size_t j = 0;
-    for (; o->cols - j >= STRIP; j += STRIP)
-        TILE_NAME(stored_tile_, ROWS, STRIP_VECTORS, )(type, o, c + j, a, b, j, &fetch);
+    for (; o->cols - j >= STORED_VECTORS * VLEN; j += STORED_VECTORS * VLEN)
+        TILE_NAME(stored_tile_, ROWS, STORED_VECTORS, )(type, o, c + j, a, b, j, &fetch);
     for (; o->cols - j >= VLEN; j += VLEN)
         TILE_NAME(stored_tile_, ROWS, 1, )(type, o, c + j, a, b, j, &fetch);
     for (size_t i = 0; j < o->cols && i < ROWS; i++)
@@ -52,5 +54,6 @@ STORED_FUNCTION(QKV_F16)
 STORED_FUNCTION(QKV_BF16)
 STORED_FUNCTION(QKV_Q8_0)
 #undef STORED_TILE
+#undef STORED_VECTORS
 #undef STORED_FUNCTION
 #undef ROWS

@@ -158,10 +158,53 @@ static void *give_stored(bool out, int32_t type, const int64_t *size, int64_t ba
     if ((was) && !(pointer))                                                                                           \
         (pointer) = (void *)somewhere
 
-static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int kind) {
-    const int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
-    const int64_t blocks[4] = {d->batch, d->num_heads, d->seq_q, (d->seq_k + 255) / 256};
+/* Packed sequences are one batch, pages are batches. */
+static int64_t query_batches(const qkv_attention_desc *d) {
+    return d->q_start ? 1 : d->batch;
+}
+
+/* Where sequences begin: mostly in order and inside; sums of the tensor's tokens. */
+static void fill_starts(int64_t *start, int64_t batch, int64_t tokens) {
+    int64_t at = 0;
+    for (int64_t b = 0; b <= batch; b++) {
+        start[b] = at;
+        at += b + 1 >= batch ? tokens - at : (int64_t)(next() % (uint64_t)(tokens - at + 1));
+    }
+    if (next() % 40 == 0)
+        start[next() % (uint64_t)(batch + 1)] = (int64_t)next() - 1000;
+}
+
+static void give_layout(qkv_attention_desc *d, int kind) {
+    const int64_t rows[2] = {query_batches(d), d->seq_q};
+    const int64_t ranges[2] = {d->key_ranges.batch, d->key_ranges.query};
     const qkv_attention_desc was = *d;
+    if (d->key_ranges.data)
+        d->key_ranges.data = give(false, 8, 2, rows, ranges, 2, kind);
+    GIVE_VECTOR(d->q_start, false, 8, d->batch + 1);
+    GIVE_VECTOR(d->k_start, false, 8, d->batch + 1);
+    if (d->q_start && !too_large)
+        fill_starts((int64_t *)(uintptr_t)d->q_start, d->batch, d->seq_q);
+    if (d->k_start && !too_large)
+        fill_starts((int64_t *)(uintptr_t)d->k_start, d->batch, d->seq_k);
+    if (d->page_table) {
+        const int64_t pages = (d->seq_k + d->page_tokens - 1) / d->page_tokens;
+        d->page_table = give(false, 4, 1, &d->batch, &d->table_stride, pages, kind);
+        for (int64_t b = 0; d->page_table && b < d->batch; b++)
+            for (int64_t i = 0; i < pages; i++) { /* seldom no page of the pool */
+                const int64_t choice = d->num_pages + (next() % 200 == 0 ? 2 : 0);
+                int32_t *entry = (int32_t *)(uintptr_t)d->page_table + (d->batch > 1 ? b * d->table_stride : 0) + i;
+                *entry = choice > 0 ? (int32_t)(next() % (uint64_t)choice) - (choice > d->num_pages) : -1;
+            }
+    }
+    KEEP_PRESENT(d->key_ranges.data, was.key_ranges.data);
+    KEEP_PRESENT(d->page_table, was.page_table);
+}
+
+static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int kind) {
+    const int64_t rows[4] = {query_batches(d), d->num_heads, d->seq_q, d->seq_k};
+    const int64_t blocks[4] = {query_batches(d), d->num_heads, d->seq_q, (d->seq_k + 255) / 256};
+    const qkv_attention_desc was = *d;
+    give_layout(d, kind);
     if (outputs && d->lse.data)
         GIVE_ROWS(d->lse, true, rows, 1);
     if (outputs)
@@ -217,7 +260,9 @@ static void *give_packed(int64_t rows, int64_t columns, int kind) {
 }
 
 static void give_attention(qkv_attention_desc *d, int kind) {
-    const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, kv_heads(d), d->seq_k};
+    const int64_t rows[3] = {query_batches(d), d->num_heads, d->seq_q};
+    const int64_t keys[3] = {d->page_table ? d->num_pages : d->k_start ? 1 : d->batch, kv_heads(d),
+                             d->page_table ? d->page_tokens : d->seq_k};
     GIVE_STORED(d->q, false, d->q_type, rows, d->head_dim);
     GIVE_STORED(d->k, false, d->k_type, keys, d->head_dim);
     GIVE_STORED(d->v, false, d->v_type, keys, dim_v(d));
