@@ -232,6 +232,35 @@ static void test_what_is_no_type_is_refused(const qt_set *set) {
     assert_int_equal(qkv_attention_run(&plan, &c.desc, workspace, plan.workspace_size), QKV_ERROR_ALIGNMENT);
 }
 
+/* Latent attention: one KV head, v being the first channels of k. */
+static void test_values_in_the_keys(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(40); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        attention_case c;
+        const int64_t dim = 32 * qt_range(&rng, 2, 5), dv = dim - 32, keys = qt_range(&rng, 1, 400);
+        case_plain(&rng, &c, 2, 16, 1, qt_range(&rng, 1, 4), keys, dim, dv);
+        for (int64_t b = 0; b < 2; b++)
+            for (int64_t t = 0; t < keys; t++)
+                memcpy(float_at(&c.desc.v, b, 0, t), float_at(&c.desc.k, b, 0, t), (size_t)dv * sizeof(float));
+        attention_case latent = c;
+        const int64_t sizes[3] = {2, 1, keys};
+        latent.desc.k_type = latent.desc.v_type = draw_type(&rng, true);
+        if (latent.desc.k_type != QKV_F32) {
+            latent.desc.k = store(&rng, &c.desc.k, latent.desc.k_type, sizes, dim);
+            for (int64_t b = 0; b < 2; b++)
+                for (int64_t t = 0; t < keys; t++)
+                    memcpy(float_at(&c.desc.v, b, 0, t), float_at(&c.desc.k, b, 0, t), (size_t)dv * sizeof(float));
+        }
+        latent.desc.v = latent.desc.k;
+        const qkv_ctx reference = case_reference();
+        const case_results want = case_run(&reference, &c, 0, 0);
+        const case_results got = case_run(&set->ctx, &latent, (int32_t)qt_range(&rng, 0, 3), 0);
+        case_expect_same(set->name, &c, &want, &got);
+    }
+}
+
 /* Gradients, and a layer, whose Q, K and V are its own, read floats. */
 static void test_floats_only_elsewhere(const qt_set *set) {
     qt_rng rng;
@@ -261,6 +290,7 @@ int main(int argc, char **argv) {
     qt_each_set("blocks_are_what_they_mean", test_blocks_are_what_they_mean);
     qt_each_set("out_is_rounded_once", test_out_is_rounded_once);
     qt_each_set("what_is_no_type_is_refused", test_what_is_no_type_is_refused);
+    qt_each_set("values_in_the_keys", test_values_in_the_keys);
     qt_each_set("floats_only_elsewhere", test_floats_only_elsewhere);
     return qt_run();
 }
