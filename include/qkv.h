@@ -532,6 +532,9 @@ QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
  *
+ * q, k, v, out and grad_out may be stored in 16 bits; out then counts as it was rounded. Gradients are floats. Neither
+ * QKV_Q8_0 nor q_start, k_start or page_table (QKV_ERROR_FLAGS).
+ *
  * dK and dV of a KV head are sums over the heads of its group. Keys that a query does not see take no part, as in the
  * forward; gradients of a key that no query sees, and of a query that sees no key, are 0, whatever their operands hold.
  * Memory grows with seq_q + seq_k, never with their product. */
@@ -539,7 +542,7 @@ typedef struct qkv_attention_backward_desc {
     size_t size;              /* sizeof(qkv_attention_backward_desc) */
     uint32_t flags;           /* QKV_ACCUMULATE, or of it _Q, _K, _V, _BIAS, _SINKS */
     uint32_t reserved;        /* 0 */
-    qkv_input grad_out;       /* as forward.out: (batch, num_heads, seq_q, head_dim_v) */
+    qkv_input grad_out;       /* as forward.out: (batch, num_heads, seq_q, head_dim_v), stored as out_type says */
     qkv_input grad_lse;       /* optional: one float a (batch, head, token) */
     qkv_output grad_q, grad_k, grad_v; /* each optional; sizes as q, k and v */
     /* optional: (batch, num_heads, seq_q, seq_k), also where forward.bias is NULL and so zero. A stride of 0 sums over

@@ -65,8 +65,9 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
 /* What follows from a complete descriptor alone: group, key_blocks, ld_q, ld_o, q_scale, cap, keep_rows and bias_rows.
  * Returns the scale, 1/√head_dim where it is 0. */
 float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape);
-/* Refuses storage types, packed sequences and pages where an operation reads plain tensors of floats. */
+/* Refuses packed sequences and pages where an operation reads plain tensors; storage types where it reads floats. */
 qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why);
+qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why);
 /* The tensors of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d);
 void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d);
@@ -79,6 +80,10 @@ static inline int64_t qkv_stored_bytes(int32_t type, int64_t n) {
     return type == QKV_F32    ? n * 4
            : type == QKV_Q8_0 ? n / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES
                               : n * 2;
+}
+
+static inline bool qkv_attention_is_stored(const qkv_attention_desc *d) {
+    return d->q_type != QKV_F32 || d->k_type != QKV_F32 || d->v_type != QKV_F32 || d->out_type != QKV_F32;
 }
 
 /* Whether there is an output element. */

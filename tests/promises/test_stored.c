@@ -2,7 +2,7 @@
  * that they mean.
  *
  * SPDX-License-Identifier: MIT */
-#include "oracle_cases.h"
+#include "oracle_gradient_cases.h"
 
 #include "ref/storage.h"
 
@@ -261,7 +261,40 @@ static void test_values_in_the_keys(const qt_set *set) {
     }
 }
 
-/* Gradients, and a layer, whose Q, K and V are its own, read floats. */
+static void test_gradients_of_stored_tensors(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(150); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        gradient_case c;
+        gradient_draw(&rng, 100000, &c);
+        if (qt_chance(&rng, 50))
+            gradient_poison_invisible(&rng, &c);
+        attention_case forward = c.attention;
+        forward.desc = c.desc.forward;
+        const attention_case twin = stored_twin(&rng, &forward, false);
+        const qkv_attention_desc *d = &c.desc.forward;
+        const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q};
+        gradient_run_forward(&c);
+        gradient_case stored = c;
+        stored.desc.forward = twin.desc;
+        if (qt_chance(&rng, 60)) { /* out and its gradient, of one type; out becomes what it means */
+            qkv_input out = {d->out.data, d->out.batch, d->out.head, d->out.token};
+            stored.desc.forward.out_type = (int32_t)qt_range(&rng, QKV_F16, QKV_BF16);
+            qt_read_write(out.data);
+            qt_read_write(c.desc.grad_out.data);
+            const qkv_input halves = store(&rng, &out, stored.desc.forward.out_type, rows, c.attention.dv);
+            stored.desc.forward.out.data = (void *)(uintptr_t)halves.data;
+            stored.desc.grad_out = store(&rng, &c.desc.grad_out, stored.desc.forward.out_type, rows, c.attention.dv);
+        }
+        const qkv_ctx reference = case_reference();
+        const gradient_results want = gradient_run(&reference, &c, 0, 0);
+        const gradient_results got = gradient_run(&set->ctx, &stored, (int32_t)qt_range(&rng, 0, 4), 0);
+        gradient_expect_same(set->name, &c, &want, &got);
+    }
+}
+
+/* A layer, whose Q, K and V are its own, reads floats; gradients read no blocks. */
 static void test_floats_only_elsewhere(const qt_set *set) {
     qt_rng rng;
     if (!qt_case(0, &rng))
@@ -277,11 +310,12 @@ static void test_floats_only_elsewhere(const qt_set *set) {
     assert_int_equal(qkv_layer_plan(&set->ctx, &layer, 1, &plan), QKV_OK);
     assert_int_equal(qkv_attention_backward_plan(&set->ctx, &backward, 1, &plan), QKV_OK);
     char text[80];
-    backward.forward.k_type = layer.attention.out_type = QKV_BF16;
+    backward.forward.k_type = QKV_Q8_0;
+    layer.attention.out_type = QKV_BF16;
     assert_int_equal(qkv_layer_plan(&set->ctx, &layer, 1, &plan), QKV_ERROR_FLAGS);
     assert_int_equal(qkv_attention_backward_plan(&set->ctx, &backward, 1, &plan), QKV_ERROR_FLAGS);
     assert_string_equal(qkv_attention_backward_explain_plan(&set->ctx, &backward, 1, text, sizeof text),
-                        "attention backward: forward.k_type must be QKV_F32 here");
+                        "attention backward: forward.k_type must not be QKV_Q8_0 in gradients");
 }
 
 int main(int argc, char **argv) {
@@ -291,6 +325,7 @@ int main(int argc, char **argv) {
     qt_each_set("out_is_rounded_once", test_out_is_rounded_once);
     qt_each_set("what_is_no_type_is_refused", test_what_is_no_type_is_refused);
     qt_each_set("values_in_the_keys", test_values_in_the_keys);
+    qt_each_set("gradients_of_stored_tensors", test_gradients_of_stored_tensors);
     qt_each_set("floats_only_elsewhere", test_floats_only_elsewhere);
     return qt_run();
 }

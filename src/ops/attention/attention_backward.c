@@ -343,11 +343,11 @@ static int64_t step_rows(const gradient_task *t, const row_view *views, int64_t 
     return same ? tile : tile / 2;
 }
 
-static void fetch_rows(const void *data, int64_t stride, int64_t n, int64_t dim) {
-    enum { LINE_FLOATS = 16 };
+static void fetch_rows(const void *data, int64_t stride, int64_t n, int64_t bytes) {
+    enum { LINE = 64 };
     for (int64_t i = 0; i < n; i++) {
-        for (int64_t x = 0; x < dim; x += LINE_FLOATS)
-            __builtin_prefetch((const float *)data + i * stride + x, 0, 2);
+        for (int64_t x = 0; x < bytes; x += LINE)
+            __builtin_prefetch((const char *)data + i * stride + x, 0, 2);
     }
 }
 
@@ -355,15 +355,17 @@ static void fetch_rows(const void *data, int64_t stride, int64_t n, int64_t dim)
 static void fetch_ahead(const gradient_task *t, int64_t row, int64_t n) {
     const qkv_attention_backward_desc *desc = t->desc;
     const qkv_attention_desc *d = &desc->forward;
-    int64_t first = t->first_query + GRADIENT_ROWS + row;
+    int64_t first = t->first_query + GRADIENT_ROWS + row, dim = d->head_dim, dim_v = d->head_dim_v;
     n = qkv_min(n, d->seq_q - first);
     if (n <= 0)
         return;
-    fetch_rows(qkv_gradient_input_row(t, &d->q, d->head_dim, t->head, first), d->q.token, n, d->head_dim);
-    fetch_rows(qkv_gradient_input_row(t, &desc->grad_out, d->head_dim_v, t->head, first), desc->grad_out.token, n,
-               d->head_dim_v);
+    fetch_rows(qkv_gradient_input_row(t, &d->q, d->q_type, dim, t->head, first),
+               qkv_stored_bytes(d->q_type, d->q.token), n, qkv_stored_bytes(d->q_type, dim));
+    fetch_rows(qkv_gradient_input_row(t, &desc->grad_out, d->out_type, dim_v, t->head, first),
+               qkv_stored_bytes(d->out_type, desc->grad_out.token), n, qkv_stored_bytes(d->out_type, dim_v));
     if (desc->grad_q.data)
-        fetch_rows(qkv_gradient_output_row(t, &desc->grad_q, t->head, first), desc->grad_q.token, n, d->head_dim);
+        fetch_rows(qkv_gradient_output_row(t, &desc->grad_q, t->head, first), qkv_stored_bytes(0, desc->grad_q.token),
+                   n, qkv_stored_bytes(0, dim));
 }
 
 static void sweep_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range block) {

@@ -22,7 +22,7 @@ typedef struct gradient_shape {
     int64_t rows, row_chunks;        /* queries of all heads and batches; tasks of the first phase for each head */
     int64_t bias_queries, bias_keys; /* tasks of the bias's own phase along these axes; 0: it has none */
     int64_t statistics_size, slot_size, worker_size; /* bytes */
-    int64_t copies_q, copies_k, copies_out;          /* rows far apart are copied to where they are aligned */
+    int64_t copies_q, copies_k, copies_out; /* rows that are far apart, or no floats, are copied to aligned ones */
     float scale;
 } gradient_shape;
 
@@ -57,6 +57,7 @@ typedef struct gradient_task {
     float *dq;                       /* [tile_rows][ld_q] */
     float *scaled_delta, *column;    /* [GRADIENT_ROWS], [2·GRADIENT_ROWS] */
     float *q_copy, *out_copy;        /* [GRADIENT_ROWS][ld_q], [ld_o] */
+    float *wide;                     /* [GRADIENT_ROWS][max(ld_q, ld_o)]: rows as floats that are stored otherwise */
     float *row_sum;                  /* [max(ld_q, ld_o)] */
 } gradient_task;
 
@@ -100,8 +101,11 @@ void qkv_gradient_open_rows(gradient_task *t);
 
 /* Row addresses in the chosen batch. Tensors without channels may be NULL; nothing is read of them. */
 float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int64_t head, int64_t token);
-const float *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int64_t dim, int64_t head,
-                                    int64_t token);
+const void *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim, int64_t head,
+                                   int64_t token);
+/* n of them as floats, `ld` apart; where they are floats the rows themselves, else in t->wide. */
+const float *qkv_gradient_float_rows(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim,
+                                     int64_t head, int64_t token, int64_t n, int64_t *ld);
 void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n);
 
 /* Queries [first, first + n) of a head against the loaded block, n ≤ GRADIENT_ROWS; first is a multiple of that. */

@@ -54,6 +54,9 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
     qkv_status status = qkv_attention_validate(a, why);
     if (status != QKV_OK)
         return status;
+    if (a->k_type == QKV_Q8_0 || a->v_type == QKV_Q8_0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, a->k_type == QKV_Q8_0 ? "k_type" : "v_type", -1,
+                          "must not be QKV_Q8_0 in gradients", 0, 0);
     if (qkv_attention_only_plain(a, why) != QKV_OK)
         return why->status;
     if (a->states.data)
@@ -207,9 +210,10 @@ static qkv_status cut_gradient(const qkv_kernels *kernels, const qkv_attention_b
     shape->key_blocks = scores->key_blocks;
     shape->rows = d->batch * d->num_heads * d->seq_q;
     shape->row_chunks = qkv_ceil_div(d->seq_q, GRADIENT_ROWS);
-    shape->copies_q = d->q.token != scores->ld_q;
-    shape->copies_k = desc->grad_q.data && (d->k.token != scores->ld_q || d->keep.data || d->bias.data);
-    shape->copies_out = desc->grad_out.token != scores->ld_o;
+    shape->copies_q = d->q_type != QKV_F32 || d->q.token != scores->ld_q;
+    shape->copies_k = desc->grad_q.data && (d->k_type != QKV_F32 || d->k.token != scores->ld_q || d->keep.data ||
+                                            d->bias.data);
+    shape->copies_out = d->out_type != QKV_F32 || desc->grad_out.token != scores->ld_o;
     if (desc->grad_bias.data && !qkv_gradient_bias_is_direct(desc)) {
         shape->bias_queries = desc->grad_bias.query == 0 ? 1 : shape->row_chunks;
         shape->bias_keys = desc->grad_bias.key == 0 ? 1 : shape->key_blocks;
@@ -252,14 +256,14 @@ static void qkv_attention_backward_operands(qkv_operands *o, const qkv_attention
     const int64_t rows[3] = {d->batch, d->num_heads, d->seq_q}, keys[3] = {d->batch, d->num_kv_heads, d->seq_k};
     int pairs = d->batch > 0 && d->num_heads > 0 && d->seq_q > 0 && d->seq_k > 0 ? QKV_NEEDED : 0;
     o->within = QKV_IN_FORWARD;
-    qkv_add_input(o, pairs, "q", d->q, rows, d->head_dim);
-    qkv_add_input(o, pairs, "k", d->k, keys, d->head_dim);
-    qkv_add_input(o, pairs, "v", d->v, keys, d->head_dim_v);
-    qkv_add_input(o, QKV_NEEDED, "out", qkv_as_input(&d->out), rows, d->head_dim_v);
+    qkv_add_stored(o, pairs, "q", d->q, d->q_type, rows, d->head_dim);
+    qkv_add_stored(o, pairs, "k", d->k, d->k_type, keys, d->head_dim);
+    qkv_add_stored(o, pairs, "v", d->v, d->v_type, keys, d->head_dim_v);
+    qkv_add_stored(o, QKV_NEEDED, "out", qkv_as_input(&d->out), d->out_type, rows, d->head_dim_v);
     qkv_add_input(o, QKV_NEEDED | QKV_LSE, "lse", qkv_as_input(&d->lse), rows, 1);
     qkv_attention_options(o, d);
     o->within = QKV_OUTERMOST;
-    qkv_add_input(o, QKV_NEEDED, "grad_out", desc->grad_out, rows, d->head_dim_v);
+    qkv_add_stored(o, QKV_NEEDED, "grad_out", desc->grad_out, d->out_type, rows, d->head_dim_v);
     if (desc->grad_lse.data)
         qkv_add_input(o, QKV_NEEDED, "grad_lse", desc->grad_lse, rows, 1);
     if (desc->grad_q.data)

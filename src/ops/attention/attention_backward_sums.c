@@ -12,28 +12,31 @@ static const float *at_row(const qkv_input *x, int64_t b, int64_t head, int64_t 
 
 /* Rows of q that are not finite have no finite lse, unless a sink is all of it: in most calls nobody has to look. */
 static void find_infinite_queries(const qkv_kernels *kernels, const qkv_attention_desc *d, float *clean,
-                                  const float *lse, gradient_task *t, const float *q, int64_t n) {
+                                  const float *lse, gradient_task *t, int64_t head, int64_t first, int64_t n) {
     bool look = d->sinks != NULL;
     for (int64_t i = 0; i < n; i++)
         look = look || lse[i] - lse[i] != 0;
     if (!look)
         return;
+    int64_t ld;
+    const float *q = qkv_gradient_float_rows(t, &d->q, d->q_type, d->head_dim, head, first, n, &ld);
     memset(t->row_sum, 0, (size_t)d->head_dim * sizeof(float));
-    kernels->row_dots(t->scaled_delta, q, d->q.token, t->row_sum, 0, (size_t)n, (size_t)d->head_dim); /* Σ 0·q */
+    kernels->row_dots(t->scaled_delta, q, ld, t->row_sum, 0, (size_t)n, (size_t)d->head_dim); /* Σ 0·q */
     kernels->add(clean, 0, t->scaled_delta, 0, 1, (size_t)n);
 }
 
 /* Whether the forward left this row empty, as far as its outputs can tell: all zeros, and no lse but that of a sink. */
-static bool is_empty_row(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t b, int64_t head, int64_t i,
-                     float lse) {
+static bool is_empty_row(const gradient_task *t, int64_t head, int64_t i, float lse) {
+    const qkv_attention_desc *d = &t->desc->forward;
     if (qkv_is_minus_infinity(lse) || !d->sinks)
         return qkv_is_minus_infinity(lse);
     float m, l;
     qkv_single_state(d->sinks[head], &m, &l);
-    if (lse != qkv_log_sum_exp(kernels, m, l))
+    if (lse != qkv_log_sum_exp(t->rows.kernels, m, l))
         return false;
     qkv_input out = qkv_as_input(&d->out);
-    const float *o = d->head_dim_v > 0 ? at_row(&out, b, head, i) : NULL;
+    int64_t unused;
+    const float *o = qkv_gradient_float_rows(t, &out, d->out_type, d->head_dim_v, head, i, 1, &unused);
     for (int64_t c = 0; c < d->head_dim_v; c++) {
         if (o[c] != 0)
             return false;
@@ -63,25 +66,34 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
     float *lse = (float *)workspace + at, *delta = lse + shape->rows, *clean = delta + shape->rows;
     gradient_task t; /* for scratch */
     qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
+    t.rows.b = b;
     memset(delta, 0, (size_t)n * sizeof(float));
     if (d->head_dim_v > 0) {
-        qkv_input out = qkv_as_input(&d->out);
-        kernels->row_dots(delta, at_row(&desc->grad_out, b, head, first), desc->grad_out.token,
-                          at_row(&out, b, head, first), out.token, (size_t)n, (size_t)d->head_dim_v);
+        qkv_input x = qkv_as_input(&d->out);
+        const float *grad_out = qkv_gradient_input_row(&t, &desc->grad_out, d->out_type, d->head_dim_v, head, first);
+        int64_t ld, ld_grad = desc->grad_out.token;
+        if (d->out_type != QKV_F32) { /* t.wide is for out */
+            ld_grad = shape->scores.ld_o;
+            kernels->widen(t.out_copy, ld_grad, grad_out, qkv_stored_bytes(d->out_type, desc->grad_out.token),
+                           d->out_type, (size_t)n, (size_t)d->head_dim_v);
+            grad_out = t.out_copy;
+        }
+        const float *out = qkv_gradient_float_rows(&t, &x, d->out_type, d->head_dim_v, head, first, n, &ld);
+        kernels->row_dots(delta, grad_out, ld_grad, out, ld, (size_t)n, (size_t)d->head_dim_v);
     }
     for (int64_t i = 0; i < n; i++) {
         qkv_input in = qkv_as_input(&d->lse);
         float natural = *at_row(&in, b, head, first + i);
         clean[i] = delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
         bool nan = delta[i] != delta[i], empty = qkv_is_minus_infinity(natural);
-        if (empty || (nan && is_empty_row(kernels, d, b, head, first + i, natural)))
+        if (empty || (nan && is_empty_row(&t, head, first + i, natural)))
             delta[i] = 0;
         if (desc->grad_lse.data && !empty)
             delta[i] -= *at_row(&desc->grad_lse, b, head, first + i);
         lse[i] = empty ? -QKV_MINUS_INFINITY : natural * QKV_LOG2E;
     }
     if (d->head_dim > 0 && d->seq_k > 0)
-        find_infinite_queries(kernels, d, clean, lse, &t, at_row(&d->q, b, head, first), n);
+        find_infinite_queries(kernels, d, clean, lse, &t, head, first, n);
     clear_rows(kernels, desc, b, head, first, n);
     if (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc))
         qkv_gradient_open_bias(desc, b, head, (key_range){first, first + n}, (key_range){0, d->seq_k});

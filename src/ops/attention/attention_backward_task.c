@@ -56,6 +56,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
         {&t->q_copy, shape->copies_q ? rows * ld_q : 0},
         {&t->out_copy, shape->copies_out ? rows * ld_o : 0},
         {&t->row_sum, qkv_max(ld_q, ld_o)},
+        {&t->wide, qkv_attention_is_stored(&desc->forward) ? GRADIENT_ROWS * qkv_max(ld_q, ld_o) : 0},
         {&t->rows.distance, DISTANCES},
         {&t->rows.bias, shape->scores.bias_rows * QKV_KEY_BLOCK},
         {&keep, shape->scores.keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float)},
@@ -116,11 +117,27 @@ float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int6
 }
 
 /* Tensors without channels, or keys without queries, may be NULL; nothing is read of them. */
-const float *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int64_t dim, int64_t head,
-                                    int64_t token) {
-    return dim == 0 || !x->data
-               ? t->row_sum
-               : (const float *)x->data + t->rows.b * x->batch + head * x->head + token * x->token;
+const void *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim, int64_t head,
+                                   int64_t token) {
+    return dim == 0 || !x->data ? t->row_sum : qkv_stored_row(x, type, t->rows.b, head, token);
+}
+
+/* Copies rows of any type as floats. */
+static void widen_rows(const gradient_task *t, float *to, int64_t ld, const qkv_input *x, int32_t type, int64_t dim,
+                       int64_t head, int64_t token, int64_t n) {
+    if (dim > 0)
+        t->rows.kernels->widen(to, ld, qkv_gradient_input_row(t, x, type, dim, head, token),
+                               qkv_stored_bytes(type, x->token), type, (size_t)n, (size_t)dim);
+}
+
+const float *qkv_gradient_float_rows(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim,
+                                     int64_t head, int64_t token, int64_t n, int64_t *ld) {
+    *ld = dim > 0 ? x->token : 0;
+    if (type == QKV_F32)
+        return qkv_gradient_input_row(t, x, type, dim, head, token);
+    *ld = qkv_round_up(dim, QKV_LANES);
+    widen_rows(t, t->wide, *ld, x, type, dim, head, token, n);
+    return t->wide;
 }
 
 void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n) {
@@ -135,18 +152,23 @@ void qkv_gradient_choose_keys(gradient_task *t, int64_t block) {
     t->k = t->k_copy;
     t->ld_k = t->shape->scores.ld_q;
     if (!t->shape->copies_k) {
-        t->k = qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head, block * QKV_KEY_BLOCK);
+        t->k = qkv_gradient_input_row(t, &d->k, QKV_F32, d->head_dim, t->rows.kv_head, block * QKV_KEY_BLOCK);
         t->ld_k = d->head_dim > 0 ? d->k.token : 0;
     }
 }
 
-static void pack_keys(const gradient_task *t, float *panels, const qkv_input *x, int64_t dim, key_range keys) {
-    if (dim == 0)
-        return;
-    for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL)
-        t->rows.kernels->pack(panels + j * dim, qkv_gradient_input_row(t, x, dim, t->rows.kv_head,
-                                                                       t->block * QKV_KEY_BLOCK + j),
-                              x->token, (size_t)qkv_min(QKV_PANEL, keys.end - j), (size_t)dim);
+static void pack_keys(const gradient_task *t, float *panels, const qkv_input *x, int32_t type, int64_t dim,
+                      key_range keys) {
+    const qkv_kernels *kernels = t->rows.kernels;
+    for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end && dim > 0; j += QKV_PANEL) {
+        const void *from = qkv_gradient_input_row(t, x, type, dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j);
+        size_t rows = (size_t)qkv_min(QKV_PANEL, keys.end - j);
+        if (type == QKV_F32)
+            kernels->pack(panels + j * dim, from, x->token, rows, (size_t)dim);
+        else
+            kernels->pack_stored(panels + j * dim, QKV_PANEL, from, qkv_stored_bytes(type, x->token), type, rows,
+                                 (size_t)dim);
+    }
 }
 
 /* Whether a query of the KV head's group sees key j of the block. */
@@ -179,17 +201,18 @@ static void clear_key(float *panels, int64_t dim, int64_t j) {
 }
 
 /* A NaN or infinity at a key that nobody sees would spoil all rows, each to be repaired: zeros instead. */
-static void clear_hidden(const gradient_task *t, const qkv_input *x, int64_t dim, key_range keys, float *panels,
-                         float *copy) {
+static void clear_hidden(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim, key_range keys,
+                         float *panels, float *copy) {
     float *dots = t->column; /* Σ 0·x */
     if (dim == 0)
         return;
     memset(t->row_sum, 0, (size_t)dim * sizeof(float));
     for (int64_t first = keys.first, n; first < keys.end; first += n) {
         n = qkv_min(GRADIENT_ROWS, keys.end - first);
-        t->rows.kernels->row_dots(dots, qkv_gradient_input_row(t, x, dim, t->rows.kv_head,
-                                                               t->block * QKV_KEY_BLOCK + first),
-                                  x->token, t->row_sum, 0, (size_t)n, (size_t)dim);
+        int64_t ld;
+        const float *rows = qkv_gradient_float_rows(t, x, type, dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + first,
+                                                    n, &ld);
+        t->rows.kernels->row_dots(dots, rows, ld, t->row_sum, 0, (size_t)n, (size_t)dim);
         for (int64_t i = 0; i < n; i++) {
             if (dots[i] == 0 || is_seen(t, first + i))
                 continue;
@@ -206,19 +229,17 @@ void qkv_gradient_load_keys(const gradient_task *t) {
         return;
     key_range keys = within_block(visible_to_queries(&t->rows, 0, d->seq_q - 1), t->block);
     bool hides = d->keep.data || d->bias.data; /* what windows and kv_len hide at the ends has been left out */
-    pack_keys(t, t->k_panels, &d->k, d->head_dim, keys);
-    if (t->shape->copies_k && d->head_dim > 0)
-        qkv_gradient_copy_rows(t->k_copy + keys.first * t->ld_k, t->ld_k,
-                               qkv_gradient_input_row(t, &d->k, d->head_dim, t->rows.kv_head,
-                                                      t->block * QKV_KEY_BLOCK + keys.first),
-                               d->k.token, keys.end - keys.first, d->head_dim);
+    pack_keys(t, t->k_panels, &d->k, d->k_type, d->head_dim, keys);
+    if (t->shape->copies_k)
+        widen_rows(t, t->k_copy + keys.first * t->ld_k, t->ld_k, &d->k, d->k_type, d->head_dim, t->rows.kv_head,
+                   t->block * QKV_KEY_BLOCK + keys.first, keys.end - keys.first);
     if (hides)
-        clear_hidden(t, &d->k, d->head_dim, keys, t->k_panels, t->shape->copies_k ? t->k_copy : NULL);
+        clear_hidden(t, &d->k, d->k_type, d->head_dim, keys, t->k_panels, t->shape->copies_k ? t->k_copy : NULL);
     if (!qkv_gradient_wants_scores(t->desc))
         return;
-    pack_keys(t, t->v_panels, &d->v, d->head_dim_v, keys);
+    pack_keys(t, t->v_panels, &d->v, d->v_type, d->head_dim_v, keys);
     if (hides)
-        clear_hidden(t, &d->v, d->head_dim_v, keys, t->v_panels, NULL);
+        clear_hidden(t, &d->v, d->v_type, d->head_dim_v, keys, t->v_panels, NULL);
 }
 
 static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv_output *grad, int64_t n, bool add) {
@@ -272,10 +293,14 @@ void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64
     t->lse = t->row_lse + at;
     t->delta = t->row_delta + at;
     t->clean = t->row_clean + at;
-    t->q = qkv_gradient_input_row(t, &d->q, d->head_dim, head, first);
-    t->ld_q = d->head_dim > 0 ? d->q.token : 0;
-    t->grad_out = qkv_gradient_input_row(t, &t->desc->grad_out, d->head_dim_v, head, first);
-    t->ld_grad_out = d->head_dim_v > 0 ? t->desc->grad_out.token : 0;
+    if (!t->shape->copies_q) {
+        t->q = qkv_gradient_input_row(t, &d->q, QKV_F32, d->head_dim, head, first);
+        t->ld_q = d->head_dim > 0 ? d->q.token : 0;
+    }
+    if (!t->shape->copies_out) {
+        t->grad_out = qkv_gradient_input_row(t, &t->desc->grad_out, QKV_F32, d->head_dim_v, head, first);
+        t->ld_grad_out = d->head_dim_v > 0 ? t->desc->grad_out.token : 0;
+    }
     for (int64_t i = 0; i < n; i++) {
         t->rows.query[i] = first + i;
         t->rows.head[i] = head;
@@ -288,14 +313,15 @@ void qkv_gradient_open_rows(gradient_task *t) {
     const gradient_shape *shape = t->shape;
     int64_t n = t->num_rows;
     if (shape->copies_q) {
-        qkv_gradient_copy_rows(t->q_copy, shape->scores.ld_q, t->q, t->ld_q, n, d->head_dim);
         t->q = t->q_copy;
         t->ld_q = shape->scores.ld_q;
+        widen_rows(t, t->q_copy, t->ld_q, &d->q, d->q_type, d->head_dim, t->head, t->first_query, n);
     }
     scale_gradient_queries(t, n);
     if (shape->copies_out) {
-        qkv_gradient_copy_rows(t->out_copy, shape->scores.ld_o, t->grad_out, t->ld_grad_out, n, d->head_dim_v);
         t->grad_out = t->out_copy;
         t->ld_grad_out = shape->scores.ld_o;
+        widen_rows(t, t->out_copy, t->ld_grad_out, &t->desc->grad_out, d->out_type, d->head_dim_v, t->head,
+                   t->first_query, n);
     }
 }

@@ -61,15 +61,17 @@ static qkv_status validate_storage(const qkv_attention_desc *d, qkv_problem *why
     return QKV_OK;
 }
 
-qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why) {
+qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why) {
     const char *field = d->q_type     ? "q_type"
                         : d->k_type   ? "k_type"
                         : d->v_type   ? "v_type"
                         : d->out_type ? "out_type"
                                       : NULL;
-    if (field)
-        return qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be QKV_F32 here", 0, 0);
-    field = d->q_start ? "q_start" : d->k_start ? "k_start" : d->page_table ? "page_table" : NULL;
+    return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be QKV_F32 here", 0, 0) : QKV_OK;
+}
+
+qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why) {
+    const char *field = d->q_start ? "q_start" : d->k_start ? "k_start" : d->page_table ? "page_table" : NULL;
     return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be NULL here", 0, 0) : QKV_OK;
 }
 

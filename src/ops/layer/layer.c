@@ -85,6 +85,8 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
     qkv_status status = qkv_attention_validate(a, why);
     if (status == QKV_OK)
         status = qkv_attention_only_plain(a, why);
+    if (status == QKV_OK)
+        status = qkv_attention_only_floats(a, why);
     if (status != QKV_OK)
         return status;
     qkv_leave(why);
