@@ -161,6 +161,20 @@ static int64_t draw_head_dim(void) {
     return chance(50) ? usual[between(0, 3)] : between(1, 140);
 }
 
+/* So many stored values below 2 of a drawn type, subnormals among them; of blocks only where channels fill them. */
+static const void *stored_tensor(int64_t count, int64_t channels, bool blocks, int32_t *type) {
+    *type = (int32_t)between(QKV_F16, blocks && channels % 32 == 0 ? QKV_Q8_0 : QKV_BF16);
+    const size_t step = *type == QKV_Q8_0 ? 34 : 2, bytes = (size_t)count / (*type == QKV_Q8_0 ? 32 : 1) * step;
+    unsigned char *data = tensor(bytes);
+    for (size_t i = 0; i < bytes; i += step) {
+        const uint16_t half = (uint16_t)(random_bits() & 0xbfff);
+        memcpy(data + i, &half, sizeof half);
+        for (size_t x = 2; x < step; x++)
+            data[i + x] = (unsigned char)random_bits();
+    }
+    return data;
+}
+
 static void draw_attention(call *c) {
     qkv_attention_desc *d = &c->attention;
     const bool heads_first = chance(50), wild = chance(10);
@@ -181,6 +195,10 @@ static void draw_attention(call *c) {
     d->q.data = random_tensor(b * hq * sq * dk, 2.0f, wild);
     d->k.data = random_tensor(b * hkv * sk * dk, 1.0f, wild);
     d->v.data = random_tensor(b * hkv * sk * dv, 1.0f, wild);
+    if (chance(30)) {
+        d->k.data = stored_tensor(b * hkv * sk * dk, dk, c->operation != GRADIENTS, &d->k_type);
+        d->v.data = stored_tensor(b * hkv * sk * dv, dv, c->operation != GRADIENTS, &d->v_type);
+    }
     d->out.data = add_output(c, "out", b * hq * sq * dv);
     if (chance(50) || c->operation == GRADIENTS) {
         d->lse = output_strides(heads_first, hq, sq, 1);
@@ -192,9 +210,10 @@ static void draw_attention(call *c) {
     }
     draw_options(d, wild);
     snprintf(c->text, sizeof c->text,
-             "%s batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld%s%s%s%s%s%s%s%s%s",
+             "%s batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld types %d:%d%s%s%s%s%s%s%s%s%s",
              c->operation == GRADIENTS ? "gradients" : "attention", (long long)b,
              (long long)hq, (long long)hkv, (long long)sq, (long long)sk, (long long)dk, (long long)dv,
+             (int)d->k_type, (int)d->v_type,
              d->flags & QKV_LEFT ? " left" : "", d->flags & QKV_RIGHT ? " right" : "", d->softcap > 0 ? " softcap" : "",
              d->alibi_slopes ? " alibi" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
              d->kv_len ? " kv_len" : "", d->sinks ? " sinks" : "", wild ? " infinities" : "");
