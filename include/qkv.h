@@ -178,7 +178,8 @@ typedef enum qkv_type {
     QKV_BF16 = 2, /* the upper half of a float */
     /* Rows of blocks of 32 channels, as in GGUF: a binary16 d and 32 int8 x, which mean d·x; 34 bytes, aligned to 2.
      * The channels of a row and all strides are multiples of 32 (else QKV_ERROR_SHAPE). */
-    QKV_Q8_0 = 3
+    QKV_Q8_0 = 3,
+    QKV_INT8 = 4  /* int8 x; with a float s for each token and KV head it means s·x (k_scales, v_scales) */
 } qkv_type;
 
 /* Keys [first, end) for a (batch, query): two int64_t at data[b·batch + t·query]. */
@@ -365,8 +366,8 @@ typedef struct qkv_attention_desc {
     /* optional, float, for looking at: s of every pair (batch, num_heads, seq_q, seq_k) as it is after scores_stage, in
      * natural-log units. The first two stages don't ask who is visible. −inf for j ≥ kv_len. NULL with states. */
     qkv_matrix_output scores;
-    /* How q, k, v and out are stored (qkv_type). QKV_Q8_0 is for k and v. An out of 16 bits is the f32 result, rounded
-     * once to nearest even. */
+    /* How q, k, v and out are stored (qkv_type). QKV_Q8_0 and QKV_INT8 are for k and v. An out of 16 bits is the f32
+     * result, rounded once to nearest even. */
     int32_t q_type, k_type, v_type, out_type;
 
     /* Sequences of different lengths, one after the other without padding. q_start: optional, [batch + 1], not
@@ -386,6 +387,10 @@ typedef struct qkv_attention_desc {
     /* optional: a mask as a range of keys for each query, which costs nothing a pair; beside all others. Any values are
      * legal: keys below 0 or beyond the last there are not. */
     qkv_ranges key_ranges;
+
+    /* Where k_type or v_type is QKV_INT8: a float for each (batch, KV head, token), in pages as k and v are. A key's
+     * scale multiplies q·k, a value's the probability: (Σ q·x)·s and Σ (p·s)·x, in that order. Else not looked at. */
+    qkv_input k_scales, v_scales;
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it
@@ -532,8 +537,8 @@ QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
  *
- * q, k, v, out and grad_out may be stored in 16 bits; out then counts as it was rounded. Gradients are floats. Neither
- * QKV_Q8_0 nor q_start, k_start or page_table (QKV_ERROR_FLAGS).
+ * q, k, v, out and grad_out may be stored in 16 bits; out then counts as it was rounded. Gradients are floats. No
+ * QKV_Q8_0, QKV_INT8, q_start, k_start or page_table (QKV_ERROR_FLAGS).
  *
  * dK and dV of a KV head are sums over the heads of its group. Keys that a query does not see take no part, as in the
  * forward; gradients of a key that no query sees, and of a query that sees no key, are 0, whatever their operands hold.

@@ -35,8 +35,10 @@ qkv_operand *qkv_add_stored(qkv_operands *o, int role, const char *field, qkv_in
     const int64_t strides[3] = {x.batch, x.head, x.token};
     if (type == QKV_F32)
         return qkv_add_operand(o, role, field, x.data, sizeof(float), 3, rows, strides, channels);
-    if (type != QKV_Q8_0)
-        return qkv_add_operand(o, role, field, x.data, sizeof(uint16_t), 3, rows, strides, channels);
+    if (type != QKV_Q8_0) {
+        size_t element = type == QKV_INT8 ? sizeof(int8_t) : sizeof(uint16_t);
+        return qkv_add_operand(o, role, field, x.data, element, 3, rows, strides, channels);
+    }
     const int64_t blocks[3] = {strides[0] / QKV_Q8_0_CHANNELS, strides[1] / QKV_Q8_0_CHANNELS,
                                strides[2] / QKV_Q8_0_CHANNELS};
     qkv_operand *added = qkv_add_operand(o, role, field, x.data, QKV_Q8_0_BYTES, 3, rows, blocks,

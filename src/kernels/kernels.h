@@ -93,6 +93,9 @@ struct qkv_kernels {
     void (*gemm_stored)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const void *b, ptrdiff_t stride,
                         int type, size_t rows, size_t cols, size_t k, int resume, const qkv_soon *soon);
 
+    /* t[i·ld + j] = t[i·ld + j]·factors[j] for i < rows, j < cols. */
+    void (*scale_columns)(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *factors);
+
     /* o[j] = Σ p[x]·v[x][j] over the x < k with t[x] ≠ −inf, one fma chain from +0 over ascending x, for j < cols: what
      * gemm does, without the keys that are not visible. For rows in which nan_rows found a NaN. o: a row of a scratch
      * tile. */

@@ -180,6 +180,8 @@ static float load_stored(const unsigned char *p, int type, size_t j) {
         memcpy(&x, p + j * sizeof x, sizeof x);
         return x;
     }
+    if (type == QKV_INT8)
+        return (float)(int8_t)p[j];
     if (type == QKV_Q8_0) {
         p += j / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES;
         memcpy(&half, p, sizeof half);
@@ -208,6 +210,13 @@ static void narrow(void *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds,
             else
                 memcpy(to + j * sizeof half, &half, sizeof half);
         }
+    }
+}
+
+static void scale_columns(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *factors) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < cols; j++)
+            t[(ptrdiff_t)i * ld + (ptrdiff_t)j] *= factors[j];
     }
 }
 

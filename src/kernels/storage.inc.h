@@ -6,7 +6,15 @@
 
 /* VLEN elements of a type, which is a constant. */
 QKV_INLINE vec v_load_stored(int type, const unsigned char *p) {
-    return type == QKV_F16 ? v_load_f16(p) : type == QKV_BF16 ? v_load_bf16(p) : v_load((const float *)(const void *)p);
+    return type == QKV_F16    ? v_load_f16(p)
+           : type == QKV_BF16 ? v_load_bf16(p)
+           : type == QKV_INT8 ? v_load_i8(p)
+                              : v_load((const float *)(const void *)p);
+}
+
+/* Bytes of one, blocks apart. */
+QKV_INLINE size_t stored_size(int type) {
+    return type == QKV_F32 ? 4 : type == QKV_INT8 ? 1 : 2;
 }
 
 QKV_INLINE void v_store_stored(int type, unsigned char *p, vec x) {
@@ -20,7 +28,7 @@ QKV_INLINE void v_store_stored(int type, unsigned char *p, vec x) {
 
 QKV_INLINE void widen_rows(int type, float *dst, ptrdiff_t ldd, const unsigned char *src, ptrdiff_t stride,
                            size_t rows, size_t n) {
-    const size_t size = type == QKV_F32 ? 4 : 2;
+    const size_t size = stored_size(type);
     for (; rows > 0; rows--, dst += ldd) {
         size_t j = 0;
         for (; j + VLEN <= n; j += VLEN)
@@ -51,6 +59,7 @@ static void widen(float *dst, ptrdiff_t ldd, const void *src, ptrdiff_t stride, 
     switch (type) {
     case QKV_F16: widen_rows(QKV_F16, dst, ldd, src, stride, rows, n); break;
     case QKV_BF16: widen_rows(QKV_BF16, dst, ldd, src, stride, rows, n); break;
+    case QKV_INT8: widen_rows(QKV_INT8, dst, ldd, src, stride, rows, n); break;
     case QKV_Q8_0: widen_blocks(dst, ldd, src, stride, rows, n); break;
     default: widen_rows(QKV_F32, dst, ldd, src, stride, rows, n);
     }
@@ -59,7 +68,7 @@ static void widen(float *dst, ptrdiff_t ldd, const void *src, ptrdiff_t stride, 
 
 QKV_INLINE void narrow_rows(int type, unsigned char *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds,
                             size_t rows, size_t n) {
-    const size_t size = type == QKV_F32 ? 4 : 2;
+    const size_t size = stored_size(type);
     for (; rows > 0; rows--, src += lds) {
         size_t j = 0;
         for (; j + VLEN <= n; j += VLEN)

@@ -17,12 +17,12 @@ QKV_INLINE vec v_load_at(int type, const unsigned char *row, size_t x) {
         const unsigned char *block = row + x / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES;
         return v_mul(v_set_f16(block), v_load_i8(block + 2 + x % QKV_Q8_0_CHANNELS));
     }
-    return v_load_stored(type, row + x * (type == QKV_F32 ? 4 : 2));
+    return v_load_stored(type, row + x * stored_size(type));
 }
 
 /* The first n of them; the others are zeros. Blocks are whole. */
 QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size_t n) {
-    const size_t size = type == QKV_F32 ? 4 : 2;
+    const size_t size = stored_size(type);
     unsigned char rest[VLEN * sizeof(float)] = {0};
     memcpy(rest, row + x * size, n * size);
     return v_load_stored(type, rest);
@@ -78,11 +78,12 @@ static const uint8_t stored_heights[STORED_HEIGHTS] = {6, 4, 3, 2, 1};
 #define STORED_TABLE(prefix, type)                                                                                   \
     {TILE_NAME(prefix, 6, type, ), TILE_NAME(prefix, 4, type, ), TILE_NAME(prefix, 3, type, ),                       \
      TILE_NAME(prefix, 2, type, ), TILE_NAME(prefix, 1, type, )}
-static stored_function *const stored_products[4][STORED_HEIGHTS] = {
+static stored_function *const stored_products[5][STORED_HEIGHTS] = {
     [QKV_F32] = STORED_TABLE(stored_, QKV_F32),
     [QKV_F16] = STORED_TABLE(stored_, QKV_F16),
     [QKV_BF16] = STORED_TABLE(stored_, QKV_BF16),
     [QKV_Q8_0] = STORED_TABLE(stored_, QKV_Q8_0),
+    [QKV_INT8] = STORED_TABLE(stored_, QKV_INT8),
 };
 
 /* Rows from the top, as many at a time as there is a tile for. */
@@ -173,8 +174,21 @@ static void pack_stored(float *panel, ptrdiff_t ld, const void *src, ptrdiff_t s
     switch (type) {
     case QKV_F16: pack_rows(QKV_F16, panel, ld, src, stride, rows, k); break;
     case QKV_BF16: pack_rows(QKV_BF16, panel, ld, src, stride, rows, k); break;
+    case QKV_INT8: pack_rows(QKV_INT8, panel, ld, src, stride, rows, k); break;
     case QKV_Q8_0: pack_blocks(panel, ld, src, stride, rows, k); break;
     default: pack_rows(QKV_F32, panel, ld, src, stride, rows, k);
+    }
+    v_leave();
+}
+
+static void scale_columns(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *factors) {
+    for (; rows > 0; rows--, t += ld) {
+        size_t j = 0;
+        for (; j + VLEN <= cols; j += VLEN)
+            v_store(t + j, v_mul(v_load(t + j), v_load(factors + j)));
+        if (j < cols)
+            v_store_tail(t + j, v_mul(v_load_tail(t + j, v_tail(cols - j)), v_load_tail(factors + j, v_tail(cols - j))),
+                         v_tail(cols - j));
     }
     v_leave();
 }

@@ -14,6 +14,7 @@ const qkv_kernels KERNELS = {
     .gemm = gemm,
     .gemm_nt = gemm_nt,
     .gemm_stored = gemm_stored,
+    .scale_columns = scale_columns,
     .sum_visible = sum_visible,
     .logits = logits,
     .softmax = softmax,

@@ -72,12 +72,13 @@ qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *w
 void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d);
 void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d);
 /* All that a run may not change except whether there is an lse, which gradients require. */
-enum { QKV_ATTENTION_FIELDS = 64 };
+enum { QKV_ATTENTION_FIELDS = 80 };
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]);
 
 /* Bytes of n stored elements that follow each other: blocks are whole. */
 static inline int64_t qkv_stored_bytes(int32_t type, int64_t n) {
     return type == QKV_F32    ? n * 4
+           : type == QKV_INT8 ? n
            : type == QKV_Q8_0 ? n / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES
                               : n * 2;
 }

@@ -140,7 +140,8 @@ static void *give_stored(bool out, int32_t type, const int64_t *size, int64_t ba
                          int64_t run, int kind) {
     if (type == QKV_Q8_0)
         return give(out, 34, 3, size, (int64_t[]){batch / 32, head / 32, token / 32}, run / 32, kind);
-    return give(out, type == QKV_F32 ? 4 : 2, 3, size, (int64_t[]){batch, head, token}, run, kind);
+    const size_t element = type == QKV_F32 ? 4 : type == QKV_INT8 ? 1 : 2;
+    return give(out, element, 3, size, (int64_t[]){batch, head, token}, run, kind);
 }
 
 #define GIVE_STORED(x, out, type, size, run)                                                                          \
@@ -266,6 +267,10 @@ static void give_attention(qkv_attention_desc *d, int kind) {
     GIVE_STORED(d->q, false, d->q_type, rows, d->head_dim);
     GIVE_STORED(d->k, false, d->k_type, keys, d->head_dim);
     GIVE_STORED(d->v, false, d->v_type, keys, dim_v(d));
+    if (d->k_type == QKV_INT8)
+        GIVE_ROWS(d->k_scales, false, keys, 1);
+    if (d->v_type == QKV_INT8)
+        GIVE_ROWS(d->v_scales, false, keys, 1);
     if (!d->states.data)
         GIVE_STORED(d->out, true, d->out_type, rows, dim_v(d));
     give_options(d, true, dim_v(d), kind);
@@ -329,6 +334,49 @@ static void give_grad(qkv_weight_grad *g, int64_t in, int64_t out, int kind) {
     GIVE_VECTOR(g->bias, true, 4, out);
     KEEP_PRESENT(g->data, was.data);
     KEEP_PRESENT(g->bias, was.bias);
+}
+
+static void put_back(void) {
+    for (int i = 0; i < num_tensors; i++) {
+        if (tensors[i].out)
+            memcpy(tensors[i].memory, tensors[i].before, tensors[i].bytes);
+    }
+}
+
+static bool is_nan(const char *p, size_t element) {
+    uint16_t half;
+    float x = 0;
+    memcpy(&half, p, sizeof half);
+    if (element == sizeof half) /* of either type */
+        return (half & 0x7fff) > 0x7c00;
+    memcpy(&x, p, sizeof x);
+    return x != x;
+}
+
+/* Bytes in gaps are as they were; elements are the same words as those of the run before, if there was one. */
+static void compare(char *const want[], bool elements) {
+    for (int i = 0; i < num_tensors; i++) {
+        const tensor *t = &tensors[i];
+        if (!t->out)
+            continue;
+        char *map = element_map(t);
+        for (size_t at = 0; at < t->bytes; at += t->element) {
+            const char *got = t->memory + at, *other = (map[at] && elements ? want[i] : t->before) + at;
+            const bool same = memcmp(got, other, t->element) == 0;
+            if (map[at] && elements && !same && !(is_nan(got, t->element) && is_nan(other, t->element)))
+                fail("three workers write other bits than one");
+            if (!map[at] && !same)
+                fail("a byte in a gap was written");
+        }
+        free(map);
+    }
+}
+
+static void expect_untouched(void) {
+    for (int i = 0; i < num_tensors; i++) {
+        if (tensors[i].out && memcmp(tensors[i].memory, tensors[i].before, tensors[i].bytes) != 0)
+            fail("a run that is refused has written");
+    }
 }
 
 #endif

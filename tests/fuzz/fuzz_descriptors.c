@@ -72,8 +72,8 @@ static void draw_rows(const int64_t size[3], int64_t run, bool out, int64_t *bat
 
 static void draw_types(qkv_attention_desc *d) {
     d->q_type = (int32_t)pick(chance(98) ? 3 : 6) - (chance(1) ? 1 : 0);
-    d->k_type = (int32_t)pick(chance(98) ? 4 : 6);
-    d->v_type = (int32_t)pick(chance(98) ? 4 : 6);
+    d->k_type = (int32_t)pick(chance(98) ? 5 : 7);
+    d->v_type = (int32_t)pick(chance(98) ? 5 : 7);
     d->out_type = (int32_t)pick(chance(98) ? 3 : 6);
     if ((d->k_type == QKV_Q8_0 || d->v_type == QKV_Q8_0) && chance(95)) {
         d->head_dim = 32 * pick(3);
@@ -114,6 +114,8 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     ROWS(d->q, rows, d->head_dim, false);
     draw_stored(&d->k, d->k_type, keys, d->head_dim);
     draw_stored(&d->v, d->v_type, keys, dv);
+    ROWS(d->k_scales, keys, 1, false);
+    ROWS(d->v_scales, keys, 1, false);
     ROWS(d->out, rows, dv, true);
     ROWS(d->lse, rows, 1, true);
     OPTION(d->lse.data, 40);
@@ -247,8 +249,13 @@ static void draw(int operation, descriptor *u) {
         qkv_attention_desc *a = &d->forward;
         d->size = sizeof *d;
         draw_attention(a, false);
-        if (chance(97)) /* else refused */
-            a->q_type = a->k_type = a->v_type = a->out_type = QKV_F32;
+        if (chance(97)) { /* else refused */
+            a->k_type = a->k_type > QKV_BF16 ? QKV_BF16 : a->k_type;
+            a->v_type = a->v_type > QKV_BF16 ? QKV_F16 : a->v_type;
+            a->q_start = a->k_start = NULL;
+            a->page_table = NULL;
+            a->page_tokens = a->num_pages = 0;
+        }
         a->states.data = chance(2) ? somewhere : NULL;
         const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
         const int64_t keys[3] = {a->batch, kv_heads(a), a->seq_k};
@@ -346,13 +353,13 @@ static void give_buffers(int operation, descriptor *u, int kind) {
         const qkv_attention_backward_desc was = *d;
         const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
         const int64_t keys[3] = {a->batch, kv_heads(a), a->seq_k};
-        GIVE_ROWS(a->q, false, rows, a->head_dim);
-        GIVE_ROWS(a->k, false, keys, a->head_dim);
-        GIVE_ROWS(a->v, false, keys, dim_v(a));
-        GIVE_ROWS(a->out, false, rows, dim_v(a));
+        GIVE_STORED(a->q, false, a->q_type, rows, a->head_dim);
+        GIVE_STORED(a->k, false, a->k_type, keys, a->head_dim);
+        GIVE_STORED(a->v, false, a->v_type, keys, dim_v(a));
+        GIVE_STORED(a->out, false, a->out_type, rows, dim_v(a));
         GIVE_ROWS(a->lse, false, rows, 1);
         give_options(a, false, dim_v(a), kind);
-        GIVE_ROWS(d->grad_out, false, rows, dim_v(a));
+        GIVE_STORED(d->grad_out, false, a->out_type, rows, dim_v(a));
         if (d->grad_lse.data)
             GIVE_ROWS(d->grad_lse, false, rows, 1);
         if (d->grad_q.data)
@@ -456,49 +463,6 @@ static void backwards(void *pool, int64_t n, qkv_task task, void *arg) {
     (void)pool;
     for (int64_t i = n; i-- > 0;)
         task(arg, i, (int32_t)(i % 3));
-}
-
-static void put_back(void) {
-    for (int i = 0; i < num_tensors; i++) {
-        if (tensors[i].out)
-            memcpy(tensors[i].memory, tensors[i].before, tensors[i].bytes);
-    }
-}
-
-static bool is_nan(const char *p, size_t element) {
-    uint16_t half;
-    float x = 0;
-    memcpy(&half, p, sizeof half);
-    if (element == sizeof half) /* of either type */
-        return (half & 0x7fff) > 0x7c00;
-    memcpy(&x, p, sizeof x);
-    return x != x;
-}
-
-/* Bytes in gaps are as they were; elements are the same words as those of the run before, if there was one. */
-static void compare(char *const want[], bool elements) {
-    for (int i = 0; i < num_tensors; i++) {
-        const tensor *t = &tensors[i];
-        if (!t->out)
-            continue;
-        char *map = element_map(t);
-        for (size_t at = 0; at < t->bytes; at += t->element) {
-            const char *got = t->memory + at, *other = (map[at] && elements ? want[i] : t->before) + at;
-            const bool same = memcmp(got, other, t->element) == 0;
-            if (map[at] && elements && !same && !(is_nan(got, t->element) && is_nan(other, t->element)))
-                fail("three workers write other bits than one");
-            if (!map[at] && !same)
-                fail("a byte in a gap was written");
-        }
-        free(map);
-    }
-}
-
-static void expect_untouched(void) {
-    for (int i = 0; i < num_tensors; i++) {
-        if (tensors[i].out && memcmp(tensors[i].memory, tensors[i].before, tensors[i].bytes) != 0)
-            fail("a run that is refused has written");
-    }
 }
 
 static void *aligned(size_t bytes) {

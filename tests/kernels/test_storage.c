@@ -14,6 +14,8 @@ static float meaning(int type, const unsigned char *row, size_t j) {
         memcpy(&half, block, sizeof half);
         return qkv_from_f16(half) * (float)(int8_t)block[2 + j % 32];
     }
+    if (type == QKV_INT8)
+        return (float)(int8_t)row[j];
     memcpy(&half, row + 2 * j, sizeof half);
     return type == QKV_F16 ? qkv_from_f16(half) : qkv_from_bf16(half);
 }
@@ -91,7 +93,7 @@ static void test_rounds_to_nearest_even(const qt_set *set) {
 }
 
 static void check_rows(const qt_set *set, qt_rng *rng, int type, size_t rows, size_t n, int place) {
-    const size_t size = type == QKV_Q8_0 ? n / 32 * 34 : 2 * n;
+    const size_t size = type == QKV_Q8_0 ? n / 32 * 34 : type == QKV_INT8 ? n : 2 * n;
     const int64_t gap = 2 * qt_range(rng, 0, 9), stride = (int64_t)size + gap;
     const ptrdiff_t ld = (ptrdiff_t)(n + (size_t)qt_range(rng, 0, 9));
     qt_describe("type=%d rows=%zu n=%zu stride=%lld place=%d", type, rows, n, (long long)stride, place);
@@ -111,7 +113,7 @@ static void check_rows(const qt_set *set, qt_rng *rng, int type, size_t rows, si
     const qt_view view = qt_view_rows(to, rows, n, ld);
     qt_expect_gaps("widen", &view);
     qt_count_words(rows * n);
-    if (type == QKV_Q8_0)
+    if (type == QKV_Q8_0 || type == QKV_INT8)
         return;
     unsigned char *back = qt_alloc(bytes, 2, place == QT_TAIL ? place : QT_HEAD);
     set->kernels->narrow(back, stride, to, ld, type, rows, n);
@@ -128,7 +130,7 @@ static void check_rows(const qt_set *set, qt_rng *rng, int type, size_t rows, si
 static void test_rows(const qt_set *set) {
     qt_rng rng;
     uint64_t index = 0;
-    for (int type = QKV_F16; type <= QKV_Q8_0; type++)
+    for (int type = QKV_F16; type <= QKV_INT8; type++)
         for (size_t n = 0; n <= 70; n++)
             for (int i = 0; i < (qt_quick() ? 2 : 6); i++)
                 if (qt_case(index++, &rng))
@@ -137,7 +139,7 @@ static void test_rows(const qt_set *set) {
 }
 
 static size_t row_bytes(int type, size_t n) {
-    return type == QKV_Q8_0 ? n / 32 * 34 : type == QKV_F32 ? 4 * n : 2 * n;
+    return type == QKV_Q8_0 ? n / 32 * 34 : type == QKV_F32 ? 4 * n : type == QKV_INT8 ? n : 2 * n;
 }
 
 /* Rows of random stored elements, finite ones, between guard pages. */
@@ -148,7 +150,7 @@ static unsigned char *stored_rows(qt_rng *rng, int type, size_t rows, size_t n, 
         unsigned char *row = x + i * (size_t)stride;
         for (size_t j = 0; j < row_bytes(type, n); j++)
             row[j] = (unsigned char)qt_u64(rng);
-        for (size_t j = 0; j < n; j += type == QKV_Q8_0 ? 32 : 1) {
+        for (size_t j = 0; j < n && type != QKV_INT8; j += type == QKV_Q8_0 ? 32 : 1) {
             const float value = qt_normal(rng);
             const uint16_t half = type == QKV_BF16 ? qkv_to_bf16(value) : qkv_to_f16(value);
             if (type == QKV_F32)
@@ -196,7 +198,7 @@ static void check_product(const qt_set *set, qt_rng *rng, int type, size_t rows,
 static void test_pack_stored(const qt_set *set) {
     qt_rng rng;
     uint64_t index = 0;
-    for (int type = QKV_F32; type <= QKV_Q8_0; type++)
+    for (int type = QKV_F32; type <= QKV_INT8; type++)
         for (size_t rows = 0; rows <= 64; rows += rows < 18 ? 1 : 7)
             for (int i = 0; i < (qt_quick() ? 2 : 8); i++)
                 if (qt_case(index++, &rng)) {
@@ -209,13 +211,34 @@ static void test_pack_stored(const qt_set *set) {
 static void test_gemm_stored(const qt_set *set) {
     qt_rng rng;
     uint64_t index = 0;
-    for (int type = QKV_F32; type <= QKV_Q8_0; type++)
+    for (int type = QKV_F32; type <= QKV_INT8; type++)
         for (size_t rows = 1; rows <= (size_t)set->kernels->few_rows; rows++)
             for (int i = 0; i < (qt_quick() ? 12 : 60); i++)
                 if (qt_case(index++, &rng)) {
                     const size_t cols = type == QKV_Q8_0 ? 32 * (size_t)qt_range(&rng, 1, 5) : draw_size(&rng, 140);
                     check_product(set, &rng, type, rows, cols, draw_size(&rng, 70), i % 2 ? QT_TAIL : qt_place(&rng));
                 }
+}
+
+static void test_scale_columns(const qt_set *set) {
+    qt_rng rng;
+    for (uint64_t i = 0; i < 200; i++) {
+        if (!qt_case(i, &rng))
+            continue;
+        const size_t rows = (size_t)qt_range(&rng, 0, 12), cols = draw_size(&rng, 256);
+        const ptrdiff_t ld = (ptrdiff_t)cols + qt_range(&rng, 0, 9);
+        const int place = i % 2 ? QT_TAIL : qt_place(&rng);
+        const size_t floats = rows > 0 ? (rows - 1) * (size_t)ld + cols : 0;
+        const float *factors = operand(&rng, 1, cols, 0, place, QT_NASTY);
+        float *got = qt_floats(floats, place), *want = qt_floats(floats, QT_TAIL);
+        qt_fill(&rng, got, floats, QT_NASTY);
+        memcpy(want, got, floats * sizeof *want);
+        set->kernels->scale_columns(got, ld, rows, cols, factors);
+        for (size_t r = 0; r < rows; r++)
+            for (size_t j = 0; j < cols; j++)
+                want[r * (size_t)ld + j] *= factors[j];
+        qt_expect_words("scale_columns", want, got, floats, 0);
+    }
 }
 
 /* A caller may have set flushing to zero: conversions still see subnormals. */
@@ -247,6 +270,7 @@ int main(int argc, char **argv) {
     qt_each_set("rows", test_rows);
     qt_each_set("pack_stored", test_pack_stored);
     qt_each_set("gemm_stored", test_gemm_stored);
+    qt_each_set("scale_columns", test_scale_columns);
     qt_each_set("flushing_changes_nothing", test_flushing_changes_nothing);
     return qt_run();
 }

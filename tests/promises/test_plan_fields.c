@@ -28,6 +28,9 @@ typedef struct field {
 #define TENSOR(desc, name, kind) \
     AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), \
         AT(desc, name.token, PLANNED)
+#define TENSOR_STRIDES(desc, name) \
+    AT(desc, name.data, UNUSED), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), \
+        AT(desc, name.token, PLANNED)
 #define ROWS(desc, name, kind) \
     AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, UNUSED), \
         AT(desc, name.token, PLANNED)
@@ -57,7 +60,8 @@ typedef struct field {
         AT(desc, at v_type, PLANNED), AT(desc, at out_type, PLANNED), AT(desc, at q_start, ABSENT),                    \
         AT(desc, at k_start, ABSENT), AT(desc, at page_table, ABSENT), AT(desc, at table_stride, PLANNED),             \
         AT(desc, at page_tokens, PLANNED), AT(desc, at num_pages, PLANNED), AT(desc, at key_ranges.data, OPTIONAL),    \
-        AT(desc, at key_ranges.batch, PLANNED), AT(desc, at key_ranges.query, PLANNED)
+        AT(desc, at key_ranges.batch, PLANNED), AT(desc, at key_ranges.query, PLANNED), /* scales of int8, not here */ \
+        TENSOR_STRIDES(desc, at k_scales), TENSOR_STRIDES(desc, at v_scales)
 #define PART(desc, i, bias_kind, out_kind, strides)                                                                    \
     AT(desc, part[i].out_features, PLANNED), AT(desc, part[i].head_dim, PLANNED), AT(desc, part[i].bias, bias_kind),   \
         AT(desc, part[i].out.data, out_kind), AT(desc, part[i].out.batch, strides),                                    \

@@ -69,6 +69,37 @@ static qkv_input store(qt_rng *rng, const qkv_input *x, int type, const int64_t 
     return y;
 }
 
+/* int8 with a scale for each (batch, head, token), or one for all where these share elements. With powers of two the
+ * order of the multiplications changes no bit. */
+static qkv_input store_int8(qt_rng *rng, const qkv_input *x, const int64_t size[3], int64_t channels, bool powers,
+                            qkv_input *scales) {
+    int64_t origin;
+    const int64_t n = span(x, size, channels, &origin), rows = size[0] * size[1] * size[2];
+    const bool shared = case_is_shared(x, size[0], size[1], size[2]);
+    int8_t *memory = qt_alloc((size_t)n, 1, qt_chance(rng, 50) ? QT_TAIL : QT_HEAD);
+    float *scale = qt_floats((size_t)(shared ? 1 : rows), QT_TAIL);
+    *scales = (qkv_input){scale, size[1] * size[2], size[2], 1};
+    if (shared)
+        *scales = (qkv_input){scale, 0, 0, 0};
+    qkv_input y = *x;
+    y.data = n > 0 ? memory + origin : NULL;
+    for (int64_t r = 0; r < (shared ? 1 : rows); r++)
+        scale[r] = powers ? ldexpf(1, (int)qt_range(rng, -7, -5)) : qt_uniform(rng, 0.005f, 0.04f);
+    for (int64_t b = 0; b < size[0] && n > 0; b++)
+        for (int64_t h = 0; h < size[1]; h++)
+            for (int64_t t = 0; t < size[2]; t++)
+                for (int64_t c = 0; c < channels; c++) {
+                    float *value = float_at(x, b, h, t) + c;
+                    const float s = *(float_at(scales, b, h, t));
+                    const float q = rintf(fminf(127, fmaxf(-127, *value / s)));
+                    ((int8_t *)(uintptr_t)y.data)[b * x->batch + h * x->head + t * x->token + c] = (int8_t)q;
+                    *value = q == q ? q * s : 0; /* NaN to int8 is 0 on no machine in particular */
+                    if (q != q)
+                        ((int8_t *)(uintptr_t)y.data)[b * x->batch + h * x->head + t * x->token + c] = 0;
+                }
+    return y;
+}
+
 static int draw_type(qt_rng *rng, bool blocks) {
     return (int)qt_range(rng, QKV_F32, blocks ? QKV_Q8_0 : QKV_BF16);
 }
@@ -148,6 +179,75 @@ static void test_blocks_are_what_they_mean(const qt_set *set) {
     }
 }
 
+static attention_case int8_twin(qt_rng *rng, attention_case *c, bool powers) {
+    const int64_t keys[3] = {c->desc.batch, c->kv_heads, c->desc.seq_k};
+    attention_case twin = *c;
+    qkv_attention_desc *t = &twin.desc;
+    if (qt_chance(rng, 80)) {
+        t->k_type = QKV_INT8;
+        t->k = store_int8(rng, &c->desc.k, keys, c->desc.head_dim, powers, &t->k_scales);
+    }
+    if (qt_chance(rng, 80)) {
+        t->v_type = QKV_INT8;
+        t->v = store_int8(rng, &c->desc.v, keys, c->dv, powers, &t->v_scales);
+    }
+    return twin;
+}
+
+static void test_int8_times_powers_of_two(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(250); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        attention_case c;
+        case_attention(&rng, 200000, &c);
+        if (c.desc.scale != 0 && !(fabsf(c.desc.scale) > 1e-6f && fabsf(c.desc.scale) < 1e6f))
+            continue; /* q·x may leave the range of normal numbers where q·(s·x) does not */
+        const attention_case twin = int8_twin(&rng, &c, true);
+        const qkv_ctx reference = case_reference();
+        const case_results want = case_run(&reference, &c, 0, 0);
+        const case_results got = case_run(&set->ctx, &twin, (int32_t)qt_range(&rng, 0, 8), 0);
+        case_expect_same(set->name, &c, &want, &got);
+    }
+}
+
+/* Any scales: the reference's bits, near the call on floats. Scales of keys that are not seen hold anything. */
+static void test_int8_times_anything(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(150); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        attention_case c;
+        const int64_t kv = qt_range(&rng, 1, 2), keys = qt_range(&rng, 2, 400), dim = qt_range(&rng, 1, 70);
+        case_plain(&rng, &c, 2, kv * qt_range(&rng, 1, 7), kv, qt_range(&rng, 1, 30), keys, dim, dim);
+        uint8_t *keep = qt_alloc((size_t)(2 * keys), 1, QT_TAIL);
+        for (int64_t j = 0; j < 2 * keys; j++)
+            keep[j] = j % keys == 0 || qt_chance(&rng, 70);
+        c.desc.keep = (qkv_matrix_input){keep, keys, 0, 0, 1};
+        const attention_case twin = int8_twin(&rng, &c, false);
+        const qkv_ctx reference = case_reference();
+        const case_results near = case_run(&reference, &c, 0, 0), want = case_run(&reference, &twin, 0, 0);
+        for (int64_t x = 0; x < 2 * c.desc.num_heads * c.desc.seq_q * dim; x++)
+            QT_EXPECT(fabsf(near.out[x] - want.out[x]) < 1e-4f, "out[%d]: %a by floats, %a by int8", (int)x,
+                      (double)near.out[x], (double)want.out[x]);
+        for (int64_t b = 0; b < 2 && qt_chance(&rng, 60); b++)
+            for (int64_t h = 0; h < kv; h++)
+                for (int64_t j = 0; j < keys; j++) {
+                    if (twin.desc.k_type && !keep[b * keys + j])
+                        *float_at(&twin.desc.k_scales, b, h, j) = qt_nasty(&rng);
+                    if (twin.desc.v_type && !keep[b * keys + j])
+                        *float_at(&twin.desc.v_scales, b, h, j) = qt_nasty(&rng);
+                }
+        const case_results got = case_run(&set->ctx, &twin, (int32_t)qt_range(&rng, 0, 8), 0);
+        case_expect_same(set->name, &twin, &want, &got);
+        if (twin.desc.v_type) { /* but a NaN that is seen is not swallowed */
+            *float_at(&twin.desc.v_scales, 0, 0, 0) = NAN;
+            const case_results nan = case_run(&set->ctx, &twin, 0, 0);
+            QT_EXPECT(nan.out[0] != nan.out[0], "the scale NaN of a visible key left no trace");
+        }
+    }
+}
+
 /* out in 16 bits is the f32 result rounded once. */
 static void test_out_is_rounded_once(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(200); i++) {
@@ -203,7 +303,7 @@ static void test_what_is_no_type_is_refused(const qt_set *set) {
     int32_t *const types[] = {&c.desc.q_type, &c.desc.k_type, &c.desc.v_type, &c.desc.out_type};
     for (int i = 0; i < 4; i++) {
         const bool blocks = i == 1 || i == 2;
-        const int32_t odd[] = {-1, blocks ? QKV_Q8_0 + 1 : QKV_Q8_0, INT32_MAX};
+        const int32_t odd[] = {-1, blocks ? QKV_INT8 + 1 : QKV_Q8_0, INT32_MAX};
         for (int n = 0; n < 3; n++) {
             *types[i] = odd[n];
             assert_int_equal(plan_of(set, &c.desc), QKV_ERROR_FLAGS);
@@ -315,13 +415,15 @@ static void test_floats_only_elsewhere(const qt_set *set) {
     assert_int_equal(qkv_layer_plan(&set->ctx, &layer, 1, &plan), QKV_ERROR_FLAGS);
     assert_int_equal(qkv_attention_backward_plan(&set->ctx, &backward, 1, &plan), QKV_ERROR_FLAGS);
     assert_string_equal(qkv_attention_backward_explain_plan(&set->ctx, &backward, 1, text, sizeof text),
-                        "attention backward: forward.k_type must not be QKV_Q8_0 in gradients");
+                        "attention backward: forward.k_type must be of 16 or 32 bits in gradients");
 }
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("stored_values_are_what_they_mean", test_stored_values_are_what_they_mean);
     qt_each_set("blocks_are_what_they_mean", test_blocks_are_what_they_mean);
+    qt_each_set("int8_times_powers_of_two", test_int8_times_powers_of_two);
+    qt_each_set("int8_times_anything", test_int8_times_anything);
     qt_each_set("out_is_rounded_once", test_out_is_rounded_once);
     qt_each_set("what_is_no_type_is_refused", test_what_is_no_type_is_refused);
     qt_each_set("values_in_the_keys", test_values_in_the_keys);

@@ -54,9 +54,9 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
     qkv_status status = qkv_attention_validate(a, why);
     if (status != QKV_OK)
         return status;
-    if (a->k_type == QKV_Q8_0 || a->v_type == QKV_Q8_0)
-        return qkv_refuse(why, QKV_ERROR_FLAGS, a->k_type == QKV_Q8_0 ? "k_type" : "v_type", -1,
-                          "must not be QKV_Q8_0 in gradients", 0, 0);
+    if (a->k_type > QKV_BF16 || a->v_type > QKV_BF16)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, a->k_type > QKV_BF16 ? "k_type" : "v_type", -1,
+                          "must be of 16 or 32 bits in gradients", 0, 0);
     if (qkv_attention_only_plain(a, why) != QKV_OK)
         return why->status;
     if (a->states.data)

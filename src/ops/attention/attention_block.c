@@ -41,6 +41,8 @@ static void attend_row_exactly(const attention_task *t, int64_t row, key_block *
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
     kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
     qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
+    for (int64_t j = keys.first; t->desc->v_type == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
+        t->scores[j] *= t->value_scales[j];
     kernels->sum_visible(out, t->scores + keys.first, t->logits + keys.first, block->v + keys.first * block->ld_v,
                          block->ld_v, (size_t)(keys.end - keys.first), (size_t)t->desc->head_dim_v);
 }
@@ -75,6 +77,10 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
         attend_row_exactly(t, row, block, views, keys, max, sum, out);
         return;
     }
+    for (int64_t i = 0; block->odd_scales && i < n; i++)
+        attend_row_exactly(t, row + i, block, views + i, keys, max + i, sum + i, out + i * ld_o);
+    if (block->odd_scales)
+        return;
     key_range columns = qkv_score_tile(t, row, n, block, views, keys);
     const qkv_soon soon = share_of(t, &block->next_k, row, n);
     uint32_t some = 0, all = UINT32_MAX, rows = (UINT32_C(1) << n) - 1;
@@ -83,6 +89,9 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
     t->kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max,
                         sum);
     qkv_drop_tile(t, t->scores, row, n, block->index, columns);
+    if (t->desc->v_type == QKV_INT8)
+        t->kernels->scale_columns(t->scores + keys.first, LD_SCORES, (size_t)n, (size_t)(keys.end - keys.first),
+                                  t->value_scales + keys.first);
     if (block->num_holes == 0 || (all & rows) == rows) {
         if (block->is_stored)
             multiply_stored_values(t, n, block, keys, &soon, out);

@@ -19,6 +19,8 @@ void qkv_attention_defaults(qkv_attention_desc *d) {
     QKV_SETTLE_ROWS(d->q, rows_b, d->num_heads, d->seq_q, d->head_dim);
     QKV_SETTLE_ROWS(d->k, keys_b, d->num_kv_heads, keys, d->head_dim);
     QKV_SETTLE_ROWS(d->v, keys_b, d->num_kv_heads, keys, d->head_dim_v);
+    QKV_SETTLE_ROWS(d->k_scales, keys_b, d->num_kv_heads, keys, 1);
+    QKV_SETTLE_ROWS(d->v_scales, keys_b, d->num_kv_heads, keys, 1);
     QKV_SETTLE_ROWS(d->out, rows_b, d->num_heads, d->seq_q, d->head_dim_v);
     QKV_SETTLE_ROWS(d->lse, rows_b, d->num_heads, d->seq_q, 1);
     QKV_SETTLE_MATRIX(d->bias, rows_b, d->num_heads, d->seq_q, d->seq_k);
@@ -45,8 +47,8 @@ static qkv_status validate_storage(const qkv_attention_desc *d, qkv_problem *why
         int32_t type, most;
         int64_t channels, batch, head, token;
     } stored[] = {{"q_type", "q", d->q_type, QKV_BF16, d->head_dim, d->q.batch, d->q.head, d->q.token},
-                  {"k_type", "k", d->k_type, QKV_Q8_0, d->head_dim, d->k.batch, d->k.head, d->k.token},
-                  {"v_type", "v", d->v_type, QKV_Q8_0, d->head_dim_v, d->v.batch, d->v.head, d->v.token},
+                  {"k_type", "k", d->k_type, QKV_INT8, d->head_dim, d->k.batch, d->k.head, d->k.token},
+                  {"v_type", "v", d->v_type, QKV_INT8, d->head_dim_v, d->v.batch, d->v.head, d->v.token},
                   {"out_type", "out", d->out_type, QKV_BF16, d->head_dim_v, d->out.batch, d->out.head, d->out.token}};
     for (size_t i = 0; i < sizeof stored / sizeof stored[0]; i++) {
         if (stored[i].type < 0 || stored[i].type > stored[i].most)
@@ -286,6 +288,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
         d->states.batch, d->states.head, d->states.query, d->states.key,
         d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage, qkv_float_field(d->dropout),
         d->q_type | (int64_t)d->k_type << 8 | (int64_t)d->v_type << 16 | (int64_t)d->out_type << 24,
+        d->k_scales.batch, d->k_scales.head, d->k_scales.token, d->v_scales.batch, d->v_scales.head, d->v_scales.token,
         d->table_stride, d->page_tokens, d->num_pages, d->key_ranges.batch, d->key_ranges.query, optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
@@ -326,6 +329,10 @@ static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d)
     qkv_add_stored(o, pairs, "q", d->q, d->q_type, rows, d->head_dim)->itself = 1;
     qkv_add_stored(o, pairs, "k", d->k, d->k_type, keys, d->head_dim);
     qkv_add_stored(o, pairs, "v", d->v, d->v_type, keys, d->head_dim_v);
+    if (d->k_type == QKV_INT8)
+        qkv_add_input(o, pairs, "k_scales", d->k_scales, keys, 1);
+    if (d->v_type == QKV_INT8)
+        qkv_add_input(o, pairs, "v_scales", d->v_scales, keys, 1);
     if (!d->states.data)
         qkv_add_stored(o, QKV_NEEDED | QKV_OUTPUT, "out", qkv_as_input(&d->out), d->out_type, rows,
                        d->head_dim_v)->itself = 1;

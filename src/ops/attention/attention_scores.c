@@ -159,6 +159,9 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
     } else {
         qkv_multiply_keys(t, row, n, block->index, keys, &soon);
     }
+    if (t->desc->k_type == QKV_INT8)
+        t->kernels->scale_columns(t->scores + keys.first, LD_SCORES, (size_t)n, (size_t)(keys.end - keys.first),
+                                  t->key_scales + keys.first);
     qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);
     return columns;
 }

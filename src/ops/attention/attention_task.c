@@ -62,6 +62,8 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     t->values = take(base, &used, few ? 0 : keys * ld_o);
     t->packed = take(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim);
     t->widened = take(base, &used, gathers_values(d) ? keys * ld_o : 0);
+    t->key_scales = take(base, &used, d->k_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
+    t->value_scales = take(base, &used, d->v_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
     t->strip = take(base, &used, gathers_keys(d) ? QKV_PANEL * shape->ld_q : 0);
     return used * (int64_t)sizeof(float);
 }
@@ -250,6 +252,22 @@ void qkv_widen_stored(const attention_task *t, key_block *block) {
     block->is_stored = false;
 }
 
+void qkv_gather_scales(const attention_task *t, const qkv_input *x, int64_t block, key_range keys, float *to) {
+    int64_t base = block * QKV_KEY_BLOCK, run;
+    for (int64_t j = keys.first; j < keys.end; j += run) {
+        const float *from = qkv_key_run(t, x, QKV_F32, base + j, base + keys.end, &run);
+        for (int64_t i = 0; i < run; i++)
+            to[j + i] = from[i * x->token];
+    }
+}
+
+static bool any_odd(const float *scales, key_range keys) {
+    float sum = 0;
+    for (int64_t j = keys.first; j < keys.end; j++)
+        sum += scales[j] * 0; /* NaN for what is no finite number */
+    return sum != 0 || sum != sum;
+}
+
 static void copy_values(const attention_task *t, const key_block *block, key_range keys) {
     size_t bytes = (size_t)t->desc->head_dim_v * sizeof(float);
     for (int64_t j = keys.first; j < keys.end; j++)
@@ -272,6 +290,13 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
         block->panels = t->packed;
     }
     block->keys = keys;
+    block->odd_scales = false;
+    if (d->k_type == QKV_INT8)
+        qkv_gather_scales(t, &d->k_scales, index, keys, t->key_scales);
+    if (d->v_type == QKV_INT8) {
+        qkv_gather_scales(t, &d->v_scales, index, keys, t->value_scales);
+        block->odd_scales = any_odd(t->value_scales, keys);
+    }
     block->is_stored = gathers_values(d) && t->rows <= t->kernels->few_rows;
     if (gathers_values(d) && !block->is_stored)
         widen_values(t, block);

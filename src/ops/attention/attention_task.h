@@ -39,6 +39,7 @@ typedef struct attention_task {
     uint64_t *shown;               /* [tiles]: key blocks that a contiguous mask does not hide; NULL: not looked for */
     float *values;                 /* [keys][ld_o]: a copy of a block of V, where that pays */
     float *widened;                /* [keys][ld_o]: a block of V in floats, where it is stored otherwise */
+    float *key_scales, *value_scales; /* [QKV_KEY_BLOCK]: those of a block of int8 */
     float *strip;                  /* [QKV_PANEL][ld_q]: some keys in floats, where they are stored otherwise */
     float *packed;                 /* a block of keys in panels, where the task packs its own */
     const float *shared_keys;      /* the panels of this KV head from its first visible key block on, else */
@@ -212,6 +213,7 @@ typedef struct key_block {
     int64_t index;
     const float *panels;     /* K; NULL: as it lies in memory, since the rows are few */
     key_range keys;          /* those that the task's rows see between them */
+    bool odd_scales;         /* a value's scale is infinite or NaN, which a probability of 0 would not hide */
     bool is_stored;          /* V is multiplied as it lies in memory, and v not there until qkv_widen_stored */
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
@@ -227,6 +229,9 @@ typedef struct key_block {
 
 /* Makes ready what the task's rows need of a block; `all` is what they see of all blocks. */
 void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index, key_range all);
+
+/* The scales of some keys of a block of int8, side by side. */
+void qkv_gather_scales(const attention_task *t, const qkv_input *x, int64_t block, key_range keys, float *to);
 
 /* Makes v of a block whose values are used as they are stored. */
 void qkv_widen_stored(const attention_task *t, key_block *block);

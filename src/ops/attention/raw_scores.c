@@ -10,6 +10,10 @@ static float score_block(const attention_task *t, int64_t row, int64_t block, in
     const qkv_soon nothing = {0};
     /* Keys that no row sees are not in panels. */
     qkv_multiply_keys(t, row, 1, block, (key_range){0, keys}, &nothing);
+    if (d->k_type == QKV_INT8) {
+        qkv_gather_scales(t, &d->k_scales, block, (key_range){0, keys}, t->key_scales);
+        t->kernels->scale_columns(t->scores, LD_SCORES, 1, (size_t)keys, t->key_scales);
+    }
     if (d->scores_stage == QKV_SCORES_SCALED)
         return d->softcap != 0 ? d->softcap : QKV_LN2;
     if (d->scores_stage == QKV_SCORES_CAPPED)
