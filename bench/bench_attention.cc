@@ -10,6 +10,42 @@ namespace {
 
 constexpr double kSampleFlops = 2e7; // of the rows that are computed again by the reference and in double
 
+// How K and V are stored. Their elements are multiples of 1/128 below 1, which every type holds exactly.
+constexpr float kStep = 1.0f / 128;
+
+int32_t type_of(const Case &c) {
+    return c.has("f16")    ? QKV_F16
+           : c.has("bf16") ? QKV_BF16
+           : c.has("q8_0") ? QKV_Q8_0
+           : c.has("int8") ? QKV_INT8
+                           : QKV_F32;
+}
+
+size_t stored_bytes(int32_t type, int64_t n) {
+    const size_t count = static_cast<size_t>(n);
+    return type == QKV_F32 ? 4 * count : type == QKV_Q8_0 ? count / 32 * 34 : type == QKV_INT8 ? count : 2 * count;
+}
+
+void store(int32_t type, const float *from, int64_t n, unsigned char *to) {
+    const uint16_t step = 0x2000; // kStep as binary16
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, &from[i], sizeof bits);
+        const auto number = static_cast<int8_t>(from[i] / kStep);
+        uint16_t half = static_cast<uint16_t>(bits >> 16);
+        if (type == QKV_F16)
+            half = static_cast<uint16_t>(from[i] == 0 ? 0 : (half & 0x8000) | ((bits & 0x7fffffff) - 0x38000000) >> 13);
+        if (type == QKV_Q8_0) {
+            if (i % 32 == 0) std::memcpy(to + i / 32 * 34, &step, sizeof step);
+            std::memcpy(to + i / 32 * 34 + 2 + i % 32, &number, 1);
+        } else if (type == QKV_INT8) {
+            std::memcpy(to + i, &number, 1);
+        } else {
+            std::memcpy(to + 2 * i, &half, sizeof half);
+        }
+    }
+}
+
 class AttentionProblem : public Problem {
 public:
     explicit AttentionProblem(const Case &c) {
@@ -22,20 +58,29 @@ public:
         s.kv_head = nhd ? s.dim : s.keys * s.dim, s.kv_token = nhd ? s.kv_heads * s.dim : s.dim;
         cold_ = c.has("cold");
         kv_size_ = s.kv_heads * s.keys * s.dim;
-        copies_ = cold_copies(c, static_cast<size_t>(kv_size_) * 2 * sizeof(float));
+        type_ = type_of(c);
+        copies_ = cold_copies(c, 2 * stored_bytes(type_, kv_size_));
 
         const int64_t q_size = s.heads * s.queries * s.dim;
         q_ = random_floats(q_size, 3.0f, 1);
-        k_ = repeated(random_floats(kv_size_, 1.0f, 2), c.pages());
-        v_ = repeated(random_floats(kv_size_, 1.0f, 3), c.pages());
+        k_ = random_floats(kv_size_, 1.0f, 2);
+        v_ = random_floats(kv_size_, 1.0f, 3);
+        k_copies_ = repeated(k_, c.pages());
+        v_copies_ = repeated(v_, c.pages());
         out_ = floats(q_size);
 
         desc_.size = sizeof desc_;
         desc_.batch = 1, desc_.num_heads = s.heads, desc_.num_kv_heads = s.kv_heads;
         desc_.seq_q = s.queries, desc_.seq_k = s.keys, desc_.head_dim = s.dim;
         desc_.q = {q_.as(), 0, s.q_head, s.q_token};
-        desc_.k = {k_.as(), 0, s.kv_head, s.kv_token};
-        desc_.v = {v_.as(), 0, s.kv_head, s.kv_token};
+        desc_.k = {k_copies_.as<void>(), 0, s.kv_head, s.kv_token};
+        desc_.v = {v_copies_.as<void>(), 0, s.kv_head, s.kv_token};
+        desc_.k_type = desc_.v_type = type_;
+        if (type_ == QKV_INT8) {
+            scales_ = floats(s.kv_heads * s.keys);
+            std::fill_n(scales_.as(), s.kv_heads * s.keys, kStep);
+            desc_.k_scales = desc_.v_scales = {scales_.as(), 0, s.keys, 1};
+        }
         desc_.out = {out_.as(), 0, s.q_head, s.q_token};
         desc_.flags = s.causal ? QKV_RIGHT : 0;
         desc_.q_offset = s.causal ? s.keys - s.queries : 0;
@@ -48,26 +93,28 @@ public:
         return 4.0 * pairs * static_cast<double>(s.heads * s.dim);
     }
     double operands() const override {
-        return 2.0 * sizeof(float) * static_cast<double>(shape_.heads * shape_.queries * shape_.dim + kv_size_);
+        const int64_t q_size = shape_.heads * shape_.queries * shape_.dim;
+        return 2.0 * static_cast<double>(stored_bytes(QKV_F32, q_size) + stored_bytes(type_, kv_size_));
     }
-    double bytes() const override { return cold_ ? 2.0 * sizeof(float) * static_cast<double>(kv_size_) : 0; }
+    double bytes() const override { return cold_ ? 2.0 * static_cast<double>(stored_bytes(type_, kv_size_)) : 0; }
     int64_t copies() const override { return copies_; }
 
     Prepared qkv(const qkv_ctx &ctx, Pool &pool) override {
         auto operation = std::make_shared<Operation<qkv_attention_desc>>(ctx, desc_, pool.num_threads());
         return {[this, operation, &pool](int64_t i) {
                     qkv_attention_desc desc = desc_;
-                    desc.k.data = copy(k_, i), desc.v.data = copy(v_, i);
+                    desc.k.data = copy(k_copies_, i), desc.v.data = copy(v_copies_, i);
                     operation->run(desc, pool);
                 },
                 operation->workspace()};
     }
 
     Prepared openblas(Pool &pool) override {
-        if (openblas_description().empty()) return {};
+        if (openblas_description().empty() || type_ != QKV_F32) return {};
         auto operation = std::make_shared<OpenblasAttention>(shape_, pool);
         return {[this, operation](int64_t i) {
-                    operation->run(q_.as(), copy(k_, i), copy(v_, i), out_.as());
+                    operation->run(q_.as(), static_cast<const float *>(copy(k_copies_, i)),
+                                   static_cast<const float *>(copy(v_copies_, i)), out_.as());
                 },
                 operation->workspace()};
     }
@@ -104,12 +151,23 @@ public:
     }
 
 private:
-    Buffer repeated(const Buffer &source, Pages pages) const {
-        Buffer all = floats(copies_ * kv_size_, pages);
-        for (int64_t i = 0; i < copies_; i++) std::memcpy(all.as() + i * kv_size_, source.as(), source.bytes());
+    // Copies of K or V as they are stored; where not as floats, source becomes what they mean.
+    Buffer repeated(Buffer &source, Pages pages) const {
+        const size_t size = stored_bytes(type_, kv_size_);
+        Buffer all(size * static_cast<size_t>(copies_), pages);
+        auto *first = all.as<unsigned char>();
+        for (int64_t i = 0; type_ != QKV_F32 && i < kv_size_; i++)
+            source.as()[i] = std::trunc(source.as()[i] / kStep) * kStep;
+        if (type_ == QKV_F32)
+            std::memcpy(first, source.as(), size);
+        else
+            store(type_, source.as(), kv_size_, first);
+        for (int64_t i = 1; i < copies_; i++) std::memcpy(first + static_cast<size_t>(i) * size, first, size);
         return all;
     }
-    const float *copy(const Buffer &all, int64_t i) const { return all.as() + i % copies_ * kv_size_; }
+    const void *copy(const Buffer &all, int64_t i) const {
+        return all.as<unsigned char>() + static_cast<size_t>(i % copies_) * stored_bytes(type_, kv_size_);
+    }
     const float *got(int64_t sample) const {
         return out_.as() + sample / shape_.queries * desc_.out.head + sample % shape_.queries * desc_.out.token;
     }
@@ -133,7 +191,9 @@ private:
             qkv_attention_desc one = desc_;
             one.num_heads = one.num_kv_heads = one.seq_q = 1;
             one.q.data = q_.as() + head * s.q_head + query * s.q_token;
-            one.k.data = k_.as() + kv_at, one.v.data = v_.as() + kv_at;
+            one.k.data = k_copies_.as<unsigned char>() + stored_bytes(type_, kv_at);
+            one.v.data = v_copies_.as<unsigned char>() + stored_bytes(type_, kv_at);
+            one.k_scales.head = one.v_scales.head = 0; // all the same
             one.out = {reference_.data() + i * dim, 0, s.dim, s.dim};
             one.q_offset += query;
             Operation<qkv_attention_desc>(*ref, one, 1).run(one);
@@ -167,8 +227,9 @@ private:
 
     AttentionShape shape_ = {};
     bool cold_ = false;
+    int32_t type_ = QKV_F32;
     int64_t kv_size_ = 0, copies_ = 1;
-    Buffer q_, k_, v_, out_;
+    Buffer q_, k_, v_, out_, k_copies_, v_copies_, scales_;
     qkv_attention_desc desc_ = {};
     std::vector<int64_t> samples_;
     std::vector<double> exact_;    // [sample][dim]
