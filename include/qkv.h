@@ -147,7 +147,7 @@ QKV_API qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_k
 
 /* ----------------------------------------------------------------------------------------- tensors and plans */
 
-/* f32 elements; element (b, h, t, c) is data[b·batch + h·head + t·token + c]. */
+/* f32 elements, unless a type beside says otherwise; element (b, h, t, c) is data[b·batch + h·head + t·token + c]. */
 typedef struct qkv_input {
     const void *data;
     int64_t batch, head, token;
