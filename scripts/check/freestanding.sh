@@ -15,9 +15,9 @@ for cc in gcc clang aarch64-linux-gnu-gcc; do
     *) nm=nm ;;
     esac
     rm -rf "$work/out" && mkdir "$work/out" && cd "$work/out" || exit 1
-    # shellcheck disable=SC2046  # no spaces below src/
-    $cc -std=c11 -O2 -ffreestanding -fno-stack-protector -Wall -Wextra -Wpedantic -Werror -I"$root/include" \
-        -c $(find "$root/src" -name '*.c' ! -path "$root/$hosted") || { failed=1; continue; }
+    find "$root/src" -name '*.c' ! -path "$root/$hosted" |
+        xargs -P "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)" -n 1 $cc -std=c11 -O2 -ffreestanding \
+            -fno-stack-protector -Wall -Wextra -Wpedantic -Werror -I"$root/include" -c || { failed=1; continue; }
     cat >allowed <<'NAMES'
 _GLOBAL_OFFSET_TABLE_
 memcmp
