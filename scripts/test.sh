@@ -45,18 +45,19 @@ wants_cross() {
 # Roughly, on two idle processors; of a stage that is not named here they are few.
 usual_seconds() {
     case $1 in
-    gcc) echo 260 ;;
+    gcc) echo 340 ;;
     clang) echo 100 ;;
-    asan) echo 240 ;;
-    tsan) echo 100 ;;
-    aarch64 | avx512-emulated) echo 150 ;;
-    oneline-*) echo 20 ;;
-    encoder | cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
-    bench) echo 40 ;;
-    matrix-*) echo 170 ;;
-    stack) echo 30 ;;
-    consumers) echo 120 ;;
-    *) echo 8 ;;
+    asan | tsan | aarch64) echo 210 ;;
+    matrix-*) echo 110 ;;
+    consumers | flags) echo 120 ;;
+    encoder) echo 100 ;;
+    spills | stack) echo 80 ;;
+    avx512-emulated | fuzz) echo 65 ;;
+    oneline-* | freestanding) echo 45 ;;
+    cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
+    bench | cross-*) echo 20 ;;
+    symbols*) echo 15 ;;
+    *) echo 5 ;;
     esac
 }
 
