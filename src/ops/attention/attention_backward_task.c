@@ -123,8 +123,8 @@ const void *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, i
 }
 
 /* Copies rows of any type as floats. */
-static void widen_rows(const gradient_task *t, float *to, int64_t ld, const qkv_input *x, int32_t type, int64_t dim,
-                       int64_t head, int64_t token, int64_t n) {
+static void as_floats(const gradient_task *t, float *to, int64_t ld, const qkv_input *x, int32_t type, int64_t dim,
+                      int64_t head, int64_t token, int64_t n) {
     if (dim > 0)
         t->rows.kernels->widen(to, ld, qkv_gradient_input_row(t, x, type, dim, head, token),
                                qkv_stored_bytes(type, x->token), type, (size_t)n, (size_t)dim);
@@ -136,7 +136,7 @@ const float *qkv_gradient_float_rows(const gradient_task *t, const qkv_input *x,
     if (type == QKV_F32)
         return qkv_gradient_input_row(t, x, type, dim, head, token);
     *ld = qkv_round_up(dim, QKV_LANES);
-    widen_rows(t, t->wide, *ld, x, type, dim, head, token, n);
+    as_floats(t, t->wide, *ld, x, type, dim, head, token, n);
     return t->wide;
 }
 
@@ -231,8 +231,8 @@ void qkv_gradient_load_keys(const gradient_task *t) {
     bool hides = d->keep.data || d->bias.data; /* what windows and kv_len hide at the ends has been left out */
     pack_keys(t, t->k_panels, &d->k, d->k_type, d->head_dim, keys);
     if (t->shape->copies_k)
-        widen_rows(t, t->k_copy + keys.first * t->ld_k, t->ld_k, &d->k, d->k_type, d->head_dim, t->rows.kv_head,
-                   t->block * QKV_KEY_BLOCK + keys.first, keys.end - keys.first);
+        as_floats(t, t->k_copy + keys.first * t->ld_k, t->ld_k, &d->k, d->k_type, d->head_dim, t->rows.kv_head,
+                  t->block * QKV_KEY_BLOCK + keys.first, keys.end - keys.first);
     if (hides)
         clear_hidden(t, &d->k, d->k_type, d->head_dim, keys, t->k_panels, t->shape->copies_k ? t->k_copy : NULL);
     if (!qkv_gradient_wants_scores(t->desc))
@@ -315,13 +315,13 @@ void qkv_gradient_open_rows(gradient_task *t) {
     if (shape->copies_q) {
         t->q = t->q_copy;
         t->ld_q = shape->scores.ld_q;
-        widen_rows(t, t->q_copy, t->ld_q, &d->q, d->q_type, d->head_dim, t->head, t->first_query, n);
+        as_floats(t, t->q_copy, t->ld_q, &d->q, d->q_type, d->head_dim, t->head, t->first_query, n);
     }
     scale_gradient_queries(t, n);
     if (shape->copies_out) {
         t->grad_out = t->out_copy;
         t->ld_grad_out = shape->scores.ld_o;
-        widen_rows(t, t->out_copy, t->ld_grad_out, &t->desc->grad_out, d->out_type, d->head_dim_v, t->head,
-                   t->first_query, n);
+        as_floats(t, t->out_copy, t->ld_grad_out, &t->desc->grad_out, d->out_type, d->head_dim_v, t->head,
+                  t->first_query, n);
     }
 }

@@ -93,7 +93,7 @@ static void name_rows(const attention_task *t) {
 /* -------------------------------------------------------------------------------------- keys and values as floats */
 
 /* Keys [first, end) of the sequence as floats, from `to` on. */
-static void widen_rows(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
+static void widen_keys(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
                        int64_t channels, int64_t first, int64_t end, float *to, int64_t ld) {
     for (int64_t key = first, run; key < end; key += run) {
         const void *from = qkv_key_run(t, x, type, key, end, &run);
@@ -113,7 +113,7 @@ static void pack_block(const qkv_kernels *kernels, const attention_task *t, floa
         const void *from = qkv_key_run(t, &d->k, d->k_type, base + j, base + end, &run);
         float *panel = panels + j * d->head_dim;
         if (run < end - j) { /* in several pages */
-            widen_rows(kernels, t, &d->k, d->k_type, d->head_dim, base + j, base + end, strip, ld);
+            widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, base + j, base + end, strip, ld);
             kernels->pack(panel, strip, ld, rows, dim);
         } else if (d->k_type != QKV_F32) {
             kernels->pack_stored(panel, QKV_PANEL, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, rows, dim);
@@ -242,7 +242,7 @@ static void read_values(const attention_task *t, key_block *block) {
 static void widen_values(const attention_task *t, const key_block *block) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
-    widen_rows(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
+    widen_keys(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
                t->widened + block->keys.first * ld, ld);
 }
 
