@@ -170,8 +170,8 @@ typedef struct qkv_matrix_output {
 } qkv_matrix_output;
 
 /* How the elements of a tensor are stored. Each stored value has one exact meaning as a float; the results of a call
- * are the bits of the same call on those floats, in every kernel set, subnormal, infinite and NaN values included.
- * Strides count elements of the type. */
+ * are the bits of the same call on those floats, in every kernel set, subnormal, infinite and NaN values included. Only
+ * QKV_INT8 has bits of its own, the same in every kernel set too. Strides count elements of the type. */
 typedef enum qkv_type {
     QKV_F32 = 0,
     QKV_F16 = 1,  /* IEEE 754 binary16 */

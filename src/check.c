@@ -33,14 +33,9 @@ void qkv_add_weight_grad(qkv_operands *o, const char *data, const char *bias, co
 qkv_operand *qkv_add_stored(qkv_operands *o, int role, const char *field, qkv_input x, int32_t type,
                             const int64_t rows[3], int64_t channels) {
     const int64_t strides[3] = {x.batch, x.head, x.token};
-    if (type == QKV_F32)
-        return qkv_add_operand(o, role, field, x.data, sizeof(float), 3, rows, strides, channels);
-    if (type != QKV_Q8_0) {
-        size_t element = type == QKV_INT8 ? sizeof(int8_t) : sizeof(uint16_t);
-        return qkv_add_operand(o, role, field, x.data, element, 3, rows, strides, channels);
-    }
-    const int64_t blocks[3] = {strides[0] / QKV_Q8_0_CHANNELS, strides[1] / QKV_Q8_0_CHANNELS,
-                               strides[2] / QKV_Q8_0_CHANNELS};
+    if (type != QKV_Q8_0) /* and so without divisions, which each call would wait for */
+        return qkv_add_operand(o, role, field, x.data, (size_t)qkv_stored_bytes(type, 1), 3, rows, strides, channels);
+    const int64_t blocks[3] = {x.batch / QKV_Q8_0_CHANNELS, x.head / QKV_Q8_0_CHANNELS, x.token / QKV_Q8_0_CHANNELS};
     qkv_operand *added = qkv_add_operand(o, role, field, x.data, QKV_Q8_0_BYTES, 3, rows, blocks,
                                          channels / QKV_Q8_0_CHANNELS);
     added->alignment = sizeof(uint16_t);

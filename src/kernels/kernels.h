@@ -60,8 +60,8 @@ struct qkv_kernels {
     int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
     int32_t few_rows;  /* the most rows gemm_nt takes; with more, packing pays */
 
-    /* dst[i·ldd + j] = what stored element j of row i means (enum qkv_type), for i < rows, j < n. Rows are `stride`
-     * bytes apart; blocks of QKV_Q8_0 are whole. */
+    /* dst[i·ldd + j] = what stored element j of row i means (enum qkv_type; of QKV_INT8 the integer, without its scale,
+     * here and below), for i < rows, j < n. Rows are `stride` bytes apart; blocks of QKV_Q8_0 are whole. */
     void (*widen)(float *dst, ptrdiff_t ldd, const void *src, ptrdiff_t stride, int type, size_t rows, size_t n);
 
     /* The inverse, rounded to nearest even: QKV_F32, QKV_F16, QKV_BF16. */

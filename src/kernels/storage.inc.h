@@ -12,11 +12,6 @@ QKV_INLINE vec v_load_stored(int type, const unsigned char *p) {
                               : v_load((const float *)(const void *)p);
 }
 
-/* Bytes of one, blocks apart. */
-QKV_INLINE size_t stored_size(int type) {
-    return type == QKV_F32 ? 4 : type == QKV_INT8 ? 1 : 2;
-}
-
 QKV_INLINE void v_store_stored(int type, unsigned char *p, vec x) {
     if (type == QKV_F16)
         v_store_f16(p, x);
@@ -28,7 +23,7 @@ QKV_INLINE void v_store_stored(int type, unsigned char *p, vec x) {
 
 QKV_INLINE void widen_rows(int type, float *dst, ptrdiff_t ldd, const unsigned char *src, ptrdiff_t stride,
                            size_t rows, size_t n) {
-    const size_t size = stored_size(type);
+    const size_t size = (size_t)qkv_stored_bytes(type, 1);
     for (; rows > 0; rows--, dst += ldd) {
         size_t j = 0;
         for (; j + VLEN <= n; j += VLEN)
@@ -68,7 +63,7 @@ static void widen(float *dst, ptrdiff_t ldd, const void *src, ptrdiff_t stride, 
 
 QKV_INLINE void narrow_rows(int type, unsigned char *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds,
                             size_t rows, size_t n) {
-    const size_t size = stored_size(type);
+    const size_t size = (size_t)qkv_stored_bytes(type, 1);
     for (; rows > 0; rows--, src += lds) {
         size_t j = 0;
         for (; j + VLEN <= n; j += VLEN)

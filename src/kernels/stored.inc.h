@@ -17,12 +17,12 @@ QKV_INLINE vec v_load_at(int type, const unsigned char *row, size_t x) {
         const unsigned char *block = row + x / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES;
         return v_mul(v_set_f16(block), v_load_i8(block + 2 + x % QKV_Q8_0_CHANNELS));
     }
-    return v_load_stored(type, row + x * stored_size(type));
+    return v_load_stored(type, row + qkv_stored_bytes(type, (int64_t)x));
 }
 
 /* The first n of them; the others are zeros. Blocks are whole. */
 QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size_t n) {
-    const size_t size = stored_size(type);
+    const size_t size = (size_t)qkv_stored_bytes(type, 1);
     unsigned char rest[VLEN * sizeof(float)] = {0};
     memcpy(rest, row + x * size, n * size);
     return v_load_stored(type, rest);

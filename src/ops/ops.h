@@ -75,14 +75,6 @@ void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d
 enum { QKV_ATTENTION_FIELDS = 80 };
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]);
 
-/* Bytes of n stored elements that follow each other: blocks are whole. */
-static inline int64_t qkv_stored_bytes(int32_t type, int64_t n) {
-    return type == QKV_F32    ? n * 4
-           : type == QKV_INT8 ? n
-           : type == QKV_Q8_0 ? n / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES
-                              : n * 2;
-}
-
 static inline bool qkv_attention_is_stored(const qkv_attention_desc *d) {
     return d->q_type != QKV_F32 || d->k_type != QKV_F32 || d->v_type != QKV_F32 || d->out_type != QKV_F32;
 }

@@ -5,10 +5,19 @@
 #ifndef QKV_REF_STORAGE_H
 #define QKV_REF_STORAGE_H
 
+#include "qkv.h"
 #include "scalar.h"
 
 /* 32 channels of QKV_Q8_0: a binary16 scale, then an int8 each. */
 enum { QKV_Q8_0_CHANNELS = 32, QKV_Q8_0_BYTES = 34 };
+
+/* Bytes of n elements that follow each other; blocks are whole. */
+QKV_INLINE int64_t qkv_stored_bytes(int type, int64_t n) {
+    return type == QKV_F32    ? n * 4
+           : type == QKV_INT8 ? n
+           : type == QKV_Q8_0 ? n / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES
+                              : n * 2;
+}
 
 QKV_INLINE float qkv_from_f16(uint16_t x) {
     uint32_t sign = (uint32_t)(x & 0x8000) << 16, magnitude = (uint32_t)(x & 0x7fff) << 13;

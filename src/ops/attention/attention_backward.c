@@ -364,8 +364,8 @@ static void fetch_ahead(const gradient_task *t, int64_t row, int64_t n) {
     fetch_rows(qkv_gradient_input_row(t, &desc->grad_out, d->out_type, dim_v, t->head, first),
                qkv_stored_bytes(d->out_type, desc->grad_out.token), n, qkv_stored_bytes(d->out_type, dim_v));
     if (desc->grad_q.data)
-        fetch_rows(qkv_gradient_output_row(t, &desc->grad_q, t->head, first), qkv_stored_bytes(0, desc->grad_q.token),
-                   n, qkv_stored_bytes(0, dim));
+        fetch_rows(qkv_gradient_output_row(t, &desc->grad_q, t->head, first),
+                   qkv_stored_bytes(QKV_F32, desc->grad_q.token), n, qkv_stored_bytes(QKV_F32, dim));
 }
 
 static void sweep_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range block) {

@@ -103,9 +103,9 @@ void qkv_gradient_open_rows(gradient_task *t);
 float *qkv_gradient_output_row(const gradient_task *t, const qkv_output *x, int64_t head, int64_t token);
 const void *qkv_gradient_input_row(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim, int64_t head,
                                    int64_t token);
-/* n of them as floats, `ld` apart; where they are floats the rows themselves, else in t->wide. */
+/* n of them as floats, `ld` apart: the rows themselves or, where they are no floats, copies in `room`. */
 const float *qkv_gradient_float_rows(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim,
-                                     int64_t head, int64_t token, int64_t n, int64_t *ld);
+                                     int64_t head, int64_t token, int64_t n, float *room, int64_t *ld);
 void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n);
 
 /* Queries [first, first + n) of a head against the loaded block, n ≤ GRADIENT_ROWS; first is a multiple of that. */

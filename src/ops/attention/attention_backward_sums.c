@@ -19,7 +19,7 @@ static void find_infinite_queries(const qkv_kernels *kernels, const qkv_attentio
     if (!look)
         return;
     int64_t ld;
-    const float *q = qkv_gradient_float_rows(t, &d->q, d->q_type, d->head_dim, head, first, n, &ld);
+    const float *q = qkv_gradient_float_rows(t, &d->q, d->q_type, d->head_dim, head, first, n, t->wide, &ld);
     memset(t->row_sum, 0, (size_t)d->head_dim * sizeof(float));
     kernels->row_dots(t->scaled_delta, q, ld, t->row_sum, 0, (size_t)n, (size_t)d->head_dim); /* Σ 0·q */
     kernels->add(clean, 0, t->scaled_delta, 0, 1, (size_t)n);
@@ -36,7 +36,7 @@ static bool is_empty_row(const gradient_task *t, int64_t head, int64_t i, float 
         return false;
     qkv_input out = qkv_as_input(&d->out);
     int64_t unused;
-    const float *o = qkv_gradient_float_rows(t, &out, d->out_type, d->head_dim_v, head, i, 1, &unused);
+    const float *o = qkv_gradient_float_rows(t, &out, d->out_type, d->head_dim_v, head, i, 1, t->wide, &unused);
     for (int64_t c = 0; c < d->head_dim_v; c++) {
         if (o[c] != 0)
             return false;
@@ -70,15 +70,10 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
     memset(delta, 0, (size_t)n * sizeof(float));
     if (d->head_dim_v > 0) {
         qkv_input x = qkv_as_input(&d->out);
-        const float *grad_out = qkv_gradient_input_row(&t, &desc->grad_out, d->out_type, d->head_dim_v, head, first);
-        int64_t ld, ld_grad = desc->grad_out.token;
-        if (d->out_type != QKV_F32) { /* t.wide is for out */
-            ld_grad = shape->scores.ld_o;
-            kernels->widen(t.out_copy, ld_grad, grad_out, qkv_stored_bytes(d->out_type, desc->grad_out.token),
-                           d->out_type, (size_t)n, (size_t)d->head_dim_v);
-            grad_out = t.out_copy;
-        }
-        const float *out = qkv_gradient_float_rows(&t, &x, d->out_type, d->head_dim_v, head, first, n, &ld);
+        int64_t ld, ld_grad;
+        const float *out = qkv_gradient_float_rows(&t, &x, d->out_type, d->head_dim_v, head, first, n, t.wide, &ld);
+        const float *grad_out = qkv_gradient_float_rows(&t, &desc->grad_out, d->out_type, d->head_dim_v, head, first, n,
+                                                        t.out_copy, &ld_grad);
         kernels->row_dots(delta, grad_out, ld_grad, out, ld, (size_t)n, (size_t)d->head_dim_v);
     }
     for (int64_t i = 0; i < n; i++) {

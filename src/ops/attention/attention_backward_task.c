@@ -131,13 +131,13 @@ static void as_floats(const gradient_task *t, float *to, int64_t ld, const qkv_i
 }
 
 const float *qkv_gradient_float_rows(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim,
-                                     int64_t head, int64_t token, int64_t n, int64_t *ld) {
+                                     int64_t head, int64_t token, int64_t n, float *room, int64_t *ld) {
     *ld = dim > 0 ? x->token : 0;
     if (type == QKV_F32)
         return qkv_gradient_input_row(t, x, type, dim, head, token);
     *ld = qkv_round_up(dim, QKV_LANES);
-    as_floats(t, t->wide, *ld, x, type, dim, head, token, n);
-    return t->wide;
+    as_floats(t, room, *ld, x, type, dim, head, token, n);
+    return room;
 }
 
 void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n) {
@@ -211,7 +211,7 @@ static void clear_hidden(const gradient_task *t, const qkv_input *x, int32_t typ
         n = qkv_min(GRADIENT_ROWS, keys.end - first);
         int64_t ld;
         const float *rows = qkv_gradient_float_rows(t, x, type, dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + first,
-                                                    n, &ld);
+                                                    n, t->wide, &ld);
         t->rows.kernels->row_dots(dots, rows, ld, t->row_sum, 0, (size_t)n, (size_t)dim);
         for (int64_t i = 0; i < n; i++) {
             if (dots[i] == 0 || is_seen(t, first + i))

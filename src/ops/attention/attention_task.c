@@ -61,10 +61,13 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     t->head = take_integers(base, &used, rows);
     t->values = take(base, &used, few ? 0 : keys * ld_o);
     t->packed = take(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim);
-    t->widened = take(base, &used, gathers_values(d) ? keys * ld_o : 0);
-    t->key_scales = take(base, &used, d->k_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
-    t->value_scales = take(base, &used, d->v_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
-    t->strip = take(base, &used, gathers_keys(d) ? QKV_PANEL * shape->ld_q : 0);
+    t->strip = NULL;
+    if (gathers_keys(d) || gathers_values(d)) {
+        t->widened = take(base, &used, gathers_values(d) ? keys * ld_o : 0);
+        t->key_scales = take(base, &used, d->k_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
+        t->value_scales = take(base, &used, d->v_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
+        t->strip = take(base, &used, gathers_keys(d) ? QKV_PANEL * shape->ld_q : 0);
+    }
     return used * (int64_t)sizeof(float);
 }
 
@@ -125,11 +128,9 @@ static void pack_block(const qkv_kernels *kernels, const attention_task *t, floa
 
 /* ------------------------------------------------------------------------------------------- packed by all tasks */
 
-/* What windows leave to all queries of a batch. Packed queries don't share panels. */
-static key_range visible_to_batch(const qkv_attention_desc *d, int64_t b) {
-    attention_task t;
-    qkv_choose_sequence(&t, d, b);
-    return (key_range){window_of(&t, 0).first, window_of(&t, d->seq_q - 1).end};
+/* What windows leave to all queries of the task's batch. Packed queries don't share panels. */
+static key_range visible_to_batch(const attention_task *t) {
+    return (key_range){window_of(t, 0).first, window_of(t, t->desc->seq_q - 1).end};
 }
 
 /* Floats of the panels of a KV head. They begin with the first key block that its batch sees. */
@@ -144,7 +145,7 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
     attention_task t;
     qkv_choose_sequence(&t, d, head / d->num_kv_heads);
     t.kv_head = head % d->num_kv_heads;
-    key_range all = visible_to_batch(d, t.b);
+    key_range all = visible_to_batch(&t);
     int64_t block = all.first / QKV_KEY_BLOCK + place;
     float *panels = (float *)workspace + head * head_panels_size(shape, d);
     pack_block(kernels, &t, panels + place * QKV_KEY_BLOCK * d->head_dim,
@@ -221,7 +222,7 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
         return;
     }
     int64_t heads_on = (next.b - t->b) * d->num_kv_heads + next.kv_head - t->kv_head;
-    int64_t first = next.b == t->b ? t->first_shared : visible_to_batch(d, next.b).first / QKV_KEY_BLOCK;
+    int64_t first = next.b == t->b ? t->first_shared : visible_to_batch(&next).first / QKV_KEY_BLOCK;
     const float *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
     block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim,
                                d->head_dim * (int64_t)sizeof(float), (size_t)(end - key),
@@ -233,9 +234,10 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
 /* V as floats: in memory, or where it has been brought together. */
 static void read_values(const attention_task *t, key_block *block) {
     const qkv_attention_desc *d = t->desc;
-    int64_t unused, key = block->index * QKV_KEY_BLOCK;
     bool gathers = gathers_values(d);
-    block->v = gathers ? t->widened : qkv_key_run(t, &d->v, QKV_F32, key, key + 1, &unused);
+    block->v = gathers ? t->widened
+                       : qkv_stored_row(&d->v, QKV_F32, t->key_b, t->kv_head,
+                                        t->first_key + block->index * QKV_KEY_BLOCK);
     block->ld_v = gathers ? t->shape->ld_o : d->v.token;
 }
 
@@ -348,10 +350,13 @@ void qkv_attention_scale_queries(const attention_task *t) {
         const void *from = qkv_stored_row(q, type, t->query_b, t->head[row], t->query[row]);
         size_t rows = rows_of_head(t, row, t->rows), dim = (size_t)t->desc->head_dim;
         float *to = t->q + row * ld;
-        if (type != QKV_F32)
+        int64_t ld_from = q->token;
+        if (type != QKV_F32) {
             t->kernels->widen(to, group * ld, from, qkv_stored_bytes(type, q->token), type, rows, dim);
-        t->kernels->scale(to, group * ld, type != QKV_F32 ? to : from, type != QKV_F32 ? group * ld : q->token, t->sum,
-                          rows, dim);
+            from = to;
+            ld_from = group * ld;
+        }
+        t->kernels->scale(to, group * ld, from, ld_from, t->sum, rows, dim);
     }
 }
 
@@ -371,7 +376,7 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
     t->shared_keys = NULL;
     if (shape->packed_blocks > 0) {
         t->shared_keys = (const float *)workspace + head * head_panels_size(shape, d);
-        t->first_shared = visible_to_batch(d, t->b).first / QKV_KEY_BLOCK;
+        t->first_shared = visible_to_batch(t).first / QKV_KEY_BLOCK;
     }
     t->tile = choose_tile(kernels, shape, d);
     lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);

@@ -25,7 +25,7 @@ typedef struct attention_task {
     int64_t query_b, key_b, first_key;
     int64_t kv_len, q_offset;
     int64_t tile;             /* rows taken at once */
-    bool copies_values;       /* V of a block is copied or widened */
+    bool copies_values;       /* V of a block is copied */
     /* scratch of the worker */
     int64_t *query, *head;         /* [block_rows]: which query and head a row is */
     float *scores;                 /* [tile_rows][LD_SCORES] */
@@ -124,18 +124,13 @@ static inline const void *qkv_stored_row(const qkv_input *x, int32_t type, int64
                    : (const void *)&somewhere;
 }
 
+/* What key_ranges leaves to the queries from first to last between them, of what windows leave. */
+key_range qkv_union_of_ranges(const attention_task *t, int64_t first, int64_t last, key_range all);
+
 /* All that the queries from first to last see between them. */
 static inline key_range visible_to_queries(const attention_task *t, int64_t first, int64_t last) {
     key_range all = {window_of(t, first).first, window_of(t, last).end};
-    if (!t->desc->key_ranges.data)
-        return all;
-    key_range seen = {all.end, all.first};
-    for (int64_t query = first; query <= last; query++) {
-        key_range keys = visible_keys(t, query);
-        if (keys.first < keys.end)
-            seen = (key_range){qkv_min(seen.first, keys.first), qkv_max(seen.end, keys.end)};
-    }
-    return seen.first < seen.end ? seen : (key_range){all.first, all.first};
+    return t->desc->key_ranges.data ? qkv_union_of_ranges(t, first, last, all) : all;
 }
 
 /* Where key `key` of the task's sequence and KV head lies in k or v, and how many from it on, at most up to `end`, lie
@@ -241,9 +236,10 @@ bool qkv_find_holes(const attention_task *t, key_block *block);
 
 /* The part that begins at first/whole and ends at end/whole. */
 static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
-    int64_t rows = (int64_t)soon->rows, row = rows * first / whole;
-    if (rows == 0) /* nothing follows: no address to count from */
+    int64_t rows = (int64_t)soon->rows;
+    if (rows == 0 || end - first == whole) /* nothing follows, so no address to count from; or it is all */
         return *soon;
+    int64_t row = rows * first / whole;
     return (qkv_soon){(const unsigned char *)soon->data + row * soon->stride, soon->stride,
                       (size_t)(rows * end / whole - row), soon->bytes};
 }

@@ -6,6 +6,16 @@
 
 #include <string.h>
 
+key_range qkv_union_of_ranges(const attention_task *t, int64_t first, int64_t last, key_range all) {
+    key_range seen = {all.end, all.first};
+    for (int64_t query = first; query <= last; query++) {
+        key_range keys = visible_keys(t, query);
+        if (keys.first < keys.end)
+            seen = (key_range){qkv_min(seen.first, keys.first), qkv_max(seen.end, keys.end)};
+    }
+    return seen.first < seen.end ? seen : (key_range){all.first, all.first};
+}
+
 /* Whether any of n bytes is not 0, and whether any is. Loops of a constant length become a few vectors. */
 static inline bool any_kept(const uint8_t *keep, int64_t n) {
     uint8_t kept = 0;
@@ -78,11 +88,11 @@ static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_
 
 key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
     const qkv_matrix_input *keep = &t->desc->keep;
-    key_range low = within_block(visible_keys(t, t->query[row]), block);
-    key_range high = within_block(visible_keys(t, t->query[row + n - 1]), block);
-    key_range all = within_block(visible_to_rows(t, row, n), block), seen = {QKV_KEY_BLOCK, 0};
+    key_range first = visible_keys(t, t->query[row]), last = visible_keys(t, t->query[row + n - 1]);
+    key_range low = within_block(first, block), high = within_block(last, block), seen = {QKV_KEY_BLOCK, 0};
     /* Bounds of windows don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
     bool ordered = !t->desc->key_ranges.data || t->query[row] == t->query[row + n - 1];
+    key_range all = within_block(ordered ? (key_range){first.first, last.end} : visible_to_rows(t, row, n), block);
     bool equal = all.first == all.end ||
                  (ordered && low.first < low.end && low.first == high.first && low.end == high.end);
     if (equal && (!keep->data || all.first == all.end)) {
