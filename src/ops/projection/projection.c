@@ -113,6 +113,8 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
         shape->panels += qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
         shape->out_token[i] = d->part[i].out.token;
     }
+    if (shape->batch == 0 || shape->tokens == 0 || shape->panels == 0)
+        return; /* sizes next to a size of 0 may be any: their products are not looked at */
     if (batches_join(d)) {
         shape->batch = 1;
         shape->tokens = d->batch * d->tokens;
@@ -122,8 +124,6 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
                 shape->out_token[i] = d->part[i].out.batch;
         }
     }
-    if (shape->batch == 0 || shape->tokens == 0 || shape->panels == 0)
-        return;
     /* Blocks of equal height, whole tiles; then enough groups of panels to keep all workers busy. */
     int64_t blocks = qkv_ceil_div(shape->tokens, MAX_BLOCK_TOKENS);
     shape->block_rows = qkv_round_up(qkv_ceil_div(shape->tokens, blocks), kernels->tile_rows);
