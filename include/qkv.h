@@ -299,6 +299,7 @@ QKV_API const char *qkv_projection_explain_run(const qkv_plan *plan, const qkv_p
 
 #define QKV_LEFT 1u  /* only keys j ≥ p − left are visible */
 #define QKV_RIGHT 2u /* only keys j ≤ p + right are visible; with right = 0 this is causal attention */
+#define QKV_FROM_END 4u /* positions count from the end of a sequence's keys: its n queries are the last n of kv_len */
 #define QKV_SCALE 0x100u      /* scale is used as given, 0 included */
 #define QKV_HEAD_DIM_V 0x200u /* head_dim_v is used as given, 0 included: lse or probabilities alone */
 
@@ -309,11 +310,18 @@ QKV_API const char *qkv_projection_explain_run(const qkv_plan *plan, const qkv_p
 
 #define QKV_KEY_BLOCK 256 /* keys are summed in blocks of 256, counted from key 0 */
 
+/* How k lies in memory. In panels of 64 keys, the last of which is there as a whole too, channel c of key j is element
+ * (j / 64)·64·head_dim + c·64 + j % 64, as qkv_pack lays out weights; k.token is not used. Scores then need no turning
+ * of rows into columns. */
+#define QKV_KEY_ROWS 0
+#define QKV_KEY_PANELS 1
+
 /* For query i of [0, seq_q), key j of [0, seq_k), head h, KV head ⌊h / (num_heads/num_kv_heads)⌋, with the absolute
- * position p = i + q_offset:
+ * position p = i + q_offset, or with QKV_FROM_END p = i + kv_len − seq_q + q_offset:
  *
  *   s = scale·(q·k);  softcap: s = softcap·tanh(s/softcap);  s += alibi_slopes[h]·(j − p);  s += bias
- *   visible: j < kv_len, keep ≠ 0, the window of flags/left/right around p (both ends included), s ≠ −inf
+ *   visible: j < kv_len, keep ≠ 0, the window of flags/left/right around p (both ends included), s ≠ −inf; keys
+ *   j < first_tokens are visible whatever QKV_LEFT says
  *   out = Σ exp(s)·v / (Σ exp(s) + exp(sink)) over the visible keys;  lse = ln(Σ exp(s) + exp(sink))
  *   dropout: exp(s) of the first sum, not of the others, becomes 0 or exp(s)/(1 − dropout)
  *
@@ -342,7 +350,7 @@ typedef struct qkv_attention_desc {
     qkv_output lse;       /* optional: natural log of the sum, one float a (batch, head, token) */
     float scale;          /* 0: 1/√head_dim, unless flags has QKV_SCALE; negative values are used as given */
     float softcap;        /* 0: none */
-    uint32_t flags;       /* QKV_LEFT, QKV_RIGHT, QKV_SCALE, QKV_HEAD_DIM_V */
+    uint32_t flags;       /* QKV_LEFT, QKV_RIGHT, QKV_FROM_END, QKV_SCALE, QKV_HEAD_DIM_V */
     uint32_t reserved;    /* 0 */
     int64_t left, right;
     int64_t q_offset;
@@ -391,6 +399,9 @@ typedef struct qkv_attention_desc {
     /* Where k_type or v_type is QKV_INT8: a float for each (batch, KV head, token), in pages as k and v are. A key's
      * scale multiplies q·k, a value's the probability: (Σ q·x)·s and Σ (p·s)·x, in that order. Else not looked at. */
     qkv_input k_scales, v_scales;
+
+    int64_t k_layout;     /* QKV_KEY_ROWS or QKV_KEY_PANELS: not with QKV_Q8_0 or k_start, and in pages of whole panels */
+    int64_t first_tokens; /* with QKV_LEFT: keys that stay visible; 0: none. (Attention sinks, after StreamingLLM.) */
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it
@@ -538,7 +549,7 @@ QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
  *
  * q, k, v, out and grad_out may be stored in 16 bits; out then counts as it was rounded. Gradients are floats. No
- * QKV_Q8_0, QKV_INT8, q_start, k_start or page_table (QKV_ERROR_FLAGS).
+ * QKV_Q8_0, QKV_INT8, q_start, k_start, page_table, panels of keys or first_tokens (QKV_ERROR_FLAGS).
  *
  * dK and dV of a KV head are sums over the heads of its group. Keys that a query does not see take no part, as in the
  * forward; gradients of a key that no query sees, and of a query that sees no key, are 0, whatever their operands hold.

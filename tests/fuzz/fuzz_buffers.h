@@ -24,7 +24,7 @@ static uint64_t next(void) {
     return state >> 33;
 }
 
-static _Alignas(64) char somewhere[64]; /* optional pointers of a descriptor that has no buffers yet */
+static _Alignas(64) char somewhere[64]; /* optional pointers of a descriptor that has no buffers yet; unreadable */
 
 /* A tensor of a call: where its pointer is kept, and its elements. */
 typedef struct tensor {
@@ -265,7 +265,13 @@ static void give_attention(qkv_attention_desc *d, int kind) {
     const int64_t keys[3] = {d->page_table ? d->num_pages : d->k_start ? 1 : d->batch, kv_heads(d),
                              d->page_table ? d->page_tokens : d->seq_k};
     GIVE_STORED(d->q, false, d->q_type, rows, d->head_dim);
-    GIVE_STORED(d->k, false, d->k_type, keys, d->head_dim);
+    if (d->k_layout == QKV_KEY_PANELS) {
+        const int64_t panels[3] = {keys[0], keys[1], (keys[2] + 63) / 64};
+        d->k.data = give_stored(false, d->k_type, panels, d->k.batch, d->k.head, 64 * d->head_dim, 64 * d->head_dim,
+                                kind);
+    } else {
+        GIVE_STORED(d->k, false, d->k_type, keys, d->head_dim);
+    }
     GIVE_STORED(d->v, false, d->v_type, keys, dim_v(d));
     if (d->k_type == QKV_INT8)
         GIVE_ROWS(d->k_scales, false, keys, 1);

@@ -101,7 +101,9 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     if (inner)
         d->seq_k = d->seq_q;
     const uint32_t flags[] = {0, QKV_RIGHT, QKV_LEFT, QKV_LEFT | QKV_RIGHT};
-    d->flags = flags[pick(4)] | (chance(10) ? QKV_SCALE : 0) | (chance(10) ? QKV_HEAD_DIM_V : 0);
+    d->flags = flags[pick(4)] | (chance(10) ? QKV_SCALE : 0) | (chance(10) ? QKV_HEAD_DIM_V : 0) |
+               (chance(15) ? QKV_FROM_END : 0);
+    d->first_tokens = chance(90) ? 0 : pick(chance(90) ? 90 : 300);
     d->left = pick(30) - 5;
     d->right = chance(60) ? 0 : pick(30) - 5;
     d->q_offset = chance(50) ? 0 : pick(60) - 20;
@@ -146,6 +148,13 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
             d->num_pages = pick(12);
             d->table_stride = chance(90) ? (d->seq_k + 15) / 16 + pick(3) : pick(9) - 4;
         }
+    }
+    if (!inner && chance(15)) {
+        d->k_layout = chance(98) ? QKV_KEY_PANELS : 2;
+        d->k_start = chance(2) ? d->k_start : NULL;
+        d->page_tokens = chance(95) ? d->page_tokens / 16 * 64 : d->page_tokens;
+        const int64_t panels[3] = {keys[0], kv, (d->seq_k + 63) / 64};
+        draw_stored(&d->k, d->k_type, panels, 64 * d->head_dim);
     }
     if (!inner && chance(10)) {
         d->states.data = somewhere;
@@ -254,7 +263,7 @@ static void draw(int operation, descriptor *u) {
             a->v_type = a->v_type > QKV_BF16 ? QKV_F16 : a->v_type;
             a->q_start = a->k_start = NULL;
             a->page_table = NULL;
-            a->page_tokens = a->num_pages = 0;
+            a->page_tokens = a->num_pages = a->k_layout = a->first_tokens = 0;
         }
         a->states.data = chance(2) ? somewhere : NULL;
         const int64_t rows[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
@@ -517,6 +526,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!ctx[0].isa && (qkv_init(&ctx[0], &(qkv_config){.size = sizeof(qkv_config), .isa = "ref"}) != QKV_OK ||
                         qkv_init(&ctx[1], NULL) != QKV_OK))
         fail("no kernel set");
+    __asan_poison_memory_region(somewhere, sizeof somewhere); /* a plan reads no address */
     input = data;
     left = size;
     state = size;

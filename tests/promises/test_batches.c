@@ -219,7 +219,8 @@ static void begin_alike(const qkv_attention_desc *d, int64_t b, int64_t tokens) 
 /* Keys scattered over pages in any order, some of them shared by sequences that begin alike, the rest poison. */
 static void put_in_pages(qt_rng *rng, batch *x, qkv_attention_desc *paged) {
     const qkv_attention_desc *d = &x->d;
-    const int64_t tokens = 16 * qt_range(rng, 1, 6), kv = d->num_kv_heads;
+    const bool panels = qt_chance(rng, 30);
+    const int64_t tokens = panels ? 64 * qt_range(rng, 1, 3) : 16 * qt_range(rng, 1, 6), kv = d->num_kv_heads;
     const int64_t most = (d->seq_k + tokens - 1) / tokens, pool = d->batch * most + qt_range(rng, 0, 3);
     const int64_t stride = most + qt_range(rng, 0, 3);
     int32_t *table = qt_alloc((size_t)((d->batch - 1) * stride + most) * 4, 4, QT_TAIL), next = (int32_t)pool;
@@ -243,14 +244,16 @@ static void put_in_pages(qt_rng *rng, batch *x, qkv_attention_desc *paged) {
             for (int64_t h = 0; h < kv; h++)
                 for (int64_t t = 0; t < (n < tokens ? n : tokens); t++) {
                     const int64_t key = p * tokens + t;
-                    memcpy(k + *entry * paged->k.batch + h * paged->k.head + t * paged->k.token,
-                           (const float *)d->k.data + b * d->k.batch + h * d->k.head + key * d->k.token,
-                           (size_t)d->head_dim * 4);
+                    float *to = k + *entry * paged->k.batch + h * paged->k.head;
+                    for (int64_t c = 0; c < d->head_dim; c++)
+                        to[panels ? t / 64 * 64 * d->head_dim + c * 64 + t % 64 : t * paged->k.token + c] =
+                            ((const float *)d->k.data)[b * d->k.batch + h * d->k.head + key * d->k.token + c];
                     memcpy(v + *entry * paged->v.batch + h * paged->v.head + t * paged->v.token,
                            (const float *)d->v.data + b * d->v.batch + h * d->v.head + key * d->v.token,
                            (size_t)d->head_dim_v * 4);
                 }
         }
+    paged->k_layout = panels ? QKV_KEY_PANELS : QKV_KEY_ROWS;
     paged->page_table = table;
     paged->table_stride = stride;
     paged->page_tokens = tokens;

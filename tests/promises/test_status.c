@@ -34,7 +34,7 @@ static void test_attention_plan_refuses(void) {
     PLAN_REFUSES(attention, QKV_ERROR_NEGATIVE, d.head_dim_v = -1);
     PLAN_REFUSES(attention, QKV_ERROR_HEADS, d.num_kv_heads = 3);
     PLAN_REFUSES(attention, QKV_ERROR_HEADS, d.num_kv_heads = 8);
-    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.flags = 4);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.flags = 8);
     PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.flags = 0x80000001u);
     PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.reserved = 1);
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.scale = NAN);

@@ -18,6 +18,10 @@ static const picture pictures[] = {
     {"numbers without their flag mean nothing", "##### ##### #####", 0, 1, 1, 0, -1, NULL},
     {"causal, top-left", "#.... ##... ###..", QKV_RIGHT, 0, 0, 0, -1, NULL},
     {"causal, bottom-right", "###.. ####. #####", QKV_RIGHT, 0, 0, 2, -1, NULL},
+    {"causal, from the end", "###.. ####. #####", QKV_RIGHT | QKV_FROM_END, 0, 0, 0, -1, NULL},
+    {"causal, from the end of kv_len 4", "##... ###.. ####.", QKV_RIGHT | QKV_FROM_END, 0, 0, 0, 4, NULL},
+    {"causal, two before the end", "#.... ##... ###..", QKV_RIGHT | QKV_FROM_END, 0, 0, -2, -1, NULL},
+    {"causal, more queries than keys, from the end", ".. .. #. ##", QKV_RIGHT | QKV_FROM_END, 0, 0, 0, -1, NULL},
     {"causal, bottom-right of kv_len 4", "##... ###.. ####.", QKV_RIGHT, 0, 0, 1, 4, NULL},
     {"causal, more queries than keys, top-left", "#. ## ## ##", QKV_RIGHT, 0, 0, 0, -1, NULL},
     {"causal, more queries than keys, bottom-right", ".. .. #. ##", QKV_RIGHT, 0, 0, -2, -1, NULL},
@@ -113,6 +117,15 @@ static void test_windows_look_like_this(const qt_set *set) {
 }
 
 /* The same at a size where windows cross tiles, panels and key blocks: a window is what keep draws of it. */
+/* A mask that hides much, with keys side by side, strided or all alike. */
+static qkv_matrix_input draw_keep(qt_rng *rng, const qkv_attention_desc *d) {
+    const int64_t key = qt_range(rng, 0, 2), row = d->seq_k * (key > 0 ? key : 1);
+    uint8_t *keep = qt_alloc((size_t)(d->seq_q * row), 1, QT_TAIL);
+    for (int64_t x = 0; x < d->seq_q * row; x++)
+        keep[x] = qt_chance(rng, 70);
+    return (qkv_matrix_input){keep, 0, 0, row, key};
+}
+
 static void test_a_window_is_the_keep_mask_it_describes(const qt_set *set) {
     for (uint64_t n = 0; n < case_count(200); n++) {
         qt_rng rng;
@@ -125,18 +138,29 @@ static void test_a_window_is_the_keep_mask_it_describes(const qt_set *set) {
         d->left = qt_range(&rng, 0, qt_chance(&rng, 50) ? 20 : 600);
         d->right = qt_chance(&rng, 50) ? 0 : qt_range(&rng, -5, 300);
         d->q_offset = qt_range(&rng, -40, d->seq_k + 20);
-        qt_describe("S=%dx%d flags=%u left=%d right=%d q_offset=%d", (int)d->seq_q, (int)d->seq_k, d->flags,
-                    (int)d->left, (int)d->right, (int)d->q_offset);
-        const case_results window = case_run(&set->ctx, &c, 0, 0);
+        const bool gap = d->flags & QKV_LEFT && qt_chance(&rng, 60), hides = gap && qt_chance(&rng, 40);
+        d->first_tokens = gap ? qt_range(&rng, 1, qt_chance(&rng, 60) ? 8 : 300) : 0;
+        const qkv_matrix_input given = hides ? draw_keep(&rng, d) : (qkv_matrix_input){0};
+        d->keep = given;
+        const int64_t from_end = qt_chance(&rng, 30) ? d->seq_k - d->seq_q : 0;
+        d->q_offset -= from_end;
+        d->flags |= from_end != 0 ? QKV_FROM_END : 0;
+        qt_describe("S=%dx%d flags=%u left=%d right=%d q_offset=%d first_tokens=%d keep %d", (int)d->seq_q,
+                    (int)d->seq_k, d->flags, (int)d->left, (int)d->right, (int)d->q_offset, (int)d->first_tokens,
+                    (int)given.key);
+        const case_results window = case_run(&set->ctx, &c, (int32_t)qt_range(&rng, 0, 3), 0);
+        d->q_offset += from_end;
         uint8_t *keep = qt_alloc((size_t)(d->seq_q * d->seq_k), 1, QT_TAIL);
         for (int64_t i = 0; i < d->seq_q; i++)
             for (int64_t j = 0; j < d->seq_k; j++) {
                 const int64_t p = i + d->q_offset;
-                keep[i * d->seq_k + j] = !((d->flags & QKV_LEFT) && j < p - d->left) &&
-                                         !((d->flags & QKV_RIGHT) && j > p + d->right);
+                keep[i * d->seq_k + j] = !((d->flags & QKV_LEFT) && j < p - d->left && j >= d->first_tokens) &&
+                                         !((d->flags & QKV_RIGHT) && j > p + d->right) &&
+                                         (!hides || ((const uint8_t *)given.data)[i * given.query + j * given.key]);
             }
         d->keep = (qkv_matrix_input){keep, 0, 0, d->seq_k, 1};
         d->flags = 0;
+        d->first_tokens = 0;
         const case_results kept = case_run(&set->ctx, &c, 0, 0);
         case_expect_same("keep", &c, &window, &kept);
     }

@@ -59,6 +59,8 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
                           "must be of 16 or 32 bits in gradients", 0, 0);
     if (qkv_attention_only_plain(a, why) != QKV_OK)
         return why->status;
+    if (a->first_tokens != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "first_tokens", -1, "must be 0 in gradients", 0, 0);
     if (a->states.data)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "states", -1, "must be NULL: gradients are of out and lse", 0, 0);
     /* What is counted stays small also where another size is 0. */

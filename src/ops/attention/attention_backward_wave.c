@@ -13,8 +13,8 @@
 /* Units [first, end) of a head that see something of a key block, as far as the plan knows; at least one. */
 static key_range units_of_block(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block) {
     key_range queries = {0, d->seq_q};
-    if (!d->q_offsets) {
-        int64_t offset = bounded(d->q_offset);
+    if (qkv_offset_is_planned(d)) {
+        int64_t offset = qkv_batch_q_offset(d, 0);
         if (d->flags & QKV_RIGHT) /* key ≤ query + offset + right */
             queries.first = qkv_max(0, block * QKV_KEY_BLOCK - bounded(d->right) - offset);
         if (d->flags & QKV_LEFT) /* key ≥ query + offset − left */
@@ -29,10 +29,10 @@ static int64_t cell_work(const gradient_shape *shape, const qkv_attention_desc *
     enum { ROW_WORK = 20 };
     int64_t first = unit * shape->unit_rows, last = qkv_min(first + shape->unit_rows, d->seq_q) - 1;
     key_range a = {0, QKV_KEY_BLOCK}, b = a;
-    if (!d->q_offsets) {
-        const attention_task all = {.desc = d, .kv_len = d->seq_k, .q_offset = bounded(d->q_offset)};
-        a = within_block(visible_keys(&all, first), block);
-        b = within_block(visible_keys(&all, last), block);
+    if (qkv_offset_is_planned(d)) {
+        const attention_task all = {.desc = d, .kv_len = d->seq_k, .q_offset = qkv_batch_q_offset(d, 0)};
+        a = within_block(window_of(&all, first), block); /* key_ranges belong to the run */
+        b = within_block(window_of(&all, last), block);
     }
     return (last + 1 - first) * (ROW_WORK + (a.end - a.first + b.end - b.first) / 2);
 }

@@ -16,6 +16,8 @@ void qkv_attention_defaults(qkv_attention_desc *d) {
     /* Packed sequences are one batch; pages are batches. */
     int64_t rows_b = d->q_start ? 1 : d->batch, keys_b = d->page_table ? d->num_pages : d->k_start ? 1 : d->batch;
     int64_t keys = d->page_table ? d->page_tokens : d->seq_k;
+    if (d->k_layout == QKV_KEY_PANELS)
+        d->k.token = 0;
     QKV_SETTLE_ROWS(d->q, rows_b, d->num_heads, d->seq_q, d->head_dim);
     QKV_SETTLE_ROWS(d->k, keys_b, d->num_kv_heads, keys, d->head_dim);
     QKV_SETTLE_ROWS(d->v, keys_b, d->num_kv_heads, keys, d->head_dim_v);
@@ -74,6 +76,8 @@ qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *w
 
 qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why) {
     const char *field = d->q_start ? "q_start" : d->k_start ? "k_start" : d->page_table ? "page_table" : NULL;
+    if (d->k_layout != QKV_KEY_ROWS)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "k_layout", -1, "must be QKV_KEY_ROWS here", 0, 0);
     return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be NULL here", 0, 0) : QKV_OK;
 }
 
@@ -82,19 +86,27 @@ static qkv_status validate_layout(const qkv_attention_desc *d, qkv_problem *why)
     const struct {
         const char *field;
         int64_t value;
-    } sizes[] = {{"page_tokens", d->page_tokens}, {"num_pages", d->num_pages}};
-    for (int i = 0; i < 2; i++) {
+    } sizes[] = {{"first_tokens", d->first_tokens}, {"page_tokens", d->page_tokens}, {"num_pages", d->num_pages}};
+    for (int i = 0; i < 3; i++) {
         if (qkv_check_size(why, sizes[i].field, -1, sizes[i].value) != QKV_OK)
             return why->status;
-        if (!d->page_table && sizes[i].value != 0)
+        if (i > 0 && !d->page_table && sizes[i].value != 0)
             return qkv_refuse(why, QKV_ERROR_SHAPE, sizes[i].field, -1, "is % without a page_table", sizes[i].value, 0);
     }
+    if (d->k_layout != QKV_KEY_ROWS && d->k_layout != QKV_KEY_PANELS)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "k_layout", -1, "is unknown (%)", d->k_layout, 0);
+    if (d->k_layout == QKV_KEY_PANELS && d->k_type == QKV_Q8_0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "k_layout", -1, "must be QKV_KEY_ROWS with QKV_Q8_0", 0, 0);
+    if (d->k_layout == QKV_KEY_PANELS && d->k_start)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "k_start", -1, "must be NULL with keys in panels", 0, 0);
     if (!d->page_table)
         return QKV_OK;
     if (d->k_start)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "k_start", -1, "must be NULL beside page_table", 0, 0);
     if (d->page_tokens == 0 || d->page_tokens % 16 != 0)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "page_tokens", -1, "is %, no multiple of 16", d->page_tokens, 0);
+    if (d->k_layout == QKV_KEY_PANELS && d->page_tokens % QKV_PANEL != 0)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "page_tokens", -1, "is %, not of whole panels", d->page_tokens, 0);
     int64_t pool[4] = {d->num_pages, d->num_kv_heads, d->page_tokens, d->head_dim}, unused;
     if (!qkv_product(pool, 4, INT64_C(1) << 52, &unused))
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "num_pages * page_tokens", -1, "is too large", 0, 0);
@@ -102,7 +114,7 @@ static qkv_status validate_layout(const qkv_attention_desc *d, qkv_problem *why)
 }
 
 static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why) {
-    const uint32_t known = QKV_LEFT | QKV_RIGHT | QKV_SCALE | QKV_HEAD_DIM_V;
+    const uint32_t known = QKV_LEFT | QKV_RIGHT | QKV_FROM_END | QKV_SCALE | QKV_HEAD_DIM_V;
     if ((d->flags & ~known) != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)", d->flags & ~known, 0);
     if (d->reserved != 0)
@@ -178,7 +190,7 @@ float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *sh
     shape->ld_o = qkv_round_up(d->head_dim_v, QKV_LANES);
     shape->q_scale = d->softcap == 0 ? scale * QKV_LOG2E : scale / d->softcap;
     shape->cap = d->softcap * QKV_LOG2E;
-    shape->keep_rows = d->keep.key == 0 || d->keep.key == 1 ? 0 : QKV_MAX_ROWS;
+    shape->keep_rows = (d->keep.key == 0 || d->keep.key == 1) && !qkv_has_gap(d) ? 0 : QKV_MAX_ROWS;
     shape->bias_rows = d->bias.key == 0 || d->bias.key == 1 ? 1 : QKV_MAX_ROWS;
     return scale;
 }
@@ -205,7 +217,7 @@ static void cut_rows(const qkv_ctx *ctx, const qkv_attention_desc *d, int64_t he
 
 /* The most key blocks that n consecutive queries see between them, whatever their positions and kv_len. */
 static int64_t most_visible_blocks(const qkv_attention_desc *d, const qkv_attention_shape *shape, int64_t n) {
-    if (!(d->flags & QKV_LEFT) || !(d->flags & QKV_RIGHT))
+    if (!(d->flags & QKV_LEFT) || !(d->flags & QKV_RIGHT) || qkv_has_gap(d))
         return shape->key_blocks;
     int64_t span = bounded(d->left) + bounded(d->right) + n; /* begins anywhere in a block */
     return span < 1 ? 0 : qkv_min(shape->key_blocks, (span + QKV_KEY_BLOCK - 2) / QKV_KEY_BLOCK + 1);
@@ -219,7 +231,8 @@ static int64_t shared_key_blocks(const qkv_attention_desc *d, int64_t heads, qkv
     int64_t blocks = most_visible_blocks(d, shape, d->seq_q);
     int64_t keys = qkv_min(blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     int64_t sizes[4] = {heads, keys, d->head_dim, sizeof(float)}, size;
-    if (shape->row_blocks < 2 || !qkv_product(sizes, 4, MAX_SHARED_KEYS, &size))
+    bool as_they_are = d->k_layout == QKV_KEY_PANELS && d->k_type == QKV_F32 && !d->page_table;
+    if (shape->row_blocks < 2 || as_they_are || qkv_has_gap(d) || !qkv_product(sizes, 4, MAX_SHARED_KEYS, &size))
         return 0;
     shape->packed_size = size;
     return blocks;
@@ -289,7 +302,8 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
         d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage, qkv_float_field(d->dropout),
         d->q_type | (int64_t)d->k_type << 8 | (int64_t)d->v_type << 16 | (int64_t)d->out_type << 24,
         d->k_scales.batch, d->k_scales.head, d->k_scales.token, d->v_scales.batch, d->v_scales.head, d->v_scales.token,
-        d->table_stride, d->page_tokens, d->num_pages, d->key_ranges.batch, d->key_ranges.query, optional,
+        d->table_stride, d->page_tokens, d->num_pages, d->key_ranges.batch, d->key_ranges.query, d->k_layout,
+        d->first_tokens, optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
@@ -327,7 +341,14 @@ static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d)
     int pairs = qkv_attention_writes(d) && d->seq_k > 0 ? QKV_NEEDED : 0;
     /* A task reads its queries before it writes their outputs. */
     qkv_add_stored(o, pairs, "q", d->q, d->q_type, rows, d->head_dim)->itself = 1;
-    qkv_add_stored(o, pairs, "k", d->k, d->k_type, keys, d->head_dim);
+    if (d->k_layout == QKV_KEY_PANELS) {
+        const int64_t panels[3] = {keys[0], keys[1], qkv_ceil_div(keys[2], QKV_PANEL)};
+        qkv_input k = d->k;
+        k.token = QKV_PANEL * d->head_dim;
+        qkv_add_stored(o, pairs, "k", k, d->k_type, panels, k.token);
+    } else {
+        qkv_add_stored(o, pairs, "k", d->k, d->k_type, keys, d->head_dim);
+    }
     qkv_add_stored(o, pairs, "v", d->v, d->v_type, keys, d->head_dim_v);
     if (d->k_type == QKV_INT8)
         qkv_add_input(o, pairs, "k_scales", d->k_scales, keys, 1);

@@ -129,11 +129,55 @@ static void multiply_stored(const attention_task *t, const float *q, int64_t n, 
     } while (x < dim);
 }
 
+/* With some columns of a panel as it is stored. Its rows are channels, so that lanes run over keys at once. */
+static void multiply_stored_panel(const attention_task *t, const float *q, int64_t n, const void *panel,
+                                  key_range columns, float *scores, const qkv_soon *soon) {
+    const qkv_attention_desc *d = t->desc;
+    const int64_t dim = d->head_dim, stride = qkv_stored_bytes(d->k_type, QKV_PANEL), ld = t->shape->ld_q;
+    const unsigned char *from = (const unsigned char *)panel + qkv_stored_bytes(d->k_type, columns.first);
+    const size_t rows = (size_t)n, width = (size_t)(columns.end - columns.first);
+    int64_t x = 0;
+    do { /* a chain after the first by itself, as gemm_stored only continues chains */
+        float *c = x == 0 ? scores + columns.first : t->strip;
+        int64_t ldc = x == 0 ? LD_SCORES : QKV_PANEL;
+        t->kernels->gemm_stored(c, ldc, q + x, ld, from + x * stride, stride, d->k_type, rows, width,
+                                (size_t)qkv_min(QKV_CHAIN, dim - x), 0, x == 0 ? soon : NULL);
+        if (x > 0)
+            t->kernels->add(scores + columns.first, LD_SCORES, c, ldc, rows, width);
+        x += QKV_CHAIN;
+    } while (x < dim);
+}
+
+/* Keys of a block in panels; columns beside them that share a vector are computed, too, and hidden later. */
+static void multiply_key_panels(const attention_task *t, const float *q, int64_t n, int64_t block, key_range keys,
+                                const qkv_soon *soon) {
+    const qkv_attention_desc *d = t->desc;
+    const int64_t half = QKV_LANES / 2;
+    int64_t base = block * QKV_KEY_BLOCK, run;
+    for (int64_t j = keys.first; j < keys.end; j += run) {
+        const void *panel = qkv_key_panel(t, base + j, base + keys.end, &run);
+        int64_t first = j / QKV_PANEL * QKV_PANEL;
+        if (d->k_type != QKV_F32)
+            run = qkv_min(run, first + QKV_PANEL - j);
+        key_range columns = {(j - first) / half * half, qkv_round_up(j - first + run, half)};
+        const qkv_soon share = part_of(soon, j - keys.first, j + run - keys.first, keys.end - keys.first);
+        if (d->k_type == QKV_F32)
+            qkv_multiply_panels(t->kernels, t->scores + first, q, t->shape->ld_q, n, panel, d->head_dim, columns,
+                                &share);
+        else
+            multiply_stored_panel(t, q, n, panel, columns, t->scores + first, &share);
+    }
+}
+
 void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                        const qkv_soon *soon) {
     const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
+    if (d->k_layout == QKV_KEY_PANELS) {
+        multiply_key_panels(t, q, n, block, keys, soon);
+        return;
+    }
     for (int64_t j = keys.first; j < keys.end; j += run) {
         const void *k = qkv_key_run(t, &d->k, d->k_type, base + j, base + keys.end, &run);
         if (d->k_type != QKV_F32)

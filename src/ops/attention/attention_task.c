@@ -105,11 +105,29 @@ static void widen_keys(const qkv_kernels *kernels, const attention_task *t, cons
     }
 }
 
+/* The panels of a key block that hold the given keys of it as floats, from panels as they are stored. */
+static void widen_panels(const qkv_kernels *kernels, const attention_task *t, float *panels, int64_t block,
+                         key_range keys) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block * QKV_KEY_BLOCK, run;
+    for (int64_t j = keys.first; j < keys.end; j += run) {
+        const void *from = qkv_key_panel(t, base + j, base + keys.end, &run);
+        int64_t first = j / QKV_PANEL, end = qkv_ceil_div(j + run, QKV_PANEL);
+        kernels->widen(panels + first * QKV_PANEL * d->head_dim, QKV_PANEL, from,
+                       qkv_stored_bytes(d->k_type, QKV_PANEL), d->k_type, (size_t)((end - first) * d->head_dim),
+                       QKV_PANEL);
+    }
+}
+
 /* Packs the panels of a key block that hold the given keys of it. strip: room for QKV_PANEL keys as floats. */
 static void pack_block(const qkv_kernels *kernels, const attention_task *t, float *panels, float *strip, int64_t block,
                        key_range keys) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block * QKV_KEY_BLOCK, ld = qkv_round_up(d->head_dim, QKV_LANES), run;
+    if (d->k_layout == QKV_KEY_PANELS) {
+        widen_panels(kernels, t, panels, block, keys);
+        return;
+    }
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
         int64_t end = qkv_min(j + QKV_PANEL, keys.end);
         size_t rows = (size_t)(end - j), dim = (size_t)d->head_dim;
@@ -196,6 +214,16 @@ static qkv_soon soon_rows(const attention_task *t, const qkv_input *x, int32_t t
     return (qkv_soon){from, qkv_stored_bytes(type, x->token), (size_t)run, (size_t)qkv_stored_bytes(type, channels)};
 }
 
+static qkv_soon soon_keys(const attention_task *t, int64_t key, int64_t end) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t run;
+    if (d->k_layout == QKV_KEY_ROWS)
+        return soon_rows(t, &d->k, d->k_type, d->head_dim, key, end);
+    const void *from = qkv_key_panel(t, key, end, &run);
+    int64_t panels = qkv_ceil_div(key % QKV_PANEL + run, QKV_PANEL), bytes = qkv_stored_bytes(d->k_type, QKV_PANEL);
+    return (qkv_soon){from, bytes, (size_t)(panels * d->head_dim), (size_t)bytes};
+}
+
 static void look_ahead(const attention_task *t, key_block *block, key_range all) {
     const qkv_attention_desc *d = t->desc;
     int64_t index = block->index + 1;
@@ -218,7 +246,7 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
     int64_t key = index * QKV_KEY_BLOCK + keys.first, end = index * QKV_KEY_BLOCK + keys.end;
     block->next_v = soon_rows(&next, &d->v, d->v_type, d->head_dim_v, key, end);
     if (!t->shared_keys) {
-        block->next_k = soon_rows(&next, &d->k, d->k_type, d->head_dim, key, end);
+        block->next_k = soon_keys(&next, key, end);
         return;
     }
     int64_t heads_on = (next.b - t->b) * d->num_kv_heads + next.kv_head - t->kv_head;
@@ -276,6 +304,15 @@ static void copy_values(const attention_task *t, const key_block *block, key_ran
         memcpy(t->values + j * t->shape->ld_o, block->v + j * block->ld_v, bytes);
 }
 
+/* A key block that lies in memory as it is used. */
+static const float *panels_in_place(const attention_task *t, int64_t index, key_range keys) {
+    int64_t base = index * QKV_KEY_BLOCK, run;
+    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32)
+        return NULL;
+    const float *panels = qkv_key_panel(t, base, base + keys.end, &run);
+    return run == keys.end ? panels : NULL;
+}
+
 void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index, key_range all) {
     const qkv_attention_desc *d = t->desc;
     key_range keys = within_block(all, index);
@@ -288,8 +325,11 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     if (t->shared_keys) {
         block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * d->head_dim;
     } else if (t->rows > t->kernels->few_rows) {
-        pack_block(t->kernels, t, t->packed, t->strip, index, keys);
-        block->panels = t->packed;
+        block->panels = panels_in_place(t, index, keys);
+        if (!block->panels) {
+            pack_block(t->kernels, t, t->packed, t->strip, index, keys);
+            block->panels = t->packed;
+        }
     }
     block->keys = keys;
     block->odd_scales = false;

@@ -78,7 +78,20 @@ static inline int64_t qkv_batch_kv_len(const qkv_attention_desc *d, int64_t b) {
 }
 
 static inline int64_t qkv_batch_q_offset(const qkv_attention_desc *d, int64_t b) {
-    return bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
+    int64_t offset = bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
+    if (d->flags & QKV_FROM_END)
+        offset += qkv_batch_kv_len(d, b) - (d->q_start ? d->q_start[b + 1] - d->q_start[b] : d->seq_q);
+    return offset;
+}
+
+/* Whether it is the same for all sequences, and known before a run. */
+static inline bool qkv_offset_is_planned(const qkv_attention_desc *d) {
+    return !d->q_offsets && !(d->flags & QKV_FROM_END && d->kv_len);
+}
+
+/* Whether keys in the middle are hidden: between the first tokens and the window. */
+static inline bool qkv_has_gap(const qkv_attention_desc *d) {
+    return d->flags & QKV_LEFT && d->first_tokens > 0;
 }
 
 /* Makes t one of sequence b, without rows. */
@@ -99,7 +112,8 @@ static inline int64_t position_of(const attention_task *t, int64_t query) {
 static inline key_range window_of(const attention_task *t, int64_t query) {
     const qkv_attention_desc *d = t->desc;
     int64_t p = position_of(t, query);
-    int64_t first = d->flags & QKV_LEFT ? qkv_min(t->kv_len, qkv_max(0, p - bounded(d->left))) : 0;
+    bool left = d->flags & QKV_LEFT && !qkv_has_gap(d); /* what is hidden in the middle, views leave out */
+    int64_t first = left ? qkv_min(t->kv_len, qkv_max(0, p - bounded(d->left))) : 0;
     int64_t end = d->flags & QKV_RIGHT ? qkv_min(t->kv_len, p + bounded(d->right) + 1) : t->kv_len;
     return (key_range){first, qkv_max(first, end)};
 }
@@ -131,6 +145,22 @@ key_range qkv_union_of_ranges(const attention_task *t, int64_t first, int64_t la
 static inline key_range visible_to_queries(const attention_task *t, int64_t first, int64_t last) {
     key_range all = {window_of(t, first).first, window_of(t, last).end};
     return t->desc->key_ranges.data ? qkv_union_of_ranges(t, first, last, all) : all;
+}
+
+/* Where k lies in panels: that of key `key`, and how many keys from it on, at most up to `end`, are in panels that
+ * follow each other. */
+static inline const void *qkv_key_panel(const attention_task *t, int64_t key, int64_t end, int64_t *n) {
+    const qkv_attention_desc *d = t->desc;
+    const qkv_input *k = &d->k;
+    int64_t b = t->key_b, first = key / QKV_PANEL * QKV_PANEL, in_page = first;
+    *n = end - key;
+    if (d->page_table) {
+        in_page = first % d->page_tokens;
+        b = d->page_table[t->b * d->table_stride + first / d->page_tokens];
+        *n = qkv_min(*n, first - in_page + d->page_tokens - key);
+    }
+    return (const unsigned char *)k->data +
+           qkv_stored_bytes(d->k_type, b * k->batch + t->kv_head * k->head + in_page * d->head_dim);
 }
 
 /* Where key `key` of the task's sequence and KV head lies in k or v, and how many from it on, at most up to `end`, lie

@@ -86,8 +86,36 @@ static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_
     return (row_view){keys, keeps_all(keep, keys) ? NULL : keep};
 }
 
+/* Keys between the first tokens and the window, counted from the block's first: no query of this position sees them. */
+static key_range gap_in_block(const attention_task *t, int64_t query, int64_t block) {
+    const qkv_attention_desc *d = t->desc;
+    return within_block((key_range){d->first_tokens, position_of(t, query) - bounded(d->left)}, block);
+}
+
+/* The view of a row that may see keys on both sides of a gap: in the middle of a block that is a mask. */
+static row_view view_around_gap(const attention_task *t, int64_t row, int64_t i, int64_t block, key_range keys) {
+    key_range gap = gap_in_block(t, t->query[row], block);
+    uint8_t *keep = t->keep + i * QKV_KEY_BLOCK;
+    if (gap.first < gap.end && gap.first <= keys.first)
+        keys.first = qkv_max(keys.first, gap.end);
+    if (gap.first < gap.end && gap.end >= keys.end)
+        keys.end = qkv_min(keys.end, gap.first);
+    if (keys.first >= keys.end)
+        return (row_view){{0, 0}, NULL};
+    bool masked = t->desc->keep.data, divided = gap.first > keys.first && gap.end < keys.end;
+    if (!masked && !divided)
+        return (row_view){keys, NULL};
+    if (!masked)
+        memset(keep + keys.first, 1, (size_t)(keys.end - keys.first));
+    if (divided)
+        memset(keep + gap.first, 0, (size_t)(gap.end - gap.first));
+    keys = trim(keep, keys);
+    return (row_view){keys, keeps_all(keep, keys) ? NULL : keep};
+}
+
 key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
     const qkv_matrix_input *keep = &t->desc->keep;
+    bool gap = qkv_has_gap(t->desc);
     key_range first = visible_keys(t, t->query[row]), last = visible_keys(t, t->query[row + n - 1]);
     key_range low = within_block(first, block), high = within_block(last, block), seen = {QKV_KEY_BLOCK, 0};
     /* Bounds of windows don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
@@ -95,7 +123,7 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
     key_range all = within_block(ordered ? (key_range){first.first, last.end} : visible_to_rows(t, row, n), block);
     bool equal = all.first == all.end ||
                  (ordered && low.first < low.end && low.first == high.first && low.end == high.end);
-    if (equal && (!keep->data || all.first == all.end)) {
+    if (equal && ((!keep->data && !gap) || all.first == all.end)) {
         for (int64_t i = 0; i < n; i++)
             views[i] = (row_view){all, NULL};
         return all;
@@ -104,12 +132,13 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
         qkv_gather_rows(t, keep, row, n, block, all, t->keep, 1);
     for (int64_t i = 0; i < n; i++) {
         row_view *view = &views[i];
-        bool same_keys = i > 0 && (equal || t->query[row + i] == t->query[row + i - 1]);
-        if (same_keys && (!keep->data || shares_mask(t, row, i)))
+        bool same_keys = i > 0 && ((equal && !gap) || t->query[row + i] == t->query[row + i - 1]);
+        if (same_keys && (!keep->data || shares_mask(t, row, i))) {
             *view = view[-1];
-        else
-            *view = view_row(t, row + i, i, block,
-                             equal ? all : within_block(visible_keys(t, t->query[row + i]), block));
+        } else {
+            key_range keys = equal ? all : within_block(visible_keys(t, t->query[row + i]), block);
+            *view = gap ? view_around_gap(t, row + i, i, block, keys) : view_row(t, row + i, i, block, keys);
+        }
         if (view->keys.first < view->keys.end) {
             seen.first = qkv_min(seen.first, view->keys.first);
             seen.end = qkv_max(seen.end, view->keys.end);

@@ -115,6 +115,8 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
     qkv_status status = qkv_layer_validate(&d->forward, why);
     if (status != QKV_OK)
         return status;
+    if (d->forward.attention.first_tokens != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.first_tokens", -1, "must be 0 in gradients", 0, 0);
     qkv_leave(why);
     if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | LAYER_GRADIENTS)) != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)",
