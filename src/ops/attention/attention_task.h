@@ -147,22 +147,6 @@ static inline key_range visible_to_queries(const attention_task *t, int64_t firs
     return t->desc->key_ranges.data ? qkv_union_of_ranges(t, first, last, all) : all;
 }
 
-/* Where k lies in panels: that of key `key`, and how many keys from it on, at most up to `end`, are in panels that
- * follow each other. */
-static inline const void *qkv_key_panel(const attention_task *t, int64_t key, int64_t end, int64_t *n) {
-    const qkv_attention_desc *d = t->desc;
-    const qkv_input *k = &d->k;
-    int64_t b = t->key_b, first = key / QKV_PANEL * QKV_PANEL, in_page = first;
-    *n = end - key;
-    if (d->page_table) {
-        in_page = first % d->page_tokens;
-        b = d->page_table[t->b * d->table_stride + first / d->page_tokens];
-        *n = qkv_min(*n, first - in_page + d->page_tokens - key);
-    }
-    return (const unsigned char *)k->data +
-           qkv_stored_bytes(d->k_type, b * k->batch + t->kv_head * k->head + in_page * d->head_dim);
-}
-
 /* Where key `key` of the task's sequence and KV head lies in k or v, and how many from it on, at most up to `end`, lie
  * at the same stride. */
 static inline const void *qkv_key_run(const attention_task *t, const qkv_input *x, int32_t type, int64_t key,
@@ -174,6 +158,21 @@ static inline const void *qkv_key_run(const attention_task *t, const qkv_input *
     int64_t page = key / d->page_tokens, token = key % d->page_tokens;
     *n = qkv_min(*n, d->page_tokens - token);
     return qkv_stored_row(x, type, d->page_table[t->b * d->table_stride + page], t->kv_head, token);
+}
+
+/* Where k lies in panels: that of key `key`, and how many keys from it on, at most up to `end`, are in panels that
+ * follow each other. */
+static inline const void *qkv_key_panel(const attention_task *t, int64_t key, int64_t end, int64_t *n) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t b = t->key_b, first = key / QKV_PANEL * QKV_PANEL, in_page = first;
+    *n = end - key;
+    if (d->page_table) {
+        in_page = first % d->page_tokens;
+        b = d->page_table[t->b * d->table_stride + first / d->page_tokens];
+        *n = qkv_min(*n, first - in_page + d->page_tokens - key);
+    }
+    return (const unsigned char *)qkv_stored_row(&d->k, d->k_type, b, t->kv_head, 0) +
+           qkv_stored_bytes(d->k_type, in_page * d->head_dim);
 }
 
 static inline key_range visible_to_rows(const attention_task *t, int64_t row, int64_t n) {
