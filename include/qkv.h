@@ -400,7 +400,7 @@ typedef struct qkv_attention_desc {
      * scale multiplies q·k, a value's the probability: (Σ q·x)·s and Σ (p·s)·x, in that order. Else not looked at. */
     qkv_input k_scales, v_scales;
 
-    int64_t k_layout;     /* QKV_KEY_ROWS or QKV_KEY_PANELS; these not with QKV_Q8_0 or k_start, in pages of whole ones */
+    int64_t k_layout;     /* QKV_KEY_ROWS or QKV_KEY_PANELS: not with QKV_Q8_0 or k_start; pages are of whole panels */
     int64_t first_tokens; /* with QKV_LEFT: keys that stay visible; 0: none. (Attention sinks, after StreamingLLM.) */
 } qkv_attention_desc;
 
