@@ -23,21 +23,25 @@ typedef struct model {
     int page[MOST_SEQUENCES][MOST_PAGES];                  /* 0: none */
     int num_ids;
     qt_kind kind;
+    float factor; /* of all K and V */
     bool steps; /* extended by at most a page at a time */
 } model;
 
-static int64_t pages(int64_t tokens) {
+static inline int64_t pages(int64_t tokens) {
     return (tokens + QKV_CACHE_PAGE - 1) / QKV_CACHE_PAGE;
 }
 
 /* K or V of a token and head. */
-static void draw_row(const model *m, uint64_t token, int is_value, int64_t head, float *x) {
+static inline void draw_row(const model *m, uint64_t token, int is_value, int64_t head, float *x) {
     qt_rng rng = {token, (uint64_t)(2 * head + is_value) << 32};
-    qt_fill(&rng, x, (size_t)(is_value ? m->d.head_dim_v : m->d.head_dim), m->kind);
+    const int64_t n = is_value ? m->d.head_dim_v : m->d.head_dim;
+    qt_fill(&rng, x, (size_t)n, m->kind);
+    for (int64_t c = 0; c < n; c++)
+        x[c] *= m->factor;
 }
 
-/* Pages of the pool that are in use, but for those of sequence `without` from logical page `from` on. */
-static int64_t used_pages(const model *m) {
+/* Pages of the pool that are in use. */
+static inline int64_t used_pages(const model *m) {
     int64_t n = 0;
     for (int64_t s = 0; s < m->d.num_sequences; s++)
         for (int64_t i = 0; i < MOST_PAGES; i++) {
@@ -50,7 +54,7 @@ static int64_t used_pages(const model *m) {
     return n;
 }
 
-static bool is_shared(const model *m, int64_t s, int64_t i) {
+static inline bool is_shared(const model *m, int64_t s, int64_t i) {
     for (int64_t o = 0; o < m->d.num_sequences; o++)
         if (o != s && m->page[o][i] == m->page[s][i])
             return true;
@@ -58,7 +62,7 @@ static bool is_shared(const model *m, int64_t s, int64_t i) {
 }
 
 /* Says what must happen; changes the model only where it succeeds. */
-static qkv_status model_extend(model *m, int64_t s, int64_t n, uint64_t first_token) {
+static inline qkv_status model_extend(model *m, int64_t s, int64_t n, uint64_t first_token) {
     if (n < 0)
         return QKV_ERROR_NEGATIVE;
     if (n > m->d.max_tokens - m->length[s])
@@ -90,7 +94,7 @@ static qkv_status model_extend(model *m, int64_t s, int64_t n, uint64_t first_to
     return QKV_OK;
 }
 
-static qkv_status model_truncate(model *m, int64_t s, int64_t length) {
+static inline qkv_status model_truncate(model *m, int64_t s, int64_t length) {
     if (length < 0)
         return QKV_ERROR_NEGATIVE;
     if (length > m->length[s])
@@ -107,7 +111,7 @@ static qkv_status model_truncate(model *m, int64_t s, int64_t length) {
     return QKV_OK;
 }
 
-static void model_fork(model *m, int64_t from, int64_t to) {
+static inline void model_fork(model *m, int64_t from, int64_t to) {
     memcpy(m->page[to], m->page[from], sizeof m->page[to]);
     memcpy(m->token[to], m->token[from], sizeof m->token[to]);
     m->length[to] = m->length[from];
@@ -115,7 +119,7 @@ static void model_fork(model *m, int64_t from, int64_t to) {
 }
 
 /* The scale and integers that a row has to become. */
-static float int8_row(const float *x, int64_t n, int8_t *to) {
+static inline float int8_row(const float *x, int64_t n, int8_t *to) {
     float amax = 0;
     bool finite = true;
     for (int64_t c = 0; c < n; c++) {
@@ -135,12 +139,12 @@ static float int8_row(const float *x, int64_t n, int8_t *to) {
     return scale;
 }
 
-static bool same_half(uint16_t want, uint16_t got, uint16_t infinity) {
+static inline bool same_half(uint16_t want, uint16_t got, uint16_t infinity) {
     return want == got || ((want & 0x7fff) > infinity && (got & 0x7fff) > infinity);
 }
 
 /* One token's K or V of a head, in a page, is what it has to be. */
-static void expect_row(const model *m, const qkv_cache_view *c, int32_t page, int64_t s, int64_t j, int is_value,
+static inline void expect_row(const model *m, const qkv_cache_view *c, int32_t page, int64_t s, int64_t j, int is_value,
                        int64_t head) {
     const int type = is_value ? m->d.v_type : m->d.k_type;
     const int64_t n = is_value ? m->d.head_dim_v : m->d.head_dim, t = j % QKV_CACHE_PAGE;
@@ -174,7 +178,7 @@ static void expect_row(const model *m, const qkv_cache_view *c, int32_t page, in
 }
 
 /* Lengths, free pages, and every token that a query after the last extension sees, or whose page is still there. */
-static void expect_model(const model *m, bool contents) {
+static inline void expect_model(const model *m, bool contents) {
     qkv_cache_view c;
     int64_t free;
     assert_int_equal(qkv_cache_check(m->block, m->bytes), QKV_OK);
@@ -199,7 +203,7 @@ static void expect_model(const model *m, bool contents) {
     }
 }
 
-static void draw_model(qt_rng *rng, model *m) {
+static inline void draw_model(qt_rng *rng, model *m) {
     static const int32_t types[] = {QKV_F32, QKV_F16, QKV_BF16, QKV_INT8};
     static const qt_kind kinds[] = {QT_NORMAL, QT_SPRINKLED, QT_WIDE, QT_SUBNORMAL, QT_HUGE};
     memset(m, 0, sizeof *m);
@@ -217,18 +221,19 @@ static void draw_model(qt_rng *rng, model *m) {
     }
     m->steps = qt_chance(rng, 50);
     m->kind = kinds[qt_range(rng, 0, 4)];
+    m->factor = qt_chance(rng, 70) ? 1 : qt_chance(rng, 50) ? 0x1p-100f : 0x1p-115f;
     assert_int_equal(qkv_cache_size(d, &m->bytes), QKV_OK);
     m->block = qt_alloc(m->bytes, 64, QT_TAIL);
     assert_int_equal(qkv_cache_init(d, m->block, m->bytes), QKV_OK);
-    qt_describe("sequences=%d max_tokens=%d pages=%d heads=%d dims=%d,%d types=%d,%d window=%d first=%d %s",
+    qt_describe("sequences=%d max_tokens=%d pages=%d heads=%d dims=%d,%d types=%d,%d window=%d first=%d %s*%g",
                 (int)d->num_sequences, (int)d->max_tokens, (int)d->num_pages, (int)d->num_kv_heads, (int)d->head_dim,
                 (int)d->head_dim_v, d->k_type, d->v_type, (int)d->window, (int)d->first_tokens,
-                qt_kind_name(m->kind));
+                qt_kind_name(m->kind), (double)m->factor);
     assert_int_equal(qkv_cache_query(m->block, d), QKV_OK);
 }
 
 /* n tokens of K or V, from this number on, with strides of any order, gaps and signs. */
-static qkv_input draw_tokens(qt_rng *rng, const model *m, uint64_t first, int64_t n, int is_value) {
+static inline qkv_input draw_tokens(qt_rng *rng, const model *m, uint64_t first, int64_t n, int is_value) {
     const int64_t dim = is_value ? m->d.head_dim_v : m->d.head_dim, heads = m->d.num_kv_heads;
     const int64_t row = dim + (qt_chance(rng, 30) ? qt_range(rng, 1, 5) : 0);
     const bool heads_first = qt_chance(rng, 50), backwards = qt_chance(rng, 20);

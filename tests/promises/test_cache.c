@@ -52,6 +52,11 @@ static void step(const qt_set *set, qt_rng *rng, model *m, uint64_t number) {
     } else if (what < 8) {
         int64_t length = qt_chance(rng, 50) ? m->length[s] - qt_range(rng, 0, 70) : qt_range(rng, 0, m->length[s] + 2);
         length = qt_chance(rng, 20) ? 0 : length;
+        int64_t hole = m->length[s] / QKV_CACHE_PAGE; /* the first that the window still sees, and its neighbours */
+        while (hole > 0 && m->page[s][hole - 1] != 0)
+            hole--;
+        if (hole > 0 && qt_chance(rng, 50))
+            length = hole * QKV_CACHE_PAGE + m->d.window - 1 + qt_range(rng, -1, 1);
         const qkv_status want = model_truncate(m, s, length), got = qkv_cache_truncate(m->block, s, length);
         QT_EXPECT(want == got, "sequence %d to %d tokens: want \"%s\", got \"%s\"", (int)s, (int)length,
                   qkv_status_string(want), qkv_status_string(got));
