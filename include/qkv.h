@@ -585,8 +585,8 @@ QKV_API qkv_status qkv_cache_extend(void *cache, int64_t sequence, int64_t n);
 QKV_API qkv_status qkv_cache_append(const qkv_ctx *ctx, void *cache, int64_t sequence, int64_t n, qkv_input k,
                                     qkv_input v);
 
-/* Keeps the first `length` tokens: 0 empties the sequence, for the next request. QKV_ERROR_CAPACITY when there are fewer,
- * or when the window has released tokens that a query at position `length` sees, or the page in which it would lie. */
+/* Keeps the first `length` tokens; 0 empties the sequence, which is always possible. QKV_ERROR_CAPACITY when there are
+ * fewer, or when the window has released tokens that a query at position `length` sees, or the page it would lie in. */
 QKV_API qkv_status qkv_cache_truncate(void *cache, int64_t sequence, int64_t length);
 
 /* Sequence `to` forgets what it had and gets all tokens of `from`, in the same pages; those that are still to be stored

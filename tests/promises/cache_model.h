@@ -169,7 +169,8 @@ static inline void expect_row(const model *m, const qkv_cache_view *c, int32_t p
             same = integers[i] == ((const int8_t *)pool)[e];
         } else {
             const uint16_t got = ((const uint16_t *)(const void *)pool)[e];
-            same = type == QKV_F16 ? same_half(qkv_to_f16(x[i]), got, 0x7c00) : same_half(qkv_to_bf16(x[i]), got, 0x7f80);
+            same = type == QKV_F16 ? same_half(qkv_to_f16(x[i]), got, 0x7c00)
+                                   : same_half(qkv_to_bf16(x[i]), got, 0x7f80);
         }
         QT_EXPECT(same, "sequence %d token %d, %s of head %d, channel %d", (int)s, (int)j, is_value ? "V" : "K",
                   (int)head, (int)i);

@@ -165,6 +165,11 @@ static void test_damaged_sequences_change_nothing(void) {
                     qt_expect_bytes("a damaged block after a refusal", before, m.block, m.bytes);
             }
     QT_EXPECT(refused > 60, "only %d calls have found the damage", refused);
+    memcpy(m.block, good, m.bytes);
+    for (int64_t bad = -1; bad <= m.d.num_pages + 1; bad += m.d.num_pages + 2) {
+        *c.lowest_free = bad;
+        assert_int_equal(qkv_cache_extend(m.block, 0, 1), QKV_ERROR_CACHE);
+    }
 }
 
 #define SIZE_REFUSES(status, change)                                                                                   \

@@ -147,8 +147,9 @@ qkv_status qkv_cache_open(const void *cache, qkv_cache_view *view) {
         return QKV_ERROR_ALIGNMENT;
     unsigned char *memory = (unsigned char *)(uintptr_t)cache;
     cache_header *h = (cache_header *)(void *)memory;
-    if (memcmp(h->magic, cache_magic, sizeof cache_magic) != 0 || h->version != LAYOUT_VERSION || h->byte_order != BYTE_ORDER_MARK ||
-        h->checksum != header_checksum(h) || h->lowest_free < 0 || h->lowest_free > h->num_pages)
+    if (memcmp(h->magic, cache_magic, sizeof cache_magic) != 0 || h->version != LAYOUT_VERSION ||
+        h->byte_order != BYTE_ORDER_MARK || h->checksum != header_checksum(h) || h->lowest_free < 0 ||
+        h->lowest_free > h->num_pages)
         return QKV_ERROR_CACHE;
     *view = (qkv_cache_view){
         .desc = {.size = sizeof view->desc, .num_sequences = h->num_sequences, .max_tokens = h->max_tokens,
