@@ -4,6 +4,7 @@
  *   out = softmax(scale·Q·Kᵀ + …)·V     qkv_attention_*
  *   X → Q, K, V → heads → ·Wo           qkv_layer_*
  *   joining partial results             qkv_merge_*
+ *   K and V of earlier tokens           qkv_cache_*
  *   gradients of the first three        qkv_*_backward_*
  *
  * Every operation follows the same four steps: fill a descriptor, make a plan (it says what is wrong and how much
@@ -11,7 +12,7 @@
  * number of independent tasks; run them in this thread, through a parallel_for of yours, or one by one.
  *
  * The library never allocates, starts threads, reads the environment, prints or aborts, and has no mutable global.
- * All functions may be called from any thread at any time.
+ * All functions may be called from any thread at any time; those that change a KV cache, one at a time for each.
  *
  * Tensors are pointers plus strides, counted in elements, not bytes; the channels of one token and head are contiguous.
  * No byte outside the described elements is read or written, not even in gaps.
@@ -71,15 +72,19 @@ typedef enum qkv_status {
     QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, or dropout not in [0, 1) */
     QKV_ERROR_SHAPE = 8,       /* fields of the descriptor contradict each other */
     QKV_ERROR_ALIAS = 9,       /* an output overlaps an input, another output or the workspace */
-    QKV_ERROR_ALIGNMENT = 10,  /* workspace or packed weights are not 64-byte aligned, a tensor not to its element */
-    QKV_ERROR_WORKSPACE = 11,  /* the workspace is smaller than plan.workspace_size */
+    QKV_ERROR_ALIGNMENT = 10,  /* workspace, packed weights or cache are not 64-byte aligned, a tensor not to its
+                                * element */
+    QKV_ERROR_WORKSPACE = 11,  /* the workspace is smaller than plan.workspace_size, a cache's memory than its size */
     QKV_ERROR_WORKERS = 12,    /* max_workers is below 1, or the parallel_for is NULL */
     QKV_ERROR_PLAN = 13,       /* the plan is of another operation, or the descriptor changed more than addresses */
     QKV_ERROR_ISA_UNKNOWN = 14,    /* no kernel set has that name */
     QKV_ERROR_ISA_UNAVAILABLE = 15, /* this CPU, operating system or build can't run that kernel set */
     QKV_ERROR_LSE = 16,            /* a gradient of attention needs the forward's lse, and it is NULL */
     QKV_ERROR_STRIDES = 17,        /* strides of an output let two of its elements meet */
-    QKV_ERROR_INDEX = 18           /* q_start or k_start decreases or leaves its tensor, or a page does not exist */
+    QKV_ERROR_INDEX = 18,          /* q_start or k_start decreases or leaves its tensor, or a page or sequence does
+                                    * not exist */
+    QKV_ERROR_CAPACITY = 19,       /* a cache has no page or position left, or no longer what a position needs */
+    QKV_ERROR_CACHE = 20           /* memory holds no cache, a damaged one, or one of another version or byte order */
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run
@@ -518,6 +523,86 @@ QKV_API const char *qkv_layer_explain_plan(const qkv_ctx *ctx, const qkv_layer_d
                                            int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_desc *desc,
                                           const void *workspace, size_t workspace_size, char *text, size_t size);
+
+/* ------------------------------------------------------------------------------------------------- KV cache */
+
+/* K and V of one attention layer for many sequences, in one block of memory that the caller brings.
+ *
+ * Sequences grow by tokens at their end, in pages of QKV_CACHE_PAGE tokens from a common pool. A fork shares all pages
+ * of another sequence; a shared page that is only partly filled is copied when one of them grows, so no sequence ever
+ * sees what another one stores. A page returns to the pool when the last sequence leaves it.
+ *
+ * The block holds no addresses: it may be copied, saved, mapped at another place and go on there, on any CPU and kernel
+ * set of the same byte order. It is 64-byte aligned wherever it is used. Every function looks at the header first and
+ * at each index before it is used, so damage gives QKV_ERROR_CACHE or wrong numbers, but no access outside the block,
+ * as long as the header's checksum finds it; what someone could have written on purpose needs qkv_cache_check.
+ *
+ * On an error not one byte is written. Functions that take a const cache, and attention over it, may run at the same
+ * time; one that changes the cache runs alone.
+ *
+ * QKV_ERROR_NULL, _ALIGNMENT and _CACHE are for the block in every function, _INDEX for a sequence that it lacks. */
+#define QKV_CACHE_PAGE 64
+
+typedef struct qkv_cache_desc {
+    size_t size;             /* sizeof(qkv_cache_desc) */
+    int64_t num_sequences;   /* 0 … num_sequences − 1, each empty at first */
+    int64_t max_tokens;      /* positions that a sequence can reach */
+    int64_t num_pages;       /* of the pool. 0: so many that every sequence can reach max_tokens, or with a window hold
+                              * what that needs when it grows by at most QKV_CACHE_PAGE tokens at a time */
+    int64_t num_kv_heads;
+    int64_t head_dim;        /* of K */
+    int64_t head_dim_v;      /* of V; 0: head_dim */
+    int32_t k_type, v_type;  /* QKV_F32, QKV_F16, QKV_BF16, QKV_INT8 */
+    int64_t window;          /* 0: all tokens are kept. Else a query sees of a sequence the last `window` tokens, its
+                              * own included, … */
+    int64_t first_tokens;    /* … and the first so many (the sinks of StreamingLLM). 0 without window */
+} qkv_cache_desc;
+
+/* Bytes of the block, a multiple of 64. QKV_ERROR_SIZE, _NEGATIVE, _FLAGS (a type), _SHAPE (first_tokens without
+ * window), _OVERFLOW (also for more than 2^31 − 1 sequences or pages). */
+QKV_API qkv_status qkv_cache_size(const qkv_cache_desc *desc, size_t *bytes);
+
+/* Makes a cache of empty sequences in the first qkv_cache_size bytes of memory (else QKV_ERROR_WORKSPACE). The pool
+ * itself is not written: memory that takes no room until it is used stays that way. */
+QKV_API qkv_status qkv_cache_init(const qkv_cache_desc *desc, void *memory, size_t bytes);
+
+/* Looks at all of a block of so many bytes that comes from elsewhere, except what K and V hold: header, lengths, page
+ * numbers; reference counts are the number of references. Only a block that passes is safe whatever its bytes. Time
+ * grows with sequences times pages of each, for every 384 pages of the pool anew. */
+QKV_API qkv_status qkv_cache_check(const void *memory, size_t bytes);
+
+/* The descriptor, with what 0 stands for; desc->size is set by the caller. */
+QKV_API qkv_status qkv_cache_query(const void *cache, qkv_cache_desc *desc);
+
+/* Tokens of a sequence, those that its window has released included. */
+QKV_API qkv_status qkv_cache_length(const void *cache, int64_t sequence, int64_t *tokens);
+
+/* Pages of the pool that no sequence uses. */
+QKV_API qkv_status qkv_cache_free_pages(const void *cache, int64_t *pages);
+
+/* The sequence gets n ≥ 0 more tokens, whose K and V are still to be stored; until then they hold anything. Either all
+ * n fit, or nothing changes: QKV_ERROR_CAPACITY. n = 0 does nothing.
+ *
+ * With a window this also returns pages: those without one of the first first_tokens tokens, whose last token is before
+ * old length + 1 − window. So all n queries still find what they see, and the pages serve the new tokens at once. */
+QKV_API qkv_status qkv_cache_extend(void *cache, int64_t sequence, int64_t n);
+
+/* Extends by n tokens and stores them. k and v: float, (num_kv_heads, n, head_dim or head_dim_v); their batch strides
+ * are not used. QKV_ERROR_NULL, _ALIGNMENT, _OVERFLOW and _ALIAS are for them, too.
+ *
+ * 16 bits: rounded to nearest even. QKV_INT8: each token and KV head gets a scale s of its own, its largest |x| / 127,
+ * and integers that are off by at most 0.5001·s; a row whose largest |x| is below 2^−100 becomes 0, one with NaN or
+ * infinity becomes NaN. The same bits on every kernel set (docs/numerics.md). */
+QKV_API qkv_status qkv_cache_append(const qkv_ctx *ctx, void *cache, int64_t sequence, int64_t n, qkv_input k,
+                                    qkv_input v);
+
+/* Keeps the first `length` tokens; 0 empties the sequence, which is always possible. QKV_ERROR_CAPACITY when there are
+ * fewer, or when the window has released tokens that a query at position `length` sees, or the page it would lie in. */
+QKV_API qkv_status qkv_cache_truncate(void *cache, int64_t sequence, int64_t length);
+
+/* Sequence `to` forgets what it had and gets all tokens of `from`, in the same pages; those that are still to be stored
+ * too, so store first. This never lacks a page; what follows may. A sequence as its own fork stays as it is. */
+QKV_API qkv_status qkv_cache_fork(void *cache, int64_t from, int64_t to);
 
 /* ------------------------------------------------------------------------------------------------- gradients */
 

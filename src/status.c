@@ -15,15 +15,19 @@ const char *qkv_status_string(qkv_status status) {
     case QKV_ERROR_VALUE: return "scale or softcap is NaN or infinite, or softcap is negative";
     case QKV_ERROR_SHAPE: return "fields of the descriptor contradict each other";
     case QKV_ERROR_ALIAS: return "an output overlaps an input, another output or the workspace";
-    case QKV_ERROR_ALIGNMENT: return "workspace or packed weights are not 64-byte aligned, or a tensor is misaligned";
-    case QKV_ERROR_WORKSPACE: return "the workspace is smaller than plan.workspace_size";
+    case QKV_ERROR_ALIGNMENT:
+        return "workspace, packed weights or cache are not 64-byte aligned, or a tensor is misaligned";
+    case QKV_ERROR_WORKSPACE: return "the workspace is smaller than plan.workspace_size, or memory than a cache";
     case QKV_ERROR_WORKERS: return "max_workers is below 1, or parallel_for is NULL";
     case QKV_ERROR_PLAN: return "the plan is of another operation, or the descriptor changed more than addresses";
     case QKV_ERROR_ISA_UNKNOWN: return "no kernel set has that name";
     case QKV_ERROR_ISA_UNAVAILABLE: return "this CPU, operating system or build can't run that kernel set";
     case QKV_ERROR_LSE: return "a gradient of attention needs the forward's lse, and it is NULL";
-    case QKV_ERROR_INDEX: return "q_start or k_start decreases or leaves its tensor, or a page does not exist";
     case QKV_ERROR_STRIDES: return "strides of an output let two of its elements meet";
+    case QKV_ERROR_INDEX:
+        return "q_start or k_start decreases or leaves its tensor, or a page or sequence does not exist";
+    case QKV_ERROR_CAPACITY: return "a cache has no page or position left, or no longer what a position needs";
+    case QKV_ERROR_CACHE: return "memory holds no cache, a damaged one, or one of another version or byte order";
     }
     return "unknown status";
 }

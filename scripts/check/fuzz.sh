@@ -1,6 +1,7 @@
 #!/bin/sh
 # 100,000 random descriptors of every operation under libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer, always
-# the same ones: tests/fuzz/fuzz_descriptors.c.   sh scripts/check/fuzz.sh [RUNS] [SEED]
+# the same ones: tests/fuzz/fuzz_descriptors.c. As many lives of a KV cache, whole and damaged: tests/fuzz/fuzz_cache.c.
+#   sh scripts/check/fuzz.sh [RUNS] [SEED]
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -28,19 +29,22 @@ for source in $sources; do
     *) echo "$clang $flags -Iinclude -c $source -o $object" ;;
     esac
 done | xargs -P "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)" -I '{}' sh -c '{}' || exit 1
-# shellcheck disable=SC2086  # words
-$clang $flags -D_GNU_SOURCE -Iinclude -c tests/fuzz/fuzz_descriptors.c -o "$dir/objects/fuzz_descriptors.o" &&
-    $clang -fsanitize=fuzzer,address,undefined "$dir"/objects/*.o -o "$dir/fuzz_descriptors" || exit 1
-pids='' failed=0
-for part in 1 2; do
-    mkdir -p "$dir/corpus$part" && rm -f "$dir/corpus$part"/*
-    ASAN_OPTIONS=quarantine_size_mb=4 UBSAN_OPTIONS=print_stacktrace=1 "$dir/fuzz_descriptors" \
-        -runs=$((runs / 2)) -seed=$((seed * 2 + part)) -max_len=256 -len_control=0 -entropic=0 -timeout=60 \
-        -artifact_prefix="$dir/" "$dir/corpus$part" >"$dir/log$part" 2>&1 &
-    pids="$pids $!"
+failed=0
+for program in fuzz_cache fuzz_descriptors; do
+    # shellcheck disable=SC2086  # words
+    $clang $flags -D_GNU_SOURCE -Iinclude -Isrc -c tests/fuzz/$program.c -o "$dir/$program.o" &&
+        $clang -fsanitize=fuzzer,address,undefined "$dir/$program.o" "$dir"/objects/*.o -o "$dir/$program" || exit 1
+    pids=''
+    for part in 1 2; do
+        mkdir -p "$dir/corpus$part" && rm -f "$dir/corpus$part"/*
+        ASAN_OPTIONS=quarantine_size_mb=4 UBSAN_OPTIONS=print_stacktrace=1 "$dir/$program" \
+            -runs=$((runs / 2)) -seed=$((seed * 2 + part)) -max_len=256 -len_control=0 -entropic=0 -timeout=60 \
+            -artifact_prefix="$dir/" "$dir/corpus$part" >"$dir/$program.log$part" 2>&1 &
+        pids="$pids $!"
+    done
+    for pid in $pids; do
+        wait "$pid" || failed=1
+    done
+    tail -n 30 "$dir/$program.log1" "$dir/$program.log2"
 done
-for pid in $pids; do
-    wait "$pid" || failed=1
-done
-tail -n 30 "$dir/log1" "$dir/log2"
 exit $failed
