@@ -392,8 +392,9 @@ typedef struct qkv_attention_desc {
 
     /* Keys and values in pages. page_table: optional: token j of sequence b is token j mod page_tokens of page
      * page_table[b·table_stride + ⌊j / page_tokens⌋] of num_pages. The batch strides of k and v are those of pages, and
-     * page_tokens is a multiple of 16. Sequences may share pages. Entries beyond kv_len are not looked at;
-     * QKV_ERROR_INDEX when a run finds another that is no page. Not with k_start. */
+     * page_tokens is a multiple of 16. Sequences may share pages. Entries beyond kv_len, and of pages
+     * before the first that QKV_LEFT leaves to any query, are not looked at; QKV_ERROR_INDEX when a run finds another
+     * that is no page. Not with k_start. */
     const int32_t *page_table;
     int64_t table_stride, page_tokens, num_pages;
 
@@ -603,6 +604,18 @@ QKV_API qkv_status qkv_cache_truncate(void *cache, int64_t sequence, int64_t len
 /* Sequence `to` forgets what it had and gets all tokens of `from`, in the same pages; those that are still to be stored
  * too, so store first. This never lacks a page; what follows may. A sequence as its own fork stays as it is. */
 QKV_API qkv_status qkv_cache_fork(void *cache, int64_t from, int64_t to);
+
+/* Makes the cache the keys and values of an attention: its batch b is sequence first_sequence + b, whose tokens are the
+ * keys. Sets num_kv_heads, head_dim, head_dim_v, seq_k (max_tokens), k, v and all that says how they are stored, kv_len
+ * and, with a window, QKV_LEFT, left and first_tokens; the caller sets batch before, and the rest as for any call:
+ *
+ *   qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = 32, .seq_q = n, .q = …, .out = …,
+ *                           .flags = QKV_RIGHT | QKV_FROM_END};     the n tokens appended last, causal
+ *   qkv_cache_attach(cache, sequence, &d);
+ *
+ * Lengths are read when it runs, so a plan serves all steps with the same number of queries. Sequences without queries
+ * in q_start cost nothing, so that one call may take any of them. QKV_ERROR_INDEX for sequences beyond the last. */
+QKV_API qkv_status qkv_cache_attach(const void *cache, int64_t first_sequence, qkv_attention_desc *desc);
 
 /* ------------------------------------------------------------------------------------------------- gradients */
 

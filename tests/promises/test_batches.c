@@ -233,9 +233,10 @@ static void put_in_pages(qt_rng *rng, batch *x, qkv_attention_desc *paged) {
             int32_t *entry = &table[b * stride + p];
             const int64_t n = x->lengths[b] - p * tokens;
             *entry = -7; /* not looked at */
-            if (n <= 0)
+            if (n <= 0 || (d->flags & QKV_LEFT && (p + 1) * tokens <= x->offsets[b] - d->left))
                 continue;
-            if (b > 0 && p == 0 && x->lengths[b - 1] >= tokens && n >= tokens && qt_chance(rng, 50)) {
+            if (b > 0 && p == 0 && x->lengths[b - 1] >= tokens && n >= tokens && table[(b - 1) * stride] >= 0 &&
+                qt_chance(rng, 50)) {
                 begin_alike(d, b, tokens);
                 *entry = table[(b - 1) * stride];
                 continue;

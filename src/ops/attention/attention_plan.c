@@ -415,7 +415,10 @@ static qkv_status check_values(const qkv_attention_desc *d, qkv_problem *why) {
         return why->status;
     for (int64_t b = 0; d->page_table && qkv_attention_writes(d) && b < d->batch; b++) {
         const int32_t *pages = d->page_table + b * d->table_stride;
-        for (int64_t i = 0; i < qkv_ceil_div(qkv_batch_kv_len(d, b), d->page_tokens); i++) {
+        attention_task t;
+        qkv_choose_sequence(&t, d, b);
+        int64_t first = window_of(&t, d->q_start ? d->q_start[b] : 0).first / d->page_tokens;
+        for (int64_t i = first; i < qkv_ceil_div(t.kv_len, d->page_tokens); i++) {
             if (pages[i] < 0 || pages[i] >= d->num_pages)
                 return qkv_refuse(why, QKV_ERROR_INDEX, "page_table", -1, "has page % for sequence %", pages[i], b);
         }

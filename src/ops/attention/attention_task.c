@@ -307,7 +307,8 @@ static void copy_values(const attention_task *t, const key_block *block, key_ran
 /* A key block that lies in memory as it is used. */
 static const float *panels_in_place(const attention_task *t, int64_t index, key_range keys) {
     int64_t base = index * QKV_KEY_BLOCK, run;
-    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32)
+    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32 ||
+        (t->desc->page_table && keys.first >= QKV_PANEL)) /* the block's first page may be none */
         return NULL;
     const float *panels = qkv_key_panel(t, base, base + keys.end, &run);
     return run == keys.end ? panels : NULL;
