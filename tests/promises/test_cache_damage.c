@@ -164,6 +164,15 @@ static void test_damaged_sequences_change_nothing(void) {
                 if (status != QKV_OK)
                     qt_expect_bytes("a damaged block after a refusal", before, m.block, m.bytes);
             }
+    memcpy(m.block, good, m.bytes);
+    c.tables[2 * c.table_stride + 6] = (int32_t)m.d.num_pages; /* not in use yet */
+    assert_int_equal(qkv_cache_check(m.block, m.bytes), QKV_ERROR_CACHE);
+    memcpy(m.block, good, m.bytes);
+    c.references[c.tables[0]]++; /* counted well, but twice in one sequence */
+    c.references[c.tables[1]]--;
+    *c.lowest_free = 0;
+    c.tables[1] = c.tables[0];
+    assert_int_equal(qkv_cache_check(m.block, m.bytes), QKV_ERROR_CACHE);
     QT_EXPECT(refused > 60, "only %d calls have found the damage", refused);
     memcpy(m.block, good, m.bytes);
     for (int64_t bad = -1; bad <= m.d.num_pages + 1; bad += m.d.num_pages + 2) {

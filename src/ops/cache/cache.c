@@ -140,6 +140,13 @@ qkv_status qkv_cache_init(const qkv_cache_desc *desc, void *memory, size_t bytes
     return QKV_OK;
 }
 
+/* Bytes of one head of a page; next to a size of 0 a number without a use may be too large. */
+static int64_t cache_head_bytes(int32_t type, int64_t dim) {
+    const int64_t factors[3] = {qkv_stored_bytes(type, 1), QKV_CACHE_PAGE, dim};
+    int64_t bytes;
+    return qkv_product(factors, 3, PTRDIFF_MAX, &bytes) ? bytes : 0;
+}
+
 qkv_status qkv_cache_open(const void *cache, qkv_cache_view *view) {
     if (!cache)
         return QKV_ERROR_NULL;
@@ -174,8 +181,8 @@ qkv_status qkv_cache_open(const void *cache, qkv_cache_view *view) {
     view->v = memory + at[V_POOL];
     view->k_scales = (float *)(void *)(memory + at[K_SCALES]);
     view->v_scales = (float *)(void *)(memory + at[V_SCALES]);
-    view->k_head = qkv_stored_bytes(d->k_type, d->head_dim) * QKV_CACHE_PAGE;
-    view->v_head = qkv_stored_bytes(d->v_type, d->head_dim_v) * QKV_CACHE_PAGE;
+    view->k_head = cache_head_bytes(d->k_type, d->head_dim);
+    view->v_head = cache_head_bytes(d->v_type, d->head_dim_v);
     return QKV_OK;
 }
 
@@ -298,13 +305,13 @@ static void copy_in_pool(void *pool, int64_t bytes, int32_t to, int32_t from) {
 }
 
 static void copy_cache_page(const qkv_cache_view *c, int32_t to, int32_t from) {
-    const int64_t heads = c->desc.num_kv_heads, scales = heads * QKV_CACHE_PAGE * (int64_t)sizeof(float);
+    const int64_t heads = c->desc.num_kv_heads, scales = QKV_CACHE_PAGE * (int64_t)sizeof(float);
     copy_in_pool(c->k, heads * c->k_head, to, from);
     copy_in_pool(c->v, heads * c->v_head, to, from);
     if (c->desc.k_type == QKV_INT8)
-        copy_in_pool(c->k_scales, scales, to, from);
+        copy_in_pool(c->k_scales, heads * scales, to, from);
     if (c->desc.v_type == QKV_INT8)
-        copy_in_pool(c->v_scales, scales, to, from);
+        copy_in_pool(c->v_scales, heads * scales, to, from);
 }
 
 static qkv_status extend_sequence(const qkv_cache_view *c, int64_t sequence, int64_t n, int64_t length,
@@ -395,14 +402,14 @@ qkv_status qkv_cache_append(const qkv_ctx *ctx, void *cache, int64_t sequence, i
     status = check_appended(&c, cache, n, &k, &v);
     if (status == QKV_OK)
         status = extend_sequence(&c, sequence, n, length, first_page);
-    for (int64_t h = 0; status == QKV_OK && h < heads; h++) {
-        const float *keys = k.data, *values = v.data;
-        if (c.desc.head_dim > 0)
-            qkv_cache_write(ctx->kernels, &c, sequence, 0, h, length, n, keys + h * k.head, k.token);
-        if (c.desc.head_dim_v > 0)
-            qkv_cache_write(ctx->kernels, &c, sequence, 1, h, length, n, values + h * v.head, v.token);
-    }
-    return status;
+    if (status != QKV_OK)
+        return status;
+    const float *keys = k.data, *values = v.data;
+    for (int64_t h = 0; h < heads && c.desc.head_dim > 0; h++)
+        qkv_cache_write(ctx->kernels, &c, sequence, 0, h, length, n, keys + h * k.head, k.token);
+    for (int64_t h = 0; h < heads && c.desc.head_dim_v > 0; h++)
+        qkv_cache_write(ctx->kernels, &c, sequence, 1, h, length, n, values + h * v.head, v.token);
+    return QKV_OK;
 }
 
 /* --------------------------------------------------------------------------------------- shorter, shared, checked */

@@ -15,12 +15,12 @@ enum {
 
 /* The scale of a row, and what its elements are multiplied by to become integers. */
 static float int8_scale(const float *x, int64_t n, float *inverse) {
-    uint32_t largest = 0; /* magnitudes compare as integers, NaN above all */
+    int32_t largest = 0; /* magnitudes compare as integers, NaN above all */
     for (int64_t c = 0; c < n; c++) {
-        const uint32_t magnitude = qkv_float_bits(x[c]) & 0x7fffffff;
+        const int32_t magnitude = (int32_t)(qkv_float_bits(x[c]) & 0x7fffffff);
         largest = magnitude > largest ? magnitude : largest;
     }
-    const float amax = qkv_bits_float(largest);
+    const float amax = qkv_bits_float((uint32_t)largest);
     *inverse = 0;
     if (largest >= 0x7f800000)
         return __builtin_nanf("");
