@@ -176,7 +176,8 @@ static qkv_projection_part layer_part(int64_t tokens, int64_t heads, int64_t hea
 /* Wk and Wv: a matrix of their own, or the panels behind those of Wq. */
 static const void *packed_keys(const qkv_layer_desc *d) {
     int64_t columns = d->attention.num_heads * d->attention.head_dim;
-    return d->w_kv ? d->w_kv : (const float *)d->w_qkv + qkv_round_up(columns, QKV_PANEL) * d->model_dim;
+    uintptr_t behind = (uintptr_t)(qkv_round_up(columns, QKV_PANEL) * d->model_dim) * sizeof(float);
+    return d->w_kv ? d->w_kv : (const void *)((uintptr_t)d->w_qkv + behind); /* as a number: a plan has any address */
 }
 
 static void connect_projections(const qkv_layer_desc *d, const layer_tensors *tensors, float *base,
