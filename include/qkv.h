@@ -442,6 +442,14 @@ QKV_API const char *qkv_attention_explain_plan(const qkv_ctx *ctx, const qkv_att
 QKV_API const char *qkv_attention_explain_run(const qkv_plan *plan, const qkv_attention_desc *desc,
                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
+/* The ranges of a mask, one for each of its rows: ranges[2·i] and ranges[2·i + 1] are the first key and the end of what
+ * row i sees, both 0 where that is nothing. Element (i, j) is mask[i·query_stride + j]; of QKV_F32, QKV_F16 and QKV_BF16
+ * −inf hides a key and ±0 keeps it, of QKV_INT8 (or uint8_t) 0 hides it and all else keeps it. QKV_ERROR_VALUE, and
+ * ranges untouched, where a row keeps keys on both sides of one that it hides, or has other numbers: then it is a keep
+ * or a bias. QKV_ERROR_NULL, _NEGATIVE, _FLAGS (another type). */
+QKV_API qkv_status qkv_mask_ranges(const void *mask, int32_t type, int64_t queries, int64_t keys, int64_t query_stride,
+                                   int64_t *ranges);
+
 /* ALiBi's slopes for num_heads heads, as its authors compute them for any number of heads (a power of two: 2^(−8h/n)
  * for h = 1 … n). Each is within one ulp. */
 QKV_API qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes);

@@ -166,9 +166,62 @@ static void test_a_window_is_the_keep_mask_it_describes(const qt_set *set) {
     }
 }
 
+static void put_cell(unsigned char *to, uint32_t bits, int64_t size) {
+    const uint16_t half = (uint16_t)bits;
+    const uint8_t byte = (uint8_t)bits;
+    memcpy(to, size == 4 ? (const void *)&bits : size == 2 ? (const void *)&half : (const void *)&byte, (size_t)size);
+}
+
+/* Rows of masks of every type, and what they are ranges of. */
+static void test_ranges_of_a_dense_mask(void) {
+    static const int types[] = {QKV_F32, QKV_F16, QKV_BF16, QKV_INT8};
+    for (uint64_t i = 0; i < 200; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        const int type = types[i % 4];
+        const int64_t queries = qt_range(&rng, 0, 9), keys = qt_range(&rng, 0, 20);
+        const int64_t stride = keys + qt_range(&rng, 0, 3);
+        const int64_t size = type == QKV_F32 ? 4 : type == QKV_INT8 ? 1 : 2, rows = queries > 0 ? queries - 1 : 0;
+        unsigned char *mask = qt_alloc((size_t)((rows * stride + keys) * size), 4, QT_TAIL);
+        int64_t *got = qt_alloc((size_t)queries * 16, 8, QT_TAIL), want[18];
+        static const uint32_t hidden[] = {0xff800000, 0xfc00, 0xff80, 0}, zero[] = {0x80000000, 0x8000, 0x8000, 7};
+        for (int64_t r = 0; r < queries; r++) {
+            int64_t *range = want + 2 * r;
+            range[0] = qt_range(&rng, 0, keys);
+            range[1] = qt_range(&rng, range[0], keys);
+            for (int64_t j = 0; j < keys; j++) {
+                const bool seen = j >= range[0] && j < range[1];
+                const uint32_t kept = type == QKV_INT8 || qt_chance(&rng, 30) ? zero[i % 4] : 0;
+                const uint32_t cell = seen ? kept : hidden[i % 4];
+                put_cell(mask + (r * stride + j) * size, cell, size);
+            }
+            if (range[0] == range[1])
+                range[0] = range[1] = 0;
+        }
+        assert_int_equal(qkv_mask_ranges(mask, type, queries, keys, stride, got), QKV_OK);
+        assert_memory_equal(got, want, (size_t)queries * 16);
+        if (queries > 0 && keys > 2 && want[1] - want[0] > 2) { /* a hole; another number */
+            put_cell(mask + (want[0] + 1) * size, hidden[i % 4], size);
+            assert_int_equal(qkv_mask_ranges(mask, type, queries, keys, stride, got), QKV_ERROR_VALUE);
+            memset(mask + (want[0] + 1) * size, 1, (size_t)size);
+            assert_int_equal(qkv_mask_ranges(mask, type, queries, keys, stride, got),
+                             type == QKV_INT8 ? QKV_OK : QKV_ERROR_VALUE);
+        }
+    }
+    int64_t range[2] = {5, 5};
+    assert_int_equal(qkv_mask_ranges(NULL, QKV_F32, 1, 0, 0, range), QKV_OK);
+    assert_true(range[0] == 0 && range[1] == 0);
+    assert_int_equal(qkv_mask_ranges(NULL, QKV_F32, 1, 1, 0, range), QKV_ERROR_NULL);
+    assert_int_equal(qkv_mask_ranges(range, QKV_F32, 1, 1, 0, NULL), QKV_ERROR_NULL);
+    assert_int_equal(qkv_mask_ranges(range, QKV_Q8_0, 1, 1, 0, range), QKV_ERROR_FLAGS);
+    assert_int_equal(qkv_mask_ranges(range, QKV_F32, -1, 1, 0, range), QKV_ERROR_NEGATIVE);
+}
+
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("windows_look_like_this", test_windows_look_like_this);
     qt_each_set("a_window_is_the_keep_mask_it_describes", test_a_window_is_the_keep_mask_it_describes);
+    qt_once("ranges_of_a_dense_mask", test_ranges_of_a_dense_mask);
     return qt_run();
 }
