@@ -252,6 +252,65 @@ QKV_API qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
 QKV_API const char *qkv_pack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size);
 QKV_API const char *qkv_unpack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size);
 
+/* ------------------------------------------------------------------------------------------- rotary embeddings */
+
+/* Which channels of a head make a pair, r being rotary_dim. Channels from r on stay as they are. */
+#define QKV_ROPE_HALF 0        /* i and r/2 + i: Llama, Qwen, Gemma and GPT-NeoX, as Hugging Face stores their weights */
+#define QKV_ROPE_INTERLEAVED 1 /* 2i and 2i + 1: RoFormer, GPT-J, and Llama as Meta stores its weights */
+
+/* RoPE (Su et al., 2021): pair i of a head at position p is turned by the angle whose cosine and sine are element
+ * [p][i] of the tables: (x0, x1) becomes (x0·cos − x1·sin, x1·cos + x0·sin). A row of a table need not be of a
+ * position: with sections of several positions (M-RoPE) it may be put together for a token, its number the position. */
+typedef struct qkv_rope {
+    const float *cos, *sin; /* [num_positions][rotary_dim/2], by qkv_rope_table or otherwise */
+    int64_t num_positions;
+    int64_t rotary_dim;     /* even, at most head_dim; 0: head_dim */
+    int64_t layout;         /* QKV_ROPE_HALF or QKV_ROPE_INTERLEAVED */
+} qkv_rope;
+
+/* The position of token t in batch b: data[b·batch + t·token]. */
+typedef struct qkv_positions {
+    const int64_t *data;
+    int64_t batch, token;
+} qkv_positions;
+
+/* How a table's frequencies base^(−2i/rotary_dim), in radians a position, are scaled for contexts longer than those
+ * trained on, original_positions. Defined as in Hugging Face Transformers ("rope_type") and llama.cpp. */
+#define QKV_ROPE_UNSCALED 0u
+#define QKV_ROPE_LINEAR 1u /* divided by factor: position interpolation (Chen et al., 2023) */
+#define QKV_ROPE_NTK 2u    /* of base·factor^(r/(r − 2)) in place of base: the lowest one is divided by factor */
+/* Divided by factor where a pair makes fewer than beta_slow turns in original_positions, kept where it makes more than
+ * beta_fast, a mixture linear in i between (Peng et al., 2023). base must be above 1. */
+#define QKV_ROPE_YARN 3u
+/* Divided by factor below low_freq_factor turns, kept above high_freq_factor, a mixture linear in the turns between. */
+#define QKV_ROPE_LLAMA3 4u
+
+typedef struct qkv_rope_table_desc {
+    size_t size;            /* sizeof(qkv_rope_table_desc) */
+    int64_t first_position; /* of the table's first row; may be negative */
+    int64_t num_positions;
+    int64_t rotary_dim;     /* even */
+    double base;            /* 0: 10000 */
+    uint32_t scaling;       /* QKV_ROPE_UNSCALED … */
+    uint32_t untruncated;   /* 1: the ends of YaRN's mixture are not rounded to whole pairs: gpt-oss */
+    double factor;          /* 0: 1 */
+    int64_t original_positions; /* for QKV_ROPE_YARN and QKV_ROPE_LLAMA3 */
+    double beta_fast, beta_slow; /* 0: 32 and 1 */
+    double low_freq_factor, high_freq_factor; /* 0: 1 and 4; the first is the smaller one */
+    double attention_factor; /* multiplies cos and sin; 0: 1, or for QKV_ROPE_YARN 1 + ln(factor)/10 if factor > 1 */
+    const float *pair_factors; /* optional, [rotary_dim/2]: each divides its pair's frequency too: LongRoPE */
+} qkv_rope_table_desc;
+
+/* Writes cos and sin, [num_positions][rotary_dim/2] each: cosine and sine of frequency·position. Their bits are the
+ * same for every compiler and CPU. With attention_factor = 1 each is within half an ulp, plus 2^−53·(1 + |position|)
+ * where frequencies are at most 1 (docs/numerics.md); each factor may add 2^−51 of the angle. qkv_rope counts rows of
+ * the table: a table that begins at another first_position wants positions less that.
+ *
+ * QKV_ERROR_NULL; _SIZE; _NEGATIVE; _OVERFLOW; _SHAPE: rotary_dim is odd; _FLAGS: scaling, or untruncated is not 0 or 1;
+ * _VALUE: a factor, beta or base is no number from 2^−64 to 2^64, original_positions is 0 where it is needed,
+ * low_freq_factor ≥ high_freq_factor; _ALIAS: cos is sin. Nothing is written on an error. */
+QKV_API qkv_status qkv_rope_table(const qkv_rope_table_desc *desc, float *cos, float *sin);
+
 /* ---------------------------------------------------------------------------------------------- projections */
 
 /* One part of the packed matrix and where its columns go: column c of token t in batch b is element
