@@ -68,7 +68,7 @@ typedef enum qkv_status {
     QKV_ERROR_OVERFLOW = 4,    /* sizes or strides exceed what memory can hold */
     QKV_ERROR_HEADS = 5,       /* num_heads is no multiple of num_kv_heads, or columns no multiple of head_dim */
     QKV_ERROR_FLAGS = 6,       /* an unknown flag, layout or count, or options that exclude each other */
-    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, or dropout not in [0, 1) */
+    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, dropout not in [0, 1), … */
     QKV_ERROR_SHAPE = 8,       /* fields of the descriptor contradict each other */
     QKV_ERROR_ALIAS = 9,       /* an output overlaps an input, another output or the workspace */
     QKV_ERROR_ALIGNMENT = 10,  /* workspace or packed weights are not 64-byte aligned, a tensor not to its element */
@@ -79,7 +79,8 @@ typedef enum qkv_status {
     QKV_ERROR_ISA_UNAVAILABLE = 15, /* this CPU, operating system or build can't run that kernel set */
     QKV_ERROR_LSE = 16,            /* a gradient of attention needs the forward's lse, and it is NULL */
     QKV_ERROR_STRIDES = 17,        /* strides of an output let two of its elements meet */
-    QKV_ERROR_INDEX = 18           /* q_start or k_start decreases or leaves its tensor, or a page does not exist */
+    QKV_ERROR_INDEX = 18           /* q_start or k_start decreases or leaves its tensor, or there is no such page or
+                                    * position */
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run
@@ -255,7 +256,7 @@ QKV_API const char *qkv_unpack_explain(const qkv_pack_desc *desc, const void *pa
 /* ------------------------------------------------------------------------------------------- rotary embeddings */
 
 /* Which channels of a head make a pair, r being rotary_dim. Channels from r on stay as they are. */
-#define QKV_ROPE_HALF 0        /* i and r/2 + i: Llama, Qwen, Gemma and GPT-NeoX, as Hugging Face stores their weights */
+#define QKV_ROPE_HALF 0        /* i and r/2 + i: GPT-NeoX, and Llama, Qwen, Gemma as Hugging Face stores their weights */
 #define QKV_ROPE_INTERLEAVED 1 /* 2i and 2i + 1: RoFormer, GPT-J, and Llama as Meta stores its weights */
 
 /* RoPE (Su et al., 2021): pair i of a head at position p is turned by the angle whose cosine and sine are element
@@ -306,8 +307,8 @@ typedef struct qkv_rope_table_desc {
  * where frequencies are at most 1 (docs/numerics.md); each factor may add 2^−51 of the angle. qkv_rope counts rows of
  * the table: a table that begins at another first_position wants positions less that.
  *
- * QKV_ERROR_NULL; _SIZE; _NEGATIVE; _OVERFLOW; _SHAPE: rotary_dim is odd; _FLAGS: scaling, or untruncated is not 0 or 1;
- * _VALUE: a factor, beta or base is no number from 2^−64 to 2^64, original_positions is 0 where it is needed,
+ * QKV_ERROR_NULL; _SIZE; _NEGATIVE; _OVERFLOW; _SHAPE: rotary_dim is odd; _FLAGS: scaling is none, or untruncated
+ * neither 0 nor 1; _VALUE: a factor, beta or base is no number from 2^−64 to 2^64, original_positions is 0 where it is needed,
  * low_freq_factor ≥ high_freq_factor; _ALIAS: cos is sin. Nothing is written on an error. */
 QKV_API qkv_status qkv_rope_table(const qkv_rope_table_desc *desc, float *cos, float *sin);
 
@@ -322,13 +323,29 @@ typedef struct qkv_projection_part {
     qkv_output out;
 } qkv_projection_part;
 
-/* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md). */
+/* What becomes of each head's row of a part before it is stored, in this order: all zero is nothing. */
+typedef struct qkv_head_steps {
+    const float *norm;      /* optional, [head_dim]: QK-norm (RMSNorm over the head): x becomes norm·x/√(mean x² + ε) */
+    float norm_epsilon;     /* ε ≥ 0. Without one a row of zeros becomes NaN. */
+    uint32_t rotate;        /* 1: RoPE, by the tables of the descriptor */
+    int64_t first_position; /* of token 0 of every batch */
+    const int64_t *first_positions; /* optional, [batch]: in place of first_position */
+    qkv_positions positions; /* optional: a position for each (batch, token), in place of both */
+} qkv_head_steps;
+
+/* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).
+ *
+ * Steps on heads: a position outside [0, rope.num_positions) is QKV_ERROR_INDEX when a run finds it; rotary_dim that is
+ * odd or above head_dim QKV_ERROR_SHAPE; norm_epsilon that is negative, infinite or NaN QKV_ERROR_VALUE; rotate or
+ * layout that is none QKV_ERROR_FLAGS; a head_dim above 65536 with steps QKV_ERROR_OVERFLOW. */
 typedef struct qkv_projection_desc {
     size_t size;          /* sizeof(qkv_projection_desc) */
     int64_t batch, tokens, in_features, num_parts;
     qkv_input x;          /* (b, t, c): the head stride is not used */
     const void *packed;   /* by qkv_pack, with the same in_features and out_features; 64-byte aligned */
     qkv_projection_part part[QKV_MAX_PARTS];
+    qkv_head_steps steps[QKV_MAX_PARTS]; /* of each part */
+    qkv_rope rope;        /* for all parts that rotate; not looked at without one. rotary_dim 0: head_dim of the first */
 } qkv_projection_desc;
 
 /* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each
@@ -640,7 +657,8 @@ typedef struct qkv_weight_grad {
     float *bias;          /* optional, [out_features] */
 } qkv_weight_grad;
 
-/* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. */
+/* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. forward.steps must be zero
+ * (QKV_ERROR_FLAGS). */
 typedef struct qkv_projection_backward_desc {
     size_t size;          /* sizeof(qkv_projection_backward_desc) */
     uint32_t flags;       /* QKV_ACCUMULATE, or of it _X, _PART(i) for each i < num_parts */

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static qkv_ctx ctx;
-static bool reached[QKV_ERROR_STRIDES + 1];
+static bool reached[QKV_ERROR_INDEX + 1];
 
 static void expect_status(qkv_status want, qkv_status got, const char *what) {
     reached[want] = true;
