@@ -69,7 +69,7 @@ typedef enum qkv_status {
     QKV_ERROR_OVERFLOW = 4,    /* sizes or strides exceed what memory can hold */
     QKV_ERROR_HEADS = 5,       /* num_heads is no multiple of num_kv_heads, or columns no multiple of head_dim */
     QKV_ERROR_FLAGS = 6,       /* an unknown flag, layout or count, or options that exclude each other */
-    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, or dropout not in [0, 1) */
+    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, dropout not in [0, 1), … */
     QKV_ERROR_SHAPE = 8,       /* fields of the descriptor contradict each other */
     QKV_ERROR_ALIAS = 9,       /* an output overlaps an input, another output or the workspace */
     QKV_ERROR_ALIGNMENT = 10,  /* workspace, packed weights or cache are not 64-byte aligned, a tensor not to its
@@ -81,8 +81,8 @@ typedef enum qkv_status {
     QKV_ERROR_ISA_UNAVAILABLE = 15, /* this CPU, operating system or build can't run that kernel set */
     QKV_ERROR_LSE = 16,            /* a gradient of attention needs the forward's lse, and it is NULL */
     QKV_ERROR_STRIDES = 17,        /* strides of an output let two of its elements meet */
-    QKV_ERROR_INDEX = 18,          /* q_start or k_start decreases or leaves its tensor, or a page or sequence does
-                                    * not exist */
+    QKV_ERROR_INDEX = 18,          /* q_start or k_start decreases or leaves its tensor, or there is no such page,
+                                    * sequence or position */
     QKV_ERROR_CAPACITY = 19,       /* a cache has no page or position left, or no longer what a position needs */
     QKV_ERROR_CACHE = 20           /* memory holds no cache, a damaged one, or one of another version or byte order */
 } qkv_status;
@@ -257,6 +257,65 @@ QKV_API qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
 QKV_API const char *qkv_pack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size);
 QKV_API const char *qkv_unpack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size);
 
+/* ------------------------------------------------------------------------------------------- rotary embeddings */
+
+/* Which channels of a head make a pair, r being rotary_dim. Channels from r on stay as they are. */
+#define QKV_ROPE_HALF 0        /* i and r/2 + i: GPT-NeoX, and Llama, Qwen, Gemma as Hugging Face stores their weights */
+#define QKV_ROPE_INTERLEAVED 1 /* 2i and 2i + 1: RoFormer, GPT-J, and Llama as Meta stores its weights */
+
+/* RoPE (Su et al., 2021): pair i of a head at position p is turned by the angle whose cosine and sine are element
+ * [p][i] of the tables: (x0, x1) becomes (x0·cos − x1·sin, x1·cos + x0·sin). A row of a table need not be of a
+ * position: with sections of several positions (M-RoPE) it may be put together for a token, its number the position. */
+typedef struct qkv_rope {
+    const float *cos, *sin; /* [num_positions][rotary_dim/2], by qkv_rope_table or otherwise */
+    int64_t num_positions;
+    int64_t rotary_dim;     /* even, at most head_dim; 0: head_dim */
+    int64_t layout;         /* QKV_ROPE_HALF or QKV_ROPE_INTERLEAVED */
+} qkv_rope;
+
+/* The position of token t in batch b: data[b·batch + t·token]. */
+typedef struct qkv_positions {
+    const int64_t *data;
+    int64_t batch, token;
+} qkv_positions;
+
+/* How a table's frequencies base^(−2i/rotary_dim), in radians a position, are scaled for contexts longer than those
+ * trained on, original_positions. Defined as in Hugging Face Transformers ("rope_type") and llama.cpp. */
+#define QKV_ROPE_UNSCALED 0u
+#define QKV_ROPE_LINEAR 1u /* divided by factor: position interpolation (Chen et al., 2023) */
+#define QKV_ROPE_NTK 2u    /* of base·factor^(r/(r − 2)) in place of base: the lowest one is divided by factor */
+/* Divided by factor where a pair makes fewer than beta_slow turns in original_positions, kept where it makes more than
+ * beta_fast, a mixture linear in i between (Peng et al., 2023). base must be above 1. */
+#define QKV_ROPE_YARN 3u
+/* Divided by factor below low_freq_factor turns, kept above high_freq_factor, a mixture linear in the turns between. */
+#define QKV_ROPE_LLAMA3 4u
+
+typedef struct qkv_rope_table_desc {
+    size_t size;            /* sizeof(qkv_rope_table_desc) */
+    int64_t first_position; /* of the table's first row; may be negative */
+    int64_t num_positions;
+    int64_t rotary_dim;     /* even */
+    double base;            /* 0: 10000 */
+    uint32_t scaling;       /* QKV_ROPE_UNSCALED … */
+    uint32_t untruncated;   /* 1: the ends of YaRN's mixture are not rounded to whole pairs: gpt-oss */
+    double factor;          /* 0: 1 */
+    int64_t original_positions; /* for QKV_ROPE_YARN and QKV_ROPE_LLAMA3 */
+    double beta_fast, beta_slow; /* 0: 32 and 1 */
+    double low_freq_factor, high_freq_factor; /* 0: 1 and 4; the first is the smaller one */
+    double attention_factor; /* multiplies cos and sin; 0: 1, or for QKV_ROPE_YARN 1 + ln(factor)/10 if factor > 1 */
+    const float *pair_factors; /* optional, [rotary_dim/2]: each divides its pair's frequency too: LongRoPE */
+} qkv_rope_table_desc;
+
+/* Writes cos and sin, [num_positions][rotary_dim/2] each: cosine and sine of frequency·position. Their bits are the
+ * same for every compiler and CPU. With attention_factor = 1 each is within half an ulp, plus 2^−53·(1 + |position|)
+ * where frequencies are at most 1 (docs/numerics.md); each factor may add 2^−51 of the angle. qkv_rope counts rows of
+ * the table: a table that begins at another first_position wants positions less that.
+ *
+ * QKV_ERROR_NULL; _SIZE; _NEGATIVE; _OVERFLOW; _SHAPE: rotary_dim is odd; _FLAGS: scaling is none, or untruncated
+ * neither 0 nor 1; _VALUE: a factor, beta or base is no number from 2^−64 to 2^64, original_positions is 0 where it is needed,
+ * low_freq_factor ≥ high_freq_factor; _ALIAS: cos is sin. Nothing is written on an error. */
+QKV_API qkv_status qkv_rope_table(const qkv_rope_table_desc *desc, float *cos, float *sin);
+
 /* ---------------------------------------------------------------------------------------------- projections */
 
 /* One part of the packed matrix and where its columns go: column c of token t in batch b is element
@@ -268,13 +327,29 @@ typedef struct qkv_projection_part {
     qkv_output out;
 } qkv_projection_part;
 
-/* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md). */
+/* What becomes of each head's row of a part before it is stored, in this order: all zero is nothing. */
+typedef struct qkv_head_steps {
+    const float *norm;      /* optional, [head_dim]: QK-norm (RMSNorm over the head): x becomes norm·x/√(mean x² + ε) */
+    float norm_epsilon;     /* ε ≥ 0. Without one a row of zeros becomes NaN. */
+    uint32_t rotate;        /* 1: RoPE, by the tables of the descriptor */
+    int64_t first_position; /* of token 0 of every batch */
+    const int64_t *first_positions; /* optional, [batch]: in place of first_position */
+    qkv_positions positions; /* optional: a position for each (batch, token), in place of both */
+} qkv_head_steps;
+
+/* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).
+ *
+ * Steps on heads: a position outside [0, rope.num_positions) is QKV_ERROR_INDEX when a run finds it; rotary_dim that is
+ * odd or above head_dim QKV_ERROR_SHAPE; norm_epsilon that is negative, infinite or NaN QKV_ERROR_VALUE; rotate or
+ * layout that is none QKV_ERROR_FLAGS; a head_dim above 65536 with steps QKV_ERROR_OVERFLOW. */
 typedef struct qkv_projection_desc {
     size_t size;          /* sizeof(qkv_projection_desc) */
     int64_t batch, tokens, in_features, num_parts;
     qkv_input x;          /* (b, t, c): the head stride is not used */
     const void *packed;   /* by qkv_pack, with the same in_features and out_features; 64-byte aligned */
     qkv_projection_part part[QKV_MAX_PARTS];
+    qkv_head_steps steps[QKV_MAX_PARTS]; /* of each part */
+    qkv_rope rope;        /* for all parts that rotate; not looked at without one. rotary_dim 0: head_dim of the first */
 } qkv_projection_desc;
 
 /* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each
@@ -443,8 +518,8 @@ QKV_API const char *qkv_attention_explain_run(const qkv_plan *plan, const qkv_at
                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* The ranges of a mask, one for each of its rows: ranges[2·i] and ranges[2·i + 1] are the first key and the end of what
- * row i sees, both 0 where that is nothing. Element (i, j) is mask[i·query_stride + j]; of QKV_F32, QKV_F16 and QKV_BF16
- * −inf hides a key and ±0 keeps it, of QKV_INT8 (or uint8_t) 0 hides it and all else keeps it. QKV_ERROR_VALUE, and
+ * row i sees, both 0 where that is nothing. Element (i, j) is mask[i·query_stride + j]; in QKV_F32, QKV_F16, QKV_BF16
+ * −inf hides a key and ±0 keeps it, in QKV_INT8 (or uint8_t) 0 hides it and all else keeps it. QKV_ERROR_VALUE, and
  * ranges untouched, where a row keeps keys on both sides of one that it hides, or has other numbers: then it is a keep
  * or a bias. QKV_ERROR_NULL, _NEGATIVE, _FLAGS (another type). */
 QKV_API qkv_status qkv_mask_ranges(const void *mask, int32_t type, int64_t queries, int64_t keys, int64_t query_stride,
@@ -698,7 +773,8 @@ typedef struct qkv_weight_grad {
     float *bias;          /* optional, [out_features] */
 } qkv_weight_grad;
 
-/* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. */
+/* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. forward.steps must be zero
+ * (QKV_ERROR_FLAGS). */
 typedef struct qkv_projection_backward_desc {
     size_t size;          /* sizeof(qkv_projection_backward_desc) */
     uint32_t flags;       /* QKV_ACCUMULATE, or of it _X, _PART(i) for each i < num_parts */

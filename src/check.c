@@ -191,13 +191,13 @@ static void find_bytes(qkv_operand *x) {
         low += step < 0 ? step : 0;
         high += step > 0 ? step : 0;
     }
-    x->first = (uintptr_t)x->data + (uintptr_t)(low * x->element);
-    x->end = (uintptr_t)x->data + (uintptr_t)(high * x->element);
+    x->end = x->first + (uintptr_t)(high * x->element);
+    x->first += (uintptr_t)(low * x->element);
 }
 
 /* An output over the very elements of an input that each task reads before it writes them. */
 static bool is_itself(const qkv_operand *x, const qkv_operand *y) {
-    bool same = (x->itself || y->itself) && x->itself == y->itself && x->data == y->data && x->run == y->run &&
+    bool same = (x->itself || y->itself) && x->itself == y->itself && x->first == y->first && x->run == y->run &&
                 x->element == y->element;
     for (int i = 0; i < x->axes && same; i++)
         same = x->size[i] == y->size[i] && (x->size[i] == 1 || x->stride[i] == y->stride[i]);
@@ -214,12 +214,13 @@ static qkv_status refuse_overlap(qkv_problem *why, const qkv_operand *x, const q
 qkv_status qkv_check_pointers(qkv_operands *o, qkv_problem *why) {
     for (int i = 0; i < o->count; i++) {
         qkv_operand *x = &o->list[i];
-        x->first = x->end = 0;
-        if (!(x->role & QKV_NEEDED) || !has_elements(x))
+        if (!(x->role & QKV_NEEDED) || !has_elements(x)) {
+            x->first = x->end = 0;
             continue;
-        if (!x->data)
+        }
+        if (x->first == 0)
             return refuse_operand(why, x->role & QKV_LSE ? QKV_ERROR_LSE : QKV_ERROR_NULL, x, "is NULL", 0, 0);
-        if (((uintptr_t)x->data & (x->alignment - 1u)) != 0)
+        if ((x->first & (x->alignment - 1u)) != 0)
             return refuse_operand(why, QKV_ERROR_ALIGNMENT, x, "is not aligned to % bytes", x->alignment, 0);
         find_bytes(x);
     }

@@ -55,15 +55,16 @@ enum qkv_role {
     QKV_LSE = 8      /* its lack has a status of its own */
 };
 
-enum { QKV_MAX_OPERANDS = 32, QKV_MAX_AXES = 4 };
+enum { QKV_MAX_OPERANDS = 36, QKV_MAX_AXES = 4 };
 
 /* A tensor of a call: axes of some size and stride, counted in elements, over runs of elements without gaps. */
 typedef struct qkv_operand {
-    const void *data;
     const char *field;
     int64_t size[QKV_MAX_AXES], stride[QKV_MAX_AXES];
     int64_t run;
-    uintptr_t first, end; /* addresses of its bytes, in a run of the call; 0 where it is not looked at */
+    /* Addresses of its bytes, in a run of the call; 0 where it is not looked at. Before qkv_check_pointers first is that
+     * of element 0. */
+    uintptr_t first, end;
     uint8_t role, axes, element, alignment, index, within, itself;
 } qkv_operand;
 
@@ -81,7 +82,7 @@ static inline qkv_operand *qkv_add_operand(qkv_operands *o, int role, const char
                                            size_t element, int axes, const int64_t *sizes, const int64_t *strides,
                                            int64_t run) {
     qkv_operand *x = &o->list[o->count++];
-    x->data = data;
+    x->first = (uintptr_t)data;
     x->field = field;
     for (int i = 0; i < QKV_MAX_AXES; i++) {
         x->size[i] = i < axes ? sizes[i] : 1;

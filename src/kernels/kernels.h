@@ -124,6 +124,12 @@ struct qkv_kernels {
     void (*scale)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *factors, size_t rows,
                   size_t n);
 
+    /* Turns pairs of channels in place, as rotary embeddings do. Pair p < pairs of row i is channels p and pairs + p of
+     * x[i·ld], or with interleaved 2p and 2p + 1; c = cos[at[i] + p], s = sin[at[i] + p], or with inverse −s:
+     * x0 becomes fma(x0, c, x1·(−s)), x1 becomes fma(x1, c, x0·s), the products rounded. Other channels stay. */
+    void (*rotate)(float *x, ptrdiff_t ld, const float *cos, const float *sin, const ptrdiff_t *at, size_t rows,
+                   size_t pairs, int interleaved, int inverse);
+
     /* dst[i][j] = src[i][j] + bias[j] for i < rows, j < n; without bias (NULL) a copy. */
     void (*add_bias)(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
                      size_t n);

@@ -90,6 +90,28 @@ static void scale(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, co
     }
 }
 
+/* Pair p of a row is (x0[p·step], x1[p·step]). step is a constant. */
+QKV_INLINE void rotate_row(float *x0, float *x1, size_t step, const float *cos, const float *sin, float sign,
+                           size_t pairs) {
+    for (size_t p = 0; p < pairs; p++) {
+        float a = x0[p * step], b = x1[p * step], s = sign * sin[p];
+        x0[p * step] = qkv_fma(a, cos[p], b * -s);
+        x1[p * step] = qkv_fma(b, cos[p], a * s);
+    }
+}
+
+static void rotate(float *x, ptrdiff_t ld, const float *cos, const float *sin, const ptrdiff_t *at, size_t rows,
+                   size_t pairs, int interleaved, int inverse) {
+    float sign = inverse ? -1.0f : 1.0f;
+    for (size_t i = 0; i < rows; i++) {
+        float *row = x + (ptrdiff_t)i * ld;
+        if (interleaved)
+            rotate_row(row, row + 1, 2, cos + at[i], sin + at[i], sign, pairs);
+        else
+            rotate_row(row, row + pairs, 1, cos + at[i], sin + at[i], sign, pairs);
+    }
+}
+
 static void add_bias(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, const float *bias, size_t rows,
                      size_t n) {
     for (size_t i = 0; i < rows; i++) {

@@ -21,6 +21,7 @@ const qkv_kernels KERNELS = {
     .nan_rows = nan_rows,
     .fold = fold,
     .scale = scale,
+    .rotate = rotate,
     .add_bias = add_bias,
     .exp2 = exp2_array,
     .tanh = tanh_array,

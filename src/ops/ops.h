@@ -33,6 +33,54 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
                             const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker);
 
+/* --- Steps on whole heads: projection_heads.c. */
+
+static inline bool qkv_has_head_steps(const qkv_head_steps *steps) {
+    return steps->norm || steps->rotate;
+}
+
+/* How many panels of a part hold whole heads: the heads of as many begin and end with them. */
+static inline int64_t qkv_head_panels(int64_t head_dim) {
+    return head_dim / qkv_min(head_dim & -head_dim, QKV_PANEL);
+}
+
+/* The rows of whole heads that a projection has just computed, X·W: row r is that of token t + r of batch b, counted on
+ * over the batches that follow. The heads lie side by side in a scratch tile. */
+typedef struct qkv_head_rows {
+    float *tile;
+    int64_t ld;
+    int64_t b, t, rows;
+    int64_t first_head, heads;
+    ptrdiff_t *at; /* [rows], scratch: see qkv_kernels.rotate */
+} qkv_head_rows;
+
+/* Adds the bias, applies the steps of the part, stores: row r of head 0 at out + r·token. */
+void qkv_projection_finish_heads(const qkv_kernels *kernels, const qkv_projection_desc *d, int64_t part,
+                                 const qkv_head_rows *rows, float *out, int64_t token);
+
+/* The steps alone, on rows of one head in place. at: of each row. */
+void qkv_apply_head_steps(const qkv_kernels *kernels, const qkv_head_steps *steps, const qkv_rope *rope, float *x,
+                          int64_t ld, const ptrdiff_t *at, int64_t rows, int64_t head_dim);
+
+/* factors[r] = 1/√(mean x² + ε) of row r, rows ≤ QKV_MAX_ROWS. */
+void qkv_inverse_rms(const qkv_kernels *kernels, const float *x, int64_t ld, int64_t rows, int64_t head_dim,
+                     float epsilon, float *factors);
+
+/* Where in the tables the rows of (b, t + r) are, of `tokens` tokens a batch. */
+void qkv_find_positions(const qkv_head_steps *steps, const qkv_rope *rope, int64_t b, int64_t t, int64_t tokens,
+                        int64_t rows, ptrdiff_t *at);
+
+/* For a plan: names as "steps[].rotate", index -1 for none. For a run: that every position is one of the tables'. */
+qkv_status qkv_check_rope(const qkv_rope *rope, int64_t head_dim, qkv_problem *why);
+qkv_status qkv_check_positions(const qkv_head_steps *steps, const qkv_rope *rope, int64_t batch, int64_t tokens,
+                               const char *const names[3], int32_t index, qkv_problem *why);
+void qkv_add_rope(qkv_operands *o, int role, const qkv_rope *rope);
+void qkv_add_positions(qkv_operands *o, int role, const char *field, const qkv_positions *positions, int64_t batch,
+                       int64_t tokens, int32_t index);
+enum { QKV_ROPE_FIELDS = 3, QKV_STEPS_FIELDS = 8 };
+void qkv_rope_fields(const qkv_rope *rope, int64_t fields[QKV_ROPE_FIELDS]);
+void qkv_steps_fields(const qkv_head_steps *steps, int64_t fields[QKV_STEPS_FIELDS]);
+
 /* How attention is cut: the rows of one KV head (queries × heads of its group) in blocks; a task is one block. Where
  * that gives too few tasks, a task takes some of the key blocks that its rows see and leaves their states, which the
  * last phase folds. What rows see is known when they run; a plan knows how much it is at most. */

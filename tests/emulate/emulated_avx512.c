@@ -124,6 +124,7 @@ static inline simde__m512 from_integers(simde__m512i x) {
 
 #include "kernels/gemm.inc.h"
 #include "kernels/rows.inc.h"
+#include "kernels/rotate.inc.h"
 #include "kernels/backward.inc.h"
 #include "kernels/dropout.inc.h"
 #include "kernels/storage.inc.h"

@@ -94,6 +94,8 @@ static void test_projection_backward_refuses(void) {
                     .x = {x, 0, 0, 10}, .packed = packed,
                     .part = {{.out_features = 12, .head_dim = 4}, {.out_features = 6}}}};
     COMMON_REFUSALS(projection_backward);
+    PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.forward.steps[0].norm = d.forward.x.data);
+    PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, (d.forward.steps[0].rotate = 1));
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_V);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_PART(2));
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.reserved = 8);

@@ -67,6 +67,14 @@ typedef struct field {
     AT(desc, part[i].out_features, PLANNED), AT(desc, part[i].head_dim, PLANNED), AT(desc, part[i].bias, bias_kind),   \
         AT(desc, part[i].out.data, out_kind), AT(desc, part[i].out.batch, strides),                                    \
         AT(desc, part[i].out.head, strides), AT(desc, part[i].out.token, strides)
+#define ROPE(desc, at, kind)                                                                                           \
+    AT(desc, at rope.cos, kind), AT(desc, at rope.sin, kind), AT(desc, at rope.num_positions, PLANNED),                \
+        AT(desc, at rope.rotary_dim, PLANNED), AT(desc, at rope.layout, PLANNED)
+#define STEPS(desc, at, i, kind)                                                                                       \
+    AT(desc, at steps[i].norm, kind), AT(desc, at steps[i].norm_epsilon, PLANNED),                                     \
+        AT(desc, at steps[i].rotate, PLANNED), AT(desc, at steps[i].first_position, PLANNED),                          \
+        AT(desc, at steps[i].first_positions, kind), AT(desc, at steps[i].positions.data, kind),                       \
+        AT(desc, at steps[i].positions.batch, PLANNED), AT(desc, at steps[i].positions.token, PLANNED)
 #define FORWARD_PART(desc, i)                                                                                          \
     AT(desc, forward.part[i].out_features, PLANNED), AT(desc, forward.part[i].head_dim, PLANNED),                      \
         AT(desc, forward.part[i].bias, UNUSED), AT(desc, forward.part[i].out, UNUSED)
@@ -94,7 +102,9 @@ static const field projection_fields[] = {
     SIZE(P, size), AT(P, batch, PLANNED), AT(P, tokens, PLANNED), AT(P, in_features, PLANNED),
     AT(P, num_parts, PLANNED),
     ROWS(P, x, ADDRESS), AT(P, packed, ADDRESS), PART(P, 0, OPTIONAL, ADDRESS, PLANNED),
-    PART(P, 1, OPTIONAL, ADDRESS, PLANNED), AT(P, part[2], UNUSED), AT(P, part[3], UNUSED)};
+    PART(P, 1, OPTIONAL, ADDRESS, PLANNED), AT(P, part[2], UNUSED), AT(P, part[3], UNUSED),
+    STEPS(P, NONE, 0, OPTIONAL), STEPS(P, NONE, 1, OPTIONAL), AT(P, steps[2], UNUSED), AT(P, steps[3], UNUSED),
+    ROPE(P, NONE, ADDRESS)};
 static const field merge_fields[] = {
     SIZE(M, size), AT(M, batch, PLANNED), AT(M, num_heads, PLANNED), AT(M, seq_q, PLANNED), AT(M, head_dim_v, PLANNED),
     AT(M, num_parts, PLANNED), TENSOR(M, part_out, ADDRESS), AT(M, part_out_stride, PLANNED),
@@ -115,7 +125,8 @@ static const field projection_backward_fields[] = {
     AT(PB, grad[3], UNUSED), SIZE(PB, forward.size), AT(PB, forward.batch, PLANNED), AT(PB, forward.tokens, PLANNED),
     AT(PB, forward.in_features, PLANNED), AT(PB, forward.num_parts, PLANNED), ROWS(PB, forward.x, ADDRESS),
     AT(PB, forward.packed, ADDRESS), FORWARD_PART(PB, 0), FORWARD_PART(PB, 1), AT(PB, forward.part[2], UNUSED),
-    AT(PB, forward.part[3], UNUSED)};
+    AT(PB, forward.part[3], UNUSED), STEPS(PB, INSIDE(forward), 0, ABSENT), STEPS(PB, INSIDE(forward), 1, ABSENT),
+    AT(PB, forward.steps[2], UNUSED), AT(PB, forward.steps[3], UNUSED), AT(PB, forward.rope, UNUSED)};
 static const field layer_backward_fields[] = {
     SIZE(LB, size), AT(LB, flags, PLANNED), AT(LB, reserved, PLANNED), ROWS(LB, grad_out, ADDRESS),
     ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k),
@@ -151,7 +162,7 @@ WRAP(projection_backward)
 WRAP(layer_backward)
 
 /* Enough room for every pointer, far from each other. */
-static float room[64][4096];
+static float room[72][4096];
 static _Alignas(64) float weights[1 << 16];
 static _Alignas(64) char workspace[1 << 22];
 
@@ -167,12 +178,18 @@ static A attention(void) {
 
 static void run_all(void (*test)(const operation *op)) {
     const A a = attention();
+    const qkv_head_steps steps = {room[58], 1, 1, 1, (const int64_t *)(void *)room[59],
+                                  {(const int64_t *)(void *)room[60], 4, 1}};
     const P p = {.size = sizeof p, .batch = 2, .tokens = 4, .in_features = 4, .num_parts = 2, .x = {room[12], 64, 0, 8},
                  .packed = weights,
-                 .part = {{8, 4, room[13], {room[14], 64, 32, 8}}, {8, 4, room[15], {room[16], 64, 32, 8}}}};
+                 .part = {{8, 4, room[13], {room[14], 64, 32, 8}}, {8, 4, room[15], {room[16], 64, 32, 8}}},
+                 .steps = {steps, steps},
+                 .rope = {room[61], room[62], 8, 4, QKV_ROPE_HALF}};
     const M m = {.size = sizeof m, .batch = 2, .num_heads = 2, .seq_q = 4, .head_dim_v = 4, .num_parts = 2,
                  .part_out = {room[17], 64, 32, 8}, .part_out_stride = 128, .part_lse = {room[18], 64, 32, 8},
                  .part_lse_stride = 128, .sinks = room[19], .out = {room[20], 64, 32, 8}, .lse = {room[21], 64, 32, 8}};
+    P plain = p;
+    memset(plain.steps, 0, sizeof plain.steps);
     A inner = a;
     inner.q.data = inner.k.data = inner.v.data = inner.out.data = NULL;
     const L l = {.size = sizeof l, .model_dim = 4, .out_features = 8, .x = {room[22], 64, 0, 8}, .w_qkv = weights,
@@ -184,7 +201,8 @@ static void run_all(void (*test)(const operation *op)) {
                    .grad_bias = {room[33], 512, 128, 16, 2}, .grad_sinks = room[34], .forward = a};
     const PB pb = {.size = sizeof pb, .grad_x = {room[35], 64, 0, 8},
                    .grad_out = {{room[36], 64, 32, 8}, {room[37], 64, 32, 8}},
-                   .grad = {{room[38], 16, QKV_IN_OUT, room[39]}, {room[40], 16, QKV_IN_OUT, room[41]}}, .forward = p};
+                   .grad = {{room[38], 16, QKV_IN_OUT, room[39]}, {room[40], 16, QKV_IN_OUT, room[41]}},
+                   .forward = plain};
     const LB lb = {.size = sizeof lb, .grad_out = {room[42], 64, 0, 8}, .grad_x = {room[43], 64, 0, 8},
                    .grad_x_kv = {room[56], 64, 0, 8},
                    .grad_q = {room[44], 16, QKV_IN_OUT, room[45]}, .grad_k = {room[46], 16, QKV_IN_OUT, room[47]},
@@ -224,7 +242,7 @@ static void change_fields(const operation *op) {
             known[byte] = true;
         }
         memcpy(d, op->desc, op->size);
-        const void *other = room[60], *none = NULL;
+        const void *other = room[71], *none = NULL;
         qkv_status status, want = f->kind == PLANNED ? QKV_ERROR_PLAN : QKV_OK;
         if (f->kind == PLANNED) {
             d[f->offset] ^= 1; /* the lowest bit of a number */

@@ -185,6 +185,52 @@ static void test_projection_refuses(void) {
     RUN_REFUSES(projection, QKV_ERROR_PLAN, d.x.token--);
 }
 
+static void test_head_steps_refuse(void) {
+    qt_rng rng;
+    if (!qt_case(0, &rng))
+        return;
+    qkv_projection_desc good = good_projection(&rng);
+    const float *table = good.x.data; /* [5][2] */
+    static const int64_t first[1] = {1}, late[1] = {2}, each[5] = {4, 0, 3, 1, 1}, wrong[5] = {4, 0, 5, 1, 1};
+    static const int64_t early[1] = {-1};
+    good.tokens = 4;
+    good.rope = (qkv_rope){table, table + 10, 5, 4, QKV_ROPE_HALF};
+    good.steps[0] = (qkv_head_steps){.norm = table, .norm_epsilon = 1e-5f, .rotate = 1, .first_positions = first};
+    good.steps[1] = (qkv_head_steps){.rotate = 1, .positions = {each, 0, 1}};
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.steps[0].rotate = 2);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.rope.layout = 2);
+    PLAN_REFUSES(projection, QKV_ERROR_NEGATIVE, d.rope.rotary_dim = -2);
+    PLAN_REFUSES(projection, QKV_ERROR_NEGATIVE, d.rope.num_positions = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_SHAPE, d.rope.rotary_dim = 3);
+    PLAN_REFUSES(projection, QKV_ERROR_SHAPE, d.rope.rotary_dim = 6);
+    PLAN_REFUSES(projection, QKV_ERROR_VALUE, d.steps[0].norm_epsilon = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_VALUE, d.steps[1].norm_epsilon = NAN);
+    PLAN_REFUSES(projection, QKV_ERROR_VALUE, d.steps[0].norm_epsilon = INFINITY);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.rope.num_positions = INT64_MAX);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.steps[1].positions.token = far);
+    PLAN_REFUSES(projection, QKV_ERROR_OVERFLOW, d.part[1].head_dim = d.part[1].out_features = 65537);
+    RUN_REFUSES(projection, QKV_ERROR_NULL, d.rope.cos = NULL);
+    RUN_REFUSES(projection, QKV_ERROR_NULL, d.rope.sin = NULL);
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.rope.sin = shifted(table, 2));
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.steps[0].norm = shifted(table, 1));
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.steps[0].first_positions = shifted(first, 4));
+    RUN_REFUSES(projection, QKV_ERROR_ALIGNMENT, d.steps[1].positions.data = shifted(each, 4));
+    RUN_REFUSES(projection, QKV_ERROR_ALIAS, d.rope.cos = out);
+    RUN_REFUSES(projection, QKV_ERROR_ALIAS, d.steps[0].norm = lse);
+    RUN_REFUSES(projection, QKV_ERROR_INDEX, d.steps[0].first_positions = late);
+    RUN_REFUSES(projection, QKV_ERROR_INDEX, d.steps[0].first_positions = early);
+    RUN_REFUSES(projection, QKV_ERROR_INDEX, d.steps[1].positions.data = wrong);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.rope.num_positions--);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.steps[0].norm = NULL);
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.steps[0].rotate = 0);
+    good.steps[0].first_positions = NULL;
+    good.steps[0].first_position = 2;
+    RUN_REFUSES(projection, QKV_ERROR_INDEX, (void)"d.steps[0].first_position");
+    good.rope.num_positions = 0;
+    good.steps[0].first_position = 0;
+    RUN_REFUSES(projection, QKV_ERROR_INDEX, (void)"d.steps[0].first_position");
+}
+
 static void test_merge_refuses(void) {
     qt_rng rng;
     if (!qt_case(0, &rng))
@@ -402,6 +448,7 @@ int main(int argc, char **argv) {
     qt_once("attention_plan_refuses", test_attention_plan_refuses);
     qt_once("attention_run_refuses", test_attention_run_refuses);
     qt_once("projection_refuses", test_projection_refuses);
+    qt_once("head_steps_refuse", test_head_steps_refuse);
     qt_once("merge_refuses", test_merge_refuses);
     qt_once("layer_refuses", test_layer_refuses);
     qt_once("packing_refuses", test_packing_refuses);

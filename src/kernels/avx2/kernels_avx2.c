@@ -24,6 +24,7 @@
 
 #include "../gemm.inc.h"
 #include "../rows.inc.h"
+#include "../rotate.inc.h"
 #include "../backward.inc.h"
 #include "../dropout.inc.h"
 #include "../storage.inc.h"

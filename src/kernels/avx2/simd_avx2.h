@@ -100,6 +100,18 @@ QKV_INLINE void v_transpose(vec x[8]) {
 #undef SWAP_HALVES
 }
 
+/* *a, *b hold pairs one after the other; then *a the first ones of all pairs, *b the second ones. v_zip undoes it. */
+QKV_INLINE void v_unzip(vec *a, vec *b) {
+    vec low = _mm256_permute2f128_ps(*a, *b, 0x20), high = _mm256_permute2f128_ps(*a, *b, 0x31);
+    *a = _mm256_shuffle_ps(low, high, 0x88);
+    *b = _mm256_shuffle_ps(low, high, 0xdd);
+}
+QKV_INLINE void v_zip(vec *a, vec *b) {
+    vec low = _mm256_unpacklo_ps(*a, *b), high = _mm256_unpackhi_ps(*a, *b);
+    *a = _mm256_permute2f128_ps(low, high, 0x20);
+    *b = _mm256_permute2f128_ps(low, high, 0x31);
+}
+
 /* VLEN stored elements at p, and the scale of a block in every lane. No conversion looks at MXCSR. */
 QKV_INLINE vec v_load_f16(const unsigned char *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
 QKV_INLINE vec v_load_bf16(const unsigned char *p) {

@@ -105,6 +105,21 @@ QKV_INLINE void v_transpose(vec x[16]) {
 #undef TRANSPOSE_OF_LANES
 }
 
+/* *a, *b hold pairs one after the other; then *a the first ones of all pairs, *b the second ones. v_zip undoes it. */
+QKV_INLINE void v_unzip(vec *a, vec *b) {
+    vec even = _mm512_shuffle_ps(*a, *b, 0x88), odd = _mm512_shuffle_ps(*a, *b, 0xdd);
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    *a = _mm512_castsi512_ps(_mm512_permutexvar_epi64(order, _mm512_castps_si512(even)));
+    *b = _mm512_castsi512_ps(_mm512_permutexvar_epi64(order, _mm512_castps_si512(odd)));
+}
+QKV_INLINE void v_zip(vec *a, vec *b) {
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    vec even = _mm512_castsi512_ps(_mm512_permutexvar_epi64(order, _mm512_castps_si512(*a)));
+    vec odd = _mm512_castsi512_ps(_mm512_permutexvar_epi64(order, _mm512_castps_si512(*b)));
+    *a = _mm512_unpacklo_ps(even, odd);
+    *b = _mm512_unpackhi_ps(even, odd);
+}
+
 /* VLEN stored elements at p, and the scale of a block in every lane. No conversion looks at MXCSR. */
 QKV_INLINE vec v_load_f16(const unsigned char *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 QKV_INLINE vec v_load_bf16(const unsigned char *p) {

@@ -99,6 +99,18 @@ QKV_INLINE void v_transpose(vec x[4]) {
     x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
 
+/* *a, *b hold pairs one after the other; then *a the first ones of all pairs, *b the second ones. v_zip undoes it. */
+QKV_INLINE void v_unzip(vec *a, vec *b) {
+    vec even = vuzp1q_f32(*a, *b), odd = vuzp2q_f32(*a, *b);
+    *a = even;
+    *b = odd;
+}
+QKV_INLINE void v_zip(vec *a, vec *b) {
+    vec low = vzip1q_f32(*a, *b), high = vzip2q_f32(*a, *b);
+    *a = low;
+    *b = high;
+}
+
 /* c + a[lane]·b. Spelt out, as GCC 12 copies the lane into a vector of its own first, which costs an issue slot of the
  * FMA pipes. lane is a constant. */
 QKV_INLINE vec v_fma_lane(vec a, int lane, vec b, vec c) {

@@ -5,13 +5,41 @@
  * rows of the block pass over them. Meanwhile the next 128, which follow in memory, are fetched: the weights come from
  * beyond the L2 cache, and the first rows to meet them would wait.
  *
+ * Steps on heads need whole ones: a part that has any is cut after as many panels as hold whole heads, and these make
+ * one tile.
+ *
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
 #include "../ops.h"
 
-/* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. */
-enum { MAX_BLOCK_TOKENS = 192 };
+/* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. Fewer, where a tile is more
+ * than WIDE_TILE panels wide. */
+enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4, MAX_STEPS_DIM = 65536 };
+
+/* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */
+static int64_t tile_panels(const qkv_projection_desc *d, int64_t i) {
+    const qkv_projection_part *part = &d->part[i];
+    if (!qkv_has_head_steps(&d->steps[i]) || part->out_features == 0)
+        return 1;
+    return qkv_min(qkv_head_panels(part->head_dim), qkv_ceil_div(part->out_features, QKV_PANEL));
+}
+
+static int64_t widest_tile(const qkv_projection_desc *d) {
+    int64_t widest = 1;
+    for (int64_t i = 0; i < d->num_parts; i++)
+        widest = qkv_max(widest, tile_panels(d, i));
+    return widest;
+}
+
+/* head_dim of the first part that rotates; -1: none does. */
+static int64_t first_rotated(const qkv_projection_desc *d) {
+    for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
+        if (d->steps[i].rotate)
+            return d->part[i].head_dim;
+    }
+    return -1;
+}
 
 void qkv_projection_defaults(qkv_projection_desc *d) {
     QKV_SETTLE_ROWS(d->x, d->batch, 1, d->tokens, d->in_features);
@@ -21,6 +49,8 @@ void qkv_projection_defaults(qkv_projection_desc *d) {
             part->head_dim = part->out_features;
         QKV_SETTLE_ROWS(part->out, d->batch, qkv_part_heads(part), d->tokens, part->head_dim);
     }
+    if (d->rope.rotary_dim == 0 && first_rotated(d) > 0)
+        d->rope.rotary_dim = first_rotated(d);
 }
 
 static qkv_status qkv_projection_complete(const qkv_projection_desc *desc, qkv_projection_desc *d, qkv_problem *why) {
@@ -42,6 +72,18 @@ static qkv_status validate_part(const qkv_projection_part *part, int32_t i, qkv_
     return QKV_OK;
 }
 
+static qkv_status validate_steps(const qkv_projection_desc *d, int32_t i, qkv_problem *why) {
+    const qkv_head_steps *steps = &d->steps[i];
+    if (steps->rotate > 1)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "steps[].rotate", i, "is %, neither 0 nor 1", steps->rotate, 0);
+    if (!(steps->norm_epsilon >= 0 && steps->norm_epsilon <= FLT_MAX))
+        return qkv_refuse(why, QKV_ERROR_VALUE, "steps[].norm_epsilon", i, "is negative or no number", 0, 0);
+    if (qkv_has_head_steps(steps) && d->part[i].head_dim > MAX_STEPS_DIM)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "part[].head_dim", i, "is %, but at most % with steps",
+                          d->part[i].head_dim, MAX_STEPS_DIM);
+    return steps->rotate ? qkv_check_rope(&d->rope, d->part[i].head_dim, why) : QKV_OK;
+}
+
 qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *why) {
     if (qkv_check_size(why, "batch", -1, d->batch) != QKV_OK ||
         qkv_check_size(why, "tokens", -1, d->tokens) != QKV_OK ||
@@ -51,7 +93,7 @@ qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *wh
         return qkv_refuse(why, QKV_ERROR_FLAGS, "num_parts", -1, "is %, not 1 to %", d->num_parts, QKV_MAX_PARTS);
     int64_t panels = 0;
     for (int32_t i = 0; i < d->num_parts; i++) {
-        if (validate_part(&d->part[i], i, why) != QKV_OK)
+        if (validate_part(&d->part[i], i, why) != QKV_OK || validate_steps(d, i, why) != QKV_OK)
             return why->status;
         panels += qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
     }
@@ -72,7 +114,7 @@ static int64_t packed_floats(const qkv_projection_desc *d) {
 
 static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *d) {
     const int64_t rows[3] = {d->batch, 1, d->tokens};
-    bool columns = false;
+    bool columns = false, rotated = false;
     for (int64_t i = 0; i < d->num_parts; i++) {
         const qkv_projection_part *part = &d->part[i];
         int64_t heads = qkv_part_heads(part);
@@ -83,7 +125,21 @@ static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *
         if (part->bias)
             qkv_add_operand(o, used ? QKV_NEEDED : 0, "part[].bias", part->bias, sizeof(float), 0, NULL, NULL,
                             part->out_features)->index = (uint8_t)i;
+        const qkv_head_steps *steps = &d->steps[i];
+        int role = used ? QKV_NEEDED : 0;
+        if (steps->norm)
+            qkv_add_operand(o, role, "steps[].norm", steps->norm, sizeof(float), 0, NULL, NULL,
+                            part->head_dim)->index = (uint8_t)i;
+        if (!steps->rotate)
+            continue;
+        rotated = rotated || used;
+        if (steps->first_positions)
+            qkv_add_operand(o, role, "steps[].first_positions", steps->first_positions, sizeof(int64_t), 0, NULL, NULL,
+                            d->batch)->index = (uint8_t)i;
+        qkv_add_positions(o, role, "steps[].positions", &steps->positions, d->batch, d->tokens, (int32_t)i);
     }
+    if (first_rotated(d) >= 0)
+        qkv_add_rope(o, rotated ? QKV_NEEDED : 0, &d->rope);
     qkv_add_input(o, columns ? QKV_NEEDED : 0, "x", d->x, rows, d->in_features);
     qkv_add_packed(o, columns ? QKV_NEEDED : 0, "packed", d->packed, packed_floats(d));
 }
@@ -125,14 +181,19 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
         }
     }
     /* Blocks of equal height, whole tiles; then enough groups of panels to keep all workers busy. */
-    int64_t blocks = qkv_ceil_div(shape->tokens, MAX_BLOCK_TOKENS);
+    int64_t tile = widest_tile(d), most_rows = MAX_BLOCK_TOKENS;
+    if (tile > WIDE_TILE)
+        most_rows = qkv_max(WIDE_TILE * MAX_BLOCK_TOKENS / tile, kernels->tile_rows);
+    int64_t blocks = qkv_ceil_div(shape->tokens, most_rows);
     shape->block_rows = qkv_round_up(qkv_ceil_div(shape->tokens, blocks), kernels->tile_rows);
     shape->row_blocks = qkv_ceil_div(shape->tokens, shape->block_rows);
     int64_t wanted = max_workers == 1 ? 1 : qkv_ceil_div(4 * (int64_t)max_workers, shape->batch * shape->row_blocks);
-    shape->task_panels = qkv_ceil_div(shape->panels, qkv_min(wanted, shape->panels));
+    shape->task_panels = qkv_round_up(qkv_ceil_div(shape->panels, qkv_min(wanted, shape->panels)), tile);
     shape->panel_groups = qkv_ceil_div(shape->panels, shape->task_panels);
     shape->num_tasks = shape->batch * shape->row_blocks * shape->panel_groups;
-    shape->worker_size = shape->block_rows * QKV_PANEL * (int64_t)sizeof(float);
+    shape->worker_size = shape->block_rows * tile * QKV_PANEL * (int64_t)sizeof(float);
+    if (first_rotated(d) >= 0) /* where each row's cosines are */
+        shape->worker_size += qkv_round_up(shape->block_rows * (int64_t)sizeof(ptrdiff_t), 64);
 }
 
 /* Rows of a finished tile to their heads: columns [first, first + n) of the part, row t at out + t·token. */
@@ -148,6 +209,12 @@ static void store(const qkv_kernels *kernels, const qkv_projection_part *part, f
         first += width;
         n -= width;
     }
+}
+
+/* Panels of a part up to which a task goes whose share ends `panels` after the part's first one: whole heads. */
+static int64_t whole_tiles(const qkv_projection_desc *d, int64_t i, int64_t panels) {
+    int64_t tile = tile_panels(d, i), all = qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
+    return panels <= 0 ? 0 : qkv_min(tile == 1 ? panels : qkv_round_up(panels, tile), all);
 }
 
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
@@ -168,13 +235,17 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     for (int64_t i = 0; i < d->num_parts; i++) {
         const qkv_projection_part *part = &d->part[i];
         int64_t part_panels = qkv_ceil_div(part->out_features, QKV_PANEL);
-        int64_t panel = qkv_max(first_panel, part_panel), end = qkv_min(end_panel, part_panel + part_panels);
+        bool steps = qkv_has_head_steps(&d->steps[i]);
+        int64_t panel = part_panel + whole_tiles(d, i, first_panel - part_panel);
+        int64_t end = part_panel + whole_tiles(d, i, end_panel - part_panel);
+        int64_t of_tile = tile_panels(d, i), ld = of_tile * QKV_PANEL;
         for (; panel < end; panel++) {
             const float *weights = packed + panel * d->in_features * QKV_PANEL;
             /* Of the part's last panel the columns that exist, up to whole vectors of 8: the others are zero. */
             int64_t first = (panel - part_panel) * QKV_PANEL, width = qkv_min(QKV_PANEL, part->out_features - first);
             size_t columns = (size_t)qkv_round_up(width, 8);
             float *out = (float *)part->out.data + b * part->out.batch + row * shape->out_token[i];
+            int64_t in_tile = (panel - part_panel) % of_tile;
             int64_t k = 0;
             do { /* also once without any term, which gives +0 */
                 int64_t terms = qkv_min(QKV_CHAIN, d->in_features - k);
@@ -183,18 +254,27 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 bool ahead = 2 * rows >= kernels->tile_rows && (panel + 1 < end_panel || k + terms < d->in_features);
                 const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL * sizeof(float), (size_t)terms,
                                        QKV_PANEL * sizeof(float)};
-                kernels->gemm(tile, QKV_PANEL, x + k, x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
+                kernels->gemm(tile + in_tile * QKV_PANEL, ld, x + k, x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
                               columns, (size_t)terms, k > 0, ahead ? &next : NULL);
                 k += QKV_CHAIN;
             } while (k < d->in_features);
-            store(kernels, part, out, shape->out_token[i], tile, rows, first, width);
+            if (!steps) {
+                store(kernels, part, out, shape->out_token[i], tile, rows, first, width);
+            } else if (in_tile + 1 == of_tile || panel + 1 == part_panel + part_panels) {
+                int64_t first_column = first - in_tile * QKV_PANEL;
+                const qkv_head_rows heads = {
+                    .tile = tile, .ld = ld, .b = b, .t = row, .rows = rows, .first_head = first_column / part->head_dim,
+                    .heads = (first + width - first_column) / part->head_dim,
+                    .at = (ptrdiff_t *)(void *)(tile + shape->block_rows * widest_tile(d) * QKV_PANEL)};
+                qkv_projection_finish_heads(kernels, d, i, &heads, out, shape->out_token[i]);
+            }
         }
         part_panel += part_panels;
     }
 }
 
 static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
-    int64_t fields[6 + 6 * QKV_MAX_PARTS] = {d->batch, d->tokens,  d->in_features,
+    int64_t fields[6 + (6 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS + QKV_ROPE_FIELDS] = {d->batch, d->tokens,  d->in_features,
                                              d->num_parts, d->x.batch, d->x.token};
     size_t n = 6;
     for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
@@ -205,8 +285,24 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
         fields[n++] = part->out.head;
         fields[n++] = part->out.token;
         fields[n++] = part->bias != NULL;
+        qkv_steps_fields(&d->steps[i], fields + n);
+        n += QKV_STEPS_FIELDS;
+    }
+    if (first_rotated(d) >= 0) {
+        qkv_rope_fields(&d->rope, fields + n);
+        n += QKV_ROPE_FIELDS;
     }
     return qkv_checksum(fields, n);
+}
+
+static qkv_status check_projection_positions(const qkv_projection_desc *d, qkv_problem *why) {
+    static const char *const names[3] = {"steps[].first_position", "steps[].first_positions", "steps[].positions"};
+    qkv_status status = QKV_OK;
+    for (int32_t i = 0; status == QKV_OK && i < d->num_parts; i++) {
+        if (d->steps[i].rotate && d->part[i].out_features > 0)
+            status = qkv_check_positions(&d->steps[i], &d->rope, d->batch, d->tokens, names, i, why);
+    }
+    return status;
 }
 
 static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
@@ -228,6 +324,7 @@ static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_project
     return QKV_OK;
 }
 
+#define CHECK_VALUES check_projection_positions
 #define QKV_OP(name) qkv_projection_##name
 #define DESC qkv_projection_desc
 #define OPERATION QKV_PROJECTION

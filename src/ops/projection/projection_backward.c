@@ -69,6 +69,11 @@ static qkv_status qkv_projection_backward_validate(const gradient_desc *d, qkv_p
     qkv_status status = qkv_projection_validate(f, why);
     if (status != QKV_OK)
         return status;
+    for (int32_t i = 0; i < f->num_parts; i++) {
+        if (qkv_has_head_steps(&f->steps[i]))
+            return qkv_refuse(why, QKV_ERROR_FLAGS, f->steps[i].norm ? "steps[].norm" : "steps[].rotate", i,
+                              "has no gradient here", 0, 0);
+    }
     int64_t out = 0, limit = INT64_C(1) << 58, unused;
     for (int64_t i = 0; i < f->num_parts; i++)
         out += f->part[i].out_features;
@@ -349,7 +354,7 @@ static void qkv_projection_backward_run_one(const qkv_plan *plan, const void *de
 
 static uint64_t qkv_projection_backward_checksum(const gradient_desc *d) {
     const qkv_projection_desc *f = &d->forward;
-    int64_t fields[12 + 12 * QKV_MAX_PARTS] = {f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch,
+    int64_t fields[12 + (12 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS] = {f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch,
                                                f->x.token, d->flags, d->reserved, wants_x(d), d->grad_x.batch,
                                                d->grad_x.token};
     size_t n = 11;
@@ -359,6 +364,8 @@ static uint64_t qkv_projection_backward_checksum(const gradient_desc *d) {
                                 d->grad_out[i].token, g->stride, g->layout, !!g->data, !!g->bias};
         memcpy(fields + n, more, sizeof more);
         n += sizeof more / sizeof more[0];
+        qkv_steps_fields(&f->steps[i], fields + n);
+        n += QKV_STEPS_FIELDS;
     }
     return qkv_checksum(fields, n);
 }
