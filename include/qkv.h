@@ -332,16 +332,24 @@ typedef struct qkv_head_steps {
     const float *norm;      /* optional, [head_dim]: QK-norm (RMSNorm over the head): x becomes norm·x/√(mean x² + ε) */
     float norm_epsilon;     /* ε ≥ 0. Without one a row of zeros becomes NaN. */
     uint32_t rotate;        /* 1: RoPE, by the tables of the descriptor */
-    int64_t first_position; /* of token 0 of every batch */
-    const int64_t *first_positions; /* optional, [batch]: in place of first_position */
+    int64_t first_position; /* of token 0 of every batch; with a cache: counted from where its sequence had ended */
+    const int64_t *first_positions; /* optional, [batch]: in place of first_position; not with a cache */
     qkv_positions positions; /* optional: a position for each (batch, token), in place of both */
+    int64_t store;          /* QKV_STORE_K or QKV_STORE_V: heads go into the descriptor's cache, as its K or V */
 } qkv_head_steps;
+
+#define QKV_STORE_K 1
+#define QKV_STORE_V 2
 
 /* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).
  *
  * Steps on heads: a position outside [0, rope.num_positions) is QKV_ERROR_INDEX when a run finds it; rotary_dim that is
  * odd or above head_dim QKV_ERROR_SHAPE; norm_epsilon that is negative, infinite or NaN QKV_ERROR_VALUE; rotate or
- * layout that is none QKV_ERROR_FLAGS; a head_dim above 65536 with steps QKV_ERROR_OVERFLOW. */
+ * layout that is none QKV_ERROR_FLAGS; a head_dim above 65536 with steps QKV_ERROR_OVERFLOW.
+ *
+ * Parts may go into a KV cache, head h of the part as KV head h, rounded as the cache stores it. The tokens of batch b
+ * are the last ones of sequence first_sequence + b, which qkv_cache_extend has made room for. `out` of such a part is
+ * optional. A run that finds another shape or fewer tokens in the cache returns QKV_ERROR_CACHE. */
 typedef struct qkv_projection_desc {
     size_t size;          /* sizeof(qkv_projection_desc) */
     int64_t batch, tokens, in_features, num_parts;
@@ -349,7 +357,9 @@ typedef struct qkv_projection_desc {
     const void *packed;   /* by qkv_pack, with the same in_features and out_features; 64-byte aligned */
     qkv_projection_part part[QKV_MAX_PARTS];
     qkv_head_steps steps[QKV_MAX_PARTS]; /* of each part */
-    qkv_rope rope;        /* for all parts that rotate; not looked at without one. rotary_dim 0: head_dim of the first */
+    qkv_rope rope;        /* for all parts that rotate, else not looked at; rotary_dim 0: head_dim of the first of them */
+    void *cache;          /* where parts are stored that say so */
+    int64_t first_sequence;
 } qkv_projection_desc;
 
 /* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each

@@ -36,7 +36,7 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
 /* --- Steps on whole heads: projection_heads.c. */
 
 static inline bool qkv_has_head_steps(const qkv_head_steps *steps) {
-    return steps->norm || steps->rotate;
+    return steps->norm || steps->rotate || steps->store;
 }
 
 /* How many panels of a part hold whole heads: the heads of as many begin and end with them. */
@@ -52,11 +52,20 @@ typedef struct qkv_head_rows {
     int64_t b, t, rows;
     int64_t first_head, heads;
     ptrdiff_t *at; /* [rows], scratch: see qkv_kernels.rotate */
+    const qkv_head_steps *steps;
+    const struct qkv_cache_view *cache; /* where steps->store stores */
 } qkv_head_rows;
 
-/* Adds the bias, applies the steps of the part, stores: row r of head 0 at out + r·token. */
+/* The steps of part i as a task takes them. With a cache positions count from where each sequence ends. */
+qkv_head_steps qkv_projection_steps(const qkv_projection_desc *d, int64_t i, const struct qkv_cache_view *cache);
+
+/* Adds the bias, applies the steps of the part, stores: row r of head 0 at out + r·token, unless out is NULL. */
 void qkv_projection_finish_heads(const qkv_kernels *kernels, const qkv_projection_desc *d, int64_t part,
                                  const qkv_head_rows *rows, float *out, int64_t token);
+
+bool qkv_projection_stores(const qkv_projection_desc *d);
+/* For a run of one that does: opens the cache; its shape and lengths are right. */
+qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, struct qkv_cache_view *cache, qkv_problem *why);
 
 /* The steps alone, on rows of one head in place. at: of each row. */
 void qkv_apply_head_steps(const qkv_kernels *kernels, const qkv_head_steps *steps, const qkv_rope *rope, float *x,
@@ -77,7 +86,7 @@ qkv_status qkv_check_positions(const qkv_head_steps *steps, const qkv_rope *rope
 void qkv_add_rope(qkv_operands *o, int role, const qkv_rope *rope);
 void qkv_add_positions(qkv_operands *o, int role, const char *field, const qkv_positions *positions, int64_t batch,
                        int64_t tokens, int32_t index);
-enum { QKV_ROPE_FIELDS = 3, QKV_STEPS_FIELDS = 8 };
+enum { QKV_ROPE_FIELDS = 3, QKV_STEPS_FIELDS = 9 };
 void qkv_rope_fields(const qkv_rope *rope, int64_t fields[QKV_ROPE_FIELDS]);
 void qkv_steps_fields(const qkv_head_steps *steps, int64_t fields[QKV_STEPS_FIELDS]);
 

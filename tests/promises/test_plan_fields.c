@@ -74,7 +74,8 @@ typedef struct field {
     AT(desc, at steps[i].norm, kind), AT(desc, at steps[i].norm_epsilon, PLANNED),                                     \
         AT(desc, at steps[i].rotate, PLANNED), AT(desc, at steps[i].first_position, PLANNED),                          \
         AT(desc, at steps[i].first_positions, kind), AT(desc, at steps[i].positions.data, kind),                       \
-        AT(desc, at steps[i].positions.batch, PLANNED), AT(desc, at steps[i].positions.token, PLANNED)
+        AT(desc, at steps[i].positions.batch, PLANNED), AT(desc, at steps[i].positions.token, PLANNED),                \
+        AT(desc, at steps[i].store, PLANNED)
 #define FORWARD_PART(desc, i)                                                                                          \
     AT(desc, forward.part[i].out_features, PLANNED), AT(desc, forward.part[i].head_dim, PLANNED),                      \
         AT(desc, forward.part[i].bias, UNUSED), AT(desc, forward.part[i].out, UNUSED)
@@ -104,6 +105,7 @@ static const field projection_fields[] = {
     ROWS(P, x, ADDRESS), AT(P, packed, ADDRESS), PART(P, 0, OPTIONAL, ADDRESS, PLANNED),
     PART(P, 1, OPTIONAL, ADDRESS, PLANNED), AT(P, part[2], UNUSED), AT(P, part[3], UNUSED),
     STEPS(P, NONE, 0, OPTIONAL), STEPS(P, NONE, 1, OPTIONAL), AT(P, steps[2], UNUSED), AT(P, steps[3], UNUSED),
+    AT(P, cache, UNUSED), AT(P, first_sequence, UNUSED), /* no part is stored */
     ROPE(P, NONE, ADDRESS)};
 static const field merge_fields[] = {
     SIZE(M, size), AT(M, batch, PLANNED), AT(M, num_heads, PLANNED), AT(M, seq_q, PLANNED), AT(M, head_dim_v, PLANNED),
@@ -126,7 +128,8 @@ static const field projection_backward_fields[] = {
     AT(PB, forward.in_features, PLANNED), AT(PB, forward.num_parts, PLANNED), ROWS(PB, forward.x, ADDRESS),
     AT(PB, forward.packed, ADDRESS), FORWARD_PART(PB, 0), FORWARD_PART(PB, 1), AT(PB, forward.part[2], UNUSED),
     AT(PB, forward.part[3], UNUSED), STEPS(PB, INSIDE(forward), 0, ABSENT), STEPS(PB, INSIDE(forward), 1, ABSENT),
-    AT(PB, forward.steps[2], UNUSED), AT(PB, forward.steps[3], UNUSED), AT(PB, forward.rope, UNUSED)};
+    AT(PB, forward.steps[2], UNUSED), AT(PB, forward.steps[3], UNUSED), AT(PB, forward.rope, UNUSED),
+    AT(PB, forward.cache, UNUSED), AT(PB, forward.first_sequence, UNUSED)};
 static const field layer_backward_fields[] = {
     SIZE(LB, size), AT(LB, flags, PLANNED), AT(LB, reserved, PLANNED), ROWS(LB, grad_out, ADDRESS),
     ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k),
@@ -179,7 +182,7 @@ static A attention(void) {
 static void run_all(void (*test)(const operation *op)) {
     const A a = attention();
     const qkv_head_steps steps = {room[58], 1, 1, 1, (const int64_t *)(void *)room[59],
-                                  {(const int64_t *)(void *)room[60], 4, 1}};
+                                  {(const int64_t *)(void *)room[60], 4, 1}, 0};
     const P p = {.size = sizeof p, .batch = 2, .tokens = 4, .in_features = 4, .num_parts = 2, .x = {room[12], 64, 0, 8},
                  .packed = weights,
                  .part = {{8, 4, room[13], {room[14], 64, 32, 8}}, {8, 4, room[15], {room[16], 64, 32, 8}}},

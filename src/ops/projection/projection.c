@@ -11,6 +11,7 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
+#include "../cache/cache.h"
 #include "../ops.h"
 
 /* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. Fewer, where a tile is more
@@ -76,6 +77,10 @@ static qkv_status validate_steps(const qkv_projection_desc *d, int32_t i, qkv_pr
     const qkv_head_steps *steps = &d->steps[i];
     if (steps->rotate > 1)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "steps[].rotate", i, "is %, neither 0 nor 1", steps->rotate, 0);
+    if (steps->store < 0 || steps->store > QKV_STORE_V)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "steps[].store", i, "is %, neither 0 nor K nor V", steps->store, 0);
+    if (steps->first_positions && qkv_projection_stores(d))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "steps[].first_positions", i, "must be NULL with a cache", 0, 0);
     if (!(steps->norm_epsilon >= 0 && steps->norm_epsilon <= FLT_MAX))
         return qkv_refuse(why, QKV_ERROR_VALUE, "steps[].norm_epsilon", i, "is negative or no number", 0, 0);
     if (qkv_has_head_steps(steps) && d->part[i].head_dim > MAX_STEPS_DIM)
@@ -121,7 +126,8 @@ static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *
         const int64_t out[3] = {d->batch, heads, d->tokens};
         bool used = d->batch > 0 && d->tokens > 0 && part->out_features > 0;
         columns = columns || used;
-        qkv_add_output(o, QKV_NEEDED, "part[].out", part->out, out, part->head_dim)->index = (uint8_t)i;
+        if (!d->steps[i].store || part->out.data)
+            qkv_add_output(o, QKV_NEEDED, "part[].out", part->out, out, part->head_dim)->index = (uint8_t)i;
         if (part->bias)
             qkv_add_operand(o, used ? QKV_NEEDED : 0, "part[].bias", part->bias, sizeof(float), 0, NULL, NULL,
                             part->out_features)->index = (uint8_t)i;
@@ -231,11 +237,15 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     const float *x = empty ? tile : (const float *)d->x.data + b * d->x.batch + row * x_token;
     const float *packed = empty ? tile : d->packed;
 
+    qkv_cache_view opened, *cache = NULL;
+    if (qkv_projection_stores(d) && qkv_cache_open(d->cache, &opened) == QKV_OK)
+        cache = &opened;
     int64_t part_panel = 0; /* the first panel of part i */
     for (int64_t i = 0; i < d->num_parts; i++) {
         const qkv_projection_part *part = &d->part[i];
         int64_t part_panels = qkv_ceil_div(part->out_features, QKV_PANEL);
         bool steps = qkv_has_head_steps(&d->steps[i]);
+        const qkv_head_steps steps_of_part = qkv_projection_steps(d, i, cache);
         int64_t panel = part_panel + whole_tiles(d, i, first_panel - part_panel);
         int64_t end = part_panel + whole_tiles(d, i, end_panel - part_panel);
         int64_t of_tile = tile_panels(d, i), ld = of_tile * QKV_PANEL;
@@ -244,7 +254,9 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
             /* Of the part's last panel the columns that exist, up to whole vectors of 8: the others are zero. */
             int64_t first = (panel - part_panel) * QKV_PANEL, width = qkv_min(QKV_PANEL, part->out_features - first);
             size_t columns = (size_t)qkv_round_up(width, 8);
-            float *out = (float *)part->out.data + b * part->out.batch + row * shape->out_token[i];
+            float *out = part->out.data;
+            if (out)
+                out += b * part->out.batch + row * shape->out_token[i];
             int64_t in_tile = (panel - part_panel) % of_tile;
             int64_t k = 0;
             do { /* also once without any term, which gives +0 */
@@ -265,7 +277,8 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 const qkv_head_rows heads = {
                     .tile = tile, .ld = ld, .b = b, .t = row, .rows = rows, .first_head = first_column / part->head_dim,
                     .heads = (first + width - first_column) / part->head_dim,
-                    .at = (ptrdiff_t *)(void *)(tile + shape->block_rows * widest_tile(d) * QKV_PANEL)};
+                    .at = (ptrdiff_t *)(void *)(tile + shape->block_rows * widest_tile(d) * QKV_PANEL),
+                    .steps = &steps_of_part, .cache = d->steps[i].store ? cache : NULL};
                 qkv_projection_finish_heads(kernels, d, i, &heads, out, shape->out_token[i]);
             }
         }
@@ -274,8 +287,8 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
 }
 
 static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
-    int64_t fields[6 + (6 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS + QKV_ROPE_FIELDS] = {d->batch, d->tokens,  d->in_features,
-                                             d->num_parts, d->x.batch, d->x.token};
+    int64_t fields[6 + (7 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS + QKV_ROPE_FIELDS] = {
+        d->batch, d->tokens, d->in_features, d->num_parts, d->x.batch, d->x.token};
     size_t n = 6;
     for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
         const qkv_projection_part *part = &d->part[i];
@@ -285,6 +298,7 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
         fields[n++] = part->out.head;
         fields[n++] = part->out.token;
         fields[n++] = part->bias != NULL;
+        fields[n++] = d->steps[i].store && part->out.data;
         qkv_steps_fields(&d->steps[i], fields + n);
         n += QKV_STEPS_FIELDS;
     }
@@ -295,12 +309,28 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
     return qkv_checksum(fields, n);
 }
 
-static qkv_status check_projection_positions(const qkv_projection_desc *d, qkv_problem *why) {
+/* The cache is known when a run has opened it. In a function of its own: the list of operands is large. */
+static QKV_NOINLINE qkv_status check_cache_overlap(const qkv_projection_desc *d, const qkv_cache_view *cache,
+                                                   qkv_problem *why) {
+    qkv_operands o;
+    o.count = 0;
+    o.within = QKV_OUTERMOST;
+    qkv_projection_operands(&o, d);
+    qkv_add_packed(&o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, cache->bytes / (int64_t)sizeof(float));
+    return qkv_check_pointers(&o, why);
+}
+
+static qkv_status check_projection_values(const qkv_projection_desc *d, qkv_problem *why) {
     static const char *const names[3] = {"steps[].first_position", "steps[].first_positions", "steps[].positions"};
-    qkv_status status = QKV_OK;
+    qkv_cache_view cache;
+    bool stores = qkv_projection_stores(d) && d->batch > 0 && d->tokens > 0;
+    qkv_status status = stores ? qkv_check_stored_parts(d, &cache, why) : QKV_OK;
+    if (stores && status == QKV_OK)
+        status = check_cache_overlap(d, &cache, why);
     for (int32_t i = 0; status == QKV_OK && i < d->num_parts; i++) {
-        if (d->steps[i].rotate && d->part[i].out_features > 0)
-            status = qkv_check_positions(&d->steps[i], &d->rope, d->batch, d->tokens, names, i, why);
+        const qkv_head_steps steps = qkv_projection_steps(d, i, stores ? &cache : NULL);
+        if (steps.rotate && d->part[i].out_features > 0)
+            status = qkv_check_positions(&steps, &d->rope, d->batch, d->tokens, names, i, why);
     }
     return status;
 }
@@ -324,7 +354,7 @@ static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_project
     return QKV_OK;
 }
 
-#define CHECK_VALUES check_projection_positions
+#define CHECK_VALUES check_projection_values
 #define QKV_OP(name) qkv_projection_##name
 #define DESC qkv_projection_desc
 #define OPERATION QKV_PROJECTION

@@ -4,6 +4,9 @@
  *
  * SPDX-License-Identifier: MIT */
 #include "../attention/attention.h"
+#include "../cache/cache.h"
+
+enum { COUNTED_FROM_END = 4 }; /* of steps.store, in here: first_position is added to first_positions */
 
 /* 1/√x of a positive float: the root rounded to float, then the quotient. */
 static float inverse_root(float x) {
@@ -32,13 +35,21 @@ void qkv_inverse_rms(const qkv_kernels *kernels, const float *x, int64_t ld, int
     }
 }
 
+/* Of token 0 of batch b; -1 for one that no number is. */
+static int64_t first_of(const qkv_head_steps *steps, int64_t b) {
+    int64_t add = steps->store & COUNTED_FROM_END ? steps->first_position : 0, first;
+    if (!steps->first_positions)
+        return steps->first_position;
+    return __builtin_add_overflow(steps->first_positions[b], add, &first) ? -1 : first;
+}
+
 void qkv_find_positions(const qkv_head_steps *steps, const qkv_rope *rope, int64_t b, int64_t t, int64_t tokens,
                         int64_t rows, ptrdiff_t *at) {
     int64_t pairs = rope->rotary_dim / 2;
     b += t / tokens;
     t %= tokens;
     for (int64_t r = 0; r < rows; r++) {
-        int64_t first = steps->first_positions ? steps->first_positions[b] : steps->first_position, position = first + t;
+        int64_t position = first_of(steps, b) + t;
         if (steps->positions.data)
             position = steps->positions.data[b * steps->positions.batch + t * steps->positions.token];
         at[r] = (ptrdiff_t)(position * pairs);
@@ -65,14 +76,38 @@ void qkv_apply_head_steps(const qkv_kernels *kernels, const qkv_head_steps *step
     }
 }
 
+/* n rows of a head from token t on, which may be of several batches, to the ends of their sequences. */
+static void store_rows(const qkv_kernels *kernels, const qkv_projection_desc *d, const qkv_head_rows *rows, int64_t head,
+                       int64_t t, int64_t n, const float *x) {
+    int64_t b = rows->b + t / d->tokens, count;
+    for (t %= d->tokens; n > 0; n -= count, x += count * rows->ld, b++, t = 0) {
+        int64_t sequence = d->first_sequence + b;
+        count = qkv_min(n, d->tokens - t);
+        qkv_cache_write(kernels, rows->cache, sequence, (rows->steps->store & QKV_STORE_V) != 0, head,
+                        rows->cache->lengths[sequence] - d->tokens + t, count, x, rows->ld);
+    }
+}
+
+qkv_head_steps qkv_projection_steps(const qkv_projection_desc *d, int64_t i, const qkv_cache_view *cache) {
+    qkv_head_steps steps = d->steps[i];
+    if (cache && !steps.positions.data) {
+        steps.first_positions = cache->lengths + d->first_sequence;
+        if (__builtin_sub_overflow(steps.first_position, d->tokens, &steps.first_position))
+            steps.first_position = INT64_MIN;
+        steps.store |= COUNTED_FROM_END;
+    }
+    return steps;
+}
+
 void qkv_projection_finish_heads(const qkv_kernels *kernels, const qkv_projection_desc *d, int64_t part,
                                  const qkv_head_rows *rows, float *out, int64_t token) {
     const qkv_projection_part *p = &d->part[part];
-    const qkv_head_steps *steps = &d->steps[part];
+    const qkv_head_steps *steps = rows->steps;
     const float *bias = p->bias ? p->bias + rows->first_head * p->head_dim : NULL;
     if (steps->rotate)
         qkv_find_positions(steps, &d->rope, rows->b, rows->t, d->tokens, rows->rows, rows->at);
-    out += rows->first_head * p->out.head;
+    if (out)
+        out += rows->first_head * p->out.head;
     for (int64_t r = 0; r < rows->rows; r += QKV_MAX_ROWS) {
         int64_t n = qkv_min(QKV_MAX_ROWS, rows->rows - r);
         for (int64_t h = 0; h < rows->heads; h++) {
@@ -80,13 +115,50 @@ void qkv_projection_finish_heads(const qkv_kernels *kernels, const qkv_projectio
             if (bias) /* one row for all */
                 kernels->add(x, rows->ld, bias + h * p->head_dim, 0, (size_t)n, (size_t)p->head_dim);
             qkv_apply_head_steps(kernels, steps, &d->rope, x, rows->ld, rows->at + r, n, p->head_dim);
-            kernels->add_bias(out + r * token + h * p->out.head, token, x, rows->ld, NULL, (size_t)n,
-                              (size_t)p->head_dim);
+            if (rows->cache)
+                store_rows(kernels, d, rows, rows->first_head + h, rows->t + r, n, x);
+            if (out)
+                kernels->add_bias(out + r * token + h * p->out.head, token, x, rows->ld, NULL, (size_t)n,
+                                  (size_t)p->head_dim);
         }
     }
 }
 
 /* ------------------------------------------------------------------------------------------------------- checks */
+
+bool qkv_projection_stores(const qkv_projection_desc *d) {
+    bool stores = false;
+    for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++)
+        stores = stores || d->steps[i].store != 0;
+    return stores;
+}
+
+/* Room for the tokens of every batch in heads of the parts' shape. */
+qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, qkv_cache_view *cache, qkv_problem *why) {
+    qkv_status status = qkv_cache_open(d->cache, cache);
+    if (status != QKV_OK)
+        return qkv_refuse(why, status, "cache", -1, "can't be used", 0, 0);
+    const qkv_cache_desc *c = &cache->desc;
+    for (int32_t i = 0; i < d->num_parts; i++) {
+        const qkv_projection_part *part = &d->part[i];
+        int64_t dim = d->steps[i].store == QKV_STORE_K ? c->head_dim : c->head_dim_v;
+        if (d->steps[i].store != 0 && (part->head_dim != dim || qkv_part_heads(part) != c->num_kv_heads))
+            return qkv_refuse(why, QKV_ERROR_CACHE, "part[].head_dim", i, "is %, with other heads than the cache's of %",
+                              part->head_dim, dim);
+    }
+    if (d->first_sequence < 0 || d->first_sequence > c->num_sequences || d->batch > c->num_sequences - d->first_sequence)
+        return qkv_refuse(why, QKV_ERROR_INDEX, "first_sequence", -1, "is %, of % sequences", d->first_sequence,
+                          c->num_sequences);
+    for (int64_t b = 0; b < d->batch; b++) {
+        int64_t length, unused;
+        status = qkv_cache_sequence(cache, d->first_sequence + b, &length, &unused);
+        if (status != QKV_OK)
+            return qkv_refuse(why, status, "cache", -1, "is damaged", 0, 0);
+        if (length < d->tokens)
+            return qkv_refuse(why, QKV_ERROR_CACHE, "cache", -1, "has % tokens, fewer than %", length, d->tokens);
+    }
+    return QKV_OK;
+}
 
 qkv_status qkv_check_rope(const qkv_rope *rope, int64_t head_dim, qkv_problem *why) {
     int64_t floats[2] = {rope->num_positions, rope->rotary_dim}, unused;
@@ -120,7 +192,7 @@ qkv_status qkv_check_positions(const qkv_head_steps *steps, const qkv_rope *rope
     }
     int64_t firsts = any->data || tokens == 0 ? 0 : steps->first_positions ? batch : qkv_min(batch, 1);
     for (int64_t b = 0; b < firsts; b++) {
-        int64_t first = steps->first_positions ? steps->first_positions[b] : steps->first_position, last;
+        int64_t first = first_of(steps, b), last;
         if (first < 0 || __builtin_add_overflow(first, tokens - 1, &last) || last >= end)
             return qkv_refuse(why, QKV_ERROR_INDEX, names[steps->first_positions ? 1 : 0], index, text,
                               first < 0 || first >= end ? first : end, end);
@@ -156,4 +228,5 @@ void qkv_steps_fields(const qkv_head_steps *steps, int64_t fields[QKV_STEPS_FIEL
     fields[5] = steps->positions.data != NULL;
     fields[6] = steps->positions.batch;
     fields[7] = steps->positions.token;
+    fields[8] = steps->store;
 }
