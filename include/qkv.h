@@ -583,6 +583,10 @@ QKV_API const char *qkv_merge_explain_run(const qkv_plan *plan, const qkv_merge_
  * Wv [model_dim][num_kv_heads·head_dim_v]; w_o is [num_heads·head_dim_v][out_features]. Where x_kv has another width,
  * kv_dim, w_qkv holds Wq alone and w_kv the parts Wk [kv_dim][…] and Wv [kv_dim][…]; with equal widths it may do so.
  *
+ * Q and K may pass through QK-norm and RoPE on their way, in that order (qkv_head_steps). Query i then has the position
+ * i + attention.q_offset (or q_offsets[b]), which counts for masks too, and key j the position j; positions_q and
+ * positions_k are others, each by itself, for RoPE alone.
+ *
  * w_qkv = NULL is raw attention: Q = K = V = x, or K = V = x_kv, every head over the whole embedding (head_dim =
  * head_dim_v = model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
  * w_o = NULL leaves the heads side by side: out_features = num_heads·head_dim_v. */
@@ -600,10 +604,16 @@ typedef struct qkv_layer_desc {
                                    * tokens either */
     int64_t kv_dim;               /* 0: model_dim */
     const void *w_kv;             /* by qkv_pack: 2 parts; NULL: Wk and Wv are parts of w_qkv */
+    const float *norm_q, *norm_k; /* optional, [head_dim]: QK-norm of every head's row of Q and of K */
+    float norm_epsilon;           /* of both */
+    uint32_t reserved;            /* 0 */
+    qkv_rope rope;                /* optional: cos is NULL without; then the rest is not looked at */
+    qkv_positions positions_q, positions_k; /* optional: of each (batch, token of seq_q), and of seq_k */
     qkv_attention_desc attention;
 } qkv_layer_desc;
 
-/* QKV_ERROR_SHAPE: w_kv without x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv. */
+/* QKV_ERROR_SHAPE: w_kv without x_kv or w_qkv, kv_dim ≠ model_dim without w_kv, seq_k ≠ seq_q without x_kv; norm_q,
+ * norm_k or rope without w_qkv; else as a projection with such steps. */
 QKV_API qkv_status qkv_layer_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers, qkv_plan *plan);
 QKV_API qkv_status qkv_layer_run(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace,
                                  size_t workspace_size);
@@ -825,6 +835,8 @@ typedef struct qkv_layer_backward_desc {
     qkv_matrix_output grad_bias; /* optional: of forward.attention.bias */
     float *grad_sinks;        /* optional, [num_heads] */
     qkv_output grad_x_kv;     /* optional (b, t, c), of forward.x_kv, which must not be NULL then */
+    float *grad_norm_q, *grad_norm_k; /* optional, [head_dim]: of forward.norm_q and norm_k, which must not be NULL then;
+                               * added to what is there with QKV_ACCUMULATE_Q, _K */
     qkv_layer_desc forward;   /* last, so that it can grow */
 } qkv_layer_backward_desc;
 

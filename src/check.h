@@ -62,8 +62,8 @@ typedef struct qkv_operand {
     const char *field;
     int64_t size[QKV_MAX_AXES], stride[QKV_MAX_AXES];
     int64_t run;
-    /* Addresses of its bytes, in a run of the call; 0 where it is not looked at. Before qkv_check_pointers first is that
-     * of element 0. */
+    /* Addresses of its bytes, in a run of the call; 0 where it is not looked at. Before qkv_check_pointers `first` is
+     * that of element 0. */
     uintptr_t first, end;
     uint8_t role, axes, element, alignment, index, within, itself;
 } qkv_operand;

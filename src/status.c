@@ -25,7 +25,7 @@ const char *qkv_status_string(qkv_status status) {
     case QKV_ERROR_LSE: return "a gradient of attention needs the forward's lse, and it is NULL";
     case QKV_ERROR_STRIDES: return "strides of an output let two of its elements meet";
     case QKV_ERROR_INDEX:
-        return "q_start or k_start decreases or leaves its tensor, or a page or sequence does not exist";
+        return "q_start or k_start decreases or leaves its tensor, or there is no such page, sequence or position";
     case QKV_ERROR_CAPACITY: return "a cache has no page or position left, or no longer what a position needs";
     case QKV_ERROR_CACHE: return "memory holds no cache, a damaged one, or one of another version or byte order";
     }

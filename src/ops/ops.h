@@ -35,6 +35,8 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
 
 /* --- Steps on whole heads: projection_heads.c. */
 
+enum { QKV_MAX_STEPS_DIM = 65536 }; /* of a head with steps: scratch tiles hold whole ones */
+
 static inline bool qkv_has_head_steps(const qkv_head_steps *steps) {
     return steps->norm || steps->rotate || steps->store;
 }

@@ -27,6 +27,8 @@ qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem 
     qkv_attention_defaults(&d->attention);
     if (d->kv_dim == 0)
         d->kv_dim = d->model_dim;
+    if (d->rope.cos && d->rope.rotary_dim == 0)
+        d->rope.rotary_dim = d->attention.head_dim;
     const qkv_attention_desc *a = &d->attention;
     QKV_SETTLE_ROWS(d->x, a->batch, 1, a->seq_q, d->model_dim);
     QKV_SETTLE_ROWS(d->x_kv, a->batch, 1, a->seq_k, d->kv_dim);
@@ -63,6 +65,22 @@ static qkv_status validate_cross(const qkv_layer_desc *d, qkv_problem *why) {
     return QKV_OK;
 }
 
+/* QK-norm and RoPE. */
+static qkv_status validate_head_steps(const qkv_layer_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->attention;
+    if (d->reserved != 0)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
+    if (!(d->norm_epsilon >= 0 && d->norm_epsilon <= FLT_MAX))
+        return qkv_refuse(why, QKV_ERROR_VALUE, "norm_epsilon", -1, "is negative or no number", 0, 0);
+    const char *field = d->norm_q ? "norm_q" : d->norm_k ? "norm_k" : d->rope.cos ? "rope.cos" : NULL;
+    if (!d->w_qkv && field)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, field, -1, "must be NULL without w_qkv", 0, 0);
+    if (field && a->head_dim > QKV_MAX_STEPS_DIM)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.head_dim", -1, "is %, but at most % with QK-norm or RoPE",
+                          a->head_dim, QKV_MAX_STEPS_DIM);
+    return d->rope.cos ? qkv_check_rope(&d->rope, a->head_dim, why) : QKV_OK;
+}
+
 static qkv_status validate_raw(const qkv_layer_desc *d, qkv_problem *why) {
     const qkv_attention_desc *a = &d->attention;
     if (a->head_dim != d->model_dim || a->head_dim_v != d->model_dim)
@@ -96,7 +114,7 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
         return why->status;
     if (foreign_pointer(a))
         return qkv_refuse(why, QKV_ERROR_SHAPE, foreign_pointer(a), -1, "must stay NULL", 0, 0);
-    if (validate_cross(d, why) != QKV_OK)
+    if (validate_cross(d, why) != QKV_OK || validate_head_steps(d, why) != QKV_OK)
         return why->status;
     int64_t limit = INT64_C(1) << 58, unused;
     const struct {
@@ -180,6 +198,17 @@ static const void *packed_keys(const qkv_layer_desc *d) {
     return d->w_kv ? d->w_kv : (const void *)((uintptr_t)d->w_qkv + behind); /* as a number: a plan has any address */
 }
 
+qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys) {
+    const qkv_attention_desc *a = &d->attention;
+    qkv_head_steps steps = {.norm = d->norm_q, .norm_epsilon = d->norm_epsilon, .rotate = d->rope.cos != NULL,
+                            .first_position = a->q_offset, .first_positions = a->q_offsets,
+                            .positions = d->positions_q};
+    if (keys)
+        steps = (qkv_head_steps){.norm = d->norm_k, .norm_epsilon = d->norm_epsilon, .rotate = d->rope.cos != NULL,
+                                 .positions = d->positions_k};
+    return steps;
+}
+
 static void connect_projections(const qkv_layer_desc *d, const layer_tensors *tensors, float *base,
                                 layer_calls *calls) {
     const qkv_attention_desc *a = &d->attention;
@@ -189,11 +218,16 @@ static void connect_projections(const qkv_layer_desc *d, const layer_tensors *te
     qkv_projection_desc *in = &calls->in;
     *in = layer_projection(a, &d->x, a->seq_q, d->model_dim, d->w_qkv, d->x_kv.data ? 1 : 3);
     in->part[0] = layer_part(a->seq_q, a->num_heads, a->head_dim, d->bias_q, base ? base + tensors->q : NULL);
+    in->steps[0] = qkv_layer_steps(d, false);
+    in->rope = d->rope;
     if (d->x_kv.data) {
         calls->in_kv = layer_projection(a, &d->x_kv, keys, d->kv_dim, packed_keys(d), 2);
         calls->in_kv.part[0] = k;
         calls->in_kv.part[1] = v;
+        calls->in_kv.steps[0] = qkv_layer_steps(d, true);
+        calls->in_kv.rope = d->rope;
     } else {
+        in->steps[1] = qkv_layer_steps(d, true);
         in->part[1] = k;
         in->part[2] = v;
     }
@@ -226,6 +260,25 @@ void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, fl
     }
 }
 
+/* By themselves, as descriptors need much stack. runs: whether it has anything to do. */
+static QKV_NOINLINE qkv_status cut_projection_of(const qkv_kernels *kernels, const qkv_projection_desc *desc,
+                                                 int32_t max_workers, bool runs, qkv_projection_shape *shape) {
+    qkv_projection_desc d;
+    qkv_problem unused = {0};
+    qkv_status status = qkv_projection_prepare(desc, &d, &unused);
+    if (status == QKV_OK && runs)
+        qkv_projection_cut(kernels, &d, max_workers, shape);
+    return status;
+}
+
+static QKV_NOINLINE qkv_status cut_attention_of(const qkv_ctx *ctx, const qkv_attention_desc *desc,
+                                                int32_t max_workers, qkv_attention_shape *shape) {
+    qkv_attention_desc d;
+    qkv_problem unused = {0};
+    qkv_status status = qkv_attention_prepare(desc, &d, &unused);
+    return status != QKV_OK ? status : qkv_attention_cut(ctx, &d, max_workers, shape);
+}
+
 /* Checks the operations with all that only they know, and cuts them. */
 static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t max_workers, layer_shape *shape,
                             size_t *workspace_size) {
@@ -250,19 +303,15 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
 
     layer_calls calls;
     qkv_layer_connect(d, &shape->tensors, NULL, &calls);
-    qkv_projection_desc projection;
-    qkv_attention_desc attention;
-    qkv_problem unused = {0};
     qkv_status status = QKV_OK;
-    if (d->w_qkv && (status = qkv_projection_prepare(&calls.in, &projection, &unused)) == QKV_OK)
-        qkv_projection_cut(kernels, &projection, max_workers, &shape->in);
-    if (status == QKV_OK && d->w_qkv && d->x_kv.data &&
-        (status = qkv_projection_prepare(&calls.in_kv, &projection, &unused)) == QKV_OK && tokens > 0)
-        qkv_projection_cut(kernels, &projection, max_workers, &shape->in_kv);
-    if (status == QKV_OK && (status = qkv_attention_prepare(&calls.attention, &attention, &unused)) == QKV_OK)
-        status = qkv_attention_cut(ctx, &attention, max_workers, &shape->attention);
-    if (status == QKV_OK && d->w_o && (status = qkv_projection_prepare(&calls.out, &projection, &unused)) == QKV_OK)
-        qkv_projection_cut(kernels, &projection, max_workers, &shape->out);
+    if (d->w_qkv)
+        status = cut_projection_of(kernels, &calls.in, max_workers, true, &shape->in);
+    if (status == QKV_OK && d->w_qkv && d->x_kv.data)
+        status = cut_projection_of(kernels, &calls.in_kv, max_workers, tokens > 0, &shape->in_kv);
+    if (status == QKV_OK)
+        status = cut_attention_of(ctx, &calls.attention, max_workers, &shape->attention);
+    if (status == QKV_OK && d->w_o)
+        status = cut_projection_of(kernels, &calls.out, max_workers, true, &shape->out);
     if (status != QKV_OK)
         return status;
 
@@ -300,15 +349,55 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
 
 static uint64_t qkv_layer_checksum(const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
-    int64_t fields[QKV_ATTENTION_FIELDS + 20];
+    int64_t fields[QKV_ATTENTION_FIELDS + 19 + QKV_LAYER_STEPS_FIELDS];
     size_t n = qkv_attention_fields(a, fields);
     const int64_t more[] = {d->model_dim, d->out_features, d->x.batch, d->x.token, d->out.batch, d->out.token,
                             !!d->w_qkv, !!d->w_o, !!d->bias_q, !!d->bias_k, !!d->bias_v, !!d->bias_o, !!a->lse.data,
                             foreign_pointer(a) != NULL, d->kv_dim, d->x_kv.batch, d->x_kv.token, !!d->x_kv.data,
                             !!d->w_kv};
-    _Static_assert(sizeof more + QKV_ATTENTION_FIELDS * sizeof(int64_t) <= sizeof fields, "fields has room");
+    _Static_assert(sizeof more == 19 * sizeof(int64_t), "fields has room");
     memcpy(fields + n, more, sizeof more);
-    return qkv_checksum(fields, n + sizeof more / sizeof more[0]);
+    n += sizeof more / sizeof more[0];
+    qkv_layer_steps_fields(d, fields + n);
+    return qkv_checksum(fields, n + QKV_LAYER_STEPS_FIELDS);
+}
+
+void qkv_layer_steps_fields(const qkv_layer_desc *d, int64_t fields[QKV_LAYER_STEPS_FIELDS]) {
+    const int64_t own[] = {d->norm_q != NULL, d->norm_k != NULL, qkv_float_field(d->norm_epsilon), d->reserved,
+                           d->rope.cos != NULL, d->positions_q.data != NULL, d->positions_q.batch,
+                           d->positions_q.token, d->positions_k.data != NULL, d->positions_k.batch,
+                           d->positions_k.token};
+    _Static_assert(sizeof own == (QKV_LAYER_STEPS_FIELDS - QKV_ROPE_FIELDS) * sizeof(int64_t), "all are there");
+    memcpy(fields, own, sizeof own);
+    const qkv_rope none = {0};
+    qkv_rope_fields(d->rope.cos ? &d->rope : &none, fields + sizeof own / sizeof own[0]);
+}
+
+void qkv_layer_steps_operands(qkv_operands *o, int role, const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
+    qkv_add_vector(o, role, "norm_q", d->norm_q, sizeof(float), a->head_dim);
+    qkv_add_vector(o, role, "norm_k", d->norm_k, sizeof(float), a->head_dim);
+    if (!d->rope.cos)
+        return;
+    qkv_add_rope(o, role, &d->rope);
+    qkv_add_positions(o, role, "positions_q", &d->positions_q, a->batch, a->seq_q, -1);
+    qkv_add_positions(o, role, "positions_k", &d->positions_k, a->batch, a->seq_k, -1);
+}
+
+qkv_status qkv_layer_check_positions(const qkv_layer_desc *d, qkv_problem *why) {
+    static const char *const q_names[3] = {"attention.q_offset", "attention.q_offsets", "positions_q"};
+    static const char *const k_names[3] = {"attention.seq_k", "attention.seq_k", "positions_k"};
+    const qkv_attention_desc *a = &d->attention;
+    const qkv_head_steps q = qkv_layer_steps(d, false), k = qkv_layer_steps(d, true);
+    qkv_status status = d->rope.cos && a->head_dim > 0
+                            ? qkv_check_positions(&q, &d->rope, a->batch, a->seq_q, q_names, -1, why) : QKV_OK;
+    if (status == QKV_OK && d->rope.cos && a->head_dim > 0 && a->num_kv_heads > 0)
+        status = qkv_check_positions(&k, &d->rope, a->batch, a->seq_k, k_names, -1, why);
+    return status;
+}
+
+static qkv_status check_layer_values(const qkv_layer_desc *d, qkv_problem *why) {
+    return qkv_layer_attends(d) ? qkv_layer_check_positions(d, why) : QKV_OK;
 }
 
 static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
@@ -324,6 +413,7 @@ static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
     qkv_add_vector(o, in, "bias_q", d->bias_q, sizeof(float), a->num_heads * a->head_dim);
     qkv_add_vector(o, in, "bias_k", d->bias_k, sizeof(float), a->num_kv_heads * a->head_dim);
     qkv_add_vector(o, in, "bias_v", d->bias_v, sizeof(float), a->num_kv_heads * a->head_dim_v);
+    qkv_layer_steps_operands(o, in, d);
     qkv_add_packed(o, QKV_NEEDED, "w_o", d->w_o, qkv_layer_packed_o(d));
     qkv_add_vector(o, QKV_NEEDED, "bias_o", d->bias_o, sizeof(float), d->out_features);
     qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->out_features)->itself = d->w_qkv ? 1 : 0;
@@ -349,6 +439,7 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
     return QKV_OK;
 }
 
+#define CHECK_VALUES check_layer_values
 #define QKV_OP(name) qkv_layer_##name
 #define DESC qkv_layer_desc
 #define OPERATION QKV_LAYER

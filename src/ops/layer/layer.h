@@ -30,6 +30,13 @@ int64_t qkv_layer_packed_o(const qkv_layer_desc *d);
  * it nor the projection before it has anything to do. */
 bool qkv_layer_attends(const qkv_layer_desc *d);
 
+/* What Q, or K, goes through before attention; and its part in checksums, operands and what a run checks. */
+qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys);
+enum { QKV_LAYER_STEPS_FIELDS = 11 + QKV_ROPE_FIELDS };
+void qkv_layer_steps_fields(const qkv_layer_desc *d, int64_t fields[QKV_LAYER_STEPS_FIELDS]);
+void qkv_layer_steps_operands(qkv_operands *o, int role, const qkv_layer_desc *d);
+qkv_status qkv_layer_check_positions(const qkv_layer_desc *d, qkv_problem *why);
+
 /* Contiguous [batch][head][token][channel]. */
 qkv_output qkv_layer_heads(int64_t tokens, int64_t heads, int64_t head_dim, float *data);
 

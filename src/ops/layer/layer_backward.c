@@ -4,31 +4,7 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "layer.h"
-
-/* The operations in order. HEADS: from the output's gradient to that of the heads; …_KV: of K and V in cross-attention;
- * SUM: of raw attention, x being queries, keys and values at once. */
-enum operation {
-    PROJECT,
-    PROJECT_KV,
-    ATTEND,
-    HEADS,
-    WEIGHTS_OUT,
-    ATTENTION,
-    INPUT,
-    INPUT_KV,
-    SUM,
-    NUM_OPERATIONS
-};
-
-enum { SUM_ROWS = 64 }; /* tokens of a task of SUM */
-
-typedef struct layer_grad_shape {
-    layer_tensors tensors;
-    int64_t lse, grad_heads, grad_q, grad_k, grad_v, scratch; /* as tensors; scratch: of the running operation */
-    int64_t phases[NUM_OPERATIONS];
-    int64_t cache_sizes[3];
-} layer_grad_shape;
+#include "layer_backward.h"
 
 /* One operation's descriptor. */
 typedef union inner_call {
@@ -43,7 +19,7 @@ static bool wants(const qkv_weight_grad *g) {
 }
 
 static bool wants_q(const qkv_layer_backward_desc *d) {
-    return d->grad_x.data || wants(&d->grad_q);
+    return d->grad_x.data || wants(&d->grad_q) || d->grad_norm_q;
 }
 
 /* Whether the gradient of what K and V come from is wanted. */
@@ -52,7 +28,11 @@ static bool wants_x_kv(const qkv_layer_backward_desc *d) {
 }
 
 static bool wants_k(const qkv_layer_backward_desc *d) {
-    return wants_x_kv(d) || wants(&d->grad_k);
+    return wants_x_kv(d) || wants(&d->grad_k) || d->grad_norm_k;
+}
+
+bool qkv_layer_wants_heads(const qkv_layer_backward_desc *d, bool keys) {
+    return keys ? wants_k(d) : wants_q(d);
 }
 
 static bool wants_v(const qkv_layer_backward_desc *d) {
@@ -68,14 +48,18 @@ static bool wants_operation(const qkv_layer_backward_desc *d, enum operation ope
     bool weights_out = d->forward.w_o && wants(&d->grad_o), attention = wants_attention(d);
     bool keys = wants_k(d) || wants_v(d), input = wants_q(d) || keys, cross = d->forward.x_kv.data;
     bool rows = a->batch > 0 && a->seq_q > 0 && a->num_heads > 0;
+    bool norm = d->forward.norm_q || d->forward.norm_k, steps = norm || d->forward.rope.cos;
     bool heads = weights_out && d->grad_o.data && a->head_dim_v > 0 && d->forward.out_features > 0;
     switch (operation) {
     case PROJECT: return d->forward.w_qkv && rows && (heads || attention);
     case PROJECT_KV: return d->forward.w_qkv && cross && rows && (heads || attention);
+    case STEPS: return norm && rows && (heads || attention);
     case ATTEND: return rows && (heads || attention);
     case HEADS: return d->forward.w_o && attention;
     case WEIGHTS_OUT: return weights_out;
     case ATTENTION: return attention;
+    case STEPS_BACK: return steps && (wants_q(d) || wants_k(d));
+    case NORM_WEIGHTS: return d->grad_norm_q || d->grad_norm_k;
     case INPUT: return d->forward.w_qkv && (cross ? wants_q(d) : input);
     case INPUT_KV: return d->forward.w_qkv && cross && keys;
     default: return !d->forward.w_qkv && (d->grad_x.data || d->grad_x_kv.data);
@@ -137,6 +121,9 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
         if (g->layout != QKV_IN_OUT && g->layout != QKV_OUT_IN)
             return qkv_refuse(why, QKV_ERROR_FLAGS, grads[i].field, -1, "has layout %, which is none", g->layout, 0);
     }
+    if ((d->grad_norm_q && !d->forward.norm_q) || (d->grad_norm_k && !d->forward.norm_k))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, d->grad_norm_q && !d->forward.norm_q ? "grad_norm_q" : "grad_norm_k",
+                          -1, "must be NULL without the weights in forward", 0, 0);
     if (d->grad_x_kv.data && !d->forward.x_kv.data)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "grad_x_kv", -1, "must be NULL without forward.x_kv", 0, 0);
     return QKV_OK;
@@ -157,9 +144,29 @@ static void connect_attention(const qkv_layer_backward_desc *d, const layer_grad
     a->out = (qkv_output){place(base, shape->tensors.heads), a->seq_q * width, a->head_dim_v, width};
     a->lse = (qkv_output){place(base, shape->lse), a->num_heads * a->seq_q, a->seq_q, 1};
     a->probabilities.data = a->scores.data = NULL;
+    qkv_projection_desc *k = d->forward.x_kv.data ? &calls->in_kv : &calls->in;
+    int key_part = d->forward.x_kv.data ? 0 : 1;
+    if (d->forward.norm_q) {
+        calls->in.part[0].out.data = place(base, shape->plain_q);
+        calls->in.steps[0] = (qkv_head_steps){0};
+    }
+    if (d->forward.norm_k) {
+        k->part[key_part].out.data = place(base, shape->plain_k);
+        k->steps[key_part] = (qkv_head_steps){0};
+    }
 }
 
-static void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
+/* dQ, dK and dV. */
+static void place_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
+                            qkv_output grads[3]) {
+    const qkv_attention_desc *a = &d->forward.attention;
+    grads[0] = qkv_layer_heads(a->seq_q, a->num_heads, a->head_dim, wants_q(d) ? place(base, shape->grad_q) : NULL);
+    grads[1] = qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim, wants_k(d) ? place(base, shape->grad_k) : NULL);
+    grads[2] =
+        qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim_v, wants_v(d) ? place(base, shape->grad_v) : NULL);
+}
+
+static QKV_NOINLINE void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
                               const layer_calls *calls, qkv_attention_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
     const uint32_t flags = d->flags & (QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS);
@@ -168,15 +175,16 @@ static void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad
     g->grad_out.head = a->head_dim_v;
     if (d->forward.w_o)
         g->grad_out = (qkv_input){place(base, shape->grad_heads), a->out.batch, a->out.head, a->out.token};
-    g->grad_q = qkv_layer_heads(a->seq_q, a->num_heads, a->head_dim, wants_q(d) ? place(base, shape->grad_q) : NULL);
-    g->grad_k = qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim, wants_k(d) ? place(base, shape->grad_k) : NULL);
-    g->grad_v =
-        qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim_v, wants_v(d) ? place(base, shape->grad_v) : NULL);
+    qkv_output grads[3];
+    place_gradients(d, shape, base, grads);
+    g->grad_q = grads[0];
+    g->grad_k = grads[1];
+    g->grad_v = grads[2];
     g->grad_bias = d->grad_bias;
     g->grad_sinks = d->grad_sinks;
 }
 
-static void connect_output(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
+static QKV_NOINLINE void connect_output(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
                            enum operation operation, const layer_calls *calls, qkv_projection_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
     *g = (qkv_projection_backward_desc){.size = sizeof *g, .forward = calls->out};
@@ -192,8 +200,8 @@ static void connect_output(const qkv_layer_backward_desc *d, const layer_grad_sh
 }
 
 /* Of Q, K and V from x, or in cross-attention of Q from x (INPUT), of K and V from x_kv (INPUT_KV). */
-static void connect_input(const qkv_layer_backward_desc *d, enum operation operation, const layer_calls *calls,
-                          const qkv_attention_backward_desc *from, qkv_projection_backward_desc *g) {
+static QKV_NOINLINE void connect_input(const qkv_layer_backward_desc *d, enum operation operation, const layer_calls *calls,
+                          const qkv_output outs[3], qkv_projection_backward_desc *g) {
     bool keys = operation == INPUT_KV;
     bool add = d->flags & (keys ? QKV_ACCUMULATE_X_KV : QKV_ACCUMULATE_X);
     *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = add ? QKV_ACCUMULATE_X : 0,
@@ -201,7 +209,7 @@ static void connect_input(const qkv_layer_backward_desc *d, enum operation opera
                                         .forward = keys ? calls->in_kv : calls->in};
     const uint32_t bits[3] = {QKV_ACCUMULATE_Q, QKV_ACCUMULATE_K, QKV_ACCUMULATE_V};
     const qkv_weight_grad grads[3] = {d->grad_q, d->grad_k, d->grad_v};
-    const qkv_output outs[3] = {from->grad_q, from->grad_k, from->grad_v};
+    memset(g->forward.steps, 0, sizeof g->forward.steps); /* they have been undone */
     for (int i = 0, part = keys ? 1 : 0; i < g->forward.num_parts; i++, part++) {
         g->flags |= d->flags & bits[part] ? QKV_ACCUMULATE_PART(i) : 0;
         g->grad[i] = grads[part];
@@ -214,7 +222,7 @@ static void connect(const qkv_layer_backward_desc *d, const layer_grad_shape *sh
                     enum operation operation, inner_call *c) {
     layer_calls calls;
     connect_attention(d, shape, base, &calls);
-    qkv_attention_backward_desc gradients;
+    qkv_output gradients[3];
     switch (operation) {
     case PROJECT: c->projection = calls.in; break;
     case PROJECT_KV: c->projection = calls.in_kv; break;
@@ -222,8 +230,8 @@ static void connect(const qkv_layer_backward_desc *d, const layer_grad_shape *sh
     case ATTENTION: connect_gradients(d, shape, base, &calls, &c->attention_backward); break;
     case INPUT:
     case INPUT_KV:
-        connect_gradients(d, shape, base, &calls, &gradients);
-        connect_input(d, operation, &calls, &gradients, &c->projection_backward);
+        place_gradients(d, shape, base, gradients);
+        connect_input(d, operation, &calls, gradients, &c->projection_backward);
         break;
     default: connect_output(d, shape, base, operation, &calls, &c->projection_backward); break;
     }
@@ -297,6 +305,14 @@ static qkv_status plan_operation(const qkv_ctx *ctx, const qkv_layer_backward_de
         *plan = (qkv_plan){.num_phases = 1, .num_tasks = {chunks}};
         return QKV_OK;
     }
+    if (operation == STEPS || operation == STEPS_BACK || operation == NORM_WEIGHTS) {
+        const layer_heads q = qkv_layer_heads_of(d, shape, false), k = qkv_layer_heads_of(d, shape, true);
+        bool steps = operation == STEPS, norm = operation == NORM_WEIGHTS, back = wants_operation(d, ATTEND);
+        int64_t tasks = steps ? (q.steps.norm ? q.tasks : 0) + (k.steps.norm ? k.tasks : 0) : q.tasks + k.tasks;
+        *plan = (qkv_plan){.num_phases = 1, .num_tasks = {norm ? 2 : steps || back ? tasks : 0}};
+        plan->workspace_size = (size_t)(operation == STEPS_BACK ? max_workers * qkv_layer_steps_scratch(d) : 0);
+        return QKV_OK;
+    }
     inner_call c;
     connect(d, shape, NULL, operation, &c);
     switch (operation) {
@@ -333,6 +349,12 @@ static void qkv_layer_backward_run_one(const qkv_plan *plan, const void *desc, v
         phase -= (int32_t)shape.phases[operation++];
     if (operation == SUM) {
         sum(plan->kernels, d, &shape, workspace, index);
+    } else if (operation == STEPS) {
+        qkv_layer_apply_steps(plan->kernels, d, &shape, workspace, index);
+    } else if (operation == STEPS_BACK) {
+        qkv_layer_differentiate_steps(plan->kernels, d, &shape, workspace, index, worker);
+    } else if (operation == NORM_WEIGHTS) {
+        qkv_layer_sum_norm(plan->kernels, d, &shape, workspace, index);
     } else {
         const qkv_ctx ctx = {.kernels = plan->kernels, .l1d_size = shape.cache_sizes[0],
                              .l2_size = shape.cache_sizes[1], .l3_size = shape.cache_sizes[2]};
@@ -347,6 +369,9 @@ static void place_tensors(const qkv_layer_backward_desc *d, layer_grad_shape *sh
     int64_t q = q_floats(a, a->head_dim), k = kv_floats(a, a->head_dim), v = kv_floats(a, a->head_dim_v);
     int64_t out = q_floats(a, a->head_dim_v);
     bool attend = wants_operation(d, ATTEND), project = wants_operation(d, PROJECT);
+    int64_t row = qkv_layer_norm_floats(a->head_dim);
+    int64_t q_sums = a->batch * a->num_heads * qkv_ceil_div(a->seq_q, SUM_ROWS) * row;
+    int64_t k_sums = a->batch * a->num_kv_heads * qkv_ceil_div(a->seq_k, SUM_ROWS) * row;
     const struct {
         int64_t *offset, floats;
         bool wanted;
@@ -360,6 +385,10 @@ static void place_tensors(const qkv_layer_backward_desc *d, layer_grad_shape *sh
         {&shape->grad_q, q, wants_q(d)},
         {&shape->grad_k, k, wants_k(d)},
         {&shape->grad_v, v, wants_v(d)},
+        {&shape->plain_q, q, project && d->forward.norm_q},
+        {&shape->plain_k, k, project && d->forward.norm_k},
+        {&shape->norm_q, q_sums, d->grad_norm_q},
+        {&shape->norm_k, k_sums, d->grad_norm_k},
     };
     int64_t used = 0;
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
@@ -373,7 +402,7 @@ static uint64_t qkv_layer_backward_checksum(const qkv_layer_backward_desc *d) {
     const qkv_layer_desc *f = &d->forward;
     const qkv_attention_desc *a = &f->attention;
     const qkv_weight_grad *g[4] = {&d->grad_q, &d->grad_k, &d->grad_v, &d->grad_o};
-    int64_t fields[QKV_ATTENTION_FIELDS + 56];
+    int64_t fields[QKV_ATTENTION_FIELDS + 58 + QKV_LAYER_STEPS_FIELDS];
     size_t n = qkv_attention_fields(a, fields);
     const int64_t more[] = {d->flags, d->reserved, f->model_dim, f->out_features, f->x.batch, f->x.token, !!f->w_qkv,
                             !!f->w_o, !!f->bias_q, !!f->bias_k, !!f->bias_v, !!f->bias_o, d->grad_out.batch,
@@ -381,8 +410,8 @@ static uint64_t qkv_layer_backward_checksum(const qkv_layer_backward_desc *d) {
                             d->grad_bias.head, d->grad_bias.query, d->grad_bias.key, !!d->grad_bias.data,
                             !!d->grad_sinks, a->q.data || a->k.data || a->v.data || a->out.data,
                             f->kv_dim, f->x_kv.batch, f->x_kv.token, !!f->x_kv.data, !!f->w_kv, d->grad_x_kv.batch,
-                            d->grad_x_kv.token, !!d->grad_x_kv.data};
-    _Static_assert(sizeof more / sizeof more[0] + 16 <= 56, "fields has room");
+                            d->grad_x_kv.token, !!d->grad_x_kv.data, !!d->grad_norm_q, !!d->grad_norm_k};
+    _Static_assert(sizeof more / sizeof more[0] + 16 <= 58, "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];
     for (int i = 0; i < 4; i++) {
@@ -390,7 +419,17 @@ static uint64_t qkv_layer_backward_checksum(const qkv_layer_backward_desc *d) {
         memcpy(fields + n, grad, sizeof grad);
         n += 4;
     }
-    return qkv_checksum(fields, n);
+    qkv_layer_steps_fields(f, fields + n);
+    return qkv_checksum(fields, n + QKV_LAYER_STEPS_FIELDS);
+}
+
+static qkv_status check_gradient_values(const qkv_layer_backward_desc *d, qkv_problem *why) {
+    bool steps = wants_operation(d, PROJECT) || wants_operation(d, STEPS_BACK);
+    qkv_enter(why, "forward.");
+    qkv_status status = steps ? qkv_layer_check_positions(&d->forward, why) : QKV_OK;
+    if (status == QKV_OK)
+        qkv_leave(why);
+    return status;
 }
 
 static void qkv_layer_backward_operands(qkv_operands *o, const qkv_layer_backward_desc *d) {
@@ -417,7 +456,14 @@ static void qkv_layer_backward_operands(qkv_operands *o, const qkv_layer_backwar
     if (d->grad_sinks)
         qkv_add_operand(o, QKV_NEEDED | QKV_OUTPUT, "grad_sinks", d->grad_sinks, sizeof(float), 0, NULL, NULL,
                         a->num_heads);
+    if (d->grad_norm_q)
+        qkv_add_operand(o, QKV_NEEDED | QKV_OUTPUT, "grad_norm_q", d->grad_norm_q, sizeof(float), 0, NULL, NULL,
+                        a->head_dim);
+    if (d->grad_norm_k)
+        qkv_add_operand(o, QKV_NEEDED | QKV_OUTPUT, "grad_norm_k", d->grad_norm_k, sizeof(float), 0, NULL, NULL,
+                        a->head_dim);
     o->within = QKV_IN_FORWARD;
+    qkv_layer_steps_operands(o, used, f);
     qkv_add_input(o, x, "x", f->x, rows, f->model_dim);
     if (cross)
         qkv_add_input(o, x_kv, "x_kv", f->x_kv, keys, f->kv_dim);
@@ -468,6 +514,7 @@ static qkv_status qkv_layer_backward_make_plan(const qkv_ctx *ctx, const qkv_lay
     return QKV_OK;
 }
 
+#define CHECK_VALUES check_gradient_values
 #define QKV_OP(name) qkv_layer_backward_##name
 #define DESC qkv_layer_backward_desc
 #define OPERATION QKV_LAYER_BACKWARD

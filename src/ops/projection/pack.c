@@ -52,24 +52,28 @@ static qkv_status validate(const qkv_pack_desc *d, int64_t *floats, qkv_problem 
                : qkv_refuse(why, QKV_ERROR_OVERFLOW, "in_features * out_features", -1, "is too large", 0, 0);
 }
 
-/* A valid copy of the descriptor and its tensors. */
-static qkv_status prepare(const qkv_pack_desc *desc, const void *packed, bool unpacked, qkv_pack_desc *d,
-                          int64_t *floats, qkv_operands *operands, qkv_problem *why) {
+/* A valid copy of the descriptor. */
+static qkv_status prepare(const qkv_pack_desc *desc, qkv_pack_desc *d, int64_t *floats, qkv_problem *why) {
     qkv_status status = qkv_import(d, sizeof *d, desc, why);
-    if (status == QKV_OK)
-        status = validate(d, floats, why);
-    if (status != QKV_OK)
-        return status;
-    list_operands(operands, d, packed, *floats, unpacked);
-    return qkv_check_strides(operands, why);
+    return status != QKV_OK ? status : validate(d, floats, why);
+}
+
+/* pointers: for a call that looks at them. By itself, as the list needs much stack. */
+static QKV_NOINLINE qkv_status check_tensors(const qkv_pack_desc *d, const void *packed, int64_t floats, bool unpacked,
+                                             bool pointers, qkv_problem *why) {
+    qkv_operands operands;
+    list_operands(&operands, d, packed, floats, unpacked);
+    qkv_status status = qkv_check_strides(&operands, why);
+    return status != QKV_OK || !pointers ? status : qkv_check_pointers(&operands, why);
 }
 
 qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes) {
     qkv_pack_desc d;
-    qkv_operands operands;
     qkv_problem unused = {0};
     int64_t floats;
-    qkv_status status = prepare(desc, NULL, false, &d, &floats, &operands, &unused);
+    qkv_status status = prepare(desc, &d, &floats, &unused);
+    if (status == QKV_OK)
+        status = check_tensors(&d, NULL, floats, false, false, &unused);
     if (status != QKV_OK)
         return status;
     if (!bytes)
@@ -79,11 +83,10 @@ qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes) {
 }
 
 /* All that qkv_pack (or, unpacked, qkv_unpack) checks. */
-static QKV_NOINLINE qkv_status check(const qkv_pack_desc *desc, const void *packed, bool unpacked, qkv_pack_desc *d,
+static qkv_status check(const qkv_pack_desc *desc, const void *packed, bool unpacked, qkv_pack_desc *d,
                         int64_t *floats, qkv_problem *why) {
-    qkv_operands operands;
-    qkv_status status = prepare(desc, packed, unpacked, d, floats, &operands, why);
-    return status != QKV_OK ? status : qkv_check_pointers(&operands, why);
+    qkv_status status = prepare(desc, d, floats, why);
+    return status != QKV_OK ? status : check_tensors(d, packed, *floats, unpacked, true, why);
 }
 
 const char *qkv_pack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size) {

@@ -16,7 +16,7 @@
 
 /* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. Fewer, where a tile is more
  * than WIDE_TILE panels wide. */
-enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4, MAX_STEPS_DIM = 65536 };
+enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4 };
 
 /* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */
 static int64_t tile_panels(const qkv_projection_desc *d, int64_t i) {
@@ -83,9 +83,9 @@ static qkv_status validate_steps(const qkv_projection_desc *d, int32_t i, qkv_pr
         return qkv_refuse(why, QKV_ERROR_SHAPE, "steps[].first_positions", i, "must be NULL with a cache", 0, 0);
     if (!(steps->norm_epsilon >= 0 && steps->norm_epsilon <= FLT_MAX))
         return qkv_refuse(why, QKV_ERROR_VALUE, "steps[].norm_epsilon", i, "is negative or no number", 0, 0);
-    if (qkv_has_head_steps(steps) && d->part[i].head_dim > MAX_STEPS_DIM)
+    if (qkv_has_head_steps(steps) && d->part[i].head_dim > QKV_MAX_STEPS_DIM)
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "part[].head_dim", i, "is %, but at most % with steps",
-                          d->part[i].head_dim, MAX_STEPS_DIM);
+                          d->part[i].head_dim, QKV_MAX_STEPS_DIM);
     return steps->rotate ? qkv_check_rope(&d->rope, d->part[i].head_dim, why) : QKV_OK;
 }
 

@@ -49,9 +49,11 @@ void qkv_find_positions(const qkv_head_steps *steps, const qkv_rope *rope, int64
     b += t / tokens;
     t %= tokens;
     for (int64_t r = 0; r < rows; r++) {
-        int64_t position = first_of(steps, b) + t;
+        int64_t position;
         if (steps->positions.data)
             position = steps->positions.data[b * steps->positions.batch + t * steps->positions.token];
+        else
+            position = first_of(steps, b) + t;
         at[r] = (ptrdiff_t)(position * pairs);
         if (++t == tokens) {
             b++;
