@@ -19,13 +19,13 @@ static void multiply_values(const attention_task *t, int64_t n, const float *p, 
 }
 
 /* The same with values as they are stored: one chain over all places that they lie in. */
-static void multiply_stored_values(const attention_task *t, int64_t n, const key_block *block, key_range keys,
-                                   const qkv_soon *soon, float *out) {
+static void multiply_stored_values(const attention_task *t, int64_t row, int64_t n, const key_block *block,
+                                   key_range keys, float *out) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, stride = qkv_stored_bytes(d->v_type, d->v.token), run;
     for (int64_t j = keys.first; j < keys.end; j += run) {
         const void *v = qkv_key_run(t, &d->v, d->v_type, base + j, base + keys.end, &run);
-        const qkv_soon share = part_of(soon, j - keys.first, j + run - keys.first, keys.end - keys.first);
+        const qkv_soon share = qkv_soon_keys(t, block, row, n, (key_range){j, j + run}, keys);
         t->kernels->gemm_stored(out, t->shape->ld_o, t->scores + j, LD_SCORES, v, stride, d->v_type, (size_t)n,
                                 (size_t)d->head_dim_v, (size_t)run, j > keys.first, &share);
     }
@@ -94,7 +94,7 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
                                   t->value_scales + keys.first);
     if (block->num_holes == 0 || (all & rows) == rows) {
         if (block->is_stored)
-            multiply_stored_values(t, n, block, keys, &soon, out);
+            multiply_stored_values(t, row, n, block, keys, out);
         else
             multiply_values(t, n, t->scores, block->v, block->ld_v, keys, &soon, out);
         if (block->num_holes > 0)

@@ -148,11 +148,17 @@ static void multiply_stored_panel(const attention_task *t, const float *q, int64
     } while (x < dim);
 }
 
+static qkv_soon soon_beside(const attention_task *t, const key_block *ahead, int64_t row, int64_t n, key_range part,
+                            key_range keys) {
+    return ahead ? qkv_soon_values(t, ahead, row, n, part, keys) : (qkv_soon){0};
+}
+
 /* Keys of a block in panels; columns beside them that share a vector are computed, too, and hidden later. */
-static void multiply_key_panels(const attention_task *t, const float *q, int64_t n, int64_t block, key_range keys,
-                                const qkv_soon *soon) {
+static void multiply_key_panels(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                                const key_block *ahead) {
     const qkv_attention_desc *d = t->desc;
     const int64_t half = QKV_LANES / 2;
+    const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
     for (int64_t j = keys.first; j < keys.end; j += run) {
         const void *panel = qkv_key_panel(t, base + j, base + keys.end, &run);
@@ -160,7 +166,7 @@ static void multiply_key_panels(const attention_task *t, const float *q, int64_t
         if (d->k_type != QKV_F32)
             run = qkv_min(run, first + QKV_PANEL - j);
         key_range columns = {(j - first) / half * half, qkv_round_up(j - first + run, half)};
-        const qkv_soon share = part_of(soon, j - keys.first, j + run - keys.first, keys.end - keys.first);
+        const qkv_soon share = soon_beside(t, ahead, row, n, (key_range){j, j + run}, keys);
         if (d->k_type == QKV_F32)
             qkv_multiply_panels(t->kernels, t->scores + first, q, t->shape->ld_q, n, panel, d->head_dim, columns,
                                 &share);
@@ -170,12 +176,12 @@ static void multiply_key_panels(const attention_task *t, const float *q, int64_t
 }
 
 void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
-                       const qkv_soon *soon) {
+                       const key_block *ahead) {
     const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
     if (d->k_layout == QKV_KEY_PANELS) {
-        multiply_key_panels(t, q, n, block, keys, soon);
+        multiply_key_panels(t, row, n, block, keys, ahead);
         return;
     }
     for (int64_t j = keys.first; j < keys.end; j += run) {
@@ -183,7 +189,7 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
         if (d->k_type != QKV_F32)
             run = qkv_min(run, STRIP_KEYS);
         key_range strip = {j, j + run};
-        const qkv_soon share = part_of(soon, j - keys.first, strip.end - keys.first, keys.end - keys.first);
+        const qkv_soon share = soon_beside(t, ahead, row, n, strip, keys);
         if (d->k_type == QKV_F32)
             multiply_rows(t, q, n, k, d->k.token, strip, &share);
         else
@@ -194,14 +200,14 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
                          const row_view *views, key_range keys) {
     key_range columns = whole_lanes(keys);
-    const qkv_soon soon = share_of(t, &block->next_v, row, n);
     if (block->panels) {
+        const qkv_soon soon = share_of(t, &block->next_v, row, n);
         const int64_t half = QKV_LANES / 2; /* the rest of the lanes is hidden from every row */
         key_range product = {keys.first / half * half, qkv_round_up(keys.end, half)};
         qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
                             t->desc->head_dim, product, &soon);
     } else {
-        qkv_multiply_keys(t, row, n, block->index, keys, &soon);
+        qkv_multiply_keys(t, row, n, block->index, keys, block);
     }
     if (t->desc->k_type == QKV_INT8)
         t->kernels->scale_columns(t->scores + keys.first, LD_SCORES, (size_t)n, (size_t)(keys.end - keys.first),

@@ -227,34 +227,65 @@ static qkv_soon soon_keys(const attention_task *t, int64_t key, int64_t end) {
 static void look_ahead(const attention_task *t, key_block *block, key_range all) {
     const qkv_attention_desc *d = t->desc;
     int64_t index = block->index + 1;
-    attention_task next;
+    attention_task *next = &block->next;
     key_range keys = within_block(all, index);
     if (keys.first < keys.end) {
-        qkv_choose_sequence(&next, d, t->b);
-        next.kv_head = t->kv_head;
+        qkv_choose_sequence(next, d, t->b);
+        next->kv_head = t->kv_head;
     } else {
         int64_t task = t->index + t->shape->workers;
-        if (task >= t->shape->num_tasks || t->shape->key_chunks > 1 || find_rows(t->shape, d, task, &next) == 0)
+        if (task >= t->shape->num_tasks || t->shape->key_chunks > 1 || find_rows(t->shape, d, task, next) == 0)
             return;
-        int64_t query = next.first_row / t->shape->group + (d->q_start ? d->q_start[next.b] : 0);
-        key_range seen = visible_keys(&next, query);
+        int64_t query = next->first_row / t->shape->group + (d->q_start ? d->q_start[next->b] : 0);
+        key_range seen = visible_keys(next, query);
         index = seen.first / QKV_KEY_BLOCK;
         keys = within_block(seen, index);
         if (keys.first == keys.end)
             return;
     }
     int64_t key = index * QKV_KEY_BLOCK + keys.first, end = index * QKV_KEY_BLOCK + keys.end;
-    block->next_v = soon_rows(&next, &d->v, d->v_type, d->head_dim_v, key, end);
+    block->next_keys = (key_range){key, end};
+    block->next_v = soon_rows(next, &d->v, d->v_type, d->head_dim_v, key, end);
     if (!t->shared_keys) {
-        block->next_k = soon_keys(&next, key, end);
+        block->next_k = soon_keys(next, key, end);
         return;
     }
-    int64_t heads_on = (next.b - t->b) * d->num_kv_heads + next.kv_head - t->kv_head;
-    int64_t first = next.b == t->b ? t->first_shared : visible_to_batch(&next).first / QKV_KEY_BLOCK;
+    int64_t heads_on = (next->b - t->b) * d->num_kv_heads + next->kv_head - t->kv_head;
+    int64_t first = next->b == t->b ? t->first_shared : visible_to_batch(next).first / QKV_KEY_BLOCK;
     const float *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
     block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim,
                                d->head_dim * (int64_t)sizeof(float), (size_t)(end - key),
                                (size_t)d->head_dim * sizeof(float)};
+}
+
+/* The next keys that correspond to a part of these. */
+static key_range corresponding(const key_block *block, key_range part, key_range keys) {
+    int64_t first = block->next_keys.first, n = block->next_keys.end - first, whole = keys.end - keys.first;
+    return (key_range){first + n * (part.first - keys.first) / whole, first + n * (part.end - keys.first) / whole};
+}
+
+static qkv_soon soon_part(const attention_task *t, const qkv_soon *all, int64_t row, int64_t n, key_range part,
+                          key_range keys) {
+    const qkv_soon share = share_of(t, all, row, n);
+    return part_of(&share, part.first - keys.first, part.end - keys.first, keys.end - keys.first);
+}
+
+qkv_soon qkv_soon_keys(const attention_task *t, const key_block *block, int64_t row, int64_t n, key_range part,
+                       key_range keys) {
+    if (!t->desc->page_table)
+        return soon_part(t, &block->next_k, row, n, part, keys);
+    key_range next = corresponding(block, part, keys);
+    return next.first < next.end ? soon_keys(&block->next, next.first, next.end) : (qkv_soon){0};
+}
+
+qkv_soon qkv_soon_values(const attention_task *t, const key_block *block, int64_t row, int64_t n, key_range part,
+                         key_range keys) {
+    const qkv_attention_desc *d = t->desc;
+    if (!d->page_table)
+        return soon_part(t, &block->next_v, row, n, part, keys);
+    key_range next = corresponding(block, part, keys);
+    return next.first < next.end ? soon_rows(&block->next, &d->v, d->v_type, d->head_dim_v, next.first, next.end)
+                                 : (qkv_soon){0};
 }
 
 /* ------------------------------------------------------------------------------------------------------ key blocks */
@@ -320,6 +351,7 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     block->index = index;
     block->panels = NULL;
     block->next_k.rows = block->next_v.rows = 0;
+    block->next_keys = (key_range){0, 0};
     block->searched = false;
     block->num_holes = 0;
     look_ahead(t, block, all);

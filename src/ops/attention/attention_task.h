@@ -247,8 +247,10 @@ typedef struct key_block {
     int16_t num_holes;
     uint8_t hole[QKV_KEY_BLOCK];
     /* What follows: the next block that the task's rows see, or the first of the worker's next task if tasks are handed
-     * out in order. Every tile fetches its share. */
+     * out in order. Every tile fetches its share: of rows at one stride, or of keys in pages. */
     qkv_soon next_k, next_v;
+    attention_task next;     /* without rows: whose sequence and KV head it is */
+    key_range next_keys;
 } key_block;
 
 /* Makes ready what the task's rows need of a block; `all` is what they see of all blocks. */
@@ -277,6 +279,12 @@ static inline qkv_soon share_of(const attention_task *t, const qkv_soon *soon, i
     return part_of(soon, row, row + n, t->rows);
 }
 
+/* What n rows fetch while they go through `part` of some keys of a block: as much of what follows. */
+qkv_soon qkv_soon_keys(const attention_task *t, const key_block *block, int64_t row, int64_t n, key_range part,
+                       key_range keys);
+qkv_soon qkv_soon_values(const attention_task *t, const key_block *block, int64_t row, int64_t n, key_range part,
+                         key_range keys);
+
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
@@ -286,9 +294,10 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
 void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
                          const float *panels, int64_t dim, key_range columns, const qkv_soon *soon);
 
-/* … the same of n rows of the task and keys of a block as they lie in memory, into t->scores … */
+/* … the same of n rows of the task and keys of a block as they lie in memory, into t->scores; ahead: whose next values
+ * are fetched meanwhile, or NULL … */
 void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
-                       const qkv_soon *soon);
+                       const key_block *ahead);
 
 /* … and its second, in place in t->scores: softcap (cap = 0: none), ALiBi, bias, masks. */
 void qkv_finish_scores(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,

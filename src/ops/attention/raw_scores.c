@@ -7,9 +7,8 @@
 static float score_block(const attention_task *t, int64_t row, int64_t block, int64_t keys) {
     const qkv_attention_desc *d = t->desc;
     const qkv_logit_steps cap = {.cap = t->shape->cap};
-    const qkv_soon nothing = {0};
     /* Keys that no row sees are not in panels. */
-    qkv_multiply_keys(t, row, 1, block, (key_range){0, keys}, &nothing);
+    qkv_multiply_keys(t, row, 1, block, (key_range){0, keys}, NULL);
     if (d->k_type == QKV_INT8) {
         qkv_gather_scales(t, &d->k_scales, block, (key_range){0, keys}, t->key_scales);
         t->kernels->scale_columns(t->scores, LD_SCORES, 1, (size_t)keys, t->key_scales);
