@@ -193,7 +193,10 @@ std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) 
     }
     // What Problem::openblas and Problem::onednn are written for. Their memory is on 4 KiB pages.
     static const std::set<std::string> blas = {"attention", "decode", "projection", "layer"};
-    if (!c.has("huge") && blas.count(c.operation) && !openblas_description().empty()) names.push_back("openblas");
+    bool rows = true; // of floats
+    for (const char *other : {"f16", "bf16", "q8_0", "int8", "cache", "page", "latent"}) rows = rows && !c.has(other);
+    if (!c.has("huge") && rows && blas.count(c.operation) && !openblas_description().empty())
+        names.push_back("openblas");
     if (!c.has("huge") && c.operation == "projection" && !onednn_description().empty()) names.push_back("onednn");
     if (c.has("loops") && threads == 1) names.push_back("loops");
     if (c.has("own")) return names;
