@@ -66,7 +66,7 @@ peers)
     ;;
 ggml)
     test -x $python || usage
-    rm -rf build/peers/sources
+    rm -rf build/peers/sources build/peers/ggml
     $python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest build/peers/sources \
         --requirement bench/peers/sources.txt
     tar -C build/peers/sources -xzf build/peers/sources/llama_cpp_python-*.tar.gz
