@@ -52,7 +52,7 @@ private:
     ReadBandwidth &bandwidth(Pages pages, int32_t threads);
     void load(const Case &c);
     void prepare(const Case &c, int32_t threads, Subject &subject);
-    void check(Subject &subject, bool bits);
+    void check(Subject &subject, bool bits, double tolerance);
     Sample sample(const Case &c, int32_t threads, Subject &subject);
 
     Options options_;

@@ -279,7 +279,7 @@ def write_docs(results, name):
     machine = results.machine
     section = [begin, f"## {machine['cpu']} ({name})", "", "| | |", "|---|---|"]
     first = ("cpu", "cpu_model", "cores", "caches", "clock_mhz", "peak", "read", "qkv", "openblas", "onednn", "pytorch",
-             "onnxruntime", "openvino")
+             "onnxruntime", "openvino", "llama.cpp")
 
     def place(key):
         return next((i for i, start in enumerate(first) if key == start or key.startswith((f"{start}_", f"{start}-"))),

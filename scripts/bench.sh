@@ -5,6 +5,7 @@
 #   sh scripts/bench.sh full [OPTION…]           every case, one and two threads, in less than 20 minutes
 #   sh scripts/bench.sh peers                    installs PyTorch, ONNX Runtime and OpenVINO (in build/peers): the runs
 #                                                after it compare with them
+#   sh scripts/bench.sh ggml                     after that: adds llama.cpp, whose ggml it compiles for this CPU
 #   sh scripts/bench.sh compilers [NAME…]        the speed by each compiler of scripts/compilers.sh next to the first,
 #                                                which must be 0.95 of it
 #   sh scripts/bench.sh report RESULT.json…      the table of a run again
@@ -62,6 +63,17 @@ peers)
     test -x $python || python3 -m venv build/peers
     $python -m pip install --quiet --requirement bench/peers/requirements.txt
     $python -m pip list 2>/dev/null | grep -E '^(torch|onnxruntime|openvino|matplotlib) '
+    ;;
+ggml)
+    test -x $python || usage
+    rm -rf build/peers/sources build/peers/ggml
+    $python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest build/peers/sources \
+        --requirement bench/peers/sources.txt
+    tar -C build/peers/sources -xzf build/peers/sources/llama_cpp_python-*.tar.gz
+    set -- -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON
+    for part in COMMON TESTS TOOLS EXAMPLES SERVER; do set -- "$@" -DLLAMA_BUILD_$part=OFF; done
+    cmake -S build/peers/sources/llama_cpp_python-*/vendor/llama.cpp -B build/peers/ggml "$@" >/dev/null
+    cmake --build build/peers/ggml --target ggml-cpu -j "$(getconf _NPROCESSORS_ONLN)" >/dev/null
     ;;
 compilers)
     build

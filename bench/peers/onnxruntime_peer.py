@@ -8,16 +8,20 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-F32, I32 = TensorProto.FLOAT, TensorProto.INT32
+F32, F16, I8, I32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT32
+
+SCALE = 1 / 128  # of int8: kStep of bench_attention.cc
 
 
 def model(op, inputs, outputs, attributes, domain="", initializers=()):
-    """A model of one operator. inputs: (name, type, shape) or (name, None, None) for an initializer."""
-    node = helper.make_node(op, [name for name, _, _ in inputs], [name for name, _ in outputs], domain=domain,
+    """A model of one operator. inputs: (name, type, shape) or (name, None, None) for an initializer or, without a
+    name, for one that is left out; outputs: (name, shape) or (name, shape, type)."""
+    node = helper.make_node(op, [name for name, _, _ in inputs], [output[0] for output in outputs], domain=domain,
                             **attributes)
     graph = helper.make_graph(
         [node], "bench", [helper.make_tensor_value_info(*entry) for entry in inputs if entry[1] is not None],
-        [helper.make_tensor_value_info(name, F32, shape) for name, shape in outputs], list(initializers))
+        [helper.make_tensor_value_info(name, *(kind or [F32]), shape) for name, shape, *kind in outputs],
+        list(initializers))
     opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
@@ -43,6 +47,8 @@ class OnnxRuntime:
     def can(self, case):
         if case.operation not in (("projection",) if self.op == "matmul" else ("attention", "decode")):
             return "it has no such operation"
+        if case.stored not in (("f32", "f16", "int8") if self.op == "gqa" else ("f32",)):
+            return "it does not store K and V like that"
         if self.op == "mha" and case.kv_heads != case.heads:
             return "MultiHeadAttention has as many KV heads as heads"
         if self.op == "gqa" and not case.causal and case.queries != 1:
@@ -91,28 +97,37 @@ class OnnxRuntime:
         return run, lambda: heads_first(out.numpy(), case.heads)
 
     def gqa(self, case):
-        """Causal always. Decode: the cache holds all keys, and the step writes the newest once more, in place."""
-        q, k, v = case.attention()
-        decode = case.queries == 1
+        """Causal always. Decode: the cache holds all keys, and the step writes the newest once more, in place. All
+        operands are f16, or the cache is int8 with one scale."""
+        kind, stored = {"f16": (F16, F16), "int8": (F32, I8)}.get(case.stored, (F32, F32))
+        q, k, v = (t.astype(np.float16 if kind == F16 else np.float32) for t in case.attention())
+        decode = case.queries != case.keys
         past = case.keys if decode else 0
         cache = (1, case.kv_heads, past, case.dim)
-        newest = [tokens_first(t[:, :, -1:]) if decode else tokens_first(t) for t in (k, v)]
+        newest = [tokens_first(t[:, :, -case.queries:]) for t in (k, v)]
+        if stored == I8:
+            k, v = ((t / SCALE).astype(np.int8) for t in (k, v))
         present = (1, case.kv_heads, case.keys, case.dim)
         q = tokens_first(q)
-        inputs = [("q", F32, q.shape), ("k", F32, newest[0].shape), ("v", F32, newest[1].shape),
-                  ("past_k", F32, cache), ("past_v", F32, cache), ("seqlens_k", I32, (1,)), ("total", I32, ())]
-        outputs = [("out", q.shape), ("present_k", present), ("present_v", present)]
+        inputs = [("q", kind, q.shape), ("k", kind, newest[0].shape), ("v", kind, newest[1].shape),
+                  ("past_k", stored, cache), ("past_v", stored, cache), ("seqlens_k", I32, (1,)), ("total", I32, ())]
+        outputs = [("out", q.shape, kind), ("present_k", present, stored), ("present_v", present, stored)]
         attributes = {"num_heads": case.heads, "kv_num_heads": case.kv_heads}
-        proto = model("GroupQueryAttention", inputs, outputs, attributes, "com.microsoft")
+        constants = []
+        if stored == I8:
+            inputs += [("", None, None)] * 5 + [("scale", None, None)] * 2
+            attributes |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR"}
+            constants = [onnx.numpy_helper.from_array(np.array([SCALE], np.float32), "scale")]
+        proto = model("GroupQueryAttention", inputs, outputs, attributes, "com.microsoft", constants)
         out = value(np.zeros_like(q))
         fixed = {"q": value(q), "k": value(newest[0]), "v": value(newest[1]),
                  "seqlens_k": value(np.array([case.keys - 1], np.int32)),
                  "total": value(np.array(case.keys, np.int32))}
         feeds = []
         for _ in range(case.copies):
-            past_k, past_v = (k.copy(), v.copy()) if decode else (np.zeros(cache, np.float32),) * 2
+            past_k, past_v = (k.copy(), v.copy()) if decode else (np.zeros(cache, k.dtype),) * 2
             feeds.append({**fixed, "past_k": value(past_k), "past_v": value(past_v)})
-        empty = [value(np.zeros(present, np.float32)) for _ in range(0 if decode else 2)]
+        empty = [value(np.zeros(present, k.dtype)) for _ in range(0 if decode else 2)]
 
         def bind_outputs(feed):
             kept = (feed["past_k"], feed["past_v"]) if decode else empty

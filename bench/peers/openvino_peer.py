@@ -20,6 +20,8 @@ class OpenVINO:
         self.description = f"{ov.__version__.split('-')[0]}, CPU plugin in f32 (has {' '.join(capabilities)})"
 
     def can(self, case):
+        if case.stored != "f32":
+            return "it is not set up for this"
         return None if case.operation in ("attention", "decode", "projection") else "it is not set up for this"
 
     def prepare(self, case):

@@ -20,6 +20,11 @@ class Case:
         other = {"kv_heads": "heads", "queries": "keys"}.get(key, key)
         return options.get(key, options.get(other, 0))
 
+    @property
+    def stored(self):
+        """How K and V are stored."""
+        return next((name for name in ("f16", "bf16", "q8_0", "int8") if name in self.options), "f32")
+
     def operand(self, name, *shape):
         """A copy in memory of its own, 64-byte aligned."""
         data = np.fromfile(f"{self.folder}/{name}.f32", dtype=np.float32)

@@ -15,6 +15,8 @@ class PyTorch:
                            "projection": self.projection, "layer": self.layer}
 
     def can(self, case):
+        if case.stored != "f32":
+            return "it multiplies in the type that K and V have"
         return None if case.operation in self.operations else "it has no such operation"
 
     def prepare(self, case):

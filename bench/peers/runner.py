@@ -25,6 +25,9 @@ def load(name):
     if name == "openvino":
         from openvino_peer import OpenVINO
         return OpenVINO()
+    if name == "llama.cpp":
+        from ggml_peer import Ggml
+        return Ggml()
     raise ValueError(f"there is no peer {name}")
 
 
