@@ -587,6 +587,13 @@ QKV_API const char *qkv_merge_explain_run(const qkv_plan *plan, const qkv_merge_
  * i + attention.q_offset (or q_offsets[b]), which counts for masks too, and key j the position j; positions_q and
  * positions_k are others, each by itself, for RoPE alone.
  *
+ * With a cache the layer decodes: K and V of x's seq_q tokens go to the ends of the sequences first_sequence … (one for
+ * each batch), where qkv_cache_extend has made room for them, and Q sees all that these sequences have. Positions count
+ * from where a sequence ended before, as with QKV_FROM_END; flags say QKV_RIGHT for causal. attention brings batch,
+ * num_heads, seq_q and options; num_kv_heads, head_dim, head_dim_v and seq_k are the cache's (0, or equal to them), a
+ * window is the cache's, kv_len, q_offsets and x_kv are NULL. Here a plan reads the cache's header, and a run may bring
+ * another cache of the same description. No gradients.
+ *
  * w_qkv = NULL is raw attention: Q = K = V = x, or K = V = x_kv, every head over the whole embedding (head_dim =
  * head_dim_v = model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
  * w_o = NULL leaves the heads side by side: out_features = num_heads·head_dim_v. */
@@ -609,6 +616,8 @@ typedef struct qkv_layer_desc {
     uint32_t reserved;            /* 0 */
     qkv_rope rope;                /* optional: cos is NULL without; then the rest is not looked at */
     qkv_positions positions_q, positions_k; /* optional: of each (batch, token of seq_q), and of seq_k */
+    void *cache;                  /* optional: see above */
+    int64_t first_sequence;       /* a run may change it */
     qkv_attention_desc attention;
 } qkv_layer_desc;
 

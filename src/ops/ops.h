@@ -69,6 +69,9 @@ bool qkv_projection_stores(const qkv_projection_desc *d);
 /* For a run of one that does: opens the cache; its shape and lengths are right. */
 qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, struct qkv_cache_view *cache, qkv_problem *why);
 
+/* All that a run finds in the cache, and positions. */
+qkv_status qkv_projection_check_stored(const qkv_projection_desc *d, qkv_problem *why);
+
 /* The steps alone, on rows of one head in place. at: of each row. */
 void qkv_apply_head_steps(const qkv_kernels *kernels, const qkv_head_steps *steps, const qkv_rope *rope, float *x,
                           int64_t ld, const ptrdiff_t *at, int64_t rows, int64_t head_dim);
@@ -127,6 +130,8 @@ float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *sh
 /* Refuses packed sequences and pages where an operation reads plain tensors; storage types where it reads floats. */
 qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why);
 qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why);
+/* What a run finds in its arrays of lengths and pages. */
+qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *why);
 /* The tensors of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d);
 void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d);

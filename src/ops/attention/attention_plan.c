@@ -316,7 +316,8 @@ void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d) {
     if (d->key_ranges.data)
         qkv_add_operand(o, QKV_NEEDED, "key_ranges", d->key_ranges.data, sizeof(int64_t), 2, ranges, strides, 2);
     qkv_add_vector(o, QKV_NEEDED, "q_offsets", d->q_offsets, sizeof(int64_t), d->batch);
-    qkv_add_vector(o, QKV_NEEDED, "kv_len", d->kv_len, sizeof(int64_t), d->batch);
+    if (!d->page_table || o->within == QKV_OUTERMOST) /* in a layer these are a cache's, and lie in it */
+        qkv_add_vector(o, QKV_NEEDED, "kv_len", d->kv_len, sizeof(int64_t), d->batch);
     qkv_add_vector(o, QKV_NEEDED, "alibi_slopes", d->alibi_slopes, sizeof(float), d->num_heads);
     qkv_add_vector(o, QKV_NEEDED, "sinks", d->sinks, sizeof(float), d->num_heads);
     qkv_add_matrix_input(o, QKV_NEEDED, "bias", d->bias, sizeof(float), rows, d->seq_k);
@@ -408,7 +409,7 @@ static qkv_status check_starts(const int64_t *start, const char *field, const qk
 }
 
 /* Packed sequences lie in their tensors, and pages in their pool. */
-static qkv_status check_values(const qkv_attention_desc *d, qkv_problem *why) {
+qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *why) {
     if (d->q_start && check_starts(d->q_start, "q_start[]", d, d->seq_q, why) != QKV_OK)
         return why->status;
     if (d->k_start && check_starts(d->k_start, "k_start[]", d, d->seq_k, why) != QKV_OK)
@@ -426,7 +427,7 @@ static qkv_status check_values(const qkv_attention_desc *d, qkv_problem *why) {
     return QKV_OK;
 }
 
-#define CHECK_VALUES check_values
+#define CHECK_VALUES qkv_attention_check_values
 #define QKV_OP(name) qkv_attention_##name
 #define DESC qkv_attention_desc
 #define OPERATION QKV_ATTENTION

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "../attention/attention.h"
+#include "../cache/cache.h"
 #include "layer.h"
 
 typedef struct layer_shape {
@@ -17,12 +18,45 @@ typedef struct layer_shape {
     int64_t scratch; /* as tensors */
 } layer_shape;
 
+/* The cache's shape, pages and lengths become the attention's, which has brought none of them. */
+static qkv_status attach_cache(qkv_layer_desc *d, qkv_problem *why) {
+    qkv_attention_desc *a = &d->attention;
+    const qkv_attention_desc given = *a;
+    const char *field = a->k.data       ? "k"
+                        : a->v.data     ? "v"
+                        : a->kv_len     ? "kv_len"
+                        : a->q_offsets  ? "q_offsets"
+                        : a->q_start    ? "q_start"
+                        : a->k_start    ? "k_start"
+                        : a->page_table ? "page_table"
+                                        : NULL;
+    if (field)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, field, -1, "must be NULL with a cache", 0, 0);
+    qkv_status status = qkv_cache_attach(d->cache, d->first_sequence, a);
+    if (status != QKV_OK)
+        return qkv_refuse(why, status, NULL, -1, NULL, 0, 0);
+    const struct {
+        const char *field;
+        int64_t given, cached;
+    } sizes[] = {{"num_kv_heads", given.num_kv_heads, a->num_kv_heads}, {"head_dim", given.head_dim, a->head_dim},
+                 {"head_dim_v", given.head_dim_v, a->head_dim_v}};
+    for (int i = 0; i < 3; i++) {
+        if (sizes[i].given != 0 && sizes[i].given != sizes[i].cached)
+            return qkv_refuse(why, QKV_ERROR_SHAPE, sizes[i].field, -1, "is %, but % in the cache", sizes[i].given,
+                              sizes[i].cached);
+    }
+    a->flags |= QKV_FROM_END;
+    return QKV_OK;
+}
+
 qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why) {
     qkv_enter(why, "attention.");
     qkv_status status = qkv_import_inner(&d->attention.size, sizeof d->attention,
                                          size - offsetof(qkv_layer_desc, attention), why);
     if (status != QKV_OK)
         return status;
+    if (d->cache && attach_cache(d, why) != QKV_OK)
+        return why->status;
     qkv_leave(why);
     qkv_attention_defaults(&d->attention);
     if (d->kv_dim == 0)
@@ -42,10 +76,11 @@ static qkv_status qkv_layer_complete(const qkv_layer_desc *desc, qkv_layer_desc 
 }
 
 /* The first pointer that the layer brings itself and the descriptor must not. */
-static const char *foreign_pointer(const qkv_attention_desc *a) {
+static const char *foreign_pointer(const qkv_layer_desc *d) {
+    const qkv_attention_desc *a = &d->attention;
     return a->q.data        ? "attention.q"
-           : a->k.data      ? "attention.k"
-           : a->v.data      ? "attention.v"
+           : a->k.data && !d->cache ? "attention.k"
+           : a->v.data && !d->cache ? "attention.v"
            : a->out.data    ? "attention.out"
            : a->states.data ? "attention.states"
                             : NULL;
@@ -54,7 +89,10 @@ static const char *foreign_pointer(const qkv_attention_desc *a) {
 /* Keys and values from tokens of their own. */
 static qkv_status validate_cross(const qkv_layer_desc *d, qkv_problem *why) {
     const qkv_attention_desc *a = &d->attention;
-    if (!d->x_kv.data && a->seq_q != a->seq_k)
+    if (d->cache && (d->x_kv.data || !d->w_qkv))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, d->w_qkv ? "x_kv" : "w_qkv", -1,
+                          d->w_qkv ? "must be NULL with a cache" : "is needed with a cache", 0, 0);
+    if (!d->cache && !d->x_kv.data && a->seq_q != a->seq_k)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "attention.seq_k", -1, "is %, but without x_kv it is seq_q (%)",
                           a->seq_k, a->seq_q);
     if (d->w_kv && (!d->x_kv.data || !d->w_qkv))
@@ -75,6 +113,12 @@ static qkv_status validate_head_steps(const qkv_layer_desc *d, qkv_problem *why)
     const char *field = d->norm_q ? "norm_q" : d->norm_k ? "norm_k" : d->rope.cos ? "rope.cos" : NULL;
     if (!d->w_qkv && field)
         return qkv_refuse(why, QKV_ERROR_SHAPE, field, -1, "must be NULL without w_qkv", 0, 0);
+    bool lengths = a->kv_len || a->q_offsets;
+    if (d->rope.cos && !d->cache && a->flags & QKV_FROM_END && lengths && !d->positions_q.data)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, "positions_q", -1,
+                          "is needed with rope and QKV_FROM_END beside kv_len or q_offsets", 0, 0);
+    if (d->cache && qkv_max(a->head_dim, a->head_dim_v) > QKV_MAX_STEPS_DIM)
+        field = "cache";
     if (field && a->head_dim > QKV_MAX_STEPS_DIM)
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.head_dim", -1, "is %, but at most % with QK-norm or RoPE",
                           a->head_dim, QKV_MAX_STEPS_DIM);
@@ -101,10 +145,15 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
     const qkv_attention_desc *a = &d->attention;
     qkv_enter(why, "attention.");
     qkv_status status = qkv_attention_validate(a, why);
-    if (status == QKV_OK)
+    if (status == QKV_OK && d->cache) {
+        qkv_attention_desc rest = *a; /* without what is the cache's */
+        rest.k_type = rest.v_type = QKV_F32;
+        status = qkv_attention_only_floats(&rest, why);
+    } else if (status == QKV_OK) {
         status = qkv_attention_only_plain(a, why);
-    if (status == QKV_OK)
-        status = qkv_attention_only_floats(a, why);
+        if (status == QKV_OK)
+            status = qkv_attention_only_floats(a, why);
+    }
     if (status != QKV_OK)
         return status;
     qkv_leave(why);
@@ -112,8 +161,8 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
         qkv_check_size(why, "out_features", -1, d->out_features) != QKV_OK ||
         qkv_check_size(why, "kv_dim", -1, d->kv_dim) != QKV_OK)
         return why->status;
-    if (foreign_pointer(a))
-        return qkv_refuse(why, QKV_ERROR_SHAPE, foreign_pointer(a), -1, "must stay NULL", 0, 0);
+    if (foreign_pointer(d))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, foreign_pointer(d), -1, "must stay NULL", 0, 0);
     if (validate_cross(d, why) != QKV_OK || validate_head_steps(d, why) != QKV_OK)
         return why->status;
     int64_t limit = INT64_C(1) << 58, unused;
@@ -172,7 +221,7 @@ int64_t qkv_layer_packed_o(const qkv_layer_desc *d) {
 bool qkv_layer_attends(const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
     bool rows = a->batch > 0 && a->seq_q > 0 && a->num_heads > 0;
-    return rows && ((a->head_dim_v > 0 && d->out_features > 0) || a->lse.data || a->probabilities.data ||
+    return rows && (d->cache || (a->head_dim_v > 0 && d->out_features > 0) || a->lse.data || a->probabilities.data ||
                     a->scores.data);
 }
 
@@ -200,8 +249,11 @@ static const void *packed_keys(const qkv_layer_desc *d) {
 
 qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys) {
     const qkv_attention_desc *a = &d->attention;
+    int64_t end = a->flags & QKV_FROM_END && !d->cache ? a->seq_k - a->seq_q : 0, first; /* a cache brings its own */
+    if (__builtin_add_overflow(end, a->q_offset, &first))
+        first = -1; /* which is none */
     qkv_head_steps steps = {.norm = d->norm_q, .norm_epsilon = d->norm_epsilon, .rotate = d->rope.cos != NULL,
-                            .first_position = a->q_offset, .first_positions = a->q_offsets,
+                            .first_position = first, .first_positions = a->q_offsets,
                             .positions = d->positions_q};
     if (keys)
         steps = (qkv_head_steps){.norm = d->norm_k, .norm_epsilon = d->norm_epsilon, .rotate = d->rope.cos != NULL,
@@ -212,7 +264,7 @@ qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys) {
 static void connect_projections(const qkv_layer_desc *d, const layer_tensors *tensors, float *base,
                                 layer_calls *calls) {
     const qkv_attention_desc *a = &d->attention;
-    int64_t keys = a->seq_k, kv_heads = a->num_kv_heads;
+    int64_t keys = d->cache ? a->seq_q : a->seq_k, kv_heads = a->num_kv_heads;
     const qkv_projection_part k = layer_part(keys, kv_heads, a->head_dim, d->bias_k, base ? base + tensors->k : NULL);
     const qkv_projection_part v = layer_part(keys, kv_heads, a->head_dim_v, d->bias_v, base ? base + tensors->v : NULL);
     qkv_projection_desc *in = &calls->in;
@@ -232,6 +284,14 @@ static void connect_projections(const qkv_layer_desc *d, const layer_tensors *te
         in->part[2] = v;
     }
     calls->attention.q = qkv_as_input(&in->part[0].out);
+    if (d->cache) {
+        in->cache = d->cache;
+        in->first_sequence = d->first_sequence;
+        in->part[1].out.data = in->part[2].out.data = NULL;
+        in->steps[1].store = QKV_STORE_K;
+        in->steps[2].store = QKV_STORE_V;
+        return;
+    }
     calls->attention.k = qkv_as_input(&k.out);
     calls->attention.v = qkv_as_input(&v.out);
 }
@@ -291,8 +351,8 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
         bool wanted;
     } tensors[] = {
         {&shape->tensors.q, tokens * a->num_heads * a->head_dim, d->w_qkv},
-        {&shape->tensors.k, keys * a->num_kv_heads * a->head_dim, d->w_qkv},
-        {&shape->tensors.v, keys * a->num_kv_heads * a->head_dim_v, d->w_qkv},
+        {&shape->tensors.k, keys * a->num_kv_heads * a->head_dim, d->w_qkv && !d->cache},
+        {&shape->tensors.v, keys * a->num_kv_heads * a->head_dim_v, d->w_qkv && !d->cache},
         {&shape->tensors.heads, tokens * a->num_heads * a->head_dim_v, d->w_o},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
@@ -349,13 +409,13 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
 
 static uint64_t qkv_layer_checksum(const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
-    int64_t fields[QKV_ATTENTION_FIELDS + 19 + QKV_LAYER_STEPS_FIELDS];
+    int64_t fields[QKV_ATTENTION_FIELDS + 20 + QKV_LAYER_STEPS_FIELDS];
     size_t n = qkv_attention_fields(a, fields);
     const int64_t more[] = {d->model_dim, d->out_features, d->x.batch, d->x.token, d->out.batch, d->out.token,
                             !!d->w_qkv, !!d->w_o, !!d->bias_q, !!d->bias_k, !!d->bias_v, !!d->bias_o, !!a->lse.data,
-                            foreign_pointer(a) != NULL, d->kv_dim, d->x_kv.batch, d->x_kv.token, !!d->x_kv.data,
-                            !!d->w_kv};
-    _Static_assert(sizeof more == 19 * sizeof(int64_t), "fields has room");
+                            foreign_pointer(d) != NULL, d->kv_dim, d->x_kv.batch, d->x_kv.token, !!d->x_kv.data,
+                            !!d->w_kv, !!d->cache};
+    _Static_assert(sizeof more == 20 * sizeof(int64_t), "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];
     qkv_layer_steps_fields(d, fields + n);
@@ -381,7 +441,7 @@ void qkv_layer_steps_operands(qkv_operands *o, int role, const qkv_layer_desc *d
         return;
     qkv_add_rope(o, role, &d->rope);
     qkv_add_positions(o, role, "positions_q", &d->positions_q, a->batch, a->seq_q, -1);
-    qkv_add_positions(o, role, "positions_k", &d->positions_k, a->batch, a->seq_k, -1);
+    qkv_add_positions(o, role, "positions_k", &d->positions_k, a->batch, d->cache ? a->seq_q : a->seq_k, -1);
 }
 
 qkv_status qkv_layer_check_positions(const qkv_layer_desc *d, qkv_problem *why) {
@@ -396,8 +456,19 @@ qkv_status qkv_layer_check_positions(const qkv_layer_desc *d, qkv_problem *why) 
     return status;
 }
 
+/* What a run finds in the cache: room, positions, pages. */
+static QKV_NOINLINE qkv_status check_cached(const qkv_layer_desc *d, qkv_problem *why) {
+    const layer_tensors unused = {0};
+    layer_calls calls;
+    qkv_layer_connect(d, &unused, NULL, &calls);
+    qkv_status status = qkv_projection_check_stored(&calls.in, why);
+    return status == QKV_OK ? qkv_attention_check_values(&calls.attention, why) : status;
+}
+
 static qkv_status check_layer_values(const qkv_layer_desc *d, qkv_problem *why) {
-    return qkv_layer_attends(d) ? qkv_layer_check_positions(d, why) : QKV_OK;
+    if (!qkv_layer_attends(d))
+        return QKV_OK;
+    return d->cache ? check_cached(d, why) : qkv_layer_check_positions(d, why);
 }
 
 static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
@@ -417,6 +488,9 @@ static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
     qkv_add_packed(o, QKV_NEEDED, "w_o", d->w_o, qkv_layer_packed_o(d));
     qkv_add_vector(o, QKV_NEEDED, "bias_o", d->bias_o, sizeof(float), d->out_features);
     qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->out_features)->itself = d->w_qkv ? 1 : 0;
+    qkv_cache_view cache;
+    if (d->cache && qkv_cache_open(d->cache, &cache) == QKV_OK)
+        qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, cache.bytes / (int64_t)sizeof(float));
     o->within = QKV_IN_ATTENTION;
     qkv_attention_optional_outputs(o, a);
     qkv_attention_options(o, a);

@@ -99,6 +99,8 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
     qkv_status status = qkv_layer_validate(&d->forward, why);
     if (status != QKV_OK)
         return status;
+    if (d->forward.cache)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "cache", -1, "must be NULL in gradients", 0, 0);
     if (d->forward.attention.first_tokens != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.first_tokens", -1, "must be 0 in gradients", 0, 0);
     qkv_leave(why);

@@ -320,19 +320,24 @@ static QKV_NOINLINE qkv_status check_cache_overlap(const qkv_projection_desc *d,
     return qkv_check_pointers(&o, why);
 }
 
-static qkv_status check_projection_values(const qkv_projection_desc *d, qkv_problem *why) {
+qkv_status qkv_projection_check_stored(const qkv_projection_desc *d, qkv_problem *why) {
     static const char *const names[3] = {"steps[].first_position", "steps[].first_positions", "steps[].positions"};
     qkv_cache_view cache;
     bool stores = qkv_projection_stores(d) && d->batch > 0 && d->tokens > 0;
     qkv_status status = stores ? qkv_check_stored_parts(d, &cache, why) : QKV_OK;
-    if (stores && status == QKV_OK)
-        status = check_cache_overlap(d, &cache, why);
     for (int32_t i = 0; status == QKV_OK && i < d->num_parts; i++) {
         const qkv_head_steps steps = qkv_projection_steps(d, i, stores ? &cache : NULL);
         if (steps.rotate && d->part[i].out_features > 0)
             status = qkv_check_positions(&steps, &d->rope, d->batch, d->tokens, names, i, why);
     }
     return status;
+}
+
+static qkv_status check_projection_values(const qkv_projection_desc *d, qkv_problem *why) {
+    qkv_cache_view cache;
+    qkv_status status = qkv_projection_check_stored(d, why);
+    bool stores = status == QKV_OK && qkv_projection_stores(d) && d->batch > 0 && d->tokens > 0;
+    return stores && qkv_cache_open(d->cache, &cache) == QKV_OK ? check_cache_overlap(d, &cache, why) : status;
 }
 
 static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
