@@ -22,7 +22,7 @@ const char *qkv_status_string(qkv_status status) {
     case QKV_ERROR_ISA_UNKNOWN: return "no kernel set has that name";
     case QKV_ERROR_ISA_UNAVAILABLE: return "this CPU, operating system or build can't run that kernel set";
     case QKV_ERROR_LSE: return "a gradient of attention needs the forward's lse, and it is NULL";
-    case QKV_ERROR_INDEX: return "q_start or k_start decreases or leaves its tensor, or there is no such page or position";
+    case QKV_ERROR_INDEX: return "q_start or k_start decreases or leaves its tensor, or a page or position is none";
     case QKV_ERROR_STRIDES: return "strides of an output let two of its elements meet";
     }
     return "unknown status";
