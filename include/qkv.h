@@ -260,8 +260,8 @@ QKV_API const char *qkv_unpack_explain(const qkv_pack_desc *desc, const void *pa
 /* ------------------------------------------------------------------------------------------- rotary embeddings */
 
 /* Which channels of a head make a pair, r being rotary_dim. Channels from r on stay as they are. */
-#define QKV_ROPE_HALF 0        /* i and r/2 + i: GPT-NeoX, and Llama, Qwen, Gemma as Hugging Face stores their weights */
-#define QKV_ROPE_INTERLEAVED 1 /* 2i and 2i + 1: RoFormer, GPT-J, and Llama as Meta stores its weights */
+#define QKV_ROPE_HALF 0        /* i and r/2 + i: GPT-NeoX; Llama, Qwen and Gemma as Hugging Face stores them */
+#define QKV_ROPE_INTERLEAVED 1 /* 2i and 2i + 1: RoFormer, GPT-J; Llama as Meta stores it */
 
 /* RoPE (Su et al., 2021): pair i of a head at position p is turned by the angle whose cosine and sine are element
  * [p][i] of the tables: (x0, x1) becomes (x0·cos − x1·sin, x1·cos + x0·sin). A row of a table need not be of a
@@ -312,8 +312,8 @@ typedef struct qkv_rope_table_desc {
  * the table: a table that begins at another first_position wants positions less that.
  *
  * QKV_ERROR_NULL; _SIZE; _NEGATIVE; _OVERFLOW; _SHAPE: rotary_dim is odd; _FLAGS: scaling is none, or untruncated
- * neither 0 nor 1; _VALUE: a factor, beta or base is no number from 2^−64 to 2^64, original_positions is 0 where it is needed,
- * low_freq_factor ≥ high_freq_factor; _ALIAS: cos is sin. Nothing is written on an error. */
+ * neither 0 nor 1; _VALUE: a factor, beta or base is no number from 2^−64 to 2^64, original_positions is 0 where it is
+ * needed, low_freq_factor ≥ high_freq_factor; _ALIAS: cos is sin. Nothing is written on an error. */
 QKV_API qkv_status qkv_rope_table(const qkv_rope_table_desc *desc, float *cos, float *sin);
 
 /* ---------------------------------------------------------------------------------------------- projections */
@@ -357,9 +357,9 @@ typedef struct qkv_projection_desc {
     const void *packed;   /* by qkv_pack, with the same in_features and out_features; 64-byte aligned */
     qkv_projection_part part[QKV_MAX_PARTS];
     qkv_head_steps steps[QKV_MAX_PARTS]; /* of each part */
-    qkv_rope rope;        /* for all parts that rotate, else not looked at; rotary_dim 0: head_dim of the first of them */
+    qkv_rope rope;        /* for all parts that rotate (rotary_dim 0: head_dim of the first); else not looked at */
     void *cache;          /* where parts are stored that say so */
-    int64_t first_sequence;
+    int64_t first_sequence; /* a run may change it */
 } qkv_projection_desc;
 
 /* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each
@@ -844,8 +844,9 @@ typedef struct qkv_layer_backward_desc {
     qkv_matrix_output grad_bias; /* optional: of forward.attention.bias */
     float *grad_sinks;        /* optional, [num_heads] */
     qkv_output grad_x_kv;     /* optional (b, t, c), of forward.x_kv, which must not be NULL then */
-    float *grad_norm_q, *grad_norm_k; /* optional, [head_dim]: of forward.norm_q and norm_k, which must not be NULL then;
-                               * added to what is there with QKV_ACCUMULATE_Q, _K */
+    /* optional, [head_dim]: of forward.norm_q and norm_k, which must not be NULL then. QKV_ACCUMULATE_Q, _K mean them
+     * too. */
+    float *grad_norm_q, *grad_norm_k;
     qkv_layer_desc forward;   /* last, so that it can grow */
 } qkv_layer_backward_desc;
 

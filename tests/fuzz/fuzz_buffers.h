@@ -282,6 +282,42 @@ static void give_attention(qkv_attention_desc *d, int kind) {
     give_options(d, true, dim_v(d), kind);
 }
 
+/* Cosines and sines are any numbers here. */
+static void give_rope(qkv_rope *rope, int64_t head_dim, int kind) {
+    int64_t pairs = (rope->rotary_dim ? rope->rotary_dim : head_dim) / 2;
+    const int64_t rows[1] = {rope->num_positions}, stride[1] = {pairs};
+    rope->cos = give(false, 4, 1, rows, stride, pairs, kind);
+    rope->sin = give(false, 4, 1, rows, stride, pairs, kind);
+}
+
+/* Positions, seldom none of the tables'. */
+static const int64_t *give_indices(int axes, const int64_t *sizes, const int64_t *strides, int64_t run, int kind) {
+    int64_t *p = give(false, 8, axes, sizes, strides, run, kind);
+    const tensor *t = p ? &tensors[num_tensors - 1] : NULL;
+    for (size_t i = 0; p && i < t->bytes / 8; i++)
+        if (!__asan_address_is_poisoned(t->memory + i * 8))
+            memcpy(t->memory + i * 8, &(int64_t){next() % 999 == 0 ? (int64_t)next() : (int64_t)(next() % 60)}, 8);
+    return p;
+}
+
+static void give_positions(qkv_positions *p, int64_t batch, int64_t tokens, int kind) {
+    if (!p->data)
+        return;
+    p->data = give_indices(2, (int64_t[]){batch, tokens}, (int64_t[]){p->batch, p->token}, 1, kind);
+    KEEP_PRESENT(p->data, somewhere);
+}
+
+static void give_steps(qkv_projection_desc *d, int64_t i, int kind) {
+    qkv_head_steps *s = &d->steps[i];
+    const qkv_head_steps was = *s;
+    GIVE_VECTOR(s->norm, false, 4, d->part[i].head_dim ? d->part[i].head_dim : d->part[i].out_features);
+    if (s->first_positions)
+        s->first_positions = give_indices(0, NULL, NULL, d->batch, kind);
+    give_positions(&s->positions, d->batch, d->tokens, kind);
+    KEEP_PRESENT(s->norm, was.norm);
+    KEEP_PRESENT(s->first_positions, was.first_positions);
+}
+
 static void give_projection(qkv_projection_desc *d, bool outputs, int kind) {
     const int64_t rows[3] = {d->batch, 1, d->tokens};
     int64_t columns = 0;
@@ -296,6 +332,9 @@ static void give_projection(qkv_projection_desc *d, bool outputs, int kind) {
         GIVE_ROWS(p->out, true, out, dim);
         GIVE_VECTOR(p->bias, false, 4, p->out_features);
         KEEP_PRESENT(p->bias, bias);
+        give_steps(d, i, kind);
+        if (d->steps[i].rotate && !d->rope.cos)
+            give_rope(&d->rope, dim, kind);
     }
     GIVE_ROWS(d->x, false, rows, d->in_features);
     d->packed = give_packed(d->in_features, columns, kind);
@@ -321,6 +360,15 @@ static void give_layer(qkv_layer_desc *d, bool outputs, int kind) {
     GIVE_VECTOR(d->bias_k, false, 4, k);
     GIVE_VECTOR(d->bias_v, false, 4, v);
     GIVE_VECTOR(d->bias_o, false, 4, d->out_features);
+    GIVE_VECTOR(d->norm_q, false, 4, a->head_dim);
+    GIVE_VECTOR(d->norm_k, false, 4, a->head_dim);
+    if (d->rope.cos)
+        give_rope(&d->rope, a->head_dim, kind);
+    give_positions(&d->positions_q, a->batch, a->seq_q, kind);
+    give_positions(&d->positions_k, a->batch, a->seq_k, kind);
+    KEEP_PRESENT(d->norm_q, was.norm_q);
+    KEEP_PRESENT(d->norm_k, was.norm_k);
+    KEEP_PRESENT(d->rope.cos, was.rope.cos);
     give_options(a, outputs, dim_v(a), kind);
     KEEP_PRESENT(d->x_kv.data, was.x_kv.data);
     KEEP_PRESENT(d->w_qkv, was.w_qkv);

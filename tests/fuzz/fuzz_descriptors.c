@@ -7,68 +7,9 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#include "fuzz_buffers.h"
+#include "fuzz_draw.h"
 
 /* ------------------------------------------------------------------------------------------------------ drawing */
-
-/* The input's bytes, then random ones that follow from them. */
-static const uint8_t *input;
-static size_t left;
-
-static int64_t pick(int64_t n) {
-    uint64_t x = next();
-    if (left > 0) {
-        x = *input++;
-        left--;
-        state ^= x;
-    }
-    return (int64_t)(x % (uint64_t)n);
-}
-
-static bool chance(int64_t percent) {
-    return pick(100) < percent;
-}
-
-static int64_t small(void) {
-    return chance(8) ? 0 : 1 + pick(4);
-}
-
-static int64_t length(void) {
-    static const int64_t some[] = {0, 1, 2, 3, 5, 7, 13, 64, 65, 70, 129, 256, 257, 300, 520};
-    return some[pick(chance(97) ? 7 : 15)];
-}
-
-static int64_t width(void) {
-    static const int64_t some[] = {0, 1, 2, 3, 4, 7, 8, 16, 17, 33, 64, 65};
-    return some[pick(chance(90) ? 7 : 12)];
-}
-
-/* Strides of nested axes in some order with gaps; of an input also 0 or overlapping; rarely anything. */
-static void draw_strides(int n, const int64_t *size, int64_t run, bool out, int64_t *const stride[]) {
-    int order[4] = {0, 1, 2, 3};
-    int64_t extent = run > 0 ? run : 1;
-    for (int i = 0; i < n; i++) {
-        int j = i + (int)pick(n - i), axis = order[j];
-        order[j] = order[i];
-        *stride[axis] = extent + (chance(30) ? pick(4) : 0);
-        extent += (size[axis] > 0 ? size[axis] - 1 : 0) * *stride[axis];
-        if (chance(10))
-            *stride[axis] = -*stride[axis];
-        if (chance(out ? 1 : 8))
-            *stride[axis] = chance(50) ? 0 : pick(40) - 20;
-        if (extent > 1 << 20)
-            extent = 1;
-    }
-}
-
-static void draw_rows(const int64_t size[3], int64_t run, bool out, int64_t *batch, int64_t *head, int64_t *token) {
-    draw_strides(3, size, run, out, (int64_t *const[]){batch, head, token});
-}
-
-#define ROWS(x, size, run, out) draw_rows(size, run, out, &(x).batch, &(x).head, &(x).token)
-#define MATRIX(x, size, run, out)                                                                                      \
-    draw_strides(4, size, run, out, (int64_t *const[]){&(x).batch, &(x).head, &(x).query, &(x).key})
-#define OPTION(pointer, percent) (pointer) = chance(percent) ? (void *)somewhere : NULL
 
 static void draw_types(qkv_attention_desc *d) {
     d->q_type = (int32_t)pick(chance(98) ? 3 : 6) - (chance(1) ? 1 : 0);
@@ -162,6 +103,24 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     }
 }
 
+static qkv_rope draw_rope(int64_t head_dim) {
+    return (qkv_rope){.num_positions = chance(97) ? 600 : pick(20) - 2, .layout = pick(chance(98) ? 2 : 4),
+                      .rotary_dim = chance(50) ? head_dim / 2 * 2 : chance(95) ? head_dim / 4 * 2 : width() - 1};
+}
+
+static qkv_positions draw_positions(int64_t tokens) {
+    return (qkv_positions){chance(15) ? (const void *)somewhere : NULL, pick(3) * tokens, pick(3)};
+}
+
+static void draw_steps(qkv_head_steps *s, int64_t tokens) {
+    OPTION(s->norm, 30);
+    s->norm_epsilon = chance(98) ? (float)pick(3) / 1024 : -1;
+    s->rotate = (uint32_t)pick(chance(98) ? 2 : 3);
+    s->first_position = chance(95) ? pick(30) : pick(1000) - 9;
+    OPTION(s->first_positions, 15);
+    s->positions = draw_positions(tokens);
+}
+
 static void draw_projection(qkv_projection_desc *d) {
     *d = (qkv_projection_desc){.size = sizeof *d, .batch = small(), .tokens = length(), .in_features = width(),
                                .num_parts = chance(3) ? pick(6) : 1 + pick(4)};
@@ -175,6 +134,10 @@ static void draw_projection(qkv_projection_desc *d) {
         const int64_t out[3] = {d->batch, p->head_dim ? heads : 1, d->tokens};
         ROWS(p->out, out, p->head_dim ? p->head_dim : p->out_features, true);
         OPTION(p->bias, 40);
+    }
+    for (int i = 0; i < QKV_MAX_PARTS && chance(40); i++) {
+        draw_steps(&d->steps[i], d->tokens);
+        d->rope = draw_rope(d->part[i].head_dim ? d->part[i].head_dim : d->part[i].out_features);
     }
 }
 
@@ -214,6 +177,17 @@ static void draw_layer(qkv_layer_desc *d) {
     ROWS(d->x, rows, d->model_dim, false);
     ROWS(d->x_kv, keys, kv_dim(d), false);
     ROWS(d->out, rows, d->out_features, true);
+    if (chance(60))
+        return;
+    OPTION(d->norm_q, d->w_qkv ? 50 : 2);
+    OPTION(d->norm_k, d->w_qkv ? 50 : 2);
+    d->norm_epsilon = chance(99) ? (float)pick(3) / 1024 : -1;
+    d->rope = draw_rope(a->head_dim);
+    OPTION(d->rope.cos, d->w_qkv ? 60 : 2);
+    d->positions_q = draw_positions(a->seq_q);
+    d->positions_k = draw_positions(a->seq_k);
+    if (d->rope.cos && chance(80))
+        a->q_offset = pick(60);
 }
 
 /* --------------------------------------------------------------------------------------------------- operations */
@@ -291,6 +265,7 @@ static void draw(int operation, descriptor *u) {
         qkv_projection_backward_desc *d = &u->projection_backward;
         d->size = sizeof *d;
         draw_projection(&d->forward);
+        memset(d->forward.steps, 0, chance(97) ? sizeof d->forward.steps : 0); /* else refused */
         d->flags = chance(70) ? 0 : chance(95) ? 1 + (uint32_t)pick(2) * 0xff : (uint32_t)pick(256) << 4;
         const int64_t rows[3] = {d->forward.batch, 1, d->forward.tokens};
         ROWS(d->grad_x, rows, d->forward.in_features, true);
@@ -319,6 +294,8 @@ static void draw(int operation, descriptor *u) {
         OPTION(d->grad_x.data, 60);
         OPTION(d->grad_bias.data, 20);
         OPTION(d->grad_sinks, 20);
+        OPTION(d->grad_norm_q, d->forward.norm_q ? 60 : 1);
+        OPTION(d->grad_norm_k, d->forward.norm_k ? 60 : 1);
         if (d->forward.w_qkv || chance(5)) {
             draw_grad(&d->grad_q, d->forward.model_dim, a->num_heads * a->head_dim);
             draw_grad(&d->grad_k, kv_dim(&d->forward), kv_heads(a) * a->head_dim);
@@ -417,6 +394,10 @@ static void give_buffers(int operation, descriptor *u, int kind) {
             GIVE_ROWS(d->grad_x_kv, true, keys, kv_dim(&d->forward));
         give_bias_grad(&d->grad_bias, a, kind);
         GIVE_VECTOR(d->grad_sinks, true, 4, a->num_heads);
+        GIVE_VECTOR(d->grad_norm_q, true, 4, a->head_dim);
+        KEEP_PRESENT(d->grad_norm_q, was.grad_norm_q);
+        GIVE_VECTOR(d->grad_norm_k, true, 4, a->head_dim);
+        KEEP_PRESENT(d->grad_norm_k, was.grad_norm_k);
         give_grad(&d->grad_q, d->forward.model_dim, a->num_heads * a->head_dim, kind);
         give_grad(&d->grad_k, kv_dim(&d->forward), kv_heads(a) * a->head_dim, kind);
         give_grad(&d->grad_v, kv_dim(&d->forward), kv_heads(a) * dim_v(a), kind);

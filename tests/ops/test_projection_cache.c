@@ -1,5 +1,5 @@
-/* Projections that store into a KV cache leave there what a projection into tensors followed by qkv_cache_append leaves,
- * byte for byte.
+/* Projections that store into a KV cache leave there what a projection into tensors followed by qkv_cache_append
+ * leaves, byte for byte.
  *
  * SPDX-License-Identifier: MIT */
 #include "oracle_cases.h"

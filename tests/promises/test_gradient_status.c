@@ -128,6 +128,11 @@ static void test_projection_backward_refuses(void) {
     RUN_REFUSES(projection_backward, QKV_ERROR_PLAN, d.forward.tokens--);
 }
 
+static void layer_backward_finds_no_position(const qkv_layer_backward_desc *of) {
+    const qkv_layer_backward_desc good = *of;
+    RUN_REFUSES(layer_backward, QKV_ERROR_INDEX, (void)"d.forward.attention.q_offset");
+}
+
 static void test_layer_backward_refuses(void) {
     qt_rng rng;
     if (!qt_case(0, &rng))
@@ -163,6 +168,12 @@ static void test_layer_backward_refuses(void) {
     PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, (d.grad_x_kv = d.grad_x, d.grad_x_kv.token = far,
                                                       d.forward.x_kv = d.forward.x));
     RUN_REFUSES(layer_backward, QKV_ERROR_PLAN, d.forward.x_kv = d.forward.x);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_SHAPE, d.grad_norm_q = out); /* without norm_q */
+    PLAN_REFUSES(layer_backward, QKV_ERROR_SHAPE, d.grad_norm_k = out);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_VALUE, d.forward.norm_epsilon = -1);
+    qkv_layer_backward_desc turned = good;
+    turned.forward.rope = (qkv_rope){x, x, 3, 4, QKV_ROPE_HALF}; /* five tokens */
+    layer_backward_finds_no_position(&turned);
     PLAN_REFUSES(layer_backward, QKV_ERROR_STRIDES, d.grad_o.stride = 7);
     PLAN_REFUSES(layer_backward, QKV_ERROR_STRIDES, d.grad_x.token = 0);
     RUN_REFUSES(layer_backward, QKV_ERROR_NULL, d.forward.x.data = NULL);

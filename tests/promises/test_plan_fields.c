@@ -79,11 +79,18 @@ typedef struct field {
 #define FORWARD_PART(desc, i)                                                                                          \
     AT(desc, forward.part[i].out_features, PLANNED), AT(desc, forward.part[i].head_dim, PLANNED),                      \
         AT(desc, forward.part[i].bias, UNUSED), AT(desc, forward.part[i].out, UNUSED)
+#define POSITIONS(desc, name)                                                                                          \
+    AT(desc, name.data, OPTIONAL), AT(desc, name.batch, PLANNED), AT(desc, name.token, PLANNED)
 #define LAYER(desc, at, out_kind)                                                                                      \
     AT(desc, at model_dim, PLANNED), AT(desc, at out_features, PLANNED), ROWS(desc, at x, ADDRESS),                    \
         AT(desc, at w_qkv, OPTIONAL), AT(desc, at bias_q, OPTIONAL), AT(desc, at bias_k, OPTIONAL),                    \
         AT(desc, at bias_v, OPTIONAL), AT(desc, at w_o, OPTIONAL), AT(desc, at bias_o, OPTIONAL),                      \
-        ROWS(desc, at x_kv, OPTIONAL), AT(desc, at kv_dim, PLANNED), AT(desc, at w_kv, OPTIONAL)
+        ROWS(desc, at x_kv, OPTIONAL), AT(desc, at kv_dim, PLANNED), AT(desc, at w_kv, OPTIONAL),                      \
+        AT(desc, at norm_q, OPTIONAL), AT(desc, at norm_k, OPTIONAL), AT(desc, at norm_epsilon, PLANNED),              \
+        AT(desc, at reserved, PLANNED), AT(desc, at rope.cos, OPTIONAL), AT(desc, at rope.sin, ADDRESS),               \
+        AT(desc, at rope.num_positions, PLANNED), AT(desc, at rope.rotary_dim, PLANNED),                               \
+        AT(desc, at rope.layout, PLANNED), POSITIONS(desc, at positions_q), POSITIONS(desc, at positions_k),           \
+        AT(desc, at cache, ABSENT), AT(desc, at first_sequence, UNUSED)
 #define SIZE(desc, name) AT(desc, name, UNUSED)
 
 #define NONE
@@ -134,6 +141,7 @@ static const field layer_backward_fields[] = {
     SIZE(LB, size), AT(LB, flags, PLANNED), AT(LB, reserved, PLANNED), ROWS(LB, grad_out, ADDRESS),
     ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k),
     WEIGHT(LB, grad_v), WEIGHT(LB, grad_o), MATRIX(LB, grad_bias, OPTIONAL), AT(LB, grad_sinks, OPTIONAL),
+    AT(LB, grad_norm_q, OPTIONAL), AT(LB, grad_norm_k, OPTIONAL),
     SIZE(LB, forward.size),
     LAYER(LB, INSIDE(forward), UNUSED), AT(LB, forward.out, UNUSED), SIZE(LB, forward.attention.size),
     ATTENTION(LB, INSIDE(forward.attention), NULL_ONLY, NULL_ONLY, UNUSED)};
@@ -198,6 +206,10 @@ static void run_all(void (*test)(const operation *op)) {
     const L l = {.size = sizeof l, .model_dim = 4, .out_features = 8, .x = {room[22], 64, 0, 8}, .w_qkv = weights,
                  .bias_q = room[23], .bias_k = room[24], .bias_v = room[25], .w_o = weights, .bias_o = room[26],
                  .x_kv = {room[55], 64, 0, 8}, .kv_dim = 4, .w_kv = weights, .out = {room[27], 64, 0, 8},
+                 .norm_q = room[63], .norm_k = room[64], .norm_epsilon = 1,
+                 .rope = {room[61], room[62], 8, 4, QKV_ROPE_HALF},
+                 .positions_q = {(const int64_t *)(void *)room[65], 4, 1},
+                 .positions_k = {(const int64_t *)(void *)room[66], 4, 1},
                  .attention = inner};
     const AB ab = {.size = sizeof ab, .grad_out = {room[28], 64, 32, 8}, .grad_lse = {room[29], 64, 32, 8},
                    .grad_q = {room[30], 64, 32, 8}, .grad_k = {room[31], 64, 32, 8}, .grad_v = {room[32], 64, 32, 8},
@@ -210,7 +222,8 @@ static void run_all(void (*test)(const operation *op)) {
                    .grad_x_kv = {room[56], 64, 0, 8},
                    .grad_q = {room[44], 16, QKV_IN_OUT, room[45]}, .grad_k = {room[46], 16, QKV_IN_OUT, room[47]},
                    .grad_v = {room[48], 16, QKV_IN_OUT, room[49]}, .grad_o = {room[50], 16, QKV_IN_OUT, room[51]},
-                   .grad_bias = {room[52], 512, 128, 16, 2}, .grad_sinks = room[53], .forward = l};
+                   .grad_bias = {room[52], 512, 128, 16, 2}, .grad_sinks = room[53],
+                   .grad_norm_q = room[67], .grad_norm_k = room[68], .forward = l};
 #define RUN(op, d)                                                                                                     \
     test(&(operation){#op, &d, sizeof d, op##_fields, sizeof op##_fields / sizeof *op##_fields, op##_plan, op##_check})
     RUN(attention, a);

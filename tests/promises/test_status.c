@@ -282,6 +282,45 @@ static void test_cross_layer_refuses(const qkv_layer_desc *self, const void *w) 
     RUN_REFUSES(layer, QKV_ERROR_PLAN, d.kv_dim = 7);
 }
 
+static void test_layer_steps_refuse(const qkv_layer_desc *self) {
+    static const int64_t wrong[5] = {0, 1, 2, 9, 3};
+    const float *table = self->x.data;
+    qkv_layer_desc good = *self;
+    good.norm_q = table;
+    good.norm_k = table + 4;
+    good.norm_epsilon = 1e-6f;
+    good.rope = (qkv_rope){table, table + 12, 6, 4, QKV_ROPE_INTERLEAVED};
+    good.attention.q_offset = 1;
+    PLAN_REFUSES(layer, QKV_ERROR_FLAGS, d.reserved = 1);
+    PLAN_REFUSES(layer, QKV_ERROR_FLAGS, d.rope.layout = -1);
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.rope.rotary_dim = 1);
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.rope.rotary_dim = 8);
+    PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.rope.num_positions = -1);
+    PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.positions_k = ((qkv_positions){wrong, 0, far}));
+    PLAN_REFUSES(layer, QKV_ERROR_VALUE, d.norm_epsilon = NAN);
+    PLAN_REFUSES(layer, QKV_ERROR_VALUE, d.norm_epsilon = -1e-6f);
+    RUN_REFUSES(layer, QKV_ERROR_NULL, d.rope.sin = NULL);
+    RUN_REFUSES(layer, QKV_ERROR_ALIAS, d.rope.sin = out);
+    RUN_REFUSES(layer, QKV_ERROR_ALIAS, d.norm_k = lse);
+    RUN_REFUSES(layer, QKV_ERROR_ALIGNMENT, d.norm_q = shifted(table, 1));
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.rope.cos = NULL);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.norm_k = NULL);
+    RUN_REFUSES(layer, QKV_ERROR_PLAN, d.norm_epsilon = 1);
+    good.attention.q_offset = 2;
+    RUN_REFUSES(layer, QKV_ERROR_INDEX, (void)"d.attention.q_offset");
+    good.attention.q_offset = -1;
+    RUN_REFUSES(layer, QKV_ERROR_INDEX, (void)"d.attention.q_offset");
+    good.attention.q_offset = 0;
+    good.rope.num_positions = 4;
+    RUN_REFUSES(layer, QKV_ERROR_INDEX, (void)"d.attention");
+    good.rope.num_positions = 6;
+    good.positions_q = (qkv_positions){wrong, 0, 1};
+    RUN_REFUSES(layer, QKV_ERROR_INDEX, (void)"d.positions_q");
+    good.positions_k = good.positions_q;
+    good.positions_q.data = NULL;
+    RUN_REFUSES(layer, QKV_ERROR_INDEX, (void)"d.positions_k");
+}
+
 static void test_layer_refuses(void) {
     qt_rng rng;
     if (!qt_case(0, &rng))
@@ -295,6 +334,7 @@ static void test_layer_refuses(void) {
                                  .attention = {.size = sizeof good.attention, .batch = 1, .num_heads = 2, .seq_q = 5,
                                                .seq_k = 5, .head_dim = 4, .lse = {lse, 0, 5, 1}}};
     COMMON_REFUSALS(layer);
+    test_layer_steps_refuse(&good);
     PLAN_REFUSES(layer, QKV_ERROR_SIZE, d.attention.size = 0);
     PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.model_dim = -1);
     PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.out_features = -1);

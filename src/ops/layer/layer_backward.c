@@ -168,8 +168,8 @@ static void place_gradients(const qkv_layer_backward_desc *d, const layer_grad_s
         qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim_v, wants_v(d) ? place(base, shape->grad_v) : NULL);
 }
 
-static QKV_NOINLINE void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
-                              const layer_calls *calls, qkv_attention_backward_desc *g) {
+static QKV_NOINLINE void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
+                                           float *base, const layer_calls *calls, qkv_attention_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
     const uint32_t flags = d->flags & (QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS);
     *g = (qkv_attention_backward_desc){.size = sizeof *g, .flags = flags, .forward = *a};
@@ -187,7 +187,8 @@ static QKV_NOINLINE void connect_gradients(const qkv_layer_backward_desc *d, con
 }
 
 static QKV_NOINLINE void connect_output(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
-                           enum operation operation, const layer_calls *calls, qkv_projection_backward_desc *g) {
+                                        enum operation operation, const layer_calls *calls,
+                                        qkv_projection_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
     *g = (qkv_projection_backward_desc){.size = sizeof *g, .forward = calls->out};
     g->forward.x = qkv_as_input(&a->out);
@@ -202,8 +203,9 @@ static QKV_NOINLINE void connect_output(const qkv_layer_backward_desc *d, const 
 }
 
 /* Of Q, K and V from x, or in cross-attention of Q from x (INPUT), of K and V from x_kv (INPUT_KV). */
-static QKV_NOINLINE void connect_input(const qkv_layer_backward_desc *d, enum operation operation, const layer_calls *calls,
-                          const qkv_output outs[3], qkv_projection_backward_desc *g) {
+static QKV_NOINLINE void connect_input(const qkv_layer_backward_desc *d, enum operation operation,
+                                       const layer_calls *calls, const qkv_output outs[3],
+                                       qkv_projection_backward_desc *g) {
     bool keys = operation == INPUT_KV;
     bool add = d->flags & (keys ? QKV_ACCUMULATE_X_KV : QKV_ACCUMULATE_X);
     *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = add ? QKV_ACCUMULATE_X : 0,

@@ -14,8 +14,8 @@
 #include "../cache/cache.h"
 #include "../ops.h"
 
-/* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. Fewer, where a tile is more
- * than WIDE_TILE panels wide. */
+/* Rows of a block: the scratch tile (192 × 64 floats) and a block of X stay in the L2 cache. Fewer, where a tile is
+ * more than WIDE_TILE panels wide. */
 enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4 };
 
 /* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */

@@ -354,9 +354,9 @@ static void qkv_projection_backward_run_one(const qkv_plan *plan, const void *de
 
 static uint64_t qkv_projection_backward_checksum(const gradient_desc *d) {
     const qkv_projection_desc *f = &d->forward;
-    int64_t fields[12 + (12 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS] = {f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch,
-                                               f->x.token, d->flags, d->reserved, wants_x(d), d->grad_x.batch,
-                                               d->grad_x.token};
+    int64_t fields[12 + (12 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS] = {
+        f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch, f->x.token, d->flags, d->reserved, wants_x(d),
+        d->grad_x.batch, d->grad_x.token};
     size_t n = 11;
     for (int64_t i = 0; i < qkv_min(f->num_parts, QKV_MAX_PARTS); i++) {
         const qkv_weight_grad *g = &d->grad[i];

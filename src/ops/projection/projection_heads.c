@@ -79,8 +79,8 @@ void qkv_apply_head_steps(const qkv_kernels *kernels, const qkv_head_steps *step
 }
 
 /* n rows of a head from token t on, which may be of several batches, to the ends of their sequences. */
-static void store_rows(const qkv_kernels *kernels, const qkv_projection_desc *d, const qkv_head_rows *rows, int64_t head,
-                       int64_t t, int64_t n, const float *x) {
+static void store_rows(const qkv_kernels *kernels, const qkv_projection_desc *d, const qkv_head_rows *rows,
+                       int64_t head, int64_t t, int64_t n, const float *x) {
     int64_t b = rows->b + t / d->tokens, count;
     for (t %= d->tokens; n > 0; n -= count, x += count * rows->ld, b++, t = 0) {
         int64_t sequence = d->first_sequence + b;
@@ -145,10 +145,11 @@ qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, qkv_cache_view *
         const qkv_projection_part *part = &d->part[i];
         int64_t dim = d->steps[i].store == QKV_STORE_K ? c->head_dim : c->head_dim_v;
         if (d->steps[i].store != 0 && (part->head_dim != dim || qkv_part_heads(part) != c->num_kv_heads))
-            return qkv_refuse(why, QKV_ERROR_CACHE, "part[].head_dim", i, "is %, with other heads than the cache's of %",
-                              part->head_dim, dim);
+            return qkv_refuse(why, QKV_ERROR_CACHE, "part[].head_dim", i,
+                              "is %, with other heads than the cache's of %", part->head_dim, dim);
     }
-    if (d->first_sequence < 0 || d->first_sequence > c->num_sequences || d->batch > c->num_sequences - d->first_sequence)
+    if (d->first_sequence < 0 || d->first_sequence > c->num_sequences ||
+        d->batch > c->num_sequences - d->first_sequence)
         return qkv_refuse(why, QKV_ERROR_INDEX, "first_sequence", -1, "is %, of % sequences", d->first_sequence,
                           c->num_sequences);
     for (int64_t b = 0; b < d->batch; b++) {
