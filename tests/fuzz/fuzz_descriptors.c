@@ -384,7 +384,7 @@ static void give_buffers(int operation, descriptor *u, int kind) {
         qkv_layer_backward_desc *d = &u->layer_backward;
         const qkv_layer_backward_desc was = *d;
         const qkv_attention_desc *a = &d->forward.attention;
-        const int64_t rows[3] = {a->batch, 1, a->seq_q}, pairs[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
+        const int64_t rows[3] = {a->batch, 1, a->seq_q};
         give_layer(&d->forward, false, kind);
         GIVE_ROWS(d->grad_out, false, rows, d->forward.out_features);
         if (d->grad_x.data)
