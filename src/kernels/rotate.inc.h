@@ -11,8 +11,9 @@ QKV_INLINE void rotate_pairs(vec *x0, vec *x1, vec c, vec s, vec minus) {
     *x1 = v_fma(b, c, v_mul(a, s));
 }
 
-/* Channels p and pairs + p. */
-QKV_INLINE void rotate_halves(float *x, const float *cos, const float *sin, vec sign, vec minus_sign, size_t pairs) {
+/* Channels p and pairs + p of a row. Not inlined, so that the loop over rows keeps nothing that this one needs. */
+static QKV_NOINLINE void rotate_halves(float *x, const float *cos, const float *sin, float signum, size_t pairs) {
+    const vec sign = v_set(signum), minus_sign = v_set(-signum);
     float *y = x + pairs;
     size_t p = 0;
     for (; p + VLEN <= pairs; p += VLEN) {
@@ -31,8 +32,8 @@ QKV_INLINE void rotate_halves(float *x, const float *cos, const float *sin, vec 
 }
 
 /* Channels 2p and 2p + 1. */
-QKV_INLINE void rotate_neighbours(float *x, const float *cos, const float *sin, vec sign, vec minus_sign,
-                                  size_t pairs) {
+static QKV_NOINLINE void rotate_neighbours(float *x, const float *cos, const float *sin, float signum, size_t pairs) {
+    const vec sign = v_set(signum), minus_sign = v_set(-signum);
     size_t p = 0;
     for (; p + VLEN <= pairs; p += VLEN) {
         vec x0 = v_load(x + 2 * p), x1 = v_load(x + 2 * p + VLEN), s = v_load(sin + p);
@@ -59,13 +60,13 @@ QKV_INLINE void rotate_neighbours(float *x, const float *cos, const float *sin, 
 
 static void rotate(float *x, ptrdiff_t ld, const float *cos, const float *sin, const ptrdiff_t *at, size_t rows,
                    size_t pairs, int interleaved, int inverse) {
-    vec sign = v_set(inverse ? -1.0f : 1.0f), minus_sign = v_set(inverse ? 1.0f : -1.0f);
+    float sign = inverse ? -1.0f : 1.0f;
     for (size_t i = 0; i < rows; i++) {
         float *row = x + (ptrdiff_t)i * ld;
         if (interleaved)
-            rotate_neighbours(row, cos + at[i], sin + at[i], sign, minus_sign, pairs);
+            rotate_neighbours(row, cos + at[i], sin + at[i], sign, pairs);
         else
-            rotate_halves(row, cos + at[i], sin + at[i], sign, minus_sign, pairs);
+            rotate_halves(row, cos + at[i], sin + at[i], sign, pairs);
     }
     v_leave();
 }
