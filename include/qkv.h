@@ -84,7 +84,8 @@ typedef enum qkv_status {
     QKV_ERROR_INDEX = 18,          /* q_start or k_start decreases or leaves its tensor, or there is no such page,
                                     * sequence or position */
     QKV_ERROR_CAPACITY = 19,       /* a cache has no page or position left, or no longer what a position needs */
-    QKV_ERROR_CACHE = 20           /* memory holds no cache, a damaged one, or one of another version or byte order */
+    QKV_ERROR_CACHE = 20           /* memory holds no cache, a damaged one, one of another version or byte order, or
+                                    * not what a projection or layer stores into */
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run
@@ -332,13 +333,13 @@ typedef struct qkv_head_steps {
     const float *norm;      /* optional, [head_dim]: QK-norm (RMSNorm over the head): x becomes norm·x/√(mean x² + ε) */
     float norm_epsilon;     /* ε ≥ 0. Without one a row of zeros becomes NaN. */
     uint32_t rotate;        /* 1: RoPE, by the tables of the descriptor */
-    int64_t first_position; /* of token 0 of every batch; with a cache: counted from where its sequence had ended */
-    const int64_t *first_positions; /* optional, [batch]: in place of first_position; not with a cache */
+    int64_t first_position; /* of token 0 of every batch; if a part is stored: from where the sequence had ended */
+    const int64_t *first_positions; /* optional, [batch]: in place of first_position; not if a part is stored */
     qkv_positions positions; /* optional: a position for each (batch, token), in place of both */
     int64_t store;          /* QKV_STORE_K or QKV_STORE_V: heads go into the descriptor's cache, as its K or V */
 } qkv_head_steps;
 
-#define QKV_STORE_K 1
+#define QKV_STORE_K 1 /* each for one part at most */
 #define QKV_STORE_V 2
 
 /* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).
@@ -348,8 +349,9 @@ typedef struct qkv_head_steps {
  * layout that is none QKV_ERROR_FLAGS; a head_dim above 65536 with steps QKV_ERROR_OVERFLOW.
  *
  * Parts may go into a KV cache, head h of the part as KV head h, rounded as the cache stores it. The tokens of batch b
- * are the last ones of sequence first_sequence + b, which qkv_cache_extend has made room for. `out` of such a part is
- * optional. A run that finds another shape or fewer tokens in the cache returns QKV_ERROR_CACHE. */
+ * are the last ones of sequence first_sequence + b, which qkv_cache_extend has made room for; store before you fork.
+ * `out` of such a part is optional. QKV_ERROR_CACHE when a run finds other heads, fewer tokens, or pages that the
+ * sequence shares or has released. Without a part that is stored the cache is not looked at. */
 typedef struct qkv_projection_desc {
     size_t size;          /* sizeof(qkv_projection_desc) */
     int64_t batch, tokens, in_features, num_parts;
@@ -477,9 +479,9 @@ typedef struct qkv_attention_desc {
 
     /* Keys and values in pages. page_table: optional: token j of sequence b is token j mod page_tokens of page
      * page_table[b·table_stride + ⌊j / page_tokens⌋] of num_pages. The batch strides of k and v are those of pages, and
-     * page_tokens is a multiple of 16. Sequences may share pages. Entries beyond kv_len, and of pages
-     * before the first that QKV_LEFT leaves to any query, are not looked at; QKV_ERROR_INDEX when a run finds another
-     * that is no page. Not with k_start. */
+     * page_tokens is a multiple of 16. Sequences may share pages. Entries beyond kv_len, of pages
+     * before the first that QKV_LEFT leaves to any query (first_tokens, scores: to none), and of sequences without
+     * queries are not looked at; QKV_ERROR_INDEX when a run finds another that is no page. Not with k_start. */
     const int32_t *page_table;
     int64_t table_stride, page_tokens, num_pages;
 
@@ -584,15 +586,17 @@ QKV_API const char *qkv_merge_explain_run(const qkv_plan *plan, const qkv_merge_
  * kv_dim, w_qkv holds Wq alone and w_kv the parts Wk [kv_dim][…] and Wv [kv_dim][…]; with equal widths it may do so.
  *
  * Q and K may pass through QK-norm and RoPE on their way, in that order (qkv_head_steps). Query i then has the position
- * i + attention.q_offset (or q_offsets[b]), which counts for masks too, and key j the position j; positions_q and
- * positions_k are others, each by itself, for RoPE alone.
+ * i + attention.q_offset (or q_offsets[b]), which counts for masks too, with QKV_FROM_END from the end, and key j the
+ * position j; positions_q and positions_k are others, each by itself, for RoPE alone. Beside QKV_FROM_END with kv_len
+ * or q_offsets positions_q is needed.
  *
  * With a cache the layer decodes: K and V of x's seq_q tokens go to the ends of the sequences first_sequence … (one for
  * each batch), where qkv_cache_extend has made room for them, and Q sees all that these sequences have. Positions count
  * from where a sequence ended before, as with QKV_FROM_END; flags say QKV_RIGHT for causal. attention brings batch,
- * num_heads, seq_q and options; num_kv_heads, head_dim, head_dim_v and seq_k are the cache's (0, or equal to them), a
- * window is the cache's, kv_len, q_offsets and x_kv are NULL. Here a plan reads the cache's header, and a run may bring
- * another cache of the same description. No gradients.
+ * num_heads, seq_q and options; num_kv_heads, head_dim, head_dim_v, seq_k and types are the cache's (0, or equal to it:
+ * seq_k is max_tokens, the width of bias, keep, probabilities and scores), and so is the window: no QKV_LEFT. kv_len,
+ * q_offsets and x_kv are NULL. Here a plan reads the cache's header, and a run may bring another cache of the same
+ * description. No gradients.
  *
  * w_qkv = NULL is raw attention: Q = K = V = x, or K = V = x_kv, every head over the whole embedding (head_dim =
  * head_dim_v = model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
@@ -726,7 +730,9 @@ QKV_API qkv_status qkv_cache_fork(void *cache, int64_t from, int64_t to);
  *   qkv_cache_attach(cache, sequence, &d);
  *
  * Lengths are read when it runs, so a plan serves all steps with the same number of queries. Sequences without queries
- * in q_start cost nothing, so that one call may take any of them. QKV_ERROR_INDEX for sequences beyond the last. */
+ * in q_start cost nothing, so that one call may take any of them. A window of the descriptor stays if the cache has
+ * none. With a window at most the tokens of the last extension are queries, and `scores` of tokens that it has released
+ * are any numbers. QKV_ERROR_INDEX for sequences beyond the last; _SIZE; _HEADS for a cache without heads. */
 QKV_API qkv_status qkv_cache_attach(const void *cache, int64_t first_sequence, qkv_attention_desc *desc);
 
 /* ------------------------------------------------------------------------------------------------- gradients */

@@ -5,7 +5,7 @@
  *   complete              copies a descriptor and fills in what 0 stands for
  *   validate              checks all of it but tensors
  *   operands              lists its tensors
- *   CHECK_VALUES          if defined: checks what a run finds in them, after all pointers
+ *   CHECK_VALUES          if defined: checks what a run finds in them, after all pointers; may list them anew
  *   checksum              of what a run may not change, and so of all that validate looks at
  *   make_plan             cuts the work of a valid descriptor
  *   run_one               runs one task
@@ -77,7 +77,7 @@ static QKV_NOINLINE qkv_status QKV_OP(check_call)(const qkv_plan *plan, const DE
     status = qkv_check_pointers(&operands, why);
 #ifdef CHECK_VALUES
     if (status == QKV_OK)
-        status = CHECK_VALUES(d, why);
+        status = CHECK_VALUES(&operands, d, why);
 #endif
     return status != QKV_OK ? status : qkv_check_workspace(&operands, plan, workspace, workspace_size, why);
 }

@@ -220,6 +220,9 @@ static void test_what_a_step_refuses(const qt_set *set) {
     REFUSES(QKV_ERROR_INDEX, d.attention.q_offset = -1);
     REFUSES(QKV_ERROR_INDEX, d.attention.q_offset = 399);
     REFUSES(QKV_ERROR_SHAPE, d.attention.head_dim = c.cache.head_dim + 1);
+    REFUSES(QKV_ERROR_SHAPE, d.attention.seq_k = 7);
+    REFUSES(QKV_ERROR_SHAPE, d.attention.num_pages = 1);
+    REFUSES(QKV_ERROR_SHAPE, d.attention.flags |= QKV_LEFT);
     REFUSES(QKV_ERROR_SHAPE, d.attention.kv_len = numbers);
     REFUSES(QKV_ERROR_SHAPE, d.attention.q_offsets = numbers);
     REFUSES(QKV_ERROR_SHAPE, d.x_kv = d.x);

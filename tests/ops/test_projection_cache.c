@@ -163,7 +163,8 @@ static void test_what_can_not_be_stored(const qt_set *set) {
     REFUSES(QKV_ERROR_NULL, d.cache = NULL);
     REFUSES(QKV_ERROR_ALIGNMENT, d.cache = cache + 4);
     REFUSES(QKV_ERROR_CACHE, d.cache = qt_alloc(c.bytes, 64, QT_TAIL));
-    REFUSES(QKV_ERROR_CACHE, d.steps[1].store = QKV_STORE_V); /* of the other width */
+    REFUSES(QKV_ERROR_CACHE, d.steps[1].store = QKV_STORE_V; d.steps[2].store = QKV_STORE_K); /* widths */
+    REFUSES(QKV_ERROR_SHAPE, d.steps[1].store = QKV_STORE_V);
     REFUSES(QKV_ERROR_FLAGS, d.steps[1].store = 3);
     REFUSES(QKV_ERROR_FLAGS, d.steps[1].store = -1);
     REFUSES(QKV_ERROR_INDEX, d.first_sequence = -1);
@@ -175,6 +176,15 @@ static void test_what_can_not_be_stored(const qt_set *set) {
         REFUSES(QKV_ERROR_INDEX, d.steps[1].rotate = 1; d.steps[1].first_position = INT64_MIN);
         REFUSES(QKV_ERROR_INDEX, d.steps[1].rotate = 1; d.steps[1].first_position = INT64_MAX);
     }
+    qkv_plan plan;
+    assert_int_equal(qkv_projection_plan(&set->ctx, &good, 1, &plan), QKV_OK);
+    assert_int_equal(qkv_projection_run(&plan, &good, cache, c.bytes), /* the workspace in the cache */
+                     plan.workspace_size <= c.bytes ? QKV_ERROR_ALIAS : QKV_ERROR_WORKSPACE);
+    const int64_t other = good.first_sequence + good.batch < 4 ? good.first_sequence + good.batch : 0;
+    assert_int_equal(qkv_cache_fork(cache, good.first_sequence, other), QKV_OK); /* pages of two sequences */
+    memcpy(before, cache, c.bytes);
+    REFUSES(QKV_ERROR_CACHE, (void)0);
+    assert_int_equal(qkv_cache_truncate(cache, other, 0), QKV_OK);
     for (int64_t b = 0; b < good.batch; b++)
         assert_int_equal(qkv_cache_truncate(cache, good.first_sequence + b, good.tokens - 1), QKV_OK);
     memcpy(before, cache, c.bytes);

@@ -349,6 +349,18 @@ static void test_indices_that_lead_nowhere_are_refused(const qt_set *set) {
         }
         qt_expect_untouched("out", y.out);
         qt_expect_untouched("lse", y.lse);
+        if (!(x.d.flags & QKV_LEFT) && x.lengths[0] > y.d.page_tokens) { /* scores look at what a window hides */
+            y.d.flags |= QKV_LEFT;
+            y.d.left = x.offsets[0] + x.starts_q[1] - x.starts_q[0] - y.d.page_tokens;
+            *first = -1;
+            y.d.scores = (qkv_matrix_output){qt_floats((size_t)(y.d.num_heads * y.d.seq_q * y.d.seq_k), QT_TAIL), 0,
+                                             y.d.seq_q * y.d.seq_k, y.d.seq_k, 1};
+            if (y.d.left >= 0)
+                assert_int_equal(run_status(set, &y.d), QKV_ERROR_INDEX);
+            y.d.scores.data = NULL;
+            y.d.flags = x.d.flags;
+            y.d.left = x.d.left;
+        }
         *first = good;
         y.d.page_tokens = 8;
         assert_int_equal(run_status(set, &y.d), QKV_ERROR_SHAPE);

@@ -27,7 +27,7 @@ static void test_attention_backward_refuses(void) {
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE | 0x100);
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.reserved = 1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_SIZE, d.forward.size = 8);
-    PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.forward.flags = 4);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.forward.flags = 8);
     PLAN_REFUSES(attention_backward, QKV_ERROR_NEGATIVE, d.forward.seq_q = -1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_HEADS, d.forward.num_kv_heads = 3);
     PLAN_REFUSES(attention_backward, QKV_ERROR_VALUE, d.forward.softcap = -1);

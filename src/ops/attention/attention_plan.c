@@ -97,6 +97,8 @@ static qkv_status validate_layout(const qkv_attention_desc *d, qkv_problem *why)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "k_layout", -1, "is unknown (%)", d->k_layout, 0);
     if (d->k_layout == QKV_KEY_PANELS && d->k_type == QKV_Q8_0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "k_layout", -1, "must be QKV_KEY_ROWS with QKV_Q8_0", 0, 0);
+    if (d->k_layout == QKV_KEY_PANELS && d->head_dim > INT64_C(1) << 50)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "head_dim", -1, "is too large (%)", d->head_dim, 0);
     if (d->k_layout == QKV_KEY_PANELS && d->k_start)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "k_start", -1, "must be NULL with keys in panels", 0, 0);
     if (!d->page_table)
@@ -415,10 +417,14 @@ qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *
     if (d->k_start && check_starts(d->k_start, "k_start[]", d, d->seq_k, why) != QKV_OK)
         return why->status;
     for (int64_t b = 0; d->page_table && qkv_attention_writes(d) && b < d->batch; b++) {
+        if (d->q_start && d->q_start[b] == d->q_start[b + 1])
+            continue;
         const int32_t *pages = d->page_table + b * d->table_stride;
         attention_task t;
         qkv_choose_sequence(&t, d, b);
         int64_t first = window_of(&t, d->q_start ? d->q_start[b] : 0).first / d->page_tokens;
+        if (d->scores.data) /* which don't ask who is visible */
+            first = 0;
         for (int64_t i = first; i < qkv_ceil_div(t.kv_len, d->page_tokens); i++) {
             if (pages[i] < 0 || pages[i] >= d->num_pages)
                 return qkv_refuse(why, QKV_ERROR_INDEX, "page_table", -1, "has page % for sequence %", pages[i], b);
@@ -427,7 +433,7 @@ qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *
     return QKV_OK;
 }
 
-#define CHECK_VALUES qkv_attention_check_values
+#define CHECK_VALUES(operands, d, why) qkv_attention_check_values(d, why)
 #define QKV_OP(name) qkv_attention_##name
 #define DESC qkv_attention_desc
 #define OPERATION QKV_ATTENTION

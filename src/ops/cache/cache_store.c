@@ -167,6 +167,14 @@ qkv_status qkv_cache_attach(const void *cache, int64_t first_sequence, qkv_atten
     if (first_sequence < 0 || desc->batch < 0 || first_sequence > d->num_sequences ||
         desc->batch > d->num_sequences - first_sequence)
         return QKV_ERROR_INDEX;
+    if (desc->size < sizeof *desc)
+        return QKV_ERROR_SIZE;
+    if (d->num_kv_heads == 0 && desc->num_heads != 0) /* 0 would stand for num_heads */
+        return QKV_ERROR_HEADS;
+    int64_t page;
+    const int64_t sizes[3] = {qkv_max(d->num_kv_heads, 1), qkv_max(d->head_dim, d->head_dim_v), QKV_CACHE_PAGE};
+    if (!qkv_product(sizes, 3, PTRDIFF_MAX, &page))
+        return QKV_ERROR_OVERFLOW;
     const int64_t heads = d->num_kv_heads, k_head = d->head_dim * QKV_CACHE_PAGE;
     const int64_t v_head = d->head_dim_v * QKV_CACHE_PAGE;
     desc->num_kv_heads = heads;

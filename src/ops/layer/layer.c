@@ -32,15 +32,24 @@ static qkv_status attach_cache(qkv_layer_desc *d, qkv_problem *why) {
                                         : NULL;
     if (field)
         return qkv_refuse(why, QKV_ERROR_SHAPE, field, -1, "must be NULL with a cache", 0, 0);
+    if (a->flags & QKV_LEFT || a->first_tokens != 0)
+        return qkv_refuse(why, QKV_ERROR_SHAPE, a->first_tokens ? "first_tokens" : "flags", -1,
+                          "has a window, but that is the cache's", 0, 0);
     qkv_status status = qkv_cache_attach(d->cache, d->first_sequence, a);
-    if (status != QKV_OK)
-        return qkv_refuse(why, status, NULL, -1, NULL, 0, 0);
+    if (status != QKV_OK) {
+        qkv_leave(why);
+        return qkv_refuse(why, status, status == QKV_ERROR_INDEX ? "first_sequence" : "cache", -1, "can't be used (%)",
+                          d->first_sequence, 0);
+    }
     const struct {
         const char *field;
         int64_t given, cached;
     } sizes[] = {{"num_kv_heads", given.num_kv_heads, a->num_kv_heads}, {"head_dim", given.head_dim, a->head_dim},
-                 {"head_dim_v", given.head_dim_v, a->head_dim_v}};
-    for (int i = 0; i < 3; i++) {
+                 {"head_dim_v", given.head_dim_v, a->head_dim_v}, {"seq_k", given.seq_k, a->seq_k},
+                 {"k_type", given.k_type, a->k_type}, {"v_type", given.v_type, a->v_type},
+                 {"k_layout", given.k_layout, a->k_layout}, {"page_tokens", given.page_tokens, a->page_tokens},
+                 {"num_pages", given.num_pages, a->num_pages}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (sizes[i].given != 0 && sizes[i].given != sizes[i].cached)
             return qkv_refuse(why, QKV_ERROR_SHAPE, sizes[i].field, -1, "is %, but % in the cache", sizes[i].given,
                               sizes[i].cached);
@@ -174,9 +183,10 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
         if (widths[i].value > limit)
             return qkv_refuse(why, QKV_ERROR_OVERFLOW, widths[i].field, -1, "is too large (%)", widths[i].value, 0);
     }
-    int64_t columns[3] = {a->num_heads, qkv_max(a->head_dim, a->head_dim_v), 8};
-    int64_t elements[4] = {a->batch, qkv_max(a->seq_q, a->seq_k), a->num_heads,
-                           qkv_max(a->head_dim, a->head_dim_v)};
+    /* What is counted stays small also where another size is 0. */
+    int64_t dim = qkv_max(1, qkv_max(a->head_dim, a->head_dim_v)), most = qkv_max(1, qkv_max(a->seq_q, a->seq_k));
+    int64_t columns[3] = {qkv_max(1, a->num_heads), dim, 8};
+    int64_t elements[4] = {qkv_max(1, a->batch), most, columns[0], dim};
     if (!qkv_product(columns, 3, INT64_MAX, &unused) || !qkv_product(elements, 4, PTRDIFF_MAX / 64, &unused))
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.batch * seq_q * num_heads * head_dim", -1,
                           "is too large", 0, 0);
@@ -513,7 +523,7 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
     return QKV_OK;
 }
 
-#define CHECK_VALUES check_layer_values
+#define CHECK_VALUES(operands, d, why) check_layer_values(d, why)
 #define QKV_OP(name) qkv_layer_##name
 #define DESC qkv_layer_desc
 #define OPERATION QKV_LAYER

@@ -518,7 +518,7 @@ static qkv_status qkv_layer_backward_make_plan(const qkv_ctx *ctx, const qkv_lay
     return QKV_OK;
 }
 
-#define CHECK_VALUES check_gradient_values
+#define CHECK_VALUES(operands, d, why) check_gradient_values(d, why)
 #define QKV_OP(name) qkv_layer_backward_##name
 #define DESC qkv_layer_backward_desc
 #define OPERATION QKV_LAYER_BACKWARD

@@ -79,6 +79,10 @@ static qkv_status validate_steps(const qkv_projection_desc *d, int32_t i, qkv_pr
         return qkv_refuse(why, QKV_ERROR_FLAGS, "steps[].rotate", i, "is %, neither 0 nor 1", steps->rotate, 0);
     if (steps->store < 0 || steps->store > QKV_STORE_V)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "steps[].store", i, "is %, neither 0 nor K nor V", steps->store, 0);
+    for (int32_t other = 0; steps->store && other < i; other++) {
+        if (d->steps[other].store == steps->store)
+            return qkv_refuse(why, QKV_ERROR_SHAPE, "steps[].store", i, "is %, as another part's", steps->store, 0);
+    }
     if (steps->first_positions && qkv_projection_stores(d))
         return qkv_refuse(why, QKV_ERROR_SHAPE, "steps[].first_positions", i, "must be NULL with a cache", 0, 0);
     if (!(steps->norm_epsilon >= 0 && steps->norm_epsilon <= FLT_MAX))
@@ -309,15 +313,13 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
     return qkv_checksum(fields, n);
 }
 
-/* The cache is known when a run has opened it. In a function of its own: the list of operands is large. */
-static QKV_NOINLINE qkv_status check_cache_overlap(const qkv_projection_desc *d, const qkv_cache_view *cache,
-                                                   qkv_problem *why) {
-    qkv_operands o;
-    o.count = 0;
-    o.within = QKV_OUTERMOST;
-    qkv_projection_operands(&o, d);
-    qkv_add_packed(&o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, cache->bytes / (int64_t)sizeof(float));
-    return qkv_check_pointers(&o, why);
+/* How large the cache is, is known when a run has opened it: then all are listed anew with it. */
+static qkv_status check_cache_overlap(qkv_operands *o, const qkv_projection_desc *d, const qkv_cache_view *cache,
+                                      qkv_problem *why) {
+    o->count = 0;
+    qkv_projection_operands(o, d);
+    qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, cache->bytes / (int64_t)sizeof(float));
+    return qkv_check_pointers(o, why);
 }
 
 qkv_status qkv_projection_check_stored(const qkv_projection_desc *d, qkv_problem *why) {
@@ -333,11 +335,11 @@ qkv_status qkv_projection_check_stored(const qkv_projection_desc *d, qkv_problem
     return status;
 }
 
-static qkv_status check_projection_values(const qkv_projection_desc *d, qkv_problem *why) {
+static qkv_status check_projection_values(qkv_operands *o, const qkv_projection_desc *d, qkv_problem *why) {
     qkv_cache_view cache;
     qkv_status status = qkv_projection_check_stored(d, why);
     bool stores = status == QKV_OK && qkv_projection_stores(d) && d->batch > 0 && d->tokens > 0;
-    return stores && qkv_cache_open(d->cache, &cache) == QKV_OK ? check_cache_overlap(d, &cache, why) : status;
+    return stores && qkv_cache_open(d->cache, &cache) == QKV_OK ? check_cache_overlap(o, d, &cache, why) : status;
 }
 
 static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,

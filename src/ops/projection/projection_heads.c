@@ -144,7 +144,8 @@ qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, qkv_cache_view *
     for (int32_t i = 0; i < d->num_parts; i++) {
         const qkv_projection_part *part = &d->part[i];
         int64_t dim = d->steps[i].store == QKV_STORE_K ? c->head_dim : c->head_dim_v;
-        if (d->steps[i].store != 0 && (part->head_dim != dim || qkv_part_heads(part) != c->num_kv_heads))
+        bool other = part->head_dim != dim || (dim > 0 && qkv_part_heads(part) != c->num_kv_heads);
+        if (d->steps[i].store != 0 && other)
             return qkv_refuse(why, QKV_ERROR_CACHE, "part[].head_dim", i,
                               "is %, with other heads than the cache's of %", part->head_dim, dim);
     }
@@ -153,12 +154,19 @@ qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, qkv_cache_view *
         return qkv_refuse(why, QKV_ERROR_INDEX, "first_sequence", -1, "is %, of % sequences", d->first_sequence,
                           c->num_sequences);
     for (int64_t b = 0; b < d->batch; b++) {
-        int64_t length, unused;
-        status = qkv_cache_sequence(cache, d->first_sequence + b, &length, &unused);
+        int64_t length, first_page;
+        status = qkv_cache_sequence(cache, d->first_sequence + b, &length, &first_page);
         if (status != QKV_OK)
             return qkv_refuse(why, status, "cache", -1, "is damaged", 0, 0);
         if (length < d->tokens)
             return qkv_refuse(why, QKV_ERROR_CACHE, "cache", -1, "has % tokens, fewer than %", length, d->tokens);
+        const int32_t *table = cache->tables + (d->first_sequence + b) * cache->table_stride;
+        for (int64_t i = (length - d->tokens) / QKV_CACHE_PAGE; i < qkv_ceil_div(length, QKV_CACHE_PAGE); i++) {
+            bool released = i >= cache->kept_pages && i < first_page;
+            if (released || table[i] < 0 || table[i] >= c->num_pages || cache->references[table[i]] != 1)
+                return qkv_refuse(why, QKV_ERROR_CACHE, "cache", -1, "has no room of the sequence's own for % tokens",
+                                  d->tokens, 0);
+        }
     }
     return QKV_OK;
 }
