@@ -96,7 +96,12 @@ static void *give(bool out, size_t element, int axes, const int64_t *size, const
     for (int i = 0; i < axes && !empty; i++) {
         t->size[i] = size[i];
         t->stride[i] = size[i] > 1 ? stride[i] : 0;
-        int64_t step = (size[i] - 1) * t->stride[i];
+        int64_t step;
+        if (__builtin_mul_overflow(size[i] - 1, t->stride[i], &step) || step > MOST_BYTES || step < -MOST_BYTES) {
+            too_large = true; /* or one that is not looked at, whose strides nobody has checked */
+            num_tensors--;
+            return NULL;
+        }
         *(step < 0 ? &t->low : &high) += step;
         num_rows = size[i] > MOST_ROWS / num_rows ? MOST_ROWS + 1 : num_rows * size[i];
     }
