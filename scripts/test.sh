@@ -45,14 +45,15 @@ wants_cross() {
 # Roughly, on two idle processors; of a stage that is not named here they are few.
 usual_seconds() {
     case $1 in
-    gcc) echo 280 ;;
-    clang) echo 100 ;;
-    asan | tsan | aarch64) echo 210 ;;
+    gcc) echo 310 ;;
+    clang) echo 110 ;;
+    asan | aarch64) echo 260 ;;
+    tsan) echo 170 ;;
     matrix-*) echo 110 ;;
     consumers | flags) echo 120 ;;
     encoder) echo 100 ;;
     spills | stack) echo 80 ;;
-    avx512-emulated | fuzz) echo 65 ;;
+    avx512-emulated | fuzz) echo 90 ;;
     oneline-* | freestanding) echo 45 ;;
     cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
     bench | cross-*) echo 20 ;;
