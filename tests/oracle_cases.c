@@ -49,12 +49,17 @@ float *case_floats(qt_rng *rng, int64_t n) {
     return qt_floats((size_t)n, qt_place(rng));
 }
 
+float *case_normal(qt_rng *rng, int64_t n) {
+    float *x = case_floats(rng, n);
+    qt_fill(rng, x, (size_t)n, QT_NORMAL);
+    return x;
+}
+
 qkv_input case_input(qt_rng *rng, int64_t batch, int64_t heads, int64_t tokens, int64_t channels, bool broadcast) {
     const int64_t size[3] = {batch, heads, tokens};
     int64_t stride[3], origin;
     const int64_t n = case_layout(rng, 3, size, channels, broadcast, stride, &origin);
-    float *data = case_floats(rng, n);
-    qt_fill(rng, data, (size_t)n, QT_NORMAL);
+    float *data = case_normal(rng, n);
     return (qkv_input){data + origin, stride[0], stride[1], stride[2]};
 }
 

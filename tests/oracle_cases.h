@@ -15,6 +15,8 @@ qkv_input case_input(qt_rng *rng, int64_t batch, int64_t heads, int64_t tokens, 
 qkv_output case_output(qt_rng *rng, int64_t batch, int64_t heads, int64_t tokens, int64_t channels);
 /* For outputs and filled with QT_NORMAL for inputs. */
 float *case_floats(qt_rng *rng, int64_t n);
+/* The same, filled with QT_NORMAL. */
+float *case_normal(qt_rng *rng, int64_t n);
 
 /* A size near an edge of 6, 16, 64, 128, 256 or 512, small or anything, 0 … most. */
 int64_t case_size(qt_rng *rng, int64_t most);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MODEL = 256, HEADS = 8, KV_HEADS = 2, DIM = 64, PROMPT = 20, TOKENS = 100, QKV_COLUMNS = 12 * DIM };
+enum { MODEL = 256, HEADS = 8, KV_HEADS = 2, DIM = 64, PROMPT = 20, TOKENS = 100, COLUMNS = 12 * DIM };
 
 static qkv_ctx ctx;
 static float x[TOKENS][MODEL], out[2][TOKENS][MODEL], cosines[TOKENS][DIM / 2], sines[TOKENS][DIM / 2];
@@ -31,15 +31,15 @@ static void step(qkv_layer_desc d, int64_t sequence, int64_t t, int64_t n) {
 }
 
 int main(void) {
-    static float numbers[MODEL * QKV_COLUMNS]; /* in place of a model's weights; rows are [in][out] */
+    static float numbers[MODEL * COLUMNS]; /* in place of a model's weights; rows are [in][out] */
     static _Alignas(64) char w_qkv[sizeof numbers], w_o[HEADS * DIM * MODEL * sizeof(float)], cache[1 << 18];
-    for (int i = 0; i < MODEL * QKV_COLUMNS; i++)
+    for (int i = 0; i < MODEL * COLUMNS; i++)
         numbers[i] = (float)(rand() % 2001 - 1000) / 16000;
     must(qkv_init(&ctx, NULL));
     must(qkv_pack(&ctx, &(qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = MODEL, .num_parts = 3,
-        .part = {{.data = numbers, .out_features = HEADS * DIM, .stride = QKV_COLUMNS},
-                 {.data = numbers + HEADS * DIM, .out_features = KV_HEADS * DIM, .stride = QKV_COLUMNS},
-                 {.data = numbers + 10 * DIM, .out_features = KV_HEADS * DIM, .stride = QKV_COLUMNS}}}, w_qkv));
+        .part = {{.data = numbers, .out_features = HEADS * DIM, .stride = COLUMNS},
+                 {.data = numbers + HEADS * DIM, .out_features = KV_HEADS * DIM, .stride = COLUMNS},
+                 {.data = numbers + 10 * DIM, .out_features = KV_HEADS * DIM, .stride = COLUMNS}}}, w_qkv));
     must(qkv_pack(&ctx, &(qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = HEADS * DIM, .num_parts = 1,
         .part = {{.data = numbers, .out_features = MODEL}}}, w_o));
     must(qkv_rope_table(&(qkv_rope_table_desc){.size = sizeof(qkv_rope_table_desc), .num_positions = TOKENS,

@@ -58,7 +58,8 @@ typedef struct qkv_head_rows {
     const struct qkv_cache_view *cache; /* where steps->store stores */
 } qkv_head_rows;
 
-/* The steps of part i as a task takes them. With a cache positions count from where each sequence ends. */
+/* The steps of part i as a task takes them: first_position is added to first_positions, if there are any. With a cache
+ * these are where its sequences end. */
 qkv_head_steps qkv_projection_steps(const qkv_projection_desc *d, int64_t i, const struct qkv_cache_view *cache);
 
 /* Adds the bias, applies the steps of the part, stores: row r of head 0 at out + r·token, unless out is NULL. */
@@ -69,8 +70,8 @@ bool qkv_projection_stores(const qkv_projection_desc *d);
 /* For a run of one that does: opens the cache; its shape and lengths are right. */
 qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, struct qkv_cache_view *cache, qkv_problem *why);
 
-/* All that a run finds in the cache, and positions. */
-qkv_status qkv_projection_check_stored(const qkv_projection_desc *d, qkv_problem *why);
+/* What a run finds: positions, and the cache, which is opened where a part is stored, and else left without bytes. */
+qkv_status qkv_projection_check_values(const qkv_projection_desc *d, struct qkv_cache_view *cache, qkv_problem *why);
 
 /* The steps alone, on rows of one head in place. at: of each row. */
 void qkv_apply_head_steps(const qkv_kernels *kernels, const qkv_head_steps *steps, const qkv_rope *rope, float *x,
@@ -129,7 +130,8 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
 float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *shape);
 /* Refuses packed sequences and pages where an operation reads plain tensors; storage types where it reads floats. */
 qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why);
-qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why);
+/* keys: k and v, too. */
+qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, bool keys, qkv_problem *why);
 /* What a run finds in its arrays of lengths and pages. */
 qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *why);
 /* The tensors of the descriptor except q, k, v and out, which a layer brings itself. */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ops/cache/cache.h"
+#include "../cache_rows.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -75,8 +75,8 @@ static qkv_status call(const qkv_ctx *ctx, void *block, const qkv_cache_desc *d)
     case 5: return qkv_cache_free_pages(block, &x);
     default:
         if (fits && n <= MOST_GROWTH)
-            qkv_cache_store(ctx->kernels, block, s, (int)pick(2), pick(d->num_kv_heads + 1), pick(400), n, floats,
-                            MOST_DIM);
+            store_rows(ctx->kernels, block, s, (int)pick(2), pick(d->num_kv_heads + 1), pick(400), n, floats,
+                       MOST_DIM);
         return QKV_OK;
     }
 }

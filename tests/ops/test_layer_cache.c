@@ -15,12 +15,6 @@ typedef struct layer_case {
     size_t bytes;
 } layer_case;
 
-static float *normal(qt_rng *rng, int64_t n) {
-    float *x = qt_floats((size_t)n, QT_TAIL);
-    qt_fill(rng, x, (size_t)n, QT_NORMAL);
-    return x;
-}
-
 static void draw(qt_rng *rng, const qkv_ctx *ctx, bool windows, layer_case *c) {
     static const int64_t dims[] = {2, 6, 16, 40, 64, 80, 128};
     const int64_t kv = qt_range(rng, 1, 2), heads = kv * qt_range(rng, 1, 3), dim = dims[qt_range(rng, 0, 6)];
@@ -39,23 +33,26 @@ static void draw(qt_rng *rng, const qkv_ctx *ctx, bool windows, layer_case *c) {
     const int64_t columns[3] = {heads * dim, kv * dim, kv * dv};
     qkv_pack_desc in = {.size = sizeof in, .in_features = model, .num_parts = 3};
     for (int i = 0; i < 3; i++)
-        in.part[i] = (qkv_weight){.data = normal(rng, model * columns[i]), .out_features = columns[i]};
+        in.part[i] = (qkv_weight){.data = case_normal(rng, model * columns[i]), .out_features = columns[i]};
     const qkv_pack_desc wo = {.size = sizeof wo, .in_features = heads * dv, .num_parts = 1,
-                              .part = {{.data = normal(rng, heads * dv * out), .out_features = out}}};
+                              .part = {{.data = case_normal(rng, heads * dv * out), .out_features = out}}};
     const int64_t rotary = qt_chance(rng, 50) ? dim : 2 * qt_range(rng, 1, dim / 2);
     c->d = (qkv_layer_desc){.size = sizeof c->d, .model_dim = model, .out_features = out,
-                            .x = {normal(rng, batch * c->tokens * model), c->tokens * model, 0, model},
+                            .x = {case_normal(rng, batch * c->tokens * model), c->tokens * model, 0, model},
                             .w_qkv = case_pack(ctx, &in), .w_o = case_pack(ctx, &wo), .first_sequence = 1,
                             .attention = {.size = sizeof c->d.attention, .batch = batch, .num_heads = heads,
                                           .flags = QKV_RIGHT}};
     qkv_layer_desc *d = &c->d;
-    if (qt_chance(rng, 50))
-        d->bias_q = normal(rng, columns[0]), d->bias_k = normal(rng, columns[1]), d->bias_v = normal(rng, columns[2]);
+    if (qt_chance(rng, 50)) {
+        d->bias_q = case_normal(rng, columns[0]);
+        d->bias_k = case_normal(rng, columns[1]);
+        d->bias_v = case_normal(rng, columns[2]);
+    }
     if (qt_chance(rng, 60))
-        d->rope = (qkv_rope){normal(rng, 400 * rotary / 2), normal(rng, 400 * rotary / 2), 400, rotary,
+        d->rope = (qkv_rope){case_normal(rng, 400 * rotary / 2), case_normal(rng, 400 * rotary / 2), 400, rotary,
                              qt_range(rng, 0, 1)};
     if (qt_chance(rng, 50))
-        d->norm_q = normal(rng, dim), d->norm_k = normal(rng, dim), d->norm_epsilon = 1e-5f;
+        d->norm_q = case_normal(rng, dim), d->norm_k = case_normal(rng, dim), d->norm_epsilon = 1e-5f;
     qt_describe("B=%d T=%d model=%d heads=%d:%d dim=%d,%d types %d %d window %d, %d rope %d", (int)batch,
                 (int)c->tokens, (int)model, (int)heads, (int)kv, (int)dim, (int)dv, (int)c->cache.k_type,
                 (int)c->cache.v_type, (int)c->cache.window, (int)c->cache.first_tokens, d->rope.cos != NULL);

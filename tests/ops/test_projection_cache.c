@@ -16,12 +16,6 @@ typedef struct stored_case {
     size_t bytes;
 } stored_case;
 
-static float *normal(qt_rng *rng, int64_t n) {
-    float *x = qt_floats((size_t)n, QT_TAIL);
-    qt_fill(rng, x, (size_t)n, QT_NORMAL);
-    return x;
-}
-
 static int64_t draw_dim(qt_rng *rng) {
     static const int64_t dims[] = {64, 80, 96, 128, 192};
     return qt_chance(rng, 50) ? dims[qt_range(rng, 0, 4)] : 2 * qt_range(rng, 1, 24);
@@ -44,18 +38,18 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
     c->d = (qkv_projection_desc){.size = sizeof c->d, .batch = batch, .tokens = tokens, .in_features = in,
                                  .num_parts = 3, .first_sequence = first};
     for (int i = 0; i < 3; i++) {
-        pack.part[i] = (qkv_weight){.data = normal(rng, in * columns[i]), .out_features = columns[i]};
+        pack.part[i] = (qkv_weight){.data = case_normal(rng, in * columns[i]), .out_features = columns[i]};
         c->d.part[i] = (qkv_projection_part){.out_features = columns[i], .head_dim = dims[i]};
         if (qt_chance(rng, 50))
-            c->d.part[i].bias = normal(rng, columns[i]);
+            c->d.part[i].bias = case_normal(rng, columns[i]);
         if (i < 2 && qt_chance(rng, 50))
-            c->d.steps[i] = (qkv_head_steps){.norm = normal(rng, dim), .norm_epsilon = 1e-6f};
+            c->d.steps[i] = (qkv_head_steps){.norm = case_normal(rng, dim), .norm_epsilon = 1e-6f};
         c->d.steps[i].rotate = i < 2 && qt_chance(rng, 60);
     }
     c->d.packed = case_pack(ctx, &pack);
     c->d.x = case_input(rng, batch, 1, tokens, in, false);
     const int64_t rotary = qt_chance(rng, 50) ? dim : 2 * qt_range(rng, 1, dim / 2);
-    c->d.rope = (qkv_rope){normal(rng, 400 * rotary / 2), normal(rng, 400 * rotary / 2), 400, rotary,
+    c->d.rope = (qkv_rope){case_normal(rng, 400 * rotary / 2), case_normal(rng, 400 * rotary / 2), 400, rotary,
                            qt_range(rng, 0, 1)};
     qt_describe("B=%d T=%d in=%d heads=%d:%d dim=%d,%d types %d %d", (int)batch, (int)tokens, (int)in, (int)c->heads,
                 (int)kv, (int)dim, (int)dv, (int)c->cache.k_type, (int)c->cache.v_type);
@@ -68,8 +62,8 @@ static void *begin(qt_rng rng, const qkv_ctx *ctx, const stored_case *c) {
     assert_int_equal(qkv_cache_init(&c->cache, cache, c->bytes), QKV_OK);
     for (int s = 0; s < 4; s++) {
         const int64_t n = c->before[s], kv = c->cache.num_kv_heads, dim = c->cache.head_dim, dv = c->cache.head_dim_v;
-        const qkv_input k = {normal(&rng, n * kv * dim), 0, n * dim, dim};
-        const qkv_input v = {normal(&rng, n * kv * dv), 0, n * dv, dv};
+        const qkv_input k = {case_normal(&rng, n * kv * dim), 0, n * dim, dim};
+        const qkv_input v = {case_normal(&rng, n * kv * dv), 0, n * dv, dv};
         assert_int_equal(qkv_cache_append(ctx, cache, s, n, k, v), QKV_OK);
     }
     return cache;

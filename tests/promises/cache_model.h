@@ -4,12 +4,12 @@
 #ifndef QKV_TESTS_CACHE_MODEL_H
 #define QKV_TESTS_CACHE_MODEL_H
 
+#include "cache_rows.h"
 #include "harness.h"
 
 #include <math.h>
 #include <string.h>
 
-#include "ops/cache/cache.h"
 #include "ref/storage.h"
 
 enum { MOST_SEQUENCES = 5, MOST_TOKENS = 700, MOST_PAGES = MOST_TOKENS / QKV_CACHE_PAGE + 1 };

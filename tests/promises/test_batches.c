@@ -13,12 +13,6 @@ typedef struct batch {
     float *out, *lse;
 } batch;
 
-static float *contiguous(qt_rng *rng, int64_t n) {
-    float *x = qt_floats((size_t)n, qt_place(rng));
-    qt_fill(rng, x, (size_t)n, QT_NORMAL);
-    return x;
-}
-
 static int64_t draw_length(qt_rng *rng, int64_t most) {
     return qt_chance(rng, 30) ? 1 : qt_chance(rng, 10) ? 0 : qt_range(rng, 1, most);
 }
@@ -33,11 +27,11 @@ static void draw_options(qt_rng *rng, qkv_attention_desc *d) {
     d->softcap = qt_chance(rng, 20) ? 5.0f : 0;
     d->dropout = qt_chance(rng, 20) ? 0.3f : 0;
     if (qt_chance(rng, 20))
-        d->alibi_slopes = contiguous(rng, d->num_heads);
+        d->alibi_slopes = case_normal(rng, d->num_heads);
     if (qt_chance(rng, 20))
-        d->sinks = contiguous(rng, d->num_heads);
+        d->sinks = case_normal(rng, d->num_heads);
     if (qt_chance(rng, 20) && rows < 400000)
-        d->bias = (qkv_matrix_input){contiguous(rng, rows), 77, d->seq_q * d->seq_k, d->seq_k, 1};
+        d->bias = (qkv_matrix_input){case_normal(rng, rows), 77, d->seq_q * d->seq_k, d->seq_k, 1};
     if (qt_chance(rng, 30) && rows < 400000) {
         uint8_t *keep = qt_alloc((size_t)rows, 1, QT_TAIL);
         for (int64_t i = 0; i < rows; i++)
@@ -74,9 +68,9 @@ static void draw_batch(qt_rng *rng, batch *x, bool packs_keys) {
     d->k_start = packs_keys ? x->starts_k : NULL;
     d->q_offsets = x->offsets;
     d->kv_len = packs_keys && qt_chance(rng, 60) ? NULL : x->lengths;
-    d->q = (qkv_input){contiguous(rng, d->seq_q * d->num_heads * dim), 12345, dim, d->num_heads * dim};
-    d->k = (qkv_input){contiguous(rng, key_b * d->seq_k * kv * dim), d->seq_k * kv * dim, dim, kv * dim};
-    d->v = (qkv_input){contiguous(rng, key_b * d->seq_k * kv * dv), d->seq_k * kv * dv, dv, kv * dv};
+    d->q = (qkv_input){case_normal(rng, d->seq_q * d->num_heads * dim), 12345, dim, d->num_heads * dim};
+    d->k = (qkv_input){case_normal(rng, key_b * d->seq_k * kv * dim), d->seq_k * kv * dim, dim, kv * dim};
+    d->v = (qkv_input){case_normal(rng, key_b * d->seq_k * kv * dv), d->seq_k * kv * dv, dv, kv * dv};
     x->out = qt_floats((size_t)(d->seq_q * d->num_heads * dv), QT_TAIL);
     x->lse = qt_floats((size_t)(d->seq_q * d->num_heads), QT_TAIL);
     d->out = (qkv_output){x->out, 0, dv, d->num_heads * dv};
@@ -290,7 +284,7 @@ static void test_pages_of_a_plain_batch(const qt_set *set) {
             x.starts_q[b] = b * n;
         d->seq_q = d->batch * n;
         d->bias.data = d->keep.data = NULL;
-        d->q.data = contiguous(&rng, d->seq_q * wide);
+        d->q.data = case_normal(&rng, d->seq_q * wide);
         d->out.data = x.out = qt_floats((size_t)(d->seq_q * wide_v), QT_TAIL);
         d->lse.data = x.lse = qt_floats((size_t)(d->seq_q * d->num_heads), QT_TAIL);
         batch paged = x;

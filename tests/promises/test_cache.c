@@ -11,10 +11,10 @@ static void extend_and_store(const qt_set *set, qt_rng *rng, const model *m, int
     for (int64_t t = 0; t < n;) {
         const int64_t some = qt_range(rng, 1, n - t);
         for (int64_t h = m->d.num_kv_heads; h-- > 0;) {
-            qkv_cache_store(set->kernels, m->block, s, 1, h, at + t, some,
-                            (const float *)v.data + h * v.head + t * v.token, v.token);
-            qkv_cache_store(set->kernels, m->block, s, 0, h, at + t, some,
-                            (const float *)k.data + h * k.head + t * k.token, k.token);
+            store_rows(set->kernels, m->block, s, 1, h, at + t, some,
+                       (const float *)v.data + h * v.head + t * v.token, v.token);
+            store_rows(set->kernels, m->block, s, 0, h, at + t, some,
+                       (const float *)k.data + h * k.head + t * k.token, k.token);
         }
         t += some;
     }
@@ -197,7 +197,7 @@ static void test_only_what_is_stored_is_written(const qt_set *set) {
         m.token[0][t] = i;
         draw_row(&m, i, 0, h, x);
         assert_int_equal(qkv_cache_extend(m.block, 0, n), QKV_OK);
-        qkv_cache_store(set->kernels, m.block, 0, 0, h, t, 1, x, 0);
+        store_rows(set->kernels, m.block, 0, 0, h, t, 1, x, 0);
         expect_row(&m, &c, c.tables[0], 0, t, 0, h);
         const size_t element = (size_t)qkv_stored_bytes(m.d.k_type, 1);
         for (int64_t e = 0; e < m.d.head_dim; e++) { /* put back; then all is as it was */

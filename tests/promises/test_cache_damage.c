@@ -41,8 +41,8 @@ static void call_all(qt_rng *rng, const model *m, qkv_input k, qkv_input v) {
         case 3: (void)qkv_cache_truncate(m->block, s, tokens); break;
         case 4: (void)qkv_cache_fork(m->block, s, other); break;
         default:
-            qkv_cache_store(set->kernels, m->block, s, (int)(n % 2), qt_range(rng, -1, 2), qt_range(rng, -1, 400),
-                            tokens, v.data, 1);
+            store_rows(set->kernels, m->block, s, (int)(n % 2), qt_range(rng, -1, 2), qt_range(rng, -1, 400),
+                       tokens, v.data, 1);
         }
     }
 }

@@ -1,10 +1,22 @@
 /* Every status code of the gradients, and that a refusal writes nothing.  SPDX-License-Identifier: MIT */
 #include "refusals.h"
 
-static float *data(qt_rng *rng, int64_t n) {
-    float *x = case_floats(rng, n);
-    qt_fill(rng, x, (size_t)n, QT_NORMAL);
-    return x;
+/* Addresses belong to the run: a plan gets along with any. Few heads, so that it is cut by what windows leave. */
+static void test_a_plan_reads_no_address(void) {
+    void *any = (void *)(uintptr_t)64;
+    for (uint32_t flags = 0; flags < 8; flags++) {
+        const qkv_attention_backward_desc d = {
+            .size = sizeof d, .grad_q = {any, 0, 0, 8}, .grad_k = {any, 0, 0, 8},
+            .forward = {.size = sizeof d.forward, .batch = 1, .num_heads = 1, .seq_q = 2000, .seq_k = 2000,
+                        .head_dim = 8, .q = {any, 0, 0, 8}, .k = {any, 0, 0, 8}, .v = {any, 0, 0, 8},
+                        .out = {any, 0, 0, 8}, .lse = {any, 0, 0, 1},
+                        .flags = flags, .left = 100, .q_offsets = flags & 1 ? any : NULL,
+                        .kv_len = flags & 2 ? any : NULL, .key_ranges = {any, 0, INT64_C(1) << 40}}};
+        qkv_plan plan;
+        for (int32_t workers = 1; workers <= 8; workers *= 2)
+            assert_int_equal(qkv_attention_backward_plan(&ctx, &d, workers, &plan), QKV_OK);
+        assert_int_equal(qkv_attention_plan(&ctx, &d.forward, 8, &plan), QKV_OK);
+    }
 }
 
 static void test_attention_backward_refuses(void) {
@@ -14,13 +26,13 @@ static void test_attention_backward_refuses(void) {
     allocate(&rng);
     attention_case c;
     case_plain(&rng, &c, 2, 4, 2, 3, 70, 8, 9);
-    c.desc.out.data = data(&rng, 2 * 4 * 3 * 9);
-    c.desc.lse.data = data(&rng, 2 * 4 * 3);
+    c.desc.out.data = case_normal(&rng, 2 * 4 * 3 * 9);
+    c.desc.lse.data = case_normal(&rng, 2 * 4 * 3);
     c.desc.bias.data = c.desc.lse.data; /* one number, stride 0 */
     const qkv_attention_backward_desc good = {
-        .size = sizeof good, .grad_out = {data(&rng, 2 * 4 * 3 * 9), 4 * 27, 27, 9},
-        .grad_lse = {data(&rng, 24), 12, 3, 1}, .grad_q = {out, 4 * 24, 24, 8}, .grad_k = {out + 200, 1120, 560, 8},
-        .grad_v = {out + 2440, 1260, 630, 9},
+        .size = sizeof good, .grad_out = {case_normal(&rng, 2 * 4 * 3 * 9), 4 * 27, 27, 9},
+        .grad_lse = {case_normal(&rng, 24), 12, 3, 1}, .grad_q = {out, 4 * 24, 24, 8},
+        .grad_k = {out + 200, 1120, 560, 8}, .grad_v = {out + 2440, 1260, 630, 9},
         .grad_bias = {lse, 0, 1, 0, 0}, .grad_sinks = lse + 8, .forward = c.desc};
     COMMON_REFUSALS(attention_backward);
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_O);
@@ -84,11 +96,11 @@ static void test_projection_backward_refuses(void) {
     if (!qt_case(0, &rng))
         return;
     allocate(&rng);
-    float *packed = qt_alloc(2 * 10 * QKV_PANEL * sizeof(float), 64, QT_TAIL), *x = data(&rng, 50);
+    float *packed = qt_alloc(2 * 10 * QKV_PANEL * sizeof(float), 64, QT_TAIL), *x = case_normal(&rng, 50);
     qt_fill(&rng, packed, 2 * 10 * QKV_PANEL, QT_NORMAL);
     const qkv_projection_backward_desc good = {
         .size = sizeof good, .grad_x = {out, 0, 0, 10},
-        .grad_out = {{data(&rng, 60), 0, 20, 4}, {data(&rng, 30), 0, 0, 6}},
+        .grad_out = {{case_normal(&rng, 60), 0, 20, 4}, {case_normal(&rng, 30), 0, 0, 6}},
         .grad = {{.data = out + 100, .bias = lse}, {.data = out + 300, .layout = QKV_OUT_IN, .bias = lse + 20}},
         .forward = {.size = sizeof good.forward, .batch = 1, .tokens = 5, .in_features = 10, .num_parts = 2,
                     .x = {x, 0, 0, 10}, .packed = packed,
@@ -138,10 +150,10 @@ static void test_layer_backward_refuses(void) {
     if (!qt_case(0, &rng))
         return;
     allocate(&rng);
-    float *x = data(&rng, 100), *w = qt_alloc(3 * 8 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
+    float *x = case_normal(&rng, 100), *w = qt_alloc(3 * 8 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
     qt_fill(&rng, w, 3 * 8 * QKV_PANEL, QT_NORMAL);
     const qkv_layer_backward_desc good = {
-        .size = sizeof good, .grad_out = {data(&rng, 40), 0, 0, 8}, .grad_x = {out, 0, 0, 8},
+        .size = sizeof good, .grad_out = {case_normal(&rng, 40), 0, 0, 8}, .grad_x = {out, 0, 0, 8},
         .grad_q = {.data = out + 100, .bias = lse}, .grad_k = {.data = out + 200}, .grad_v = {.data = out + 300},
         .grad_o = {.data = out + 400, .bias = lse + 8},
         .forward = {.size = sizeof good.forward, .model_dim = 8, .out_features = 8, .x = {x, 0, 0, 8}, .w_qkv = w,
@@ -198,6 +210,7 @@ int main(int argc, char **argv) {
     qt_init(argc, argv);
     if (qkv_init(&ctx, NULL) != QKV_OK)
         return 1;
+    qt_once("a_plan_reads_no_address", test_a_plan_reads_no_address);
     qt_once("attention_backward_refuses", test_attention_backward_refuses);
     qt_once("projection_backward_refuses", test_projection_backward_refuses);
     qt_once("layer_backward_refuses", test_layer_backward_refuses);

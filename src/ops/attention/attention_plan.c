@@ -65,12 +65,12 @@ static qkv_status validate_storage(const qkv_attention_desc *d, qkv_problem *why
     return QKV_OK;
 }
 
-qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, qkv_problem *why) {
-    const char *field = d->q_type     ? "q_type"
-                        : d->k_type   ? "k_type"
-                        : d->v_type   ? "v_type"
-                        : d->out_type ? "out_type"
-                                      : NULL;
+qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, bool keys, qkv_problem *why) {
+    const char *field = d->q_type           ? "q_type"
+                        : keys && d->k_type ? "k_type"
+                        : keys && d->v_type ? "v_type"
+                        : d->out_type       ? "out_type"
+                                            : NULL;
     return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be QKV_F32 here", 0, 0) : QKV_OK;
 }
 
@@ -86,11 +86,13 @@ static qkv_status validate_layout(const qkv_attention_desc *d, qkv_problem *why)
     const struct {
         const char *field;
         int64_t value;
-    } sizes[] = {{"first_tokens", d->first_tokens}, {"page_tokens", d->page_tokens}, {"num_pages", d->num_pages}};
-    for (int i = 0; i < 3; i++) {
+    } sizes[] = {{"page_tokens", d->page_tokens}, {"num_pages", d->num_pages}};
+    if (qkv_check_size(why, "first_tokens", -1, d->first_tokens) != QKV_OK)
+        return why->status;
+    for (int i = 0; i < 2; i++) {
         if (qkv_check_size(why, sizes[i].field, -1, sizes[i].value) != QKV_OK)
             return why->status;
-        if (i > 0 && !d->page_table && sizes[i].value != 0)
+        if (!d->page_table && sizes[i].value != 0)
             return qkv_refuse(why, QKV_ERROR_SHAPE, sizes[i].field, -1, "is % without a page_table", sizes[i].value, 0);
     }
     if (d->k_layout != QKV_KEY_ROWS && d->k_layout != QKV_KEY_PANELS)

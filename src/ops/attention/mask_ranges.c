@@ -14,7 +14,7 @@ static enum cell cell_of(const unsigned char *at, int32_t type) {
         memcpy(&bits, at, sizeof bits);
     } else {
         memcpy(&half, at, sizeof half);
-        bits = type == QKV_BF16 ? (uint32_t)half << 16 : qkv_float_bits(qkv_from_f16(half));
+        bits = qkv_float_bits(type == QKV_BF16 ? qkv_from_bf16(half) : qkv_from_f16(half));
     }
     return bits == 0xff800000u ? HIDDEN : bits << 1 == 0 ? KEPT : NEITHER;
 }

@@ -44,10 +44,6 @@ qkv_status qkv_cache_sequence(const qkv_cache_view *c, int64_t sequence, int64_t
 void qkv_cache_write(const qkv_kernels *kernels, const qkv_cache_view *c, int64_t sequence, int is_value, int64_t head,
                      int64_t position, int64_t rows, const float *src, int64_t ld);
 
-/* The same for a cache that is not open. */
-void qkv_cache_store(const qkv_kernels *kernels, void *cache, int64_t sequence, int is_value, int64_t head,
-                     int64_t position, int64_t rows, const float *src, int64_t ld);
-
 QKV_INTERNAL_END
 
 #endif

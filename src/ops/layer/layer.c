@@ -126,11 +126,10 @@ static qkv_status validate_head_steps(const qkv_layer_desc *d, qkv_problem *why)
     if (d->rope.cos && !d->cache && a->flags & QKV_FROM_END && lengths && !d->positions_q.data)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "positions_q", -1,
                           "is needed with rope and QKV_FROM_END beside kv_len or q_offsets", 0, 0);
-    if (d->cache && qkv_max(a->head_dim, a->head_dim_v) > QKV_MAX_STEPS_DIM)
-        field = "cache";
-    if (field && a->head_dim > QKV_MAX_STEPS_DIM)
-        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.head_dim", -1, "is %, but at most % with QK-norm or RoPE",
-                          a->head_dim, QKV_MAX_STEPS_DIM);
+    int64_t widest = d->cache ? qkv_max(a->head_dim, a->head_dim_v) : a->head_dim;
+    if ((field || d->cache) && widest > QKV_MAX_STEPS_DIM)
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.head_dim", -1,
+                          "is %, but at most % with QK-norm, RoPE or a cache", widest, QKV_MAX_STEPS_DIM);
     return d->rope.cos ? qkv_check_rope(&d->rope, a->head_dim, why) : QKV_OK;
 }
 
@@ -154,15 +153,10 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
     const qkv_attention_desc *a = &d->attention;
     qkv_enter(why, "attention.");
     qkv_status status = qkv_attention_validate(a, why);
-    if (status == QKV_OK && d->cache) {
-        qkv_attention_desc rest = *a; /* without what is the cache's */
-        rest.k_type = rest.v_type = QKV_F32;
-        status = qkv_attention_only_floats(&rest, why);
-    } else if (status == QKV_OK) {
+    if (status == QKV_OK && !d->cache)
         status = qkv_attention_only_plain(a, why);
-        if (status == QKV_OK)
-            status = qkv_attention_only_floats(a, why);
-    }
+    if (status == QKV_OK)
+        status = qkv_attention_only_floats(a, !d->cache, why);
     if (status != QKV_OK)
         return status;
     qkv_leave(why);
@@ -260,7 +254,7 @@ static const void *packed_keys(const qkv_layer_desc *d) {
 qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys) {
     const qkv_attention_desc *a = &d->attention;
     int64_t end = a->flags & QKV_FROM_END && !d->cache ? a->seq_k - a->seq_q : 0, first; /* a cache brings its own */
-    if (__builtin_add_overflow(end, a->q_offset, &first))
+    if (__builtin_add_overflow(end, a->q_offsets ? 0 : a->q_offset, &first))
         first = -1; /* which is none */
     qkv_head_steps steps = {.norm = d->norm_q, .norm_epsilon = d->norm_epsilon, .rotate = d->rope.cos != NULL,
                             .first_position = first, .first_positions = a->q_offsets,
@@ -470,8 +464,9 @@ qkv_status qkv_layer_check_positions(const qkv_layer_desc *d, qkv_problem *why) 
 static QKV_NOINLINE qkv_status check_cached(const qkv_layer_desc *d, qkv_problem *why) {
     const layer_tensors unused = {0};
     layer_calls calls;
+    qkv_cache_view cache;
     qkv_layer_connect(d, &unused, NULL, &calls);
-    qkv_status status = qkv_projection_check_stored(&calls.in, why);
+    qkv_status status = qkv_projection_check_values(&calls.in, &cache, why);
     return status == QKV_OK ? qkv_attention_check_values(&calls.attention, why) : status;
 }
 

@@ -314,21 +314,21 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
 }
 
 /* How large the cache is, is known when a run has opened it: then all are listed anew with it. */
-static qkv_status check_cache_overlap(qkv_operands *o, const qkv_projection_desc *d, const qkv_cache_view *cache,
-                                      qkv_problem *why) {
+static qkv_status check_cache_overlap(qkv_operands *o, const qkv_projection_desc *d, int64_t bytes, qkv_problem *why) {
     o->count = 0;
     qkv_projection_operands(o, d);
-    qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, cache->bytes / (int64_t)sizeof(float));
+    qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, bytes / (int64_t)sizeof(float));
     return qkv_check_pointers(o, why);
 }
 
-qkv_status qkv_projection_check_stored(const qkv_projection_desc *d, qkv_problem *why) {
+qkv_status qkv_projection_check_values(const qkv_projection_desc *d, qkv_cache_view *cache, qkv_problem *why) {
     static const char *const names[3] = {"steps[].first_position", "steps[].first_positions", "steps[].positions"};
-    qkv_cache_view cache;
     bool stores = qkv_projection_stores(d) && d->batch > 0 && d->tokens > 0;
-    qkv_status status = stores ? qkv_check_stored_parts(d, &cache, why) : QKV_OK;
+    qkv_status status = stores ? qkv_check_stored_parts(d, cache, why) : QKV_OK;
+    if (!stores)
+        cache->bytes = 0;
     for (int32_t i = 0; status == QKV_OK && i < d->num_parts; i++) {
-        const qkv_head_steps steps = qkv_projection_steps(d, i, stores ? &cache : NULL);
+        const qkv_head_steps steps = qkv_projection_steps(d, i, stores ? cache : NULL);
         if (steps.rotate && d->part[i].out_features > 0)
             status = qkv_check_positions(&steps, &d->rope, d->batch, d->tokens, names, i, why);
     }
@@ -337,9 +337,8 @@ qkv_status qkv_projection_check_stored(const qkv_projection_desc *d, qkv_problem
 
 static qkv_status check_projection_values(qkv_operands *o, const qkv_projection_desc *d, qkv_problem *why) {
     qkv_cache_view cache;
-    qkv_status status = qkv_projection_check_stored(d, why);
-    bool stores = status == QKV_OK && qkv_projection_stores(d) && d->batch > 0 && d->tokens > 0;
-    return stores && qkv_cache_open(d->cache, &cache) == QKV_OK ? check_cache_overlap(o, d, &cache, why) : status;
+    qkv_status status = qkv_projection_check_values(d, &cache, why);
+    return status == QKV_OK && cache.bytes > 0 ? check_cache_overlap(o, d, cache.bytes, why) : status;
 }
 
 static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,

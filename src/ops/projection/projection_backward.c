@@ -71,8 +71,11 @@ static qkv_status qkv_projection_backward_validate(const gradient_desc *d, qkv_p
         return status;
     for (int32_t i = 0; i < f->num_parts; i++) {
         if (qkv_has_head_steps(&f->steps[i]))
-            return qkv_refuse(why, QKV_ERROR_FLAGS, f->steps[i].norm ? "steps[].norm" : "steps[].rotate", i,
-                              "has no gradient here", 0, 0);
+            return qkv_refuse(why, QKV_ERROR_FLAGS,
+                              f->steps[i].norm     ? "steps[].norm"
+                              : f->steps[i].rotate ? "steps[].rotate"
+                                                   : "steps[].store",
+                              i, "has no gradient here", 0, 0);
     }
     int64_t out = 0, limit = INT64_C(1) << 58, unused;
     for (int64_t i = 0; i < f->num_parts; i++)

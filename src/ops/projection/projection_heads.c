@@ -1,12 +1,10 @@
-/* What a projection does with whole heads before they are stored: bias, QK-norm, RoPE.
+/* What a projection does with whole heads: bias, QK-norm, RoPE; then to where they go, tensors or a KV cache.
  *
  * A few rows at a time, so that they pass through all steps in the L1 cache.
  *
  * SPDX-License-Identifier: MIT */
 #include "../attention/attention.h"
 #include "../cache/cache.h"
-
-enum { COUNTED_FROM_END = 4 }; /* of steps.store, in here: first_position is added to first_positions */
 
 /* 1/√x of a positive float: the root rounded to float, then the quotient. */
 static float inverse_root(float x) {
@@ -37,10 +35,10 @@ void qkv_inverse_rms(const qkv_kernels *kernels, const float *x, int64_t ld, int
 
 /* Of token 0 of batch b; -1 for one that no number is. */
 static int64_t first_of(const qkv_head_steps *steps, int64_t b) {
-    int64_t add = steps->store & COUNTED_FROM_END ? steps->first_position : 0, first;
-    if (!steps->first_positions)
-        return steps->first_position;
-    return __builtin_add_overflow(steps->first_positions[b], add, &first) ? -1 : first;
+    int64_t first = steps->first_position;
+    if (steps->first_positions && __builtin_add_overflow(steps->first_positions[b], first, &first))
+        return -1;
+    return first;
 }
 
 void qkv_find_positions(const qkv_head_steps *steps, const qkv_rope *rope, int64_t b, int64_t t, int64_t tokens,
@@ -85,18 +83,19 @@ static void store_rows(const qkv_kernels *kernels, const qkv_projection_desc *d,
     for (t %= d->tokens; n > 0; n -= count, x += count * rows->ld, b++, t = 0) {
         int64_t sequence = d->first_sequence + b;
         count = qkv_min(n, d->tokens - t);
-        qkv_cache_write(kernels, rows->cache, sequence, (rows->steps->store & QKV_STORE_V) != 0, head,
+        qkv_cache_write(kernels, rows->cache, sequence, rows->steps->store == QKV_STORE_V, head,
                         rows->cache->lengths[sequence] - d->tokens + t, count, x, rows->ld);
     }
 }
 
 qkv_head_steps qkv_projection_steps(const qkv_projection_desc *d, int64_t i, const qkv_cache_view *cache) {
     qkv_head_steps steps = d->steps[i];
-    if (cache && !steps.positions.data) {
+    if (steps.first_positions) /* in place of first_position */
+        steps.first_position = 0;
+    if (cache) {
         steps.first_positions = cache->lengths + d->first_sequence;
         if (__builtin_sub_overflow(steps.first_position, d->tokens, &steps.first_position))
-            steps.first_position = INT64_MIN;
-        steps.store |= COUNTED_FROM_END;
+            steps.first_position = INT64_MIN; /* which leads to none */
     }
     return steps;
 }
