@@ -28,26 +28,54 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
     return v_load_stored(type, rest);
 }
 
+#define STORED_WIDTH(rows) STORED_WIDTH_OF(rows)
+#define STORED_WIDTH_OF(rows) stored_vectors_##rows
 #define STORED_SUM(i, j) sum_##i##_##j
 #define STORED_A(i, x) (i < split ? (x) + i * row : lower + (i - split) * row)
 #define STORED_BEGIN(i, j) vec STORED_SUM(i, j) = resume ? v_load(c + i * ldc + j * VLEN) : v_zero();
-#define STORED_LOAD(i, j) vec of_b_##j = v_load_at(type, b, first + j * VLEN);
+#define STORED_LOAD(i, j)                                                                                            \
+    vec of_b_##j = type == QKV_Q8_0 ? v_load_at(type, b, first + j * VLEN) : v_load_at(type, b, j * VLEN);
 #define STORED_FMA(i, j) STORED_SUM(i, j) = v_fma(factor, of_b_##j, STORED_SUM(i, j));
 #define STORED_STORE(i, j) v_store(c + i * ldc + j * VLEN, STORED_SUM(i, j));
-#define STORED_STEP(i, n)                                                                                            \
+#define STORED_LOAD_FMA(i, j)                                                                                        \
+    {                                                                                                                \
+        STORED_LOAD(i, j)                                                                                            \
+        STORED_FMA(i, j)                                                                                             \
+        V_PIN(STORED_SUM(i, j));                                                                                     \
+    }
+/* A term of each sum, from one column of A. A single row meets each vector of B as it comes: else those need more
+ * registers than there are. */
+#define STORED_STEP(vectors)                                                                                         \
+    {                                                                                                                \
+        if (ROWS == 1) {                                                                                             \
+            vec factor = v_set(*a);                                                                                  \
+            QKV_COLS(vectors, STORED_LOAD_FMA, 0)                                                                    \
+        } else {                                                                                                     \
+            QKV_COLS(vectors, STORED_LOAD, 0)                                                                        \
+            QKV_ROWS(ROWS, STORED_ROW_##vectors, 0)                                                                  \
+        }                                                                                                            \
+        b += stride;                                                                                                 \
+    }
+#define STORED_ROW(i, n)                                                                                             \
     {                                                                                                                \
         vec factor = v_set(*STORED_A(i, a));                                                                         \
         QKV_COLS(n, STORED_FMA, i)                                                                                   \
     }
 #define STORED_BEGIN_1(i, j) QKV_COLS(1, STORED_BEGIN, i)
 #define STORED_BEGIN_2(i, j) QKV_COLS(2, STORED_BEGIN, i)
+#define STORED_BEGIN_3(i, j) QKV_COLS(3, STORED_BEGIN, i)
 #define STORED_BEGIN_4(i, j) QKV_COLS(4, STORED_BEGIN, i)
-#define STORED_STEP_1(i, j) STORED_STEP(i, 1)
-#define STORED_STEP_2(i, j) STORED_STEP(i, 2)
-#define STORED_STEP_4(i, j) STORED_STEP(i, 4)
+#define STORED_BEGIN_8(i, j) QKV_COLS(8, STORED_BEGIN, i)
+#define STORED_ROW_1(i, j) STORED_ROW(i, 1)
+#define STORED_ROW_2(i, j) STORED_ROW(i, 2)
+#define STORED_ROW_3(i, j) STORED_ROW(i, 3)
+#define STORED_ROW_4(i, j) STORED_ROW(i, 4)
+#define STORED_ROW_8(i, j) STORED_ROW(i, 8)
 #define STORED_STORE_1(i, j) QKV_COLS(1, STORED_STORE, i)
 #define STORED_STORE_2(i, j) QKV_COLS(2, STORED_STORE, i)
+#define STORED_STORE_3(i, j) QKV_COLS(3, STORED_STORE, i)
 #define STORED_STORE_4(i, j) QKV_COLS(4, STORED_STORE, i)
+#define STORED_STORE_8(i, j) QKV_COLS(8, STORED_STORE, i)
 
 /* The last columns, where they are no vector, of one row. */
 static QKV_NOINLINE void stored_edge(int type, const stored_operands *o, float *c, const float *a,
@@ -74,6 +102,8 @@ typedef void stored_function(const stored_operands *o, float *c, const float *a,
 
 enum { STORED_HEIGHTS = 5 };
 static const uint8_t stored_heights[STORED_HEIGHTS] = {6, 4, 3, 2, 1};
+static const uint8_t stored_widths[STORED_HEIGHTS] = {stored_vectors_6, stored_vectors_4, stored_vectors_3,
+                                                      stored_vectors_2, stored_vectors_1};
 
 #define STORED_TABLE(prefix, type)                                                                                   \
     {TILE_NAME(prefix, 6, type, ), TILE_NAME(prefix, 4, type, ), TILE_NAME(prefix, 3, type, ),                       \
@@ -86,12 +116,19 @@ static stored_function *const stored_products[5][STORED_HEIGHTS] = {
     [QKV_INT8] = STORED_TABLE(stored_, QKV_INT8),
 };
 
+/* Which of them is the highest for so many rows. */
+QKV_INLINE size_t stored_height(size_t rows) {
+    size_t n = 0;
+    while (stored_heights[n] > rows)
+        n++;
+    return n;
+}
+
 /* Rows from the top, as many at a time as there is a tile for. */
 QKV_INLINE void stored_rows(stored_function *const tiles[STORED_HEIGHTS], const stored_operands *o, float *c,
                             const float *a, const unsigned char *b, size_t rows, gemm_fetch *fetch) {
-    for (size_t n = 0; rows > 0 && o->cols > 0;) {
-        while (stored_heights[n] > rows)
-            n++;
+    while (rows > 0 && o->cols > 0) {
+        size_t n = stored_height(rows);
         tiles[n](o, c, a, b, fetch);
         c += stored_heights[n] * o->ldc;
         a += stored_heights[n] * o->lda;
@@ -102,7 +139,8 @@ QKV_INLINE void stored_rows(stored_function *const tiles[STORED_HEIGHTS], const 
 static void gemm_stored(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const void *b, ptrdiff_t stride,
                         int type, size_t rows, size_t cols, size_t k, int resume, const qkv_soon *soon) {
     const stored_operands o = {ldc, lda, k > 1 ? stride : 0, cols, k, resume};
-    gemm_fetch fetch = gemm_fetch_plan(soon, (cols + STRIP - 1) / STRIP * k);
+    size_t width = rows > 0 ? stored_widths[stored_height(rows)] * VLEN : VLEN;
+    gemm_fetch fetch = gemm_fetch_plan(soon, (cols + width - 1) / width * k);
     stored_rows(stored_products[type], &o, c, a, b, rows, &fetch);
     v_leave();
 }
