@@ -207,6 +207,66 @@ static uint64_t golden_gradients(const qkv_ctx *ctx) {
     return hash(hash(h, dbias, SEQ_Q * SEQ_K), g.grad_sinks, HEADS);
 }
 
+/* Tables of RoPE, every scaling. */
+static uint64_t golden_rope(const qkv_ctx *ctx) {
+    enum { POSITIONS = 24, PAIRS = 16 };
+    float *cosines = floats(POSITIONS * PAIRS), *sines = floats(POSITIONS * PAIRS);
+    uint64_t h = START;
+    (void)ctx;
+    for (uint32_t scaling = QKV_ROPE_UNSCALED; scaling <= QKV_ROPE_LLAMA3; scaling++) {
+        const qkv_rope_table_desc d = { .size = sizeof d, .first_position = scaling % 2 ? 131000 : -POSITIONS / 2,
+                                        .num_positions = POSITIONS, .rotary_dim = 2 * PAIRS, .base = 500000,
+                                        .scaling = scaling, .factor = 8, .original_positions = 8192 };
+        if (qkv_rope_table(&d, cosines, sines) != QKV_OK)
+            return 0;
+        h = hash(hash(h, cosines, POSITIONS * PAIRS), sines, POSITIONS * PAIRS);
+    }
+    return h;
+}
+
+/* A layer with QK-norm and RoPE that takes tokens at once and then one by one, over a cache of each storage type. */
+static uint64_t golden_decoding(const qkv_ctx *ctx) {
+    enum { MODEL = 24, WIDTH = 8, AT_ONCE = 66, STEPS = 3, LENGTH = AT_ONCE + STEPS };
+    enum { Q_OUT = HEADS * WIDTH, KV_OUT = KV_HEADS * WIDTH, COLUMNS = Q_OUT + 2 * KV_OUT };
+    const float *x = numbers(LENGTH * MODEL, 1), *w = numbers(MODEL * COLUMNS, 1), *norm = numbers(WIDTH, 2);
+    float *out = floats(LENGTH * Q_OUT), *cosines = floats(LENGTH * WIDTH), *sines = floats(LENGTH * WIDTH);
+    static _Alignas(64) unsigned char cache[1 << 16];
+    const qkv_pack_desc pack = { .size = sizeof pack, .in_features = MODEL, .num_parts = 3,
+                                 .part = { { .data = w, .out_features = Q_OUT, .stride = COLUMNS },
+                                           { .data = w + Q_OUT, .out_features = KV_OUT, .stride = COLUMNS },
+                                           { .data = w + Q_OUT + KV_OUT, .out_features = KV_OUT,
+                                             .stride = COLUMNS } } };
+    const qkv_rope_table_desc table = { .size = sizeof table, .num_positions = LENGTH, .rotary_dim = WIDTH };
+    qkv_layer_desc d = { .size = sizeof d, .model_dim = MODEL, .out_features = Q_OUT, .w_qkv = packed,
+                         .norm_q = norm, .norm_k = norm, .norm_epsilon = 0x1p-20f, .cache = cache,
+                         .rope = { cosines, sines, LENGTH, WIDTH, QKV_ROPE_HALF },
+                         .attention = { .size = sizeof d.attention, .batch = 1, .num_heads = HEADS,
+                                        .flags = QKV_RIGHT } };
+    static const int32_t types[] = { QKV_F32, QKV_F16, QKV_BF16, QKV_INT8 };
+    uint64_t h = START;
+    size_t bytes = 0;
+    if (qkv_packed_size(&pack, &bytes) != QKV_OK || bytes > sizeof packed || qkv_pack(ctx, &pack, packed) != QKV_OK ||
+        qkv_rope_table(&table, cosines, sines) != QKV_OK)
+        return 0;
+    for (int type = 0; type < 4; type++) {
+        const qkv_cache_desc c = { .size = sizeof c, .num_sequences = 1, .max_tokens = LENGTH,
+                                   .num_kv_heads = KV_HEADS, .head_dim = WIDTH, .k_type = types[type],
+                                   .v_type = types[type] };
+        if (qkv_cache_init(&c, cache, sizeof cache) != QKV_OK)
+            return 0;
+        for (int64_t t = 0, n = AT_ONCE; t < LENGTH; t += n, n = 1) {
+            d.x = (qkv_input){ x + t * MODEL, 0, 0, MODEL };
+            d.out = (qkv_output){ out + t * Q_OUT, 0, 0, Q_OUT };
+            d.attention.seq_q = n;
+            if (qkv_cache_extend(cache, 0, n) != QKV_OK)
+                return 0;
+            RUN(layer, ctx, &d);
+        }
+        h = hash(h, out, LENGTH * Q_OUT);
+    }
+    return h;
+}
+
 int golden(void) {
     static const struct {
         const char *name;
@@ -221,6 +281,8 @@ int golden(void) {
         { "forward", golden_forward, UINT64_C(0x90002292c3b94e18) },
         { "merge", golden_merge, UINT64_C(0x4a95155c16ff6fd8) },
         { "gradients", golden_gradients, UINT64_C(0x078d9302bfbaa817) },
+        { "rope", golden_rope, UINT64_C(0x632a06600a5ecf01) },
+        { "decoding", golden_decoding, UINT64_C(0x9279ba3f754a047c) },
     };
     const qkv_config config = { .size = sizeof config, .isa = "ref" };
     const int count = sizeof tests / sizeof tests[0];
