@@ -266,7 +266,7 @@ with_asan() {
 with_tsan() { # the tests that start threads
     export TSAN_OPTIONS=halt_on_error=1
     build tsan "$(reference_fma DEBUG -g)" && on_fastest_set tsan "$(fastest_set build/tsan/qkv-info)" \
-        -R 'harness|same_bits|test_layer$|test_gradients|why_projections'
+        -R 'harness|same_bits|test_layer$|test_gradients|test_pthreads|why_projections'
 }
 
 with_emulated_avx512() {
