@@ -53,6 +53,7 @@ usual_seconds() {
     consumers | flags) echo 120 ;;
     encoder) echo 100 ;;
     spills | stack) echo 80 ;;
+    integration) echo 40 ;; # the first time zig compiles its translator of C: two minutes
     avx512-emulated | fuzz) echo 90 ;;
     oneline-* | freestanding) echo 45 ;;
     cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
@@ -332,6 +333,12 @@ counted() { # COMMAND…: ends with a line like ours
     return $status
 }
 
+integration() { # programs of docs/integration.md; toolchains that are not there are skips
+    need_release || return 1
+    sh scripts/packages.sh languages || echo "go on with the toolchains that are there"
+    counted sh scripts/check/integration.sh build/release
+}
+
 encoder() {
     need_release && counted sh tests/encoder/run.sh
 }
@@ -401,6 +408,7 @@ stage freestanding sh scripts/check/freestanding.sh
 stage readme on_release sh scripts/check/readme.sh
 stage help on_release sh scripts/check/help.sh
 stage consumers sh scripts/check/consumers.sh
+stage integration integration
 stage encoder encoder
 stage torch torch
 stage peak sh scripts/check/peak.sh
