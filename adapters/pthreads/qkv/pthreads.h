@@ -12,8 +12,7 @@
  * workers as the pool has threads.
  *
  * Does your program have threads of its own, such as OpenMP's? Then let those run the tasks, not a second pool: the
- * threads of either wait for work by spinning, each on a CPU that the other needs. Measured with two pools of as many
- * threads as CPUs, calls took several times as long.
+ * threads of either wait for work by spinning, each on a CPU that the other needs (docs/integration.md has figures).
  *
  * SPDX-License-Identifier: MIT */
 #ifndef QKV_PTHREADS_H
