@@ -43,6 +43,12 @@ for std in c++11 c++17 c++20; do
         has_openmp $cxx && check $cxx $std openmp_alone.c "-x c++ $cxx_warnings -Wold-style-cast $adapters"
     done
 done
+# What a test of the header alone does not use, it does not test.
+for name in $(sed -nE 's/^\} (qkv_[a-z0-9_]+);$/\1/p; s/^typedef void \(\*(qkv_[a-z_]+)\).*/\1/p
+    s/^#define (QKV_[A-Z0-9_]+).*/\1/p; s/^    (QKV_[A-Z0-9_]+) = .*/\1/p' include/qkv.h); do
+    case $name in QKV_H | QKV_API) continue ;; esac
+    grep -qw "$name" tests/headers/header_alone.c || { echo "header_alone.c does not use $name"; failed=1; }
+done
 test $checked -gt 0 || { echo "no compiler was found"; exit 1; }
 test $failed = 0 && echo "$checked compilations of qkv.h, qkv/pthreads.h and qkv/openmp.h alone"
 exit $failed
