@@ -2,9 +2,10 @@
 # Installs what a command of this project needs, when something is missing and apt may be used without a password;
 # else prints the command for your system and exits with status 1.
 #
-#   sh scripts/packages.sh lib|demo|test|more|cross|bench|baselines|peers
+#   sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers
 #
-# test: what no test can do without; more: what some stages need; cross: other architectures' compilers and qemu.
+# test: what no test can do without; more: what some stages need; languages: compilers
+# of other languages, for docs/integration.md; cross: other architectures' compilers and qemu.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -37,6 +38,9 @@ baselines library:dnnl libdnnl-dev onednn-devel onednn onednn
 peers python:ensurepip python3-venv python3 python python
 more command:git git git git git
 more header:Python.h python3-dev python3-devel python python
+languages command:rustc rustc rust rust rust
+languages command:bindgen bindgen bindgen-cli rust-bindgen rust-bindgen
+languages command:go golang-go golang go go
 x86-more command:x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64 mingw64-gcc mingw-w64-gcc -
 x86-more wine wine64 wine wine -
 x86-more cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
@@ -129,9 +133,9 @@ CONF
 }
 
 case $group in
-lib | demo | test | more | cross | bench | baselines | peers) ;;
+lib | demo | test | more | languages | cross | bench | baselines | peers) ;;
 *)
-    echo "usage: sh scripts/packages.sh lib|demo|test|more|cross|bench|baselines|peers" >&2
+    echo "usage: sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers" >&2
     exit 2
     ;;
 esac

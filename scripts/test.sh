@@ -53,6 +53,7 @@ usual_seconds() {
     consumers | flags) echo 120 ;;
     encoder) echo 100 ;;
     spills | stack) echo 80 ;;
+    integration) echo 40 ;; # the first time zig compiles its translator of C: two minutes
     avx512-emulated | fuzz) echo 90 ;;
     oneline-* | freestanding) echo 45 ;;
     cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
@@ -266,7 +267,7 @@ with_asan() {
 with_tsan() { # the tests that start threads
     export TSAN_OPTIONS=halt_on_error=1
     build tsan "$(reference_fma DEBUG -g)" && on_fastest_set tsan "$(fastest_set build/tsan/qkv-info)" \
-        -R 'harness|same_bits|test_layer$|test_gradients|why_projections'
+        -R 'harness|same_bits|test_layer$|test_gradients|test_pthreads|why_projections'
 }
 
 with_emulated_avx512() {
@@ -330,6 +331,12 @@ counted() { # COMMAND…: ends with a line like ours
     sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$logs/$name.log" | tail -n 1 \
         >"$logs/$name.counts"
     return $status
+}
+
+integration() { # programs of docs/integration.md; toolchains that are not there are skips
+    need_release || return 1
+    sh scripts/packages.sh languages || echo "go on with the toolchains that are there"
+    counted sh scripts/check/integration.sh build/release
 }
 
 encoder() {
@@ -401,6 +408,7 @@ stage freestanding sh scripts/check/freestanding.sh
 stage readme on_release sh scripts/check/readme.sh
 stage help on_release sh scripts/check/help.sh
 stage consumers sh scripts/check/consumers.sh
+stage integration integration
 stage encoder encoder
 stage torch torch
 stage peak sh scripts/check/peak.sh

@@ -85,6 +85,9 @@ void case_run_projection_backward(const qkv_ctx *ctx, const qkv_projection_backw
                                   uint64_t shuffle);
 void case_run_layer_backward(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc, int32_t threads,
                              uint64_t shuffle);
+/* From now on parallel_for runs what has threads > 0, in place of qt_parallel_for; its pool is NULL: the plan. */
+void case_run_by(qkv_parallel_for parallel_for, void *pool);
+
 void *case_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc);
 
 /* A context that runs the reference. */

@@ -15,6 +15,14 @@ uint64_t case_count(uint64_t all) {
     return some > 25 ? some : all < 25 ? all : 25;
 }
 
+static qkv_parallel_for adapter;
+static void *adapter_pool;
+
+void case_run_by(qkv_parallel_for parallel_for, void *pool) {
+    adapter = parallel_for;
+    adapter_pool = pool;
+}
+
 static void *workspace_of(const qkv_plan *plan) {
     QT_EXPECT(plan->workspace_size % 64 == 0, "workspace_size %zu is no multiple of 64", plan->workspace_size);
     return plan->workspace_size > 0 ? qt_alloc(plan->workspace_size, 64, QT_TAIL) : NULL;
@@ -29,6 +37,8 @@ static void *workspace_of(const qkv_plan *plan) {
         QT_EXPECT(status == QKV_OK, "%s: plan: %s", ctx->isa, qkv_status_string(status));                              \
         void *workspace = workspace_of(&plan);                                                                         \
         status = threads == 0 ? qkv_##operation##_run(&plan, desc, workspace, plan.workspace_size)                     \
+                 : adapter    ? qkv_##operation##_run_parallel(&plan, desc, workspace, plan.workspace_size, adapter,   \
+                                                               adapter_pool ? adapter_pool : &plan)                    \
                               : qkv_##operation##_run_parallel(&plan, desc, workspace, plan.workspace_size,            \
                                                                qt_parallel_for, &pool);                                \
         QT_EXPECT(status == QKV_OK, "%s: run: %s", ctx->isa, qkv_status_string(status));                               \

@@ -1,4 +1,4 @@
-/* Giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
+/* Giving up with a message, memory, files, threads, time.  SPDX-License-Identifier: MIT */
 #define _POSIX_C_SOURCE 200809L
 #include "support.h"
 
@@ -99,6 +99,17 @@ void choose_kernels(qkv_ctx *ctx, const char *isa) {
     if (status != QKV_OK)
         die("kernel set \"%s\": %s; qkv-info shows what this machine can run", isa ? isa : "any",
             qkv_status_string(status));
+}
+
+int32_t num_cpus(void) {
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count < 1 ? 1 : count > QKV_PTHREADS_MAX ? QKV_PTHREADS_MAX : (int32_t)count;
+}
+
+void start_threads(qkv_pthreads *pool, int32_t num_threads) {
+    int error = qkv_pthreads_start(pool, num_threads, num_threads <= num_cpus() ? QKV_PTHREADS_SPINS : 0);
+    if (error != 0)
+        die("%d threads can't be started: %s; try a smaller --threads", num_threads, strerror(error));
 }
 
 double seconds_now(void) {

@@ -1,8 +1,9 @@
-/* What every example needs: giving up with a message, memory, files, time.  SPDX-License-Identifier: MIT */
+/* What every example needs: giving up with a message, memory, files, threads, time.  SPDX-License-Identifier: MIT */
 #ifndef SUPPORT_H
 #define SUPPORT_H
 
 #include <qkv.h>
+#include <qkv/pthreads.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,12 @@ int64_t whole_number(const char *text, const char *option, int64_t low, int64_t 
 
 /* The kernel set of that name, or the best of this machine for NULL, or the end of the program. */
 void choose_kernels(qkv_ctx *ctx, const char *isa);
+
+/* How many threads this machine can run at once. */
+int32_t num_cpus(void);
+
+/* Starts a pool of that many, or ends the program. qkv_pthreads_stop ends it. */
+void start_threads(qkv_pthreads *pool, int32_t num_threads);
 
 /* Seconds since some fixed moment. */
 double seconds_now(void);

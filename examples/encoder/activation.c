@@ -3,8 +3,6 @@
  * SPDX-License-Identifier: MIT */
 #include "activation.h"
 
-#include "threads.h"
-
 #include <math.h>
 
 #if defined(__clang__)
@@ -92,10 +90,10 @@ static void apply_gelu_to_rows(void *arg, int64_t index, int32_t worker) {
 void add_and_normalize(const struct encoder *encoder, float *x, const float *y, const struct layer_norm *norm,
                        int64_t num_rows) {
     struct row_work work = {x, y, norm, num_rows, encoder->config.hidden_size, encoder->config.layer_norm_eps};
-    parallel_for(encoder->pool, (num_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, add_and_normalize_rows, &work);
+    qkv_pthreads_for(encoder->pool, (num_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, add_and_normalize_rows, &work);
 }
 
 void apply_gelu(const struct encoder *encoder, float *x, int64_t num_rows, int64_t size) {
     struct row_work work = {.x = x, .num_rows = num_rows, .size = size};
-    parallel_for(encoder->pool, (num_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, apply_gelu_to_rows, &work);
+    qkv_pthreads_for(encoder->pool, (num_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, apply_gelu_to_rows, &work);
 }

@@ -7,7 +7,6 @@
 
 #include "activation.h"
 #include "support.h"
-#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -65,9 +64,10 @@ static void attend(const struct encoder *encoder, const struct encoder_layer *la
                       .probabilities = {.data = probabilities, .head = tokens * tokens, .query = tokens, .key = 1}},
     };
     qkv_plan plan;
-    check(qkv_layer_plan(&encoder->ctx, &desc, pool_size(encoder->pool), &plan), "planning attention");
+    check(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning attention");
     reserve_workspace(batch, &plan);
-    check(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, parallel_for, encoder->pool),
+    check(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
+                                 encoder->pool),
           "attention");
 }
 
@@ -90,9 +90,10 @@ static void attend_raw(const struct encoder *encoder, struct batch *batch, float
                       .probabilities = {.data = probabilities, .head = tokens * tokens, .query = tokens, .key = 1}},
     };
     qkv_plan plan;
-    check(qkv_layer_plan(&encoder->ctx, &desc, pool_size(encoder->pool), &plan), "planning raw attention");
+    check(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning raw attention");
     reserve_workspace(batch, &plan);
-    check(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, parallel_for, encoder->pool),
+    check(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
+                                 encoder->pool),
           "raw attention");
     free(out);
 }
@@ -113,9 +114,9 @@ static void project(const struct encoder *encoder, const struct linear *linear, 
                     .out = {.data = out, .token = linear->out_features}},
     };
     qkv_plan plan;
-    check(qkv_projection_plan(&encoder->ctx, &desc, pool_size(encoder->pool), &plan), "planning a projection");
+    check(qkv_projection_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning a projection");
     reserve_workspace(batch, &plan);
-    check(qkv_projection_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, parallel_for,
+    check(qkv_projection_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
                                       encoder->pool),
           "projection");
 }

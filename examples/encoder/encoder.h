@@ -6,10 +6,9 @@
 #include "tokenizer.h"
 
 #include <qkv.h>
+#include <qkv/pthreads.h>
 #include <stddef.h>
 #include <stdint.h>
-
-struct thread_pool;
 
 /* y = x·weight + bias, the weight packed by qkv_pack. */
 struct linear {
@@ -31,7 +30,7 @@ struct encoder_layer {
 
 struct encoder {
     qkv_ctx ctx;
-    struct thread_pool *pool;
+    qkv_pthreads *pool;
     struct model_config config;
     struct tokenizer tokenizer;
     float *word_embeddings, *position_embeddings, *type_embeddings;
@@ -56,7 +55,7 @@ struct attention_view {
 };
 
 /* Reads a model folder, or ends the program with a message. Without weights the encoder can only tokenize. */
-void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, struct thread_pool *pool,
+void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, qkv_pthreads *pool,
                   int with_weights);
 void free_encoder(struct encoder *encoder);
 

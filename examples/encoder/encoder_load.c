@@ -109,7 +109,7 @@ static void check_vocabulary(const struct encoder *encoder, const char *director
                 (int)tokenizer->added[i].id, (long long)rows);
 }
 
-void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, struct thread_pool *pool,
+void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, qkv_pthreads *pool,
                   int with_weights) {
     struct stat status;
     if (stat(directory, &status) != 0 || !S_ISDIR(status.st_mode))

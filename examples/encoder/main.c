@@ -11,7 +11,6 @@
 #include "options.h"
 #include "report.h"
 #include "support.h"
-#include "threads.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -174,8 +173,9 @@ int main(int argc, char **argv) {
     qkv_ctx ctx;
     read_options(&options, argc, argv);
     choose_kernels(&ctx, options.isa);
-    struct thread_pool *pool = start_threads(options.num_threads);
-    load_encoder(&encoder, options.model, &ctx, pool, !options.tokens_only);
+    qkv_pthreads pool;
+    start_threads(&pool, options.num_threads);
+    load_encoder(&encoder, options.model, &ctx, &pool, !options.tokens_only);
     if (options.layer > encoder.config.num_layers)
         die("--layer %lld: this model has %lld", (long long)options.layer, (long long)encoder.config.num_layers);
     if (options.json)
@@ -183,7 +183,7 @@ int main(int argc, char **argv) {
     else
         run_report(&encoder, &options);
     free_encoder(&encoder);
-    stop_threads(pool);
+    qkv_pthreads_stop(&pool);
     free(options.model);
     if (fclose(stdout) != 0)
         die("standard output: %s", strerror(errno));

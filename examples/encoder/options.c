@@ -3,7 +3,6 @@
 #include "options.h"
 
 #include "support.h"
-#include "threads.h"
 
 #include <getopt.h>
 #include <stdio.h>

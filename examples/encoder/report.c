@@ -5,7 +5,6 @@
 #include "heads.h"
 #include "json.h"
 #include "support.h"
-#include "threads.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,7 +134,7 @@ void print_similarities(const struct encoder *encoder, const struct sentence *se
 void print_speed(const struct encoder *encoder, const struct sentence *sentences, size_t count,
                  double sentences_per_second) {
     int64_t tokens = 0;
-    int32_t threads = pool_size(encoder->pool);
+    int32_t threads = encoder->pool->num_threads;
     for (size_t i = 0; i < count; i++)
         tokens += sentences[i].num_tokens;
     printf("\n%.0f sentences per second (%.0f tokens per second): kernel set %s, %d thread%s, qkv %s\n",

@@ -79,7 +79,7 @@ static void plan_model(struct model *model) {
         .grad_q = {.data = model->matrices[WQ].gradient}, .grad_k = {.data = model->matrices[WK].gradient},
         .grad_v = {.data = model->matrices[WV].gradient}, .grad_o = {.data = model->matrices[WO].gradient}};
     model->forward.out.data = model->out;
-    int32_t workers = pool_size(model->pool);
+    int32_t workers = model->pool->num_threads;
     check(qkv_layer_plan(model->ctx, &model->forward, workers, &model->forward_plan), "qkv_layer_plan");
     check(qkv_layer_backward_plan(model->ctx, &model->backward, workers, &model->backward_plan),
           "qkv_layer_backward_plan");
@@ -89,7 +89,7 @@ static void plan_model(struct model *model) {
     model->workspace = allocate_floats(model->workspace_size / sizeof(float));
 }
 
-void make_model(struct model *model, const struct design *design, const qkv_ctx *ctx, struct thread_pool *pool,
+void make_model(struct model *model, const struct design *design, const qkv_ctx *ctx, qkv_pthreads *pool,
                 struct random *random) {
     *model = (struct model){.ctx = ctx, .design = design, .pool = pool};
     for (int i = 0; i < WO; i++)
@@ -126,7 +126,7 @@ void free_model(struct model *model) {
 const float *run_model(struct model *model, const float *x) {
     model->forward.x.data = x;
     check(qkv_layer_run_parallel(&model->forward_plan, &model->forward, model->workspace, model->workspace_size,
-                                 parallel_for, model->pool), "qkv_layer_run");
+                                 qkv_pthreads_for, model->pool), "qkv_layer_run");
     return model->out;
 }
 
@@ -140,7 +140,8 @@ double train_model(struct model *model, const float *x, const float *target, flo
     }
     model->backward.forward.x.data = x;
     check(qkv_layer_backward_run_parallel(&model->backward_plan, &model->backward, model->workspace,
-                                          model->workspace_size, parallel_for, model->pool), "qkv_layer_backward_run");
+                                          model->workspace_size, qkv_pthreads_for, model->pool),
+          "qkv_layer_backward_run");
     for (int i = 0; i < NUM_MATRICES; i++) {
         struct matrix *matrix = &model->matrices[i];
         if (matrix->gradient)

@@ -5,9 +5,9 @@
 
 #include "language.h"
 #include "optimiser.h"
-#include "threads.h"
 
 #include <qkv.h>
+#include <qkv/pthreads.h>
 
 enum { WQ, WK, WV, WO, NUM_MATRICES };
 
@@ -34,7 +34,7 @@ struct matrix {
 struct model {
     const qkv_ctx *ctx;
     const struct design *design;
-    struct thread_pool *pool;
+    qkv_pthreads *pool;
     struct matrix matrices[NUM_MATRICES];
     void *packed_qkv, *packed_o; /* packed_qkv is NULL for raw attention */
     unsigned char *keep;         /* [TOKENS][TOKENS], or NULL */
@@ -46,7 +46,7 @@ struct model {
     size_t workspace_size;
 };
 
-void make_model(struct model *model, const struct design *design, const qkv_ctx *ctx, struct thread_pool *pool,
+void make_model(struct model *model, const struct design *design, const qkv_ctx *ctx, qkv_pthreads *pool,
                 struct random *random);
 void free_model(struct model *model);
 

@@ -126,7 +126,7 @@ static void follow_gaze(struct outcome *outcome, const struct study *study) {
     }
 }
 
-void run_study(struct study *study, const qkv_ctx *ctx, struct thread_pool *pool, uint64_t seed, int steps) {
+void run_study(struct study *study, const qkv_ctx *ctx, qkv_pthreads *pool, uint64_t seed, int steps) {
     struct random random = {seed};
     make_language(&study->language, &random);
     for (int s = 0; s < TEST_SENTENCES; s++) {

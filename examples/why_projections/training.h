@@ -38,7 +38,7 @@ struct study {
 };
 
 /* Trains every design for `steps` steps on the same sentences, and tests it. */
-void run_study(struct study *study, const qkv_ctx *ctx, struct thread_pool *pool, uint64_t seed, int steps);
+void run_study(struct study *study, const qkv_ctx *ctx, qkv_pthreads *pool, uint64_t seed, int steps);
 void free_study(struct study *study);
 
 void tell_heads(const struct study *study);

@@ -13,7 +13,6 @@
 #include "latent.h"
 #include "pictures.h"
 #include "support.h"
-#include "threads.h"
 #include "toy.h"
 #include "training.h"
 
@@ -113,7 +112,8 @@ int main(int argc, char **argv) {
     read_options(&options, argc, argv);
     choose_kernels(&ctx, options.isa);
     int steps = options.quick ? QUICK_STEPS : STEPS;
-    struct thread_pool *pool = start_threads(options.num_threads);
+    qkv_pthreads pool;
+    start_threads(&pool, options.num_threads);
     struct toy_result *toy = allocate(1, sizeof *toy);
     struct study *study = allocate(1, sizeof *study);
     struct latent *latent = allocate(1, sizeof *latent);
@@ -123,7 +123,7 @@ int main(int argc, char **argv) {
     tell_raw_attention(&ctx);
     tell_learned_keys(&ctx, options.quick ? QUICK_SHARE : SHARE, toy);
     fflush(stdout);
-    run_study(study, &ctx, pool, options.seed, steps);
+    run_study(study, &ctx, &pool, options.seed, steps);
     tell_heads(study);
     find_latent(latent, study, &ctx);
     tell_latent(latent);
@@ -142,7 +142,7 @@ int main(int argc, char **argv) {
     free(latent);
     free(study);
     free(toy);
-    stop_threads(pool);
+    qkv_pthreads_stop(&pool);
     if (fclose(stdout) != 0)
         die("standard output: %s", strerror(errno));
     return 0;

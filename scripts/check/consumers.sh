@@ -53,10 +53,16 @@ install_to() { # DIRECTORY SHARED
     find "$1" -type f | wc -l | sed 's/$/ files/'
 }
 
+run_adapters() { # BUILD: what includes the headers beside qkv.h; of OpenMP's where the compiler has that
+    "$1/pthreads_alone"
+    test ! -e "$1/openmp_alone" || "$1/openmp_alone"
+}
+
 with_find_package() {
     rm -rf build-find
     cmake -S "$consumers/find_package" -B build-find -DCMAKE_PREFIX_PATH="$work/$tree"
     cmake --build build-find
+    run_adapters build-find
     ./build-find/consumer
 }
 
@@ -68,6 +74,9 @@ with_pkg_config() {
     "$cc" "$consumers/consumer.c" $(pkg-config --cflags --libs qkv) -o consumer-pc
     test "$(pkg-config --modversion qkv)" = "$(sed -nE 's/^#define QKV_VERSION_[A-Z]+ //p' \
         "$root/include/qkv.h" | tr '\n' '.' | sed 's/\.$//')"
+    # shellcheck disable=SC2046
+    "$cc" -Werror "$root/tests/headers/pthreads_alone.c" $(pkg-config --cflags qkv) -pthread -o pthreads_alone
+    ./pthreads_alone
     LD_LIBRARY_PATH=$(pkg-config --variable=libdir qkv) ./consumer-pc
 }
 
@@ -99,6 +108,7 @@ as_subdirectory() { # without a build type: the library optimises itself, and on
     command_for wrapper.c build-own
     absent ' -O' command
     cmake --build build-own -j 2
+    run_adapters build-own
     ./build-own/consumer
 }
 
@@ -157,7 +167,7 @@ one_unit() { # without CMake: all but the kernel sets, in both orders
 fetched() {
     command -v git >/dev/null || skip "git is not installed"
     rm -rf upstream && mkdir upstream
-    cp -r "$root/CMakeLists.txt" "$root/cmake" "$root/include" "$root/src" upstream
+    cp -r "$root/CMakeLists.txt" "$root/cmake" "$root/include" "$root/src" "$root/adapters" upstream
     git -C upstream init -q
     git -C upstream checkout -q -b main
     git -C upstream add .

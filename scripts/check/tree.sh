@@ -50,12 +50,12 @@ files() {
         done
     done
 
-    sources=$(files include src tests bench tools examples scripts cmake .ci \
+    sources=$(files include src adapters tests bench tools examples scripts cmake .ci \
         ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md')
     sources="$sources CMakeLists.txt $(files tests examples bench tools -name CMakeLists.txt)"
     COMMENTS=yes
     forbid "a line over 120 columns" '^.{121}' $(echo "$sources" | tr ' ' '\n' | grep -v '\.py$')
-    forbid "a tab or a space at the end of a line" '(	|[ ]+$)' $(files include src -name '*.[ch]')
+    forbid "a tab or a space at the end of a line" '(	|[ ]+$)' $(files include src adapters -name '*.[ch]')
     forbid "unfinished work" '\b(TODO|FIXME|XXX)\b' $(echo "$sources" | tr ' ' '\n' | grep -v tree.sh)
     for file in $sources; do
         lines=$(wc -l <"$file")
@@ -64,7 +64,7 @@ files() {
         test "$lines" -le $most || { echo "$file has $lines lines, over $most"; failed=1; }
         head -n 40 "$file" | grep -q 'SPDX-License-Identifier: MIT' || { echo "$file has no SPDX line"; failed=1; }
     done
-    same=$(files include src tests bench tools examples -name '*.[ch]*' | sed 's:.*/::' | sort | uniq -d)
+    same=$(files include src adapters tests bench tools examples -name '*.[ch]*' | sed 's:.*/::' | sort | uniq -d)
     test -z "$same" || { echo "file names that are not unique: $same"; failed=1; }
 }
 test $failed = 0 && echo "$(echo "$sources" | wc -w) files, every rule holds"

@@ -62,7 +62,7 @@ prepare_python() {
 build_asan() {
     # shellcheck disable=SC2046  # words
     ${CC:-cc} -std=c11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -I"$root/include" \
-        -I"$root/examples/common" "$root"/examples/common/*.c \
+        -I"$root/adapters/pthreads" -I"$root/examples/common" "$root"/examples/common/*.c \
         $(pkg-config --cflags libcjson libutf8proc) -o "$build/encoder-asan" "$root"/examples/encoder/*.c \
         "$build/libqkv.a" $(pkg-config --libs libcjson libutf8proc) -lm -lpthread
 }
