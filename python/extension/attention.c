@@ -45,11 +45,12 @@ struct field attention_fields[] = {
 
 /* What is no field of the descriptor. */
 struct around {
-    int64_t threads, first_sequence;
+    int64_t threads, on_host_threads, first_sequence;
     void *cache;
 };
 static struct field around_fields[] = {
     {"threads", FIELD_INT64, offsetof(struct around, threads), NULL, 0, 0, 0, NULL},
+    {"on_host_threads", FIELD_INT64, offsetof(struct around, on_host_threads), NULL, 0, 0, 0, NULL},
     {"first_sequence", FIELD_INT64, offsetof(struct around, first_sequence), NULL, 0, 0, 0, NULL},
     {"cache", FIELD_ARRAY, offsetof(struct around, cache), "z", TYPES(TYPE_BYTE), 0, 0, NULL},
     {.name = NULL}};
@@ -119,7 +120,8 @@ static PyObject *attention(PyObject *module, PyObject *const *values, Py_ssize_t
     PyObject *result = NULL;
     if (fill_fields(&filling, tables, 2, values, names) == 0 &&
         settle_attention(&filling, &desc, around.cache, around.first_sequence) == 0)
-        result = execute(&attention_operation, &desc, around.threads, attention_products(&desc));
+        result = execute(&attention_operation, &desc, around.threads, attention_products(&desc),
+                         around.on_host_threads ? qkv_python_openmp : NULL);
     release_tensors(&filling);
     return result;
 }
@@ -140,7 +142,7 @@ static PyObject *attention_backward(PyObject *module, PyObject *const *values, P
             PyErr_SetString(PyExc_TypeError, "attention_backward: grad_out and out have elements of different types");
         else
             result = execute(&attention_backward_operation, &gradients.desc, around.threads,
-                             2.5 * attention_products(forward));
+                             2.5 * attention_products(forward), around.on_host_threads ? qkv_python_openmp : NULL);
     }
     release_tensors(&filling);
     return result;

@@ -105,7 +105,7 @@ static PyObject *projection(PyObject *module, PyObject *const *values, Py_ssize_
     PyObject *result = NULL;
     if (fill_fields(&filling, tables, 1, values, names) == 0) {
         const double products = projection_products(&filling, &call.desc);
-        result = execute(&projection_operation, &call.desc, call.threads, products);
+        result = execute(&projection_operation, &call.desc, call.threads, products, NULL);
     }
     release_tensors(&filling);
     return result;
@@ -136,7 +136,7 @@ static PyObject *projection_backward(PyObject *module, PyObject *const *values, 
         desc.forward = call.desc;
         for (int i = 0; i < QKV_MAX_PARTS; i++)
             desc.grad[i].layout = desc.grad[i].data != NULL ? QKV_OUT_IN : 0;
-        result = execute(&projection_backward_operation, &desc, call.threads, products);
+        result = execute(&projection_backward_operation, &desc, call.threads, products, NULL);
     }
     release_tensors(&filling);
     return result;
@@ -222,7 +222,7 @@ static PyObject *layer(PyObject *module, PyObject *const *values, Py_ssize_t pos
     if (fill_fields(&filling, tables, 2, values, names) == 0) {
         const double products = settle_layer(&filling, &call);
         if (products >= 0)
-            result = execute(&layer_operation, &call.desc, call.threads, products);
+            result = execute(&layer_operation, &call.desc, call.threads, products, NULL);
     }
     release_tensors(&filling);
     return result;
@@ -260,7 +260,7 @@ static PyObject *layer_backward(PyObject *module, PyObject *const *values, Py_ss
             qkv_weight_grad *const grads[] = {&desc.grad_q, &desc.grad_k, &desc.grad_v, &desc.grad_o};
             for (int i = 0; i < 4; i++)
                 grads[i]->layout = grads[i]->data != NULL ? QKV_OUT_IN : 0;
-            result = execute(&layer_backward_operation, &desc, call.threads, products);
+            result = execute(&layer_backward_operation, &desc, call.threads, products, NULL);
         }
     }
     release_tensors(&filling);

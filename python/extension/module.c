@@ -37,11 +37,12 @@ static int32_t useful_threads(int64_t threads, double products) {
     return threads <= 1 || most < 2 ? 1 : most < (double)threads ? (int32_t)most : (int32_t)threads;
 }
 
-PyObject *execute(const struct operation *operation, const void *desc, int64_t threads, double products) {
+PyObject *execute(const struct operation *operation, const void *desc, int64_t threads, double products,
+                  openmp_parallel openmp) {
     char text[256];
     if (threads < 1)
         return raise_error(QKV_ERROR_WORKERS, "threads is below 1");
-    struct team team = {.num_threads = useful_threads(threads, products), .openmp = qkv_python_openmp};
+    struct team team = {.num_threads = useful_threads(threads, products), .openmp = openmp};
     qkv_plan plan;
     qkv_status status = operation->plan(&qkv_python_ctx, desc, team.num_threads, &plan);
     if (status != QKV_OK)
@@ -74,8 +75,8 @@ static PyObject *start(PyObject *module, PyObject *arguments) {
     return status == QKV_OK ? Py_NewRef(Py_None) : raise_error(status, qkv_status_string(status));
 }
 
-/* use_openmp(address): of a function like GCC's GOMP_parallel; 0: threads of this module. */
-static PyObject *use_openmp(PyObject *module, PyObject *arguments) {
+/* host_openmp(address): of a function like GCC's GOMP_parallel, for calls that say on_host_threads. */
+static PyObject *host_openmp(PyObject *module, PyObject *arguments) {
     (void)module;
     unsigned long long address;
     if (!PyArg_ParseTuple(arguments, "K", &address))
@@ -154,7 +155,7 @@ static PyObject *rope_table(PyObject *module, PyObject *const *values, Py_ssize_
     return result;
 }
 
-static PyMethodDef methods[] = {POSITIONAL(start), POSITIONAL(use_openmp), {"info", info, METH_NOARGS, NULL},
+static PyMethodDef methods[] = {POSITIONAL(start), POSITIONAL(host_openmp), {"info", info, METH_NOARGS, NULL},
                                 POSITIONAL(alibi_slopes), METHOD(rope_table), {0}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "qkv._qkv", .m_size = -1};

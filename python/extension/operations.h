@@ -7,7 +7,7 @@
 
 extern qkv_ctx qkv_python_ctx;          /* set once, while the module is imported */
 extern PyObject *qkv_python_error;      /* qkv.Error, a ValueError with a member `status` */
-extern openmp_parallel qkv_python_openmp; /* see workers.h */
+extern openmp_parallel qkv_python_openmp; /* of the host, if it has told; see workers.h */
 
 /* Raises qkv.Error and returns NULL. */
 PyObject *raise_error(qkv_status status, const char *text);
@@ -40,8 +40,10 @@ struct operation {
                                                       name##_explain_run}
 
 /* Plans and runs, without the interpreter's lock, on at most `threads` threads and no more than the work pays:
- * `products` is roughly how many multiplications it has. Returns None, or NULL with an exception. */
-PyObject *execute(const struct operation *operation, const void *desc, int64_t threads, double products);
+ * `products` is roughly how many multiplications it has. `openmp`: the host's threads, or NULL. Returns None, or NULL
+ * with an exception. */
+PyObject *execute(const struct operation *operation, const void *desc, int64_t threads, double products,
+                  openmp_parallel openmp);
 
 /* The size behind the letter is `value`, which the argument `name` says; 0, or -1 with an exception. */
 int settle(struct filling *filling, char letter, int64_t value, const char *name);
