@@ -161,7 +161,7 @@ static PyObject *dropout_mask(PyObject *module, PyObject *arguments) {
     PyObject *result = NULL;
     if (get_tensor(&keep, object, 1, "dropout_mask", "keep") == 0) {
         qkv_attention_desc desc = {.size = sizeof desc, .batch = keep.shape[0], .num_heads = keep.shape[1],
-                                   .seq_q = keep.shape[2], .seq_k = keep.shape[3], .head_dim = 1,
+                                   .seq_q = keep.shape[2], .seq_k = keep.shape[3], .flags = QKV_HEAD_DIM_V,
                                    .dropout = (float)rate, .dropout_seed = seed, .dropout_offset = offset,
                                    .q_offset = q_offset};
         qkv_status status = QKV_OK;
@@ -170,7 +170,7 @@ static PyObject *dropout_mask(PyObject *module, PyObject *arguments) {
             for (int64_t h = 0; h < desc.num_heads && status == QKV_OK; h++)
                 for (int64_t i = 0; i < desc.seq_q && status == QKV_OK; i++, row += desc.seq_k)
                     status = qkv_dropout_mask(&desc, b, h, i, row);
-        result = status == QKV_OK ? Py_NewRef(Py_None) : raise_error(status, "dropout_mask: the rate is not in [0, 1)");
+        result = status == QKV_OK ? Py_NewRef(Py_None) : raise_error(status, "dropout_mask: the rate is not in [0, 1), or the shape is too large");
     }
     release_tensor(&keep);
     return result;
