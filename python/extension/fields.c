@@ -87,7 +87,7 @@ static int put_matrix(struct filling *filling, const struct field *field, struct
 static int put_rows(struct filling *filling, const struct field *field, struct tensor *tensor, void *to) {
     const int pairs = field->kind == FIELD_RANGES;
     if (tensor->axes != 2 + pairs)
-        return wrong(filling, field, pairs ? "has other axes than (batch, query, 2)" : "has other axes than (batch, token)");
+        return wrong(filling, field, pairs ? "is not (batch, query, 2)" : "is not (batch, token)");
     if (pairs && (tensor->shape[2] != 2 || tensor->stride[2] != 1))
         return wrong(filling, field, "has no pairs of adjacent numbers as its last axis");
     if (agree_or_repeat(filling, field, tensor, 0, field->axes) != 0)
@@ -98,10 +98,11 @@ static int put_rows(struct filling *filling, const struct field *field, struct t
 
 static int put_array(struct filling *filling, const struct field *field, const struct tensor *tensor, void *to) {
     const char *axes = field->axes;
-    for (int i = tensor->axes - 1, contiguous = 1; i >= 0; i--) {
+    int64_t contiguous = 1;
+    for (int i = tensor->axes - 1; i >= 0; i--) {
         if (tensor->shape[i] != 1 && tensor->stride[i] != contiguous)
             return wrong(filling, field, "is not contiguous");
-        contiguous *= (int)tensor->shape[i];
+        contiguous *= tensor->shape[i];
     }
     for (int i = 0; i < tensor->axes && *axes != 0; i++, axes++) {
         const int more = axes[1] == '+';

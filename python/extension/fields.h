@@ -1,5 +1,5 @@
-/* Descriptors filled from keyword arguments that are named after their fields. Sizes come from the shapes of the tensors,
- * which have to agree about them.  SPDX-License-Identifier: MIT */
+/* Descriptors filled from keyword arguments that are named after their fields. Sizes come from the shapes of the
+ * tensors, which have to agree about them.  SPDX-License-Identifier: MIT */
 #ifndef QKV_PYTHON_FIELDS_H
 #define QKV_PYTHON_FIELDS_H
 
@@ -51,8 +51,8 @@ struct filling {
 
 int intern_names(struct field *fields);
 
-/* Fills the descriptors of the tables from the arguments of a METH_FASTCALL function. None counts as absent. Returns 0, or
- * -1 with an exception; either way the tensors are held until release_tensors. */
+/* Fills the descriptors of the tables from the arguments of a METH_FASTCALL function. None counts as absent. Returns 0,
+ * or -1 with an exception; either way the tensors are held until release_tensors. */
 int fill_fields(struct filling *filling, const struct field_table *tables, int num_tables, PyObject *const *values,
                 PyObject *names);
 void release_tensors(struct filling *filling);

@@ -1,5 +1,5 @@
-/* Tensors of Python callers, as they lie in memory: anything with the buffer protocol (NumPy) or DLPack, without a copy,
- * or the tuple (address, type, shape, strides) of a caller that knows all of it.  SPDX-License-Identifier: MIT */
+/* Tensors of Python callers, as they lie in memory: anything with the buffer protocol (NumPy) or DLPack, not copied, or
+ * the tuple (address, type, shape, strides) of a caller that knows all of it.  SPDX-License-Identifier: MIT */
 #ifndef QKV_PYTHON_TENSORS_H
 #define QKV_PYTHON_TENSORS_H
 

@@ -4,8 +4,8 @@ Arrays are NumPy arrays, or anything with a buffer or DLPack; they are read wher
 
     B batch    H heads    G KV heads (H is a multiple of G)    Q queries    K keys    D, E channels of q and k, of v
 
-and every axis but the last may have any stride, so ``x.transpose(0, 2, 1, 3)`` is as good as a copy. Results are the same
-bits for any number of threads and on every CPU. While it computes, other threads of Python run.
+and every axis but the last may have any stride, so ``x.transpose(0, 2, 1, 3)`` is as good as a copy. Results are the
+same bits for any number of threads and on every CPU. While it computes, other threads of Python run.
 
 SPDX-License-Identifier: MIT
 """

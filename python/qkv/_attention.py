@@ -32,12 +32,12 @@ def attention(q: ArrayLike, k: ArrayLike = None, v: ArrayLike = None, *, out: Ar
               threads: int | None = None) -> Any:
     """softmax(scale · q · kᵀ + …) · v for every head.
 
-    q: (B, H, Q, D), k: (B, G, K, D), v: (B, G, K, E) in float32, float16 or bfloat16; k and v in int8 with ``k_scales`` and
-    ``v_scales`` (B, G, K). Returns out (B, H, Q, E), of q's type where that is float16, else float32; written into
+    q: (B, H, Q, D), k: (B, G, K, D), v: (B, G, K, E) in float32, float16 or bfloat16; k and v in int8 with ``k_scales``
+    and ``v_scales`` (B, G, K). Returns out (B, H, Q, E), of q's type where that is float16, else float32; written into
     ``out`` if that is given. With ``return_lse`` also the natural logarithm of each sum, (B, H, Q).
 
-    Which keys a query sees, all conditions together (query i is at position p = i + q_offset, or with ``from_end`` the last
-    query at the last key):
+    Which keys a query sees, all conditions together (query i is at position p = i + q_offset, or with ``from_end`` the
+    last query at the last key):
       causal        keys up to p. ``left`` and ``right``: keys from p − left, up to p + right, both included
       first_tokens  so many keys that ``left`` does not hide
       keep          (B, H, Q, K), bool; axes of length 1 or missing in front are repeated. False hides the key
@@ -47,7 +47,8 @@ def attention(q: ArrayLike, k: ArrayLike = None, v: ArrayLike = None, *, out: Ar
     Others: alibi_slopes (H,), sinks (H,), q_offsets (B,) in place of q_offset, dropout with its seed and offset.
 
     Sequences of different lengths without padding: q_start (B + 1,) with q (1, H, tokens, D), k_start likewise.
-    With a ``cache`` in place of k and v: the sequences first_sequence … of it, q's tokens being their last ones if ``from_end``.
+    With a ``cache`` in place of k and v: the sequences first_sequence … of it, q's tokens being their last ones if
+    ``from_end``.
 
     docs/semantics.md defines it all. Raises qkv.Error, ValueError or TypeError, which name the argument at fault.
     """
@@ -72,18 +73,20 @@ def attention(q: ArrayLike, k: ArrayLike = None, v: ArrayLike = None, *, out: Ar
     return (out, lse) if return_lse else out
 
 
-def attention_backward(grad_out: ArrayLike, q: ArrayLike, k: ArrayLike, v: ArrayLike, out: ArrayLike, lse: ArrayLike, *,
-                       grad_lse: ArrayLike = None, want: tuple[str, ...] = ("q", "k", "v"), causal: bool = False,
+def attention_backward(grad_out: ArrayLike, q: ArrayLike, k: ArrayLike, v: ArrayLike, out: ArrayLike,
+                       lse: ArrayLike, *, grad_lse: ArrayLike = None, want: tuple[str, ...] = ("q", "k", "v"),
+                       causal: bool = False,
                        left: int | None = None, right: int | None = None, q_offset: int = 0, from_end: bool = False,
                        scale: float | None = None, softcap: float = 0.0, bias: ArrayLike = None,
                        keep: ArrayLike = None, key_ranges: ArrayLike = None, kv_len: ArrayLike = None,
                        q_offsets: ArrayLike = None, alibi_slopes: ArrayLike = None, sinks: ArrayLike = None,
                        dropout: float = 0.0, dropout_seed: int = 0, dropout_offset: int = 0,
                        threads: int | None = None) -> dict[str, Array]:
-    """The gradients of a number, given that in ``out``: grad_out (B, H, Q, E), of out's type, and in lse: grad_lse (B, H, Q).
+    """The gradients of a number, given that in ``out``: grad_out (B, H, Q, E), of out's type, and in lse: grad_lse
+    (B, H, Q).
 
-    All else is what ``attention`` was given, and out and lse what it returned. ``want`` names the gradients to compute, of
-    q (B, H, Q, D), k (B, G, K, D), v (B, G, K, E), bias (its shape) and sinks (H,); they come as a dict, in float32.
+    All else is what ``attention`` was given, and out and lse what it returned. ``want`` names the gradients to compute,
+    of q (B, H, Q, D), k (B, G, K, D), v (B, G, K, E), bias (its shape) and sinks (H,); a dict of float32 arrays.
     """
     fields = _options(causal, left, right, from_end, scale, q_offset=q_offset, softcap=softcap, bias=bias, keep=keep,
                       key_ranges=key_ranges, kv_len=kv_len, q_offsets=q_offsets, q_start=None, k_start=None,
@@ -108,7 +111,7 @@ def dropout_mask(shape: tuple[int, int, int, int], rate: float, seed: int = 0, o
 
 
 def mask_ranges(mask: ArrayLike) -> Array | None:
-    """The ``key_ranges`` (B, Q, 2) of a mask (B, Q, K), bool (True keeps) or of 0 and −inf; None if a row of it is none."""
+    """The ``key_ranges`` (B, Q, 2) of a mask (B, Q, K), bool (True keeps) or of 0 and −inf; None if a row is none."""
     ranges = np.empty((*mask.shape[:2], 2), np.int64)
     return ranges if _qkv.mask_ranges(mask, ranges) else None
 

@@ -12,7 +12,7 @@ _TYPES = {"float32": F32, "float16": F16, "bfloat16": BF16, "int8": INT8}
 class Cache:
     """Keys and values of one layer for many sequences, in pages of 64 tokens from a common pool.
 
-    ``memory`` is all of it, an array of bytes without addresses inside: copy it, save it, hand it to ``Cache.from_memory``.
+    ``memory`` is all of it, bytes without addresses inside: copy it, save it, hand it to ``Cache.from_memory``.
     Types: "float32", "float16", "bfloat16", "int8". With ``window`` a query sees the last so many tokens and the first
     ``first_tokens``. num_pages = 0: as many as all sequences need. Not to be changed by two threads at the same time.
     """

@@ -38,8 +38,8 @@ def rope_table(num_positions: int, rotary_dim: int, *, base: float = 0.0, scalin
 class Projection:
     """Up to four matrices that multiply the same x: ``x @ w.T + bias`` for each.
 
-    weights: (out_features, in_features), as torch.nn.Linear holds them, float32; ``w.T`` of a matrix (in, out) is as good,
-    and packed without a copy in between. biases: (out_features,) or None for each.
+    weights: (out_features, in_features), as torch.nn.Linear holds them, float32; ``w.T`` of a matrix (in, out) is as
+    good, and packed without a copy in between. biases: (out_features,) or None for each.
     """
 
     def __init__(self, *weights: ArrayLike, biases: Sequence[ArrayLike | None] = ()) -> None:
@@ -79,8 +79,8 @@ class Projection:
 class Layer:
     """One attention layer: x → Q, K, V (→ QK-norm → RoPE) → attention → w_o.
 
-    w_q: (H·D, model), w_k: (G·D, kv), w_v: (G·E, kv), w_o: (out, H·E), float32, as torch.nn.Linear holds them; without w_o the
-    heads stay side by side. biases: of "q", "k", "v", "o". norm_q, norm_k: (D,). rope: what ``rope_table`` returns.
+    w_q: (H·D, model), w_k: (G·D, kv), w_v: (G·E, kv), w_o: (out, H·E), float32, as torch.nn.Linear holds them; without
+    w_o the heads stay side by side. biases: of "q", "k", "v", "o". norm_q, norm_k: (D,). rope: what ``rope_table`` returns.
     """
 
     def __init__(self, w_q: ArrayLike, w_k: ArrayLike, w_v: ArrayLike, w_o: ArrayLike = None, *, num_heads: int,
@@ -163,8 +163,8 @@ class Layer:
     def backward(self, grad_out: ArrayLike, x: ArrayLike, x_kv: ArrayLike = None, *, causal: bool = False,
                  left: int | None = None, right: int | None = None, from_end: bool = False,
                  scale: float | None = None, threads: int | None = None, **options: Any) -> dict[str, Array]:
-        """Given that in its output (B, Q, out), the gradients of x, x_kv, the weights "q", "k", "v", "o" (out, in), those of
-        the biases "bias_q" … that it has, of "norm_q" and "norm_k". The forward is computed anew."""
+        """Given that in its output (B, Q, out), the gradients of x, x_kv, the weights "q", "k", "v", "o" (out, in),
+        those of the biases "bias_q" … that it has, of "norm_q" and "norm_k". The forward is computed anew."""
         self._check(x, x_kv)
         fields = self._options(causal, left, right, from_end, scale, options)
         grads = {"x": np.empty(tuple(x.shape), np.float32)}

@@ -20,7 +20,9 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
 
 from . import _qkv
 from ._arrays import BF16, F16, F32, RIGHT, SCALE
@@ -67,15 +69,14 @@ def _ranges(mask: Tensor) -> Optional[Tensor]:
     return ranges if _qkv.mask_ranges(_memory(mask), _memory(ranges)) else None
 
 
-def _mask_fields(mask: Optional[Tensor], keys: int) -> dict:
-    """A mask as the C API takes it: a range of keys for each query where it is one, which costs nothing for a pair and skips
-    what is outside; else bytes or a bias. The tensors are returned too, so that they outlive the call."""
-    if mask is None:
-        return {}
+def _mask_fields(mask: Tensor, keys: int) -> dict:
+    """A mask as the C API takes it: a range of keys for each query where it is one, which costs nothing for a pair and
+    skips what is outside; else bytes or a bias."""
     wants_grad = mask.requires_grad
     mask = _once(mask.detach()[(None,) * (4 - mask.dim())])
     is_bool = mask.dtype == torch.bool
-    if mask.shape[1] == 1 and mask.shape[3] == keys and (is_bool or (mask.dtype in _HALVES_AND_FLOAT and not wants_grad)):
+    may_hide = is_bool or (mask.dtype in _HALVES_AND_FLOAT and not wants_grad)
+    if may_hide and mask.shape[1] == 1 and mask.shape[3] == keys:
         ranges = _ranges(mask[:, 0])
         if ranges is not None:
             return {"key_ranges": ranges}
@@ -84,7 +85,7 @@ def _mask_fields(mask: Optional[Tensor], keys: int) -> dict:
 
 def _fields(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Optional[Tensor], sinks: Optional[Tensor],
             seed: Optional[Tensor], dropout: float, causal: bool, scale: Optional[float], softcap: float) -> dict:
-    tensors = _mask_fields(mask, k.shape[2])
+    tensors = {} if mask is None else _mask_fields(mask, k.shape[2])
     if ranges is not None:
         if "key_ranges" in tensors:  # both: what is in either range alone is seen by none
             low = torch.maximum(ranges[..., 0], tensors["key_ranges"][..., 0])
@@ -94,7 +95,7 @@ def _fields(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Opt
     if sinks is not None:
         tensors["sinks"] = sinks.detach().float().contiguous()
     fields = {name: _memory(t) for name, t in tensors.items()}
-    fields["tensors"] = tensors
+    fields["tensors"] = tensors  # which have to outlive the call
     if scale is not None:
         fields["scale"] = scale
     if causal or scale is not None:
@@ -112,7 +113,9 @@ def _rows(t: Tensor) -> Tensor:
 
 def _new_out(q: Tensor, v: Tensor) -> Tensor:
     """In memory as (B, Q, H, E), the order in which what comes next wants it."""
-    return q.new_empty((q.shape[0], q.shape[2], q.shape[1], v.shape[3])).transpose(1, 2)
+    b, h, n, _ = q.shape
+    e = v.shape[3]
+    return torch.empty_strided((b, h, n, e), (n * h * e, e, h * e, 1), dtype=q.dtype)
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Optional[Tensor],
@@ -120,7 +123,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Op
              softcap: float, with_lse: bool) -> tuple[Tensor, Optional[Tensor]]:
     q, k, v = _rows(q), _rows(k), _rows(v)
     out = _new_out(q, v)
-    lse = torch.empty(q.shape[:3]) if with_lse else None
+    lse = torch.empty(q.shape[:3], dtype=torch.float32) if with_lse else None
     fields = _fields(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap)
     tensors = fields.pop("tensors")
     _qkv.attention(q=_memory(q), k=_memory(k), v=_memory(v), out=_memory(out), lse=_memory(lse),
@@ -136,11 +139,11 @@ def _backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, ls
     fields = _fields(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap)
     tensors = fields.pop("tensors")
     grads = {"grad_" + name: torch.empty_like(t, dtype=torch.float32) if _is_dense(t) else
-             torch.empty(t.shape) for name, t in (("q", q), ("k", k), ("v", v))}
+             torch.empty(t.shape, dtype=torch.float32) for name, t in (("q", q), ("k", k), ("v", v))}
     if want_mask:
-        grads["grad_bias"] = torch.empty(mask.shape)
+        grads["grad_bias"] = torch.empty(mask.shape, dtype=torch.float32)
     if want_sinks:
-        grads["grad_sinks"] = torch.empty(sinks.shape)
+        grads["grad_sinks"] = torch.empty(sinks.shape, dtype=torch.float32)
     _qkv.attention_backward(q=_memory(q), k=_memory(k), v=_memory(v), out=_memory(out), lse=_memory(lse),
                             grad_out=_memory(grad_out), threads=torch.get_num_threads(), on_host_threads=1,
                             **{name: _memory(t) for name, t in grads.items()}, **fields)
@@ -230,10 +233,10 @@ torch.library.register_autograd("qkv::attention", _op_backward, setup_context=_o
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None, *, ranges: Optional[Tensor] = None,
               sinks: Optional[Tensor] = None, dropout: float = 0.0, causal: bool = False,
               scale: Optional[float] = None, softcap: float = 0.0) -> Tensor:
-    """Attention over q (B, H, Q, D), k (B, G, K, D), v (B, G, K, E), CPU tensors of one type: float32, float16, bfloat16.
+    """Attention over q (B, H, Q, D), k (B, G, K, D), v (B, G, K, E): CPU tensors, all float32, float16 or bfloat16.
 
-    mask: (B, H, Q, K), bool (True keeps) or floating (added, with a gradient); axes of length 1 or missing in front repeat.
-    ranges: (B, Q, 2), int64, keys [first, end) of each query. sinks: (H,), with a gradient. causal: from the top left.
+    mask: (B, H, Q, K), bool (True keeps) or floating (added, with a gradient); axes of length 1, or missing in front,
+    repeat. ranges: (B, Q, 2), int64, keys [first, end) of each query. sinks: (H,), with a gradient. causal: from the top left.
     dropout: the rate; the seed comes from PyTorch's generator, the pairs that are dropped are others than PyTorch's.
     """
     seed = torch.randint(2 ** 62, ()) if dropout else None
@@ -250,30 +253,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None, *,
 
 def takes(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None, gqa: bool = True) -> bool:
     """Whether ``attention`` has what such a call needs: what it has not is PyTorch's to compute, or to refuse."""
-    if not (q.dtype in _HALVES_AND_FLOAT and q.dtype == k.dtype == v.dtype and q.dim() == k.dim() == v.dim() == 4):
+    if not (q.is_cpu and k.is_cpu and v.is_cpu and q.dim() == k.dim() == v.dim() == 4):
         return False
-    if not (q.device.type == k.device.type == v.device.type == "cpu") or (mask is not None and not _fits(q, k, mask)):
+    dtype = q.dtype
+    if dtype not in _HALVES_AND_FLOAT or k.dtype != dtype or v.dtype != dtype:
         return False
-    if not (q.shape[0] == k.shape[0] == v.shape[0] and k.shape[:3] == v.shape[:3] and q.shape[3] == k.shape[3]):
+    batch, heads, _, channels = q.shape
+    k_batch, kv_heads, keys, k_channels = k.shape
+    if k_batch != batch or k_channels != channels or v.shape[:3] != (batch, kv_heads, keys):
         return False
-    heads, kv_heads = q.shape[1], k.shape[1]
     if heads != kv_heads and not (gqa and kv_heads > 0 and heads % kv_heads == 0):
         return False
-    return torch.compiler.is_compiling() or _is_plain(q, k, v)
+    return (mask is None or _fits(q, k, mask)) and (torch.compiler.is_compiling() or _is_plain(q, k, v))
 
 
 def _fits(q: Tensor, k: Tensor, mask: Tensor) -> bool:
     sizes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])[4 - mask.dim():] if 1 <= mask.dim() <= 4 else ()
-    return (mask.device.type == "cpu" and (mask.dtype == torch.bool or mask.dtype == q.dtype or
+    return (mask.is_cpu and (mask.dtype == torch.bool or mask.dtype == q.dtype or
                                            mask.dtype == torch.float32) and
             len(sizes) == mask.dim() and all(n in (1, size) for n, size in zip(mask.shape, sizes)))
 
 
 def _is_plain(*tensors: Tensor) -> bool:
     """No subclass, no transform of torch.func, no forward-mode derivative: what only PyTorch's dispatcher knows of."""
-    return (not torch.overrides.has_torch_function(tensors) and forward_ad._current_level < 0 and
-            not torch._C._are_functorch_transforms_active() and
-            not any(t.is_sparse or t.is_nested or t.is_conj() for t in tensors))
+    return (not has_torch_function(tensors) and forward_ad._current_level < 0 and
+            not _are_functorch_transforms_active() and all(t.layout is torch.strided for t in tensors) and
+            not any(t.is_nested for t in tensors))
 
 
 @functools.wraps(_pytorch, assigned=("__name__",), updated=())
@@ -282,7 +287,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
                                  enable_gqa: bool = False) -> Tensor:
     """As torch.nn.functional.scaled_dot_product_attention; what ``attention`` does not take is handed to that one."""
     q, k, v = query, key, value
-    if torch.is_autocast_enabled("cpu") and q.device.type == "cpu":
+    if torch.is_autocast_enabled("cpu") and q.is_cpu:
         dtype = torch.get_autocast_dtype("cpu")
         q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
     unbatched = q.dim() == k.dim() == v.dim() == 3
@@ -300,8 +305,8 @@ _enabled_lock = threading.Lock()
 
 @contextmanager
 def enable() -> Iterator[None]:
-    """Puts ``scaled_dot_product_attention`` in the place of torch.nn.functional's while it lasts, in all threads. Names that
-    were imported from there before keep PyTorch's."""
+    """Puts ``scaled_dot_product_attention`` in the place of torch.nn.functional's while it lasts, in all threads. Names
+    that were imported from there before keep PyTorch's."""
     global _enabled
     with _enabled_lock:
         _enabled += 1

@@ -4,8 +4,9 @@
     qkv.transformers.register()
     model = AutoModelForCausalLM.from_pretrained(name, attn_implementation="qkv")
 
-Causal masks, sliding windows and padding become the range of keys that each query sees, two numbers in place of a row of the
-mask; what is no range stays the mask that "sdpa" would have. What qkv does not take (other devices and types) goes to "sdpa".
+Causal masks, sliding windows and padding become the range of keys that each query sees, two numbers in place of a row of
+the mask; what is no range stays the mask that "sdpa" would have. What qkv does not take (other devices and types) goes to
+"sdpa".
 
 SPDX-License-Identifier: MIT
 """

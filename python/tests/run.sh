@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the package's sdist, and from that its wheel; installs the wheel into an empty environment and runs the tests
-# there. Then those of qkv.torch and qkv.transformers in an environment with the hosts of requirements.txt, which is kept.
+# there. Then those of qkv.torch and qkv.transformers, where the hosts of requirements.txt can be installed.
 #   sh python/tests/run.sh [pytest option…]
 # Ends with "N passed, N failed, N skipped"; the exit status is 1 if anything failed, 77 where nothing could be run.
 # SPDX-License-Identifier: MIT
@@ -50,7 +50,8 @@ echo "$(basename "$work"/dist/*.tar.gz), $(basename "$wheel")"
 case $wheel in *-cp311-abi3-*) ;; *) echo "that is no wheel for the stable ABI"; exit 1 ;; esac
 tar -tzf "$work"/dist/*.tar.gz | grep -q '/include/qkv.h$' || { echo "the sdist lacks the library"; exit 1; }
 
-environment empty "$wheel" pytest >"$work/log" 2>&1 || skip "NumPy and pytest can't be installed: $(tail -n 1 "$work/log")"
+environment empty "$wheel" pytest >"$work/log" 2>&1 ||
+    skip "NumPy and pytest can't be installed: $(tail -n 1 "$work/log")"
 run empty "$tests/test_arrays.py" "$@"
 if environment hosts pytest --requirement "$tests/requirements.txt" >"$work/log" 2>&1 &&
     environment hosts --force-reinstall --no-deps "$wheel" >"$work/log" 2>&1; then

@@ -51,7 +51,7 @@ files() {
     done
 
     sources=$(files include src tests bench tools examples python scripts cmake .ci \
-        ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md')
+        ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md' ! -name py.typed)
     sources="$sources CMakeLists.txt pyproject.toml $(files tests examples bench tools python -name CMakeLists.txt)"
     COMMENTS=yes
     forbid "a line over 120 columns" '^.{121}' $(echo "$sources" | tr ' ' '\n' | grep -v '\.py$')

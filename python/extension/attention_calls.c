@@ -170,7 +170,7 @@ static PyObject *dropout_mask(PyObject *module, PyObject *arguments) {
             for (int64_t h = 0; h < desc.num_heads && status == QKV_OK; h++)
                 for (int64_t i = 0; i < desc.seq_q && status == QKV_OK; i++, row += desc.seq_k)
                     status = qkv_dropout_mask(&desc, b, h, i, row);
-        result = status == QKV_OK ? Py_NewRef(Py_None) : raise_error(status, "dropout_mask: the rate is not in [0, 1), or the shape is too large");
+        result = status == QKV_OK ? Py_NewRef(Py_None) : raise_error(status, "dropout_mask: the rate is not in [0, 1)");
     }
     release_tensor(&keep);
     return result;
