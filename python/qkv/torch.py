@@ -160,21 +160,15 @@ def _is_dense(t: Tensor) -> bool:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap):
-        return _forward(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap, True)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:7], *output)
-        ctx.options = inputs[7:]
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
+    def forward(ctx, q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap):
+        out, lse = _forward(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap, True)
+        ctx.save_for_backward(q, k, v, mask, ranges, sinks, seed, out, lse)
+        ctx.options = dropout, causal, scale, softcap
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_lse):
-        if grad_out is None:
-            return (None,) * 11
+    def backward(ctx, grad_out):
         q, k, v, mask, ranges, sinks, seed, out, lse = ctx.saved_tensors
         return _ordered(_backward(grad_out, q, k, v, out, lse, mask, ranges, sinks, seed, *ctx.options,
                                   ctx.needs_input_grad[3], ctx.needs_input_grad[5]), ctx.needs_input_grad)
@@ -245,7 +239,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None, *,
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad or
                                     (mask is not None and mask.requires_grad) or
                                     (sinks is not None and sinks.requires_grad)):
-        return _Attention.apply(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap)[0]
+        return _Attention.apply(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap)
     return _forward(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap, False)[0]
 
 
