@@ -52,7 +52,7 @@ def _sliding_window(mask_function: Callable) -> Optional[int]:
 def _drawn(queries: int, keys: int, q_offset: Union[int, Tensor], kv_offset: int,
            mask_function: Callable) -> Optional[Tensor]:
     """The ranges (1, Q, 2) of the masks that are written down here, without padding; None for another mask."""
-    window = _sliding_window(mask_function)
+    window = None if mask_function is causal_mask_function else _sliding_window(mask_function)
     if mask_function is bidirectional_mask_function:
         return torch.tensor([[[0, keys]]])
     if mask_function is not causal_mask_function and window is None:
@@ -62,21 +62,40 @@ def _drawn(queries: int, keys: int, q_offset: Union[int, Tensor], kv_offset: int
     return torch.stack((first, end.clamp(max=keys)), -1)[None]
 
 
+def _is_all(queries: int, keys: int, q_offset: Union[int, Tensor], kv_offset: int, mask_function: Callable,
+            causal_skip: bool, bidirectional_skip: bool) -> bool:
+    """Whether a call without a mask says the same: every key for a single query, or what ``is_causal`` means."""
+    if mask_function is bidirectional_mask_function:
+        return bidirectional_skip
+    window = None if mask_function is causal_mask_function else _sliding_window(mask_function)
+    if mask_function is not causal_mask_function and (window is None or window < keys):
+        return False
+    return causal_skip and queries in (1, keys) and isinstance(q_offset, int) and q_offset + queries == kv_offset + keys
+
+
 def _mask(batch_size: int, q_length: int, kv_length: int, q_offset: Union[int, Tensor] = 0, kv_offset: int = 0,
           mask_function: Callable = causal_mask_function, attention_mask: Optional[Tensor] = None,
-          device: Any = "cpu", **kwargs: Any) -> Optional[Tensor]:
-    """Ranges of keys as (B, 1, Q, 2), int64, with the axes that a mask has; or sdpa's mask."""
+          allow_is_causal_skip: bool = True, allow_is_bidirectional_skip: bool = False, device: Any = "cpu",
+          **kwargs: Any) -> Optional[Tensor]:
+    """Ranges of keys as (B, 1, Q, 2), int64, with the axes that a mask has; None, or sdpa's mask."""
     options = dict(batch_size=batch_size, q_length=q_length, kv_length=kv_length, q_offset=q_offset,
                    kv_offset=kv_offset, mask_function=mask_function, attention_mask=attention_mask, device=device,
-                   **kwargs)
+                   allow_is_causal_skip=allow_is_causal_skip,
+                   allow_is_bidirectional_skip=allow_is_bidirectional_skip, **kwargs)
     if torch.device(device).type != "cpu" or torch.compiler.is_compiling():
         return sdpa_mask(**options)
-    ranges = _drawn(q_length, kv_length, q_offset, kv_offset, mask_function)
-    if ranges is None:
-        return sdpa_mask(**options)
+    padding = None
     if attention_mask is not None:
         padding = attention_mask.bool()[:, kv_offset:kv_offset + kv_length]
         padding = torch.nn.functional.pad(padding, (0, kv_length - padding.shape[1]))
+        padding = None if padding.all() else padding
+    if padding is None and _is_all(q_length, kv_length, q_offset, kv_offset, mask_function, allow_is_causal_skip,
+                                   allow_is_bidirectional_skip):
+        return None
+    ranges = _drawn(q_length, kv_length, q_offset, kv_offset, mask_function)
+    if ranges is None:
+        return sdpa_mask(**options)
+    if padding is not None:
         kept = _ranges(padding[:, None])
         if kept is None:  # padding in the midst of a sequence
             return sdpa_mask(**options)
