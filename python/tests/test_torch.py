@@ -160,7 +160,8 @@ def test_dropout_is_that_of_its_mask():
 def test_other_ranks_and_strides():
     generator = torch.Generator().manual_seed(6)
     q, k, v = (torch.randn(3, 20, 8, generator=generator) for _ in range(3))
-    assert torch.allclose(sdpa(q, k, v, is_causal=True), pytorch(q, k, v, is_causal=True), atol=1e-6)
+    out = sdpa(q, k, v, is_causal=True)
+    assert out.shape == q.shape and torch.allclose(out, pytorch(q, k, v, is_causal=True), atol=1e-6)
     wide = torch.randn(2, 4, 8, 20, generator=generator).mT  # channels that are not contiguous
     assert torch.allclose(sdpa(wide, wide, wide), pytorch(wide, wide, wide), atol=1e-6)
     one = torch.randn(2, 1, 20, 8, generator=generator).requires_grad_()
