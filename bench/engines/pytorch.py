@@ -107,11 +107,11 @@ def model_cases(lengths):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="5, or 3 with --quick")
     parser.add_argument("--quick", action="store_true", help="shorter sequences, three rounds")
     parser.add_argument("--only", default="", help="cases whose name holds this word")
     given = parser.parse_args()
-    rounds = 3 if given.quick else given.rounds
+    rounds = given.rounds or (3 if given.quick else 5)
     info = qkv.info()
     print(f"qkv {info['version']} ({info['isa']}), PyTorch {torch.__version__}, Transformers {hf.__version__}, "
           f"{info['cpu']}; medians of {rounds} rounds in turns")

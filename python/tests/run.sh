@@ -18,7 +18,7 @@ environment() { # NAME package…: made if it is not there, with those packages
     name=$1
     shift
     test -x "$work/$name/bin/python" || python3 -m venv "$work/$name" || return 1
-    test $# = 0 || "$work/$name/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    test $# = 0 || "$work/$name/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"
 }
 
 counted() { # WORD: how often the last line of pytest has it
