@@ -49,6 +49,7 @@ usual_seconds() {
     clang) echo 110 ;;
     asan | aarch64) echo 260 ;;
     tsan) echo 170 ;;
+    python) echo 200 ;;
     matrix-*) echo 110 ;;
     consumers | flags) echo 120 ;;
     encoder) echo 100 ;;
@@ -361,6 +362,10 @@ torch() { # gradients against PyTorch's autograd
     counted python3 tests/torch/test_autograd.py build/release/tests/torch_parity
 }
 
+python() { # the package, in environments of its own
+    counted sh python/tests/run.sh
+}
+
 case ${1:-} in
 --list)
     for name in $(stage_names); do printf '%-22s %4.1f\n' "$name" "$(($(usual_seconds "$name") * 10 / 60))e-1"; done
@@ -411,6 +416,7 @@ stage consumers sh scripts/check/consumers.sh
 stage integration integration
 stage encoder encoder
 stage torch torch
+stage python python
 stage peak sh scripts/check/peak.sh
 stage bench benchmarks
 stage oneline-gcc with_one_line gcc

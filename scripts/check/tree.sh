@@ -36,7 +36,7 @@ files() {
     forbid "a build that depends on this machine or breaks IEEE arithmetic" \
         '-march=native|-mtune=native|-mcpu=native|-ffast-math|-Ofast|-funsafe-math' \
         CMakeLists.txt CMakePresets.json .ci/run $(files cmake) $(files scripts ! -name tree.sh ! -name flags.sh) \
-        $(files tests examples bench tools -name CMakeLists.txt)
+        $(files tests examples bench tools python -name CMakeLists.txt)
     for isa in $(cd src/kernels && find . -mindepth 1 -maxdepth 1 -type d | sed 's:./::'); do
         # Beside system headers: the contract, the templates, its own vector header, the scalar functions.
         for header in $(cat $(files "src/kernels/$isa") | sed -n 's/^ *# *include *"\(.*\)".*/\1/p' | sort -u); do
@@ -50,9 +50,9 @@ files() {
         done
     done
 
-    sources=$(files include src adapters tests bench tools examples scripts cmake .ci \
-        ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md')
-    sources="$sources CMakeLists.txt $(files tests examples bench tools -name CMakeLists.txt)"
+    sources=$(files include src adapters tests bench tools examples python scripts cmake .ci \
+        ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md' ! -name py.typed)
+    sources="$sources CMakeLists.txt pyproject.toml $(files adapters tests examples bench tools python -name CMakeLists.txt)"
     COMMENTS=yes
     forbid "a line over 120 columns" '^.{121}' $(echo "$sources" | tr ' ' '\n' | grep -v '\.py$')
     forbid "a tab or a space at the end of a line" '(	|[ ]+$)' $(files include src adapters -name '*.[ch]')
@@ -64,7 +64,7 @@ files() {
         test "$lines" -le $most || { echo "$file has $lines lines, over $most"; failed=1; }
         head -n 40 "$file" | grep -q 'SPDX-License-Identifier: MIT' || { echo "$file has no SPDX line"; failed=1; }
     done
-    same=$(files include src adapters tests bench tools examples -name '*.[ch]*' | sed 's:.*/::' | sort | uniq -d)
+    same=$(files include src adapters tests bench tools examples python -name '*.[ch]*' | sed 's:.*/::' | sort | uniq -d)
     test -z "$same" || { echo "file names that are not unique: $same"; failed=1; }
 }
 test $failed = 0 && echo "$(echo "$sources" | wc -w) files, every rule holds"
