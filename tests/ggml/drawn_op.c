@@ -117,8 +117,8 @@ struct drawn_op make_op(const struct shape *s, uint64_t *seed, ggml_backend_t cp
     d.v = s->v_in_k ? ggml_view_4d(d.context, d.k, s->head_dim_v, s->keys, 1, s->batch, d.k->nb[1], d.k->nb[2],
                                    d.k->nb[3], 0)
                     : cache_of(&d, s->v_type, s->head_dim_v, &all_v);
-    if (s->mask != NO_MASK)
-        d.mask = ggml_new_tensor_4d(d.context, GGML_TYPE_F16, s->keys, s->queries, 1,
+    if (s->mask != NO_MASK) /* with room for more queries, which older versions want */
+        d.mask = ggml_new_tensor_4d(d.context, GGML_TYPE_F16, s->keys, (s->queries + 63) / 64 * 64, 1,
                                     s->mask_of_each_sequence ? s->batch : 1);
     if (s->sinks)
         d.sinks = ggml_new_tensor_1d(d.context, GGML_TYPE_F32, heads);

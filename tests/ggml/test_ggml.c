@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NUM_DRAWN 300
+#define NUM_DRAWN 200
 
 static ggml_backend_dev_t device;
 static ggml_backend_t cpu, qkv;
