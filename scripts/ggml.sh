@@ -68,8 +68,8 @@ build() { # SOURCE FOLDER LOG TARGETS OPTION…
     mkdir -p "$to"
     say "building $targets in $to"
     # shellcheck disable=SC2086  # words
-    if ! { cmake -S "$from" -B "$to" -DCMAKE_BUILD_TYPE=Release "$@" && cmake --build "$to" -j "$jobs" --target $targets; } \
-        >"$log" 2>&1; then
+    if ! { cmake -S "$from" -B "$to" -DCMAKE_BUILD_TYPE=Release "$@" &&
+        cmake --build "$to" -j "$jobs" --target $targets; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         say "that failed; all of its output is in $log"
         exit 1

@@ -90,6 +90,15 @@ double run_tokens(struct side *side, const llama_token *tokens, int32_t n) {
     return seconds_now() - begin;
 }
 
+void copy_cache(const struct side *from, struct side *to) {
+    const size_t size = llama_state_seq_get_size(from->context, 0);
+    uint8_t *state = need(malloc(size));
+    if (llama_state_seq_get_data(from->context, state, size, 0) != size ||
+        llama_state_seq_set_data(to->context, state, size, 0) != size)
+        give_up("the cache could not be copied to ", to->name);
+    free(state);
+}
+
 void keep_tokens(struct side *side, int32_t n) {
     llama_memory_seq_rm(llama_get_memory(side->context), 0, n, -1);
 }

@@ -29,6 +29,9 @@ void close_sides(struct sides *sides);
 /* Seconds it takes to append the tokens to what is in the cache. */
 double run_tokens(struct side *side, const llama_token *tokens, int32_t n);
 
+/* Makes the cache of `to` that of `from`, which are both with flash attention or both without. */
+void copy_cache(const struct side *from, struct side *to);
+
 /* Keeps the first n tokens of the cache. */
 void keep_tokens(struct side *side, int32_t n);
 

@@ -36,7 +36,7 @@ files() {
     forbid "a build that depends on this machine or breaks IEEE arithmetic" \
         '-march=native|-mtune=native|-mcpu=native|-ffast-math|-Ofast|-funsafe-math' \
         CMakeLists.txt CMakePresets.json .ci/run $(files cmake) $(files scripts ! -name tree.sh ! -name flags.sh) \
-        $(files tests examples bench tools -name CMakeLists.txt)
+        $(files tests examples bench tools adapters -name CMakeLists.txt)
     for isa in $(cd src/kernels && find . -mindepth 1 -maxdepth 1 -type d | sed 's:./::'); do
         # Beside system headers: the contract, the templates, its own vector header, the scalar functions.
         for header in $(cat $(files "src/kernels/$isa") | sed -n 's/^ *# *include *"\(.*\)".*/\1/p' | sort -u); do
@@ -50,9 +50,9 @@ files() {
         done
     done
 
-    sources=$(files include src tests bench tools examples scripts cmake .ci \
+    sources=$(files include src tests bench tools examples adapters scripts cmake .ci \
         ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md')
-    sources="$sources CMakeLists.txt $(files tests examples bench tools -name CMakeLists.txt)"
+    sources="$sources CMakeLists.txt $(files tests examples bench tools adapters -name CMakeLists.txt)"
     COMMENTS=yes
     forbid "a line over 120 columns" '^.{121}' $(echo "$sources" | tr ' ' '\n' | grep -v '\.py$')
     forbid "a tab or a space at the end of a line" '(	|[ ]+$)' $(files include src -name '*.[ch]')
