@@ -6,6 +6,7 @@
 #   sh scripts/bench.sh peers                    installs PyTorch, ONNX Runtime and OpenVINO (in build/peers): the runs
 #                                                after it compare with them
 #   sh scripts/bench.sh ggml                     after that: adds llama.cpp, whose ggml it compiles for this CPU
+#   sh scripts/bench.sh engines [THREADS]        a model in llama.cpp with and without qkv: adapters/ggml/README.md
 #   sh scripts/bench.sh compilers [NAME…]        the speed by each compiler of scripts/compilers.sh next to the first,
 #                                                which must be 0.95 of it
 #   sh scripts/bench.sh report RESULT.json…      the table of a run again
@@ -19,7 +20,7 @@ cd "$(dirname "$0")/.."
 python=build/peers/bin/python
 
 usage() {
-    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -66,14 +67,15 @@ peers)
     ;;
 ggml)
     test -x $python || usage
-    rm -rf build/peers/sources build/peers/ggml
-    $python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest build/peers/sources \
-        --requirement bench/peers/sources.txt
-    tar -C build/peers/sources -xzf build/peers/sources/llama_cpp_python-*.tar.gz
+    sources=$(sh scripts/ggml.sh sources | tail -n 1)
     set -- -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON
     for part in COMMON TESTS TOOLS EXAMPLES SERVER; do set -- "$@" -DLLAMA_BUILD_$part=OFF; done
-    cmake -S build/peers/sources/llama_cpp_python-*/vendor/llama.cpp -B build/peers/ggml "$@" >/dev/null
+    rm -rf build/peers/ggml
+    cmake -S "$sources" -B build/peers/ggml "$@" >/dev/null
     cmake --build build/peers/ggml --target ggml-cpu -j "$(getconf _NPROCESSORS_ONLN)" >/dev/null
+    ;;
+engines)
+    exec sh scripts/llama.sh --speed --threads "${1:-$(getconf _NPROCESSORS_ONLN)}"
     ;;
 compilers)
     build

@@ -2,7 +2,7 @@
 # Installs what a command of this project needs, when something is missing and apt may be used without a password;
 # else prints the command for your system and exits with status 1.
 #
-#   sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers
+#   sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama
 #
 # test: what no test can do without; more: what some stages need; languages: compilers
 # of other languages, for docs/integration.md; cross: other architectures' compilers and qemu.
@@ -16,21 +16,21 @@ arch=$(uname -m)
 # groups, what is needed, and its packages on Debian and Ubuntu, Fedora, Arch, macOS (-: none, or comes with another)
 needs() {
     cat <<'TABLE'
-lib,demo,test,bench compiler gcc,libc6-dev gcc,glibc-devel gcc -
-lib,demo,test,bench command:cmake cmake cmake cmake cmake
-lib,demo,test,bench command:make make make make -
+lib,demo,test,bench,llama compiler gcc,libc6-dev gcc,glibc-devel gcc -
+lib,demo,test,bench,llama command:cmake cmake cmake cmake cmake
+lib,demo,test,bench,llama command:make make make make -
 demo,more header:cjson/cJSON.h libcjson-dev cjson-devel cjson cjson
 demo,more header:utf8proc.h libutf8proc-dev utf8proc-devel libutf8proc utf8proc
 demo,more command:pkg-config pkg-config pkgconf-pkg-config pkgconf pkgconf
-demo,more python:pip python3,python3-pip python3-pip python-pip python
-demo,more certificates ca-certificates ca-certificates ca-certificates -
+demo,more,llama python:pip python3,python3-pip python3-pip python-pip python
+demo,more,llama certificates ca-certificates ca-certificates ca-certificates -
 more python:numpy python3-numpy python3-numpy python-numpy numpy
 more header:simde/x86/avx512.h libsimde-dev simde-devel simde simde
 more python:ensurepip python3-venv python3 python python
 test header:cmocka.h libcmocka-dev libcmocka-devel cmocka cmocka
 more command:clang clang clang clang llvm
 more libfuzzer libclang-rt-dev compiler-rt compiler-rt -
-more,bench command:c++ g++ gcc-c++ gcc -
+more,bench,llama command:c++ g++ gcc-c++ gcc -
 more,bench header:benchmark/benchmark.h libbenchmark-dev google-benchmark-devel benchmark google-benchmark
 bench,peers command:python3 python3 python3 python python
 baselines library:openblas libopenblas-dev openblas-devel openblas openblas
@@ -133,9 +133,9 @@ CONF
 }
 
 case $group in
-lib | demo | test | more | languages | cross | bench | baselines | peers) ;;
+lib | demo | test | more | languages | cross | bench | baselines | peers | llama) ;;
 *)
-    echo "usage: sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers" >&2
+    echo "usage: sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama" >&2
     exit 2
     ;;
 esac

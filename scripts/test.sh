@@ -46,6 +46,7 @@ wants_cross() {
 usual_seconds() {
     case $1 in
     gcc) echo 310 ;;
+    ggml) echo 300 ;;
     clang) echo 110 ;;
     asan | aarch64) echo 260 ;;
     tsan) echo 170 ;;
@@ -355,6 +356,11 @@ on_release() { # COMMAND…: looks at build/release
     need_release && "$@"
 }
 
+ggml() { # the adapter in llama.cpp's
+    sh scripts/packages.sh llama >/dev/null 2>&1 || skip "a C++ compiler or pip is missing: no ggml to test in"
+    counted sh tests/ggml/run.sh
+}
+
 torch() { # gradients against PyTorch's autograd
     need_release || return 1
     have python3 || skip "python3 is not installed"
@@ -417,6 +423,7 @@ stage integration integration
 stage encoder encoder
 stage torch torch
 stage python python
+stage ggml ggml
 stage peak sh scripts/check/peak.sh
 stage bench benchmarks
 stage oneline-gcc with_one_line gcc

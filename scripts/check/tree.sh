@@ -36,7 +36,7 @@ files() {
     forbid "a build that depends on this machine or breaks IEEE arithmetic" \
         '-march=native|-mtune=native|-mcpu=native|-ffast-math|-Ofast|-funsafe-math' \
         CMakeLists.txt CMakePresets.json .ci/run $(files cmake) $(files scripts ! -name tree.sh ! -name flags.sh) \
-        $(files tests examples bench tools python -name CMakeLists.txt)
+        $(files adapters tests examples bench tools python -name CMakeLists.txt)
     for isa in $(cd src/kernels && find . -mindepth 1 -maxdepth 1 -type d | sed 's:./::'); do
         # Beside system headers: the contract, the templates, its own vector header, the scalar functions.
         for header in $(cat $(files "src/kernels/$isa") | sed -n 's/^ *# *include *"\(.*\)".*/\1/p' | sort -u); do

@@ -1,0 +1,37 @@
+/* ggml's FLASH_ATTN_EXT as a call of qkv.  SPDX-License-Identifier: MIT */
+#ifndef ATTENTION_OP_H
+#define ATTENTION_OP_H
+
+#include "mask.h"
+#include "team.h"
+
+#include <ggml.h>
+#include <qkv.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What computes ops, one at a time: memory that grows and stays. */
+struct attention_runner {
+    qkv_ctx ctx;
+    struct team team;
+    struct masks masks;
+    void *workspace;
+    size_t workspace_size;
+    float *head_bias;        /* of one head: the mask times its slope */
+    int64_t head_bias_room;
+    int64_t ops, biased_ops; /* that were computed; and those of them whose mask was no ranges */
+};
+
+/* Whether qkv computes this op: everything that it says is said in a descriptor, without a copy. */
+bool supports_attention(const qkv_ctx *ctx, const struct ggml_tensor *op);
+
+/* Multiplications of the op, were its mask empty. */
+int64_t attention_work(const struct ggml_tensor *op);
+
+/* NULL, or why not. */
+const char *run_attention(struct attention_runner *runner, struct ggml_tensor *op);
+
+void free_attention_runner(struct attention_runner *runner);
+
+#endif

@@ -1,0 +1,274 @@
+/* libggml-qkv.so: a device of ggml that computes attention in the CPU's own memory.
+ *
+ * It is an accelerator, as BLAS is: ggml's scheduler gives every op that such a device claims to it before the CPU gets
+ * it, and because its buffers are those of the CPU nothing is copied on the way there or back. Everything else stays
+ * with ggml.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "attention_op.h"
+#include "settings.h"
+
+#include <ggml-backend-impl.h>
+#include <ggml-backend.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* ggml calls a device from one thread at a time for each of its contexts; what contexts share is atomic. */
+static struct {
+    struct settings settings;
+    qkv_ctx ctx;
+    char description[96];
+    /* Backends whose host has not said yet how many threads they may use: see claims(). */
+    atomic_int silent_backends;
+    /* Counts up when a graph is made or begun, so that no mask outlives the numbers in it. */
+    atomic_ullong epoch;
+    atomic_ullong nanoseconds; /* in graphs, of all backends */
+    atomic_int num_threads;
+    atomic_bool has_openmp;
+} device;
+
+struct backend {
+    struct attention_runner runner;
+    bool was_told_threads;
+    const struct ggml_tensor *first_node; /* of this epoch */
+};
+
+/* ------------------------------------------------------------------------------------------------ the backend */
+
+static const char *backend_name(ggml_backend_t backend) {
+    (void)backend;
+    return "QKV";
+}
+
+static double attention_seconds(void) {
+    return 1e-9 * (double)atomic_load(&device.nanoseconds);
+}
+
+static void backend_free(ggml_backend_t backend) {
+    struct backend *b = backend->context;
+    if (!b->was_told_threads)
+        atomic_fetch_sub(&device.silent_backends, 1);
+    if (device.settings.log)
+        fprintf(stderr, "qkv: %lld ops, %lld of them with a mask that is no ranges, %.3f s in all contexts\n",
+                (long long)b->runner.ops, (long long)b->runner.biased_ops, attention_seconds());
+    free_attention_runner(&b->runner);
+    free(b);
+    free(backend);
+}
+
+/* llama.cpp and whisper.cpp call it before every graph. */
+static void set_num_threads(ggml_backend_t backend, int num_threads) {
+    struct backend *b = backend->context;
+    if (!b->was_told_threads)
+        atomic_fetch_sub(&device.silent_backends, 1);
+    b->was_told_threads = true;
+    b->runner.team.num_threads = num_threads > 1 ? num_threads : 1;
+    atomic_store(&device.num_threads, b->runner.team.num_threads);
+    atomic_fetch_add(&device.epoch, 1);
+}
+
+/* Masks are looked at once for all layers. The layers of a graph arrive one by one, so what has been seen is forgotten
+ * when the host makes or announces another graph, or the same node comes again. */
+static void meet_node(struct backend *b, const struct ggml_tensor *node) {
+    const uint64_t epoch = atomic_load(&device.epoch);
+    if (b->runner.masks.epoch != epoch || !b->first_node || b->first_node == node) {
+        forget_masks(&b->runner.masks);
+        b->runner.masks.epoch = epoch;
+        b->first_node = node;
+    }
+}
+
+static bool is_computed(const struct ggml_tensor *node) {
+#ifdef HAVE_FLAG_COMPUTE
+    return node->flags & GGML_TENSOR_FLAG_COMPUTE;
+#else
+    (void)node;
+    return true;
+#endif
+}
+
+static unsigned long long nanoseconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
+}
+
+static enum ggml_status compute_graph(ggml_backend_t backend, struct ggml_cgraph *graph) {
+    struct backend *b = backend->context;
+    const unsigned long long begin = nanoseconds_now();
+    for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
+        struct ggml_tensor *node = ggml_graph_node(graph, i);
+        if (node->op != GGML_OP_FLASH_ATTN_EXT || !is_computed(node))
+            continue; /* views, which take no work */
+        meet_node(b, node);
+        const char *error = run_attention(&b->runner, node);
+        if (error) {
+            fprintf(stderr, "qkv: %s: %s\n", node->name, error);
+            return GGML_STATUS_FAILED;
+        }
+    }
+    atomic_fetch_add(&device.nanoseconds, nanoseconds_now() - begin);
+    return GGML_STATUS_SUCCESS;
+}
+
+static const struct ggml_backend_i backend_interface = {
+    .get_name = backend_name, .free = backend_free, .graph_compute = compute_graph};
+
+/* ------------------------------------------------------------------------------------------------- the device */
+
+static const char *device_name(ggml_backend_dev_t dev) {
+    (void)dev;
+    return "QKV";
+}
+
+static const char *device_description(ggml_backend_dev_t dev) {
+    (void)dev;
+    return device.description;
+}
+
+static void device_memory(ggml_backend_dev_t dev, size_t *free_bytes, size_t *total) {
+    (void)dev;
+    *free_bytes = *total = 0; /* none of its own */
+}
+
+static enum ggml_backend_dev_type device_type(ggml_backend_dev_t dev) {
+    (void)dev;
+    return GGML_BACKEND_DEVICE_TYPE_ACCEL;
+}
+
+static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *props) {
+    *props = (struct ggml_backend_dev_props){.name = device_name(dev), .description = device_description(dev),
+                                             .type = device_type(dev), .caps = {.buffer_from_host_ptr = true}};
+}
+
+static ggml_backend_t device_backend(ggml_backend_dev_t dev, const char *params) {
+    (void)params;
+    static ggml_guid guid = {0x71, 0x6b, 0x76, 0x2d, 0x67, 0x67, 0x6d, 0x6c,
+                             0x2d, 0x61, 0x74, 0x74, 0x6e, 0x2d, 0x30, 0x31};
+    struct backend *b = calloc(1, sizeof *b);
+    ggml_backend_t backend = calloc(1, sizeof *backend);
+    if (!b || !backend) {
+        free(b);
+        free(backend);
+        return NULL;
+    }
+    b->runner.ctx = device.ctx;
+    b->runner.team.num_threads = 1;
+    find_openmp(&b->runner.team);
+    atomic_store(&device.has_openmp, b->runner.team.parallel != NULL);
+    *backend = (struct ggml_backend){.guid = &guid, .iface = backend_interface, .device = dev, .context = b};
+    atomic_fetch_add(&device.silent_backends, 1);
+    return backend;
+}
+
+static ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t dev) {
+    (void)dev;
+    return ggml_backend_cpu_buffer_type();
+}
+
+static ggml_backend_buffer_t device_buffer_from_host(ggml_backend_dev_t dev, void *data, size_t size, size_t largest) {
+    (void)dev;
+    (void)largest;
+    return ggml_backend_cpu_buffer_from_ptr(data, size);
+}
+
+static bool device_takes_buffer(ggml_backend_dev_t dev, ggml_backend_buffer_type_t type) {
+    (void)dev;
+    return ggml_backend_buft_is_host(type);
+}
+
+/* An op that pays. With flash attention left to itself ("auto"), llama.cpp tries a graph of single queries before it
+ * computes anything, and switches flash attention off if another device than that of the layer's weights claims the op:
+ * so single queries are not claimed before the host has set the number of threads, which it does before its first real
+ * graph. Without OpenMP threads are started for each op, for which single queries are too short. */
+static bool claims(const struct ggml_tensor *op) {
+    if (device.settings.off || attention_work(op) < device.settings.min_work)
+        return false;
+    const bool few_queries = op->src[0]->ne[1] < 32;
+    const bool may_be_a_trial = atomic_load(&device.silent_backends) > 0;
+    const bool starts_threads = atomic_load(&device.num_threads) > 1 && !atomic_load(&device.has_openmp);
+    return !few_queries || (!may_be_a_trial && !starts_threads);
+}
+
+static bool device_supports(ggml_backend_dev_t dev, const struct ggml_tensor *op) {
+    (void)dev;
+    switch (op->op) {
+    case GGML_OP_NONE:
+    case GGML_OP_RESHAPE:
+    case GGML_OP_VIEW:
+    case GGML_OP_PERMUTE:
+    case GGML_OP_TRANSPOSE: return true;
+    case GGML_OP_FLASH_ATTN_EXT:
+        atomic_fetch_add(&device.epoch, 1);
+        return claims(op) && supports_attention(&device.ctx, op);
+    default: return false;
+    }
+}
+
+static const struct ggml_backend_device_i device_interface = {
+    .get_name = device_name, .get_description = device_description, .get_memory = device_memory,
+    .get_type = device_type, .get_props = device_props, .init_backend = device_backend,
+    .get_buffer_type = device_buffer_type, .buffer_from_host_ptr = device_buffer_from_host,
+    .supports_op = device_supports, .supports_buft = device_takes_buffer};
+
+/* ------------------------------------------------------------------------------------------- the registration */
+
+static const char *reg_name(ggml_backend_reg_t reg) {
+    (void)reg;
+    return "QKV";
+}
+
+static size_t reg_num_devices(ggml_backend_reg_t reg) {
+    (void)reg;
+    return 1;
+}
+
+static ggml_backend_dev_t reg_device(ggml_backend_reg_t reg, size_t index) {
+    static struct ggml_backend_device only;
+    only = (struct ggml_backend_device){.iface = device_interface, .reg = reg};
+    return index == 0 ? &only : NULL;
+}
+
+static void *reg_function(ggml_backend_reg_t reg, const char *name) {
+    (void)reg;
+    ggml_backend_set_n_threads_t set_threads = set_num_threads;
+    double (*seconds)(void) = attention_seconds; /* ours, for benchmarks */
+    void *address = NULL; /* C has no conversion of functions to void * */
+    if (strcmp(name, "ggml_backend_set_n_threads") == 0)
+        memcpy(&address, &set_threads, sizeof address);
+    else if (strcmp(name, "qkv_attention_seconds") == 0)
+        memcpy(&address, &seconds, sizeof address);
+    return address;
+}
+
+static ggml_backend_reg_t registration(void) {
+    static struct ggml_backend_reg reg = {
+        .api_version = GGML_BACKEND_API_VERSION, /* a ggml of another one says so and does not use what follows */
+        .iface = {.get_name = reg_name, .get_device_count = reg_num_devices, .get_device = reg_device,
+                  .get_proc_address = reg_function}};
+    device.settings = read_settings();
+    const qkv_config config = {.size = sizeof config, .isa = device.settings.isa};
+    const qkv_status status = qkv_init(&device.ctx, &config);
+    if (status != QKV_OK) {
+        fprintf(stderr, "qkv: QKV_ISA=%s: %s\n", device.settings.isa ? device.settings.isa : "",
+                qkv_status_string(status));
+        return NULL;
+    }
+    snprintf(device.description, sizeof device.description, "attention by qkv %s, kernel set %s", qkv_version(),
+             device.ctx.isa);
+    if (device.settings.log)
+        fprintf(stderr, "qkv: %s%s\n", device.description, device.settings.off ? ", off" : "");
+    return &reg;
+}
+
+GGML_BACKEND_DL_IMPL(registration)
+
+/* Among the files beside its programs ggml loads those that have a score and a name it knows: libggml-blas-qkv.so. */
+static int score(void) {
+    return 1;
+}
+
+GGML_BACKEND_DL_SCORE_IMPL(score)

@@ -1,0 +1,25 @@
+/* The environment variables of the adapter.  SPDX-License-Identifier: MIT */
+#include "settings.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* An op of its own device ends a region of ggml's threads and begins another one: below this many multiplications that
+ * takes as long as a faster op saves (README.md has the measurement). */
+#define USUAL_MIN_WORK 1000000
+
+static const char *variable(const char *name) {
+    const char *value = getenv(name);
+    return value && *value ? value : NULL;
+}
+
+static bool is_set(const char *name) {
+    const char *value = variable(name);
+    return value && strcmp(value, "0") != 0;
+}
+
+struct settings read_settings(void) {
+    const char *min_work = variable("QKV_MIN_WORK");
+    return (struct settings){.isa = variable("QKV_ISA"), .off = is_set("QKV_OFF"), .log = is_set("QKV_LOG"),
+                             .min_work = min_work ? strtoll(min_work, NULL, 10) : USUAL_MIN_WORK};
+}

