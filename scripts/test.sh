@@ -356,16 +356,18 @@ on_release() { # COMMAND…: looks at build/release
     need_release && "$@"
 }
 
+torch() { # gradients against PyTorch's autograd; the stage before has installed it, where it could be
+    need_release || return 1
+    interpreter=build/python/hosts/bin/python
+    test -x $interpreter || interpreter=python3
+    have $interpreter || skip "python3 is not installed"
+    $interpreter -c 'import torch' 2>/dev/null ||
+        skip "PyTorch is not installed: no comparison with its autograd (60 cases)"
+    counted $interpreter tests/torch/test_autograd.py build/release/tests/torch_parity
+}
 ggml() { # the adapter in llama.cpp's
     sh scripts/packages.sh llama >/dev/null 2>&1 || skip "a C++ compiler or pip is missing: no ggml to test in"
     counted sh tests/ggml/run.sh
-}
-
-torch() { # gradients against PyTorch's autograd
-    need_release || return 1
-    have python3 || skip "python3 is not installed"
-    python3 -c 'import torch' 2>/dev/null || skip "PyTorch is not installed: no comparison with its autograd (60 cases)"
-    counted python3 tests/torch/test_autograd.py build/release/tests/torch_parity
 }
 
 python() { # the package, in environments of its own
@@ -421,8 +423,8 @@ stage help on_release sh scripts/check/help.sh
 stage consumers sh scripts/check/consumers.sh
 stage integration integration
 stage encoder encoder
-stage torch torch
 stage python python
+stage torch torch
 stage ggml ggml
 stage peak sh scripts/check/peak.sh
 stage bench benchmarks

@@ -52,7 +52,8 @@ files() {
 
     sources=$(files include src adapters tests bench tools examples python scripts cmake .ci \
         ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md' ! -name py.typed)
-    sources="$sources CMakeLists.txt pyproject.toml $(files adapters tests examples bench tools python -name CMakeLists.txt)"
+    lists="CMakeLists.txt $(files adapters tests examples bench tools python -name CMakeLists.txt)"
+    sources="$sources pyproject.toml $lists"
     COMMENTS=yes
     forbid "a line over 120 columns" '^.{121}' $(echo "$sources" | tr ' ' '\n' | grep -v '\.py$')
     forbid "a tab or a space at the end of a line" '(	|[ ]+$)' $(files include src adapters -name '*.[ch]')
@@ -64,7 +65,8 @@ files() {
         test "$lines" -le $most || { echo "$file has $lines lines, over $most"; failed=1; }
         head -n 40 "$file" | grep -q 'SPDX-License-Identifier: MIT' || { echo "$file has no SPDX line"; failed=1; }
     done
-    same=$(files include src adapters tests bench tools examples python -name '*.[ch]*' | sed 's:.*/::' | sort | uniq -d)
+    same=$(files include src adapters tests bench tools examples python -name '*.[ch]*' |
+        sed 's:.*/::' | sort | uniq -d)
     test -z "$same" || { echo "file names that are not unique: $same"; failed=1; }
 }
 test $failed = 0 && echo "$(echo "$sources" | wc -w) files, every rule holds"

@@ -2,7 +2,7 @@
  *
  * SPDX-License-Identifier: MIT */
 
-/* The most vectors of columns at once: sums enough to hide the latency of fma, and registers left for what they need. */
+/* The most vectors of columns at once: sums enough to hide the latency of fma, with registers left for operands. */
 #if STRIP_VECTORS == 4
 #if ROWS == 6 && VLEN == 4 /* 24 sums leave GCC too few registers on NEON */
 #define STORED_VECTORS 2
