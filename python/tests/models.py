@@ -14,7 +14,8 @@ def configs():
             vocab_size=99, hidden_size=96, intermediate_size=128, num_hidden_layers=3, num_attention_heads=6,
             hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0)),
         "Llama": (hf.LlamaForCausalLM, hf.LlamaConfig(**_DECODER)),
-        "Gemma2": (hf.Gemma2ForCausalLM, hf.Gemma2Config(**_DECODER, sliding_window=24, query_pre_attn_scalar=16)),
+        "Gemma2": (hf.Gemma2ForCausalLM, hf.Gemma2Config(**_DECODER, sliding_window=24, query_pre_attn_scalar=16,
+                                                       attn_logit_softcapping=0.05)),
         "Gemma3": (hf.Gemma3ForCausalLM, hf.Gemma3TextConfig(
             **_DECODER, sliding_window=24, layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
         "Qwen3": (hf.Qwen3ForCausalLM, hf.Qwen3Config(**_DECODER, use_sliding_window=True, sliding_window=32,
