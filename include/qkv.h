@@ -198,7 +198,8 @@ typedef struct qkv_ranges {
 
 /* Filled by qkv_*_plan; a plain value that may be copied and used by many threads at once. */
 typedef struct qkv_plan {
-    size_t workspace_size;  /* bytes, 64-byte aligned; 0 means that NULL will do */
+    size_t workspace_size;  /* bytes, 64-byte aligned; 0 means that NULL will do. A smaller call may need more of them,
+                             * as its work is divided otherwise: ask for each, and keep the largest */
     int32_t num_phases;     /* how many tasks phase number p < num_phases has: qkv_plan_num_tasks(plan, p) */
     int32_t max_workers;    /* worker indices of a task are below this */
     int64_t num_tasks[QKV_MAX_STAGES]; /* private from here on: tasks of each phase of stage s, … */
@@ -472,8 +473,8 @@ typedef struct qkv_attention_desc {
 
     /* Sequences of different lengths, one after the other without padding. q_start: optional, [batch + 1], not
      * decreasing: sequence b has the tokens q_start[b] … q_start[b + 1] − 1 of q, and so of out, lse and of whatever
-     * has queries, which have seq_q tokens in all; their batch strides are not used. k_start: likewise for the tokens
-     * of k and v, seq_k in all. Positions and keys of bias, keep and key_ranges count within a sequence. Either comes
+     * has queries, which have seq_q tokens in all; their batch strides are not used, and tokens of no sequence stay as
+     * they are. k_start: likewise for the tokens of k and v, seq_k in all. Positions and keys of bias, keep and key_ranges count within a sequence. Either comes
      * without the other; kv_len and q_offsets stand beside them. QKV_ERROR_INDEX when a run finds other values. */
     const int64_t *q_start, *k_start;
 
