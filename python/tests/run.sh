@@ -22,7 +22,7 @@ environment() { # NAME package…: made if it is not there, with those packages
 }
 
 counted() { # WORD: how often the last line of pytest has it
-    tail -n 1 "$work/log" | tr ',' '\n' | sed -nE "s/.*[^0-9]?([0-9]+) $1.*/\1/p"
+    tail -n 1 "$work/log" | tr ',' '\n' | sed -nE "s/(.*[^0-9])?([0-9]+) $1.*/\2/p"
 }
 
 run() { # ENVIRONMENT pytest argument…: from a folder where only the installed package is found
