@@ -474,8 +474,9 @@ typedef struct qkv_attention_desc {
     /* Sequences of different lengths, one after the other without padding. q_start: optional, [batch + 1], not
      * decreasing: sequence b has the tokens q_start[b] … q_start[b + 1] − 1 of q, and so of out, lse and of whatever
      * has queries, which have seq_q tokens in all; their batch strides are not used, and tokens of no sequence stay as
-     * they are. k_start: likewise for the tokens of k and v, seq_k in all. Positions and keys of bias, keep and key_ranges count within a sequence. Either comes
-     * without the other; kv_len and q_offsets stand beside them. QKV_ERROR_INDEX when a run finds other values. */
+     * they are. k_start: likewise for the tokens of k and v, seq_k in all. Positions and keys of bias, keep and
+     * key_ranges count within a sequence. Either comes without the other; kv_len and q_offsets stand beside them.
+     * QKV_ERROR_INDEX when a run finds other values. */
     const int64_t *q_start, *k_start;
 
     /* Keys and values in pages. page_table: optional: token j of sequence b is token j mod page_tokens of page

@@ -4,8 +4,8 @@
 #
 #   sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama
 #
-# test: what no test can do without; more: what some stages need; languages: compilers
-# of other languages, for docs/integration.md; cross: other architectures' compilers and qemu.
+# test: what no test can do without; more: what some stages need; languages: compilers of other languages, for
+# docs/integration.md; llama: what builds llama.cpp; cross: other architectures' compilers and qemu.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/.." || exit 1
