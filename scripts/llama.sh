@@ -2,7 +2,8 @@
 # An unmodified llama.cpp, with qkv's attention and without: installs what is missing, fetches the sources and a model,
 # builds (some ten minutes on two cores, the first time), asks the model the same twice.
 #
-#   sh scripts/llama.sh ["PROMPT"]             tokens per second of both, the text, and whether it is the same
+#   sh scripts/llama.sh ["PROMPT"]             tokens per second of both, the text, and whether it is the same; without
+#                                              a prompt: about the beginning of docs/why-projections.md, 6000 letters
 #   sh scripts/llama.sh --speed [SIZE…]        512: a prompt of so many tokens, @2048: generation behind so many
 #   sh scripts/llama.sh --perplexity           of the text of this project's documents
 #
@@ -53,7 +54,7 @@ fetch_model() { # prints the file
 }
 
 usage() {
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&"$1"
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&"$1"
     exit "$2"
 }
 
@@ -86,7 +87,9 @@ program=$build/llama_compare adapter=$build/libggml-qkv.so
 test -n "$model" || model=$(fetch_model)
 case $what in
 ask)
-    test $# -gt 0 || set -- "Explain in a few sentences why the sky is blue."
+    test $# -gt 0 || set -- "$(head -c 6000 "$root/docs/why-projections.md")
+
+Summarize the text above in three sentences."
     exec "$program" ask "$model" "$adapter" "$threads" "$tokens" "$*"
     ;;
 speed)

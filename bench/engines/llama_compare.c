@@ -34,7 +34,7 @@ struct answer {
     llama_token *tokens;
     int32_t n;
     float *margins; /* by how much each token was likelier than the next one, in logits */
-    double prompt_seconds, seconds;
+    double prompt_seconds, seconds, qkv_seconds; /* the last is a part of both */
 };
 
 static float margin_of(const struct sides *s, struct side *side, llama_token best) {
@@ -52,6 +52,7 @@ static struct answer answer_of(struct sides *s, struct side *side, const llama_t
                        .margins = need(malloc((size_t)most * sizeof *a.margins))};
     run_tokens(side, prompt, prompt_tokens); /* the first time takes memory and starts threads */
     keep_tokens(side, 0);
+    const double before = s->attention_seconds();
     a.prompt_seconds = run_tokens(side, prompt, prompt_tokens);
     while (a.n < most) {
         const llama_token token = likeliest_token(s, side);
@@ -61,6 +62,7 @@ static struct answer answer_of(struct sides *s, struct side *side, const llama_t
         a.tokens[a.n++] = token;
         a.seconds += run_tokens(side, &token, 1);
     }
+    a.qkv_seconds = s->attention_seconds() - before;
     return a;
 }
 
@@ -99,6 +101,11 @@ static int ask(const char *model, const char *adapter, int32_t threads, int32_t 
     }
     printf("prompt of %d tokens; ", (int)n);
     compare_answers(&s, &answer[FLASH], &answer[QKV]);
+    if (answer[QKV].qkv_seconds == 0)
+        printf("qkv computed none of it: so few keys are left to ggml (QKV_MIN_WORK in adapters/ggml/README.md)\n");
+    else
+        printf("of %.3f s with qkv, attention took %.3f s\n", answer[QKV].prompt_seconds + answer[QKV].seconds,
+               answer[QKV].qkv_seconds);
     printf("\n");
     for (int32_t i = 0; i < answer[QKV].n; i++)
         print_token(&s, answer[QKV].tokens[i]);
