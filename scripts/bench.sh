@@ -6,7 +6,8 @@
 #   sh scripts/bench.sh peers                    installs PyTorch, ONNX Runtime and OpenVINO (in build/peers): the runs
 #                                                after it compare with them
 #   sh scripts/bench.sh ggml                     after that: adds llama.cpp, whose ggml it compiles for this CPU
-#   sh scripts/bench.sh engines [THREADS]        a model in llama.cpp with and without qkv: adapters/ggml/README.md
+#   sh scripts/bench.sh engines [THREADS]        models in llama.cpp, PyTorch and Transformers with qkv and without:
+#                                                adapters/ggml/README.md, python/README.md
 #   sh scripts/bench.sh compilers [NAME…]        the speed by each compiler of scripts/compilers.sh next to the first,
 #                                                which must be 0.95 of it
 #   sh scripts/bench.sh report RESULT.json…      the table of a run again
@@ -75,7 +76,11 @@ ggml)
     cmake --build build/peers/ggml --target ggml-cpu -j "$(getconf _NPROCESSORS_ONLN)" >/dev/null
     ;;
 engines)
-    exec sh scripts/llama.sh --speed --threads "${1:-$(getconf _NPROCESSORS_ONLN)}"
+    threads=${1:-$(getconf _NPROCESSORS_ONLN)}
+    sh scripts/llama.sh --speed --threads "$threads"
+    hosts=build/python/hosts/bin/python
+    test -x $hosts || { echo "skipped: PyTorch and Transformers: sh scripts/test.sh python installs them"; exit 0; }
+    exec $hosts bench/engines/pytorch.py --threads="$threads"
     ;;
 compilers)
     build
