@@ -33,8 +33,7 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
 #define STORED_SUM(i, j) sum_##i##_##j
 #define STORED_A(i, x) (i < split ? (x) + i * row : lower + (i - split) * row)
 #define STORED_BEGIN(i, j) vec STORED_SUM(i, j) = resume ? v_load(c + i * ldc + j * VLEN) : v_zero();
-#define STORED_LOAD(i, j)                                                                                            \
-    vec of_b_##j = type == QKV_Q8_0 ? v_load_at(type, b, first + j * VLEN) : v_load_at(type, b, j * VLEN);
+#define STORED_LOAD(i, j) vec of_b_##j = v_load_at(type, b, begin + j * VLEN);
 #define STORED_FMA(i, j) STORED_SUM(i, j) = v_fma(factor, of_b_##j, STORED_SUM(i, j));
 #define STORED_STORE(i, j) v_store(c + i * ldc + j * VLEN, STORED_SUM(i, j));
 #define STORED_LOAD_FMA(i, j)                                                                                        \

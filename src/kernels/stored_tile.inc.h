@@ -30,8 +30,10 @@ enum { STORED_WIDTH(ROWS) = STORED_VECTORS };
         const int resume = o->resume, split = ROWS > 3 ? 3 : ROWS;                                                   \
         const float *lower = ROWS > split ? a + split * row : a;                                                     \
         QKV_OPAQUE(lower);                                                                                           \
-        if (type != QKV_Q8_0) /* whose blocks are counted from the row's begin */                                    \
-            b += qkv_stored_bytes(type, (int64_t)first);                                                             \
+        /* Tiles as wide as whole blocks begin with one: what comes before them is as wide, or a multiple. */        \
+        const int in_blocks = type == QKV_Q8_0 && vectors * VLEN % QKV_Q8_0_CHANNELS != 0;                           \
+        const size_t begin = in_blocks ? first : 0;                                                                  \
+        b += in_blocks ? 0 : qkv_stored_bytes(type, (int64_t)first);                                                 \
         QKV_ROWS(ROWS, STORED_BEGIN_##vectors, 0)                                                                    \
         for (size_t k = o->k; k > 0; k--, a++, lower++) {                                                            \
             gemm_fetch_lines(fetch);                                                                                 \
