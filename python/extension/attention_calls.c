@@ -2,6 +2,7 @@
 #include "operations.h"
 
 #include <stddef.h>
+#include <string.h>
 
 OPERATION(attention);
 OPERATION(attention_backward);
@@ -148,6 +149,148 @@ static PyObject *attention_backward(PyObject *module, PyObject *const *values, P
     return result;
 }
 
+/* ------------------------------------------------------------------------- tensors of the host, few arguments */
+
+/* How the values of the functions below begin. */
+enum { Q, K, V, CAUSAL, SCALE, GROUPED, THREADS, PLAIN };
+
+static qkv_input input_of(const struct tensor *t) {
+    return (qkv_input){t->data, t->stride[0], t->stride[1], t->stride[2]};
+}
+
+static qkv_output output_of(const struct tensor *t) {
+    return (qkv_output){t->data, t->stride[0], t->stride[1], t->stride[2]};
+}
+
+/* 1 if it is a tensor of the host, with memory, with so many axes and contiguous channels, if there are channels. */
+static int get_plain(struct tensor *tensor, PyObject *object, int axes) {
+    return get_host_tensor(tensor, object) && tensor->axes == axes && tensor->data != NULL &&
+           (axes < 4 || tensor->shape[3] <= 1 || tensor->stride[3] == 1);
+}
+
+/* 1 if the values are what attention takes, as PyTorch's function of that name would; else 0, perhaps with an
+ * exception. */
+static int fill_plain(qkv_attention_desc *desc, struct tensor tensors[3], int64_t *threads, PyObject *const *values) {
+    const struct tensor *q = &tensors[0], *k = &tensors[1], *v = &tensors[2];
+    for (int i = 0; i < 3; i++)
+        if (!get_plain(&tensors[i], values[i], 4) || tensors[i].type != q->type || tensors[i].shape[0] != q->shape[0])
+            return 0;
+    const int64_t heads = q->shape[1], kv_heads = k->shape[1];
+    const int causal = PyObject_IsTrue(values[CAUSAL]), grouped = PyObject_IsTrue(values[GROUPED]);
+    const int scaled = values[SCALE] != Py_None;
+    const double scale = scaled ? PyFloat_AsDouble(values[SCALE]) : 0;
+    *threads = PyLong_AsLongLong(values[THREADS]);
+    *desc = (qkv_attention_desc){
+        .size = sizeof *desc, .batch = q->shape[0], .num_heads = heads, .num_kv_heads = kv_heads,
+        .seq_q = q->shape[2], .seq_k = k->shape[2], .head_dim = q->shape[3], .head_dim_v = v->shape[3],
+        .q = input_of(q), .k = input_of(k), .v = input_of(v), .scale = (float)scale,
+        .flags = QKV_HEAD_DIM_V | (causal ? QKV_RIGHT : 0) | (scaled ? QKV_SCALE : 0),
+        .q_type = q->type, .k_type = q->type, .v_type = q->type, .out_type = q->type};
+    return !PyErr_Occurred() && (TYPES(q->type) & TYPES_16) != 0 && k->shape[3] == q->shape[3] &&
+           v->shape[1] == kv_heads && v->shape[2] == k->shape[2] &&
+           (heads == kv_heads || (grouped && kv_heads > 0 && heads % kv_heads == 0));
+}
+
+static int ran(const struct operation *operation, const void *desc, int64_t threads, double products) {
+    PyObject *done = execute(operation, desc, threads, products, qkv_python_openmp);
+    Py_XDECREF(done);
+    return done != NULL;
+}
+
+static PyObject *not_plain(void) {
+    PyErr_Clear();
+    Py_RETURN_NONE;
+}
+
+static PyObject *new_tensor(PyObject *empty_strided, PyObject *arguments, PyObject *dtype) {
+    PyObject *options = dtype != NULL ? Py_BuildValue("{s:O}", "dtype", dtype) : NULL;
+    PyObject *new = arguments != NULL && options != NULL ? PyObject_Call(empty_strided, arguments, options) : NULL;
+    Py_XDECREF(arguments);
+    Py_XDECREF(options);
+    return new;
+}
+
+/* is_plain(q, k, v, causal, scale, grouped, threads): whether the two functions below take it. */
+static PyObject *is_plain(PyObject *module, PyObject *const *values, Py_ssize_t count) {
+    (void)module;
+    struct tensor tensors[3];
+    qkv_attention_desc desc;
+    int64_t threads;
+    const int plain = count == PLAIN && fill_plain(&desc, tensors, &threads, values);
+    PyErr_Clear();
+    return PyBool_FromLong(plain);
+}
+
+/* plain_attention(q, k, v, causal, scale, grouped, threads, empty_strided, lse_dtype): of tensors of the host's type,
+ * into a new one that its empty_strided makes, in memory as (batch, queries, heads, channels); with a dtype for lse, out
+ * and lse. None for what has to be looked at more closely. */
+static PyObject *plain_attention(PyObject *module, PyObject *const *values, Py_ssize_t count) {
+    (void)module;
+    struct tensor tensors[3], written;
+    qkv_attention_desc desc;
+    int64_t threads;
+    if (count != PLAIN + 2 || !fill_plain(&desc, tensors, &threads, values))
+        return not_plain();
+    PyObject *empty_strided = values[PLAIN], *lse_dtype = values[PLAIN + 1], *lse = NULL, *result = NULL;
+    const long long b = desc.batch, h = desc.num_heads, n = desc.seq_q, e = desc.head_dim_v;
+    PyObject *dtype = PyObject_GetAttrString(values[Q], "dtype");
+    PyObject *out = new_tensor(
+        empty_strided, Py_BuildValue("(LLLL)(LLLL)", b, h, n, e, n * h * e, e, h * e, 1LL), dtype);
+    int made = out != NULL && get_plain(&written, out, 4);
+    if (made)
+        desc.out = output_of(&written);
+    if (made && lse_dtype != Py_None) {
+        lse = new_tensor(empty_strided, Py_BuildValue("(LLL)(LLL)", b, h, n, h * n, n, 1LL), lse_dtype);
+        made = lse != NULL && get_plain(&written, lse, 3);
+        if (made)
+            desc.lse = output_of(&written);
+    }
+    if (!made)
+        result = not_plain();
+    else if (ran(&attention_operation, &desc, threads, attention_products(&desc)))
+        result = lse == NULL ? Py_NewRef(out) : PyTuple_Pack(2, out, lse);
+    Py_XDECREF(lse);
+    Py_XDECREF(out);
+    Py_XDECREF(dtype);
+    return result;
+}
+
+/* plain_attention_backward(q, k, v, causal, scale, grouped, threads, empty_like, out, lse, grad_out): the gradients of
+ * q, k and v, float32 each; or None. */
+static PyObject *plain_attention_backward(PyObject *module, PyObject *const *values, Py_ssize_t count) {
+    (void)module;
+    struct tensor tensors[3], out, lse, grad_out, grad;
+    qkv_attention_backward_desc desc = {.size = sizeof desc};
+    qkv_attention_desc *forward = &desc.forward;
+    int64_t threads;
+    if (count != PLAIN + 4 || !fill_plain(forward, tensors, &threads, values) || forward->q_type != QKV_F32 ||
+        !get_plain(&out, values[PLAIN + 1], 4) || !get_plain(&lse, values[PLAIN + 2], 3) ||
+        !get_plain(&grad_out, values[PLAIN + 3], 4) || grad_out.type != QKV_F32 ||
+        memcmp(grad_out.shape, out.shape, sizeof out.shape) != 0)
+        return not_plain();
+    forward->out = output_of(&out);
+    forward->lse = output_of(&lse);
+    desc.grad_out = input_of(&grad_out);
+    qkv_output *const grads[] = {&desc.grad_q, &desc.grad_k, &desc.grad_v};
+    PyObject *new[3] = {NULL, NULL, NULL}, *result = NULL;
+    int made = 1;
+    for (int i = 0; i < 3 && made; i++) {
+        new[i] = PyObject_CallFunctionObjArgs(values[PLAIN], values[i], NULL);
+        made = new[i] != NULL && get_plain(&grad, new[i], 4);
+        if (made)
+            *grads[i] = output_of(&grad);
+    }
+    if (!made)
+        result = not_plain();
+    else if (ran(&attention_backward_operation, &desc, threads, 2.5 * attention_products(forward)))
+        result = PyTuple_Pack(3, new[0], new[1], new[2]);
+    for (int i = 0; i < 3; i++)
+        Py_XDECREF(new[i]);
+    return result;
+}
+
+/* ------------------------------------------------------------------------------------------------------- masks */
+
 /* dropout_mask(keep, rate, seed, offset, q_offset): keep is a byte array (batch, heads, queries, keys), written. */
 static PyObject *dropout_mask(PyObject *module, PyObject *arguments) {
     (void)module;
@@ -212,4 +355,5 @@ static PyObject *mask_ranges(PyObject *module, PyObject *arguments) {
 }
 
 PyMethodDef attention_methods[] = {
-    METHOD(attention), METHOD(attention_backward), POSITIONAL(dropout_mask), POSITIONAL(mask_ranges), {0}};
+    METHOD(attention), METHOD(attention_backward), POSITIONAL(dropout_mask), POSITIONAL(mask_ranges),
+    POSITIONAL_FAST(is_plain), POSITIONAL_FAST(plain_attention), POSITIONAL_FAST(plain_attention_backward), {0}};

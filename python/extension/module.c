@@ -85,6 +85,12 @@ static PyObject *host_openmp(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+/* host_tensors(type): see set_host_type. */
+static PyObject *host_tensors(PyObject *module, PyObject *type) {
+    (void)module;
+    return PyBool_FromLong(set_host_type(type));
+}
+
 static PyObject *info(PyObject *module, PyObject *unused) {
     (void)module, (void)unused;
     qkv_cpu cpu;
@@ -155,7 +161,8 @@ static PyObject *rope_table(PyObject *module, PyObject *const *values, Py_ssize_
     return result;
 }
 
-static PyMethodDef methods[] = {POSITIONAL(start), POSITIONAL(host_openmp), {"info", info, METH_NOARGS, NULL},
+static PyMethodDef methods[] = {POSITIONAL(start), POSITIONAL(host_openmp),
+                                {"host_tensors", host_tensors, METH_O, NULL}, {"info", info, METH_NOARGS, NULL},
                                 POSITIONAL(alibi_slopes), METHOD(rope_table), {0}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "qkv._qkv", .m_size = -1};

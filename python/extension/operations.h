@@ -56,6 +56,7 @@ double attention_products(const qkv_attention_desc *desc);
 #define METHOD(name) \
     {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL | METH_KEYWORDS, NULL}
 #define POSITIONAL(name) {#name, name, METH_VARARGS, NULL}
+#define POSITIONAL_FAST(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 
 /* The functions of the other files, each list ending with a name that is NULL. */
 extern PyMethodDef attention_methods[], layer_methods[], cache_methods[];

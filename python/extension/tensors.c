@@ -21,6 +21,18 @@ struct dlpack_managed {
     void (*deleter)(struct dlpack_managed *self);
 };
 
+/* What a capsule "dlpack_exchange_api" of a type holds, by which its tensors can be read without an object for each. */
+struct dlpack_exchange {
+    struct { uint32_t major, minor; } version;
+    void *older;
+    void (*allocate)(void), (*export_managed)(void), (*import_managed)(void);
+    int (*read)(void *object, struct dlpack_tensor *tensor);
+    void (*current_stream)(void);
+};
+
+static PyObject *host_type;
+static const struct dlpack_exchange *host;
+
 static int refuse(const char *operation, const char *name, const char *why) {
     PyErr_Format(PyExc_TypeError, "%s: %s %s", operation, name, why);
     return -1;
@@ -73,11 +85,8 @@ static int type_of_dlpack(int code, int bits) {
     }
 }
 
-static int from_dlpack(struct tensor *tensor, const char *operation, const char *name) {
-    const struct dlpack_managed *managed = PyCapsule_GetPointer(tensor->capsule, "dltensor");
-    if (managed == NULL)
-        return -1;
-    const struct dlpack_tensor *given = &managed->tensor;
+static int from_dlpack(struct tensor *tensor, const struct dlpack_tensor *given, const char *operation,
+                       const char *name) {
     if (given->device.type != DLPACK_CPU)
         return refuse(operation, name, "is not in the memory of the CPU");
     tensor->type = given->element.lanes == 1 ? type_of_dlpack(given->element.code, given->element.bits) : -1;
@@ -94,6 +103,30 @@ static int from_dlpack(struct tensor *tensor, const char *operation, const char 
         contiguous *= given->shape[i];
     }
     return 0;
+}
+
+static int from_capsule(struct tensor *tensor, const char *operation, const char *name) {
+    const struct dlpack_managed *managed = PyCapsule_GetPointer(tensor->capsule, "dltensor");
+    return managed == NULL ? -1 : from_dlpack(tensor, &managed->tensor, operation, name);
+}
+
+int set_host_type(PyObject *type) {
+    PyObject *capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
+    const struct dlpack_exchange *exchange =
+        capsule == NULL ? NULL : PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+    Py_XDECREF(capsule); /* the functions live as long as the process */
+    PyErr_Clear();
+    if (exchange == NULL || exchange->version.major != 1 || exchange->read == NULL)
+        return 0;
+    host_type = Py_NewRef(type);
+    host = exchange;
+    return 1;
+}
+
+int get_host_tensor(struct tensor *tensor, PyObject *object) {
+    struct dlpack_tensor given;
+    return host_type != NULL && PyType_IsSubtype(Py_TYPE(object), (PyTypeObject *)host_type) &&
+           host->read(object, &given) == 0 && from_dlpack(tensor, &given, "tensor", "of the host") == 0;
 }
 
 static int from_tuple(struct tensor *tensor, PyObject *tuple) {
@@ -137,7 +170,7 @@ int get_tensor(struct tensor *tensor, PyObject *object, int is_output, const cha
     PyObject *method = PyObject_GetAttrString(object, "__dlpack__");
     tensor->capsule = method != NULL ? PyObject_CallNoArgs(method) : NULL;
     Py_XDECREF(method);
-    return tensor->capsule == NULL ? -1 : from_dlpack(tensor, operation, name);
+    return tensor->capsule == NULL ? -1 : from_capsule(tensor, operation, name);
 }
 
 void release_tensor(struct tensor *tensor) {

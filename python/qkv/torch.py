@@ -13,16 +13,16 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import _are_functorch_transforms_active, _is_any_autocast_enabled, _len_torch_dispatch_stack
 from torch.autograd import forward_ad
-from torch.overrides import has_torch_function
+from torch.overrides import has_torch_function, has_torch_function_variadic
 
 from . import _qkv
 from ._arrays import BF16, F16, F32, RIGHT, SCALE
@@ -45,6 +45,7 @@ def _share_threads() -> None:
 
 
 _share_threads()
+_qkv.host_tensors(Tensor)  # False for an older PyTorch: all calls go the longer way then
 
 
 # ------------------------------------------------------------------------------------------- calls of the C API
@@ -121,6 +122,11 @@ def _new_out(q: Tensor, v: Tensor) -> Tensor:
 def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Optional[Tensor],
              sinks: Optional[Tensor], seed: Optional[Tensor], dropout: float, causal: bool, scale: Optional[float],
              softcap: float, with_lse: bool) -> tuple[Tensor, Optional[Tensor]]:
+    if mask is None and ranges is None and sinks is None and not dropout and not softcap:
+        results = _qkv.plain_attention(q, k, v, causal, scale, True, torch.get_num_threads(), torch.empty_strided,
+                                       torch.float32 if with_lse else None)
+        if results is not None:
+            return results if with_lse else (results, None)
     q, k, v = _rows(q), _rows(k), _rows(v)
     out = _new_out(q, v)
     lse = torch.empty(q.shape[:3], dtype=torch.float32) if with_lse else None
@@ -134,7 +140,12 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Op
 
 def _backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Optional[Tensor],
               ranges: Optional[Tensor], sinks: Optional[Tensor], seed: Optional[Tensor], dropout: float, causal: bool,
-              scale: Optional[float], softcap: float, want_mask: bool, want_sinks: bool) -> list[Tensor]:
+              scale: Optional[float], softcap: float, want_mask: bool, want_sinks: bool) -> Sequence[Tensor]:
+    if mask is None and ranges is None and sinks is None and not dropout and not softcap:
+        grads = _qkv.plain_attention_backward(q, k, v, causal, scale, True, torch.get_num_threads(), torch.empty_like,
+                                              out, lse, grad_out)
+        if grads is not None:
+            return grads
     q, k, v, grad_out = _rows(q), _rows(k), _rows(v), _rows(grad_out)
     fields = _fields(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap)
     tensors = fields.pop("tensors")
@@ -174,7 +185,25 @@ class _Attention(torch.autograd.Function):
                                   ctx.needs_input_grad[3], ctx.needs_input_grad[5]), ctx.needs_input_grad)
 
 
-def _ordered(grads: list[Tensor], needs: tuple) -> tuple:
+class _Plain(torch.autograd.Function):
+    """That without what most calls don't give: every argument takes time."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, causal, scale):
+        out, lse = _forward(q, k, v, None, None, None, None, 0.0, causal, scale, 0.0, True)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.options = causal, scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, out, lse = ctx.saved_tensors
+        grads = _backward(grad_out, q, k, v, out, lse, None, None, None, None, 0.0, *ctx.options, 0.0, False, False)
+        return (*grads, None, None)
+
+
+def _ordered(grads: Sequence[Tensor], needs: tuple) -> tuple:
     """Gradients of q, k, v, mask and sinks where the inputs are."""
     rest = list(grads[3:])
     mask = rest.pop(0) if needs[3] else None
@@ -234,13 +263,25 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None, *,
     dropout: the rate; the seed comes from PyTorch's generator, the pairs that are dropped are others than PyTorch's.
     """
     seed = torch.randint(2 ** 62, ()) if dropout else None
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _len_torch_dispatch_stack():  # modes are to see an operator
         return _attention_op(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap)[0]
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad or
                                     (mask is not None and mask.requires_grad) or
                                     (sinks is not None and sinks.requires_grad)):
         return _Attention.apply(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap)
     return _forward(q, k, v, mask, ranges, sinks, seed, dropout, causal, scale, softcap, False)[0]
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: Optional[float], gqa: bool) -> Optional[Tensor]:
+    """``attention`` with little before it, which counts where there are few tokens: if it needs no more than that and
+    takes the tensors; else None."""
+    if (torch.compiler.is_compiling() or has_torch_function_variadic(q, k, v) or _are_functorch_transforms_active() or
+            forward_ad._current_level >= 0 or _len_torch_dispatch_stack()):
+        return None
+    threads = torch.get_num_threads()
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _Plain.apply(q, k, v, causal, scale) if _qkv.is_plain(q, k, v, causal, scale, gqa, threads) else None
+    return _qkv.plain_attention(q, k, v, causal, scale, gqa, threads, torch.empty_strided, None)
 
 
 # -------------------------------------------------------------------------------------- PyTorch's own signature
@@ -281,9 +322,13 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
                                  enable_gqa: bool = False) -> Tensor:
     """As torch.nn.functional.scaled_dot_product_attention; what ``attention`` does not take is handed to that one."""
     q, k, v = query, key, value
-    if torch.is_autocast_enabled("cpu") and q.is_cpu:
+    if _is_any_autocast_enabled() and torch.is_autocast_enabled("cpu") and q.is_cpu:
         dtype = torch.get_autocast_dtype("cpu")
         q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
+    if attn_mask is None and dropout_p == 0:
+        out = plain(q, k, v, is_causal, scale, enable_gqa)
+        if out is not None:
+            return out
     unbatched = q.dim() == k.dim() == v.dim() == 3
     if unbatched:
         q, k, v = q[None], k[None], v[None]

@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (AttentionMaskInterface, bidirectional_mask_function, causal_mask_function,
                                         sdpa_mask)
 
-from .torch import _ranges, attention, takes
+from .torch import _ranges, attention, plain, takes
 
 __all__ = ["register"]
 
@@ -127,6 +127,10 @@ def _attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tenso
             position_bias = torch.where(mask, position_bias, -torch.inf) if mask.dtype == torch.bool \
                 else position_bias + mask
         mask = position_bias.expand(-1, -1, query.shape[2], -1)
+    if mask is None and ranges is None and s_aux is None and not dropout and not softcap:
+        out = plain(query, key, value, bool(causal), scaling, True)
+        if out is not None:
+            return out.transpose(1, 2).contiguous(), None
     if not takes(query, key, value, mask):
         return _by_sdpa(module, query, key, value, attention_mask, dropout, scaling, is_causal, position_bias, softcap,
                         s_aux, **kwargs)

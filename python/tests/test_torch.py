@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import qkv  # noqa: E402
 import qkv.torch  # noqa: E402
@@ -229,6 +230,62 @@ def test_threads_change_no_bit():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(results[0], result))
+
+
+@pytest.mark.parametrize("dtype", ROUNDING)
+def test_short_and_long_ways_agree(monkeypatch, dtype):
+    """Calls that the extension takes at once, and the same by keyword arguments."""
+    generator = torch.Generator().manual_seed(9)
+    taken, at_once = [], qkv.torch._qkv.plain_attention
+    at_once_backward = qkv.torch._qkv.plain_attention_backward
+
+    def note(function):
+        def noted(*arguments):
+            result = function(*arguments)
+            taken.append(result is not None)
+            return result
+        return noted
+    for heads, kv_heads, queries, options in ((9, 9, 1, {}), (9, 3, 1, {"scale": 0.0}), (4, 2, 7, {"is_causal": True})):
+        q = torch.randn(2, queries, heads, 16, generator=generator).to(dtype).transpose(1, 2)
+        packed = torch.randn(2, 33, kv_heads, 2, 16, generator=generator).to(dtype)
+        q, k, v = (t.requires_grad_() for t in (q, *packed.transpose(1, 2).unbind(3)))
+
+        def results():
+            with torch.no_grad():
+                alone = sdpa(q, k, v, enable_gqa=True, **options)
+            out = sdpa(q, k, v, enable_gqa=True, **options)
+            assert out.requires_grad and not alone.requires_grad
+            return alone, out, *torch.autograd.grad(out.square().sum(), (q, k, v))
+        with monkeypatch.context() as patch:
+            patch.setattr(qkv.torch._qkv, "plain_attention", note(at_once))
+            patch.setattr(qkv.torch._qkv, "plain_attention_backward", note(at_once_backward))
+            short = results()
+        with monkeypatch.context() as patch:
+            for name in ("plain_attention", "plain_attention_backward", "is_plain"):
+                patch.setattr(qkv.torch._qkv, name, lambda *arguments: None)
+            long = results()
+        assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(short, long))
+    assert taken == [True, True, dtype == torch.float32] * 3
+
+
+def test_what_is_seen_by_pytorch_alone():
+    """No short way around a mode, a transform, or what has other than strided memory."""
+    q = torch.randn(1, 2, 5, 8)
+    want = pytorch(q, q, q)
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(q)
+        assert type(sdpa(fake, fake, fake)) is type(fake)
+    assert qkv.torch.plain(*[q.to("meta")] * 3, False, None, False) is None
+    assert qkv.torch.plain(*[q.double()] * 3, False, None, False) is None
+    assert qkv.torch.plain(*[q.to_sparse()] * 3, False, None, False) is None
+    assert qkv.torch.plain(q, q[:, :1], q[:, :1], False, None, False) is None
+    with pytest.raises(RuntimeError):
+        sdpa(q, q[:, :, :, :3], q)
+    assert torch.allclose(sdpa(torch.nn.Parameter(q), q, q), want, atol=1e-6)
+    x = q.clone().requires_grad_()
+    grad, = torch.autograd.grad(sdpa(x, x, x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
 
 
 def test_compile():
