@@ -74,7 +74,7 @@ def _mask_fields(mask: Tensor, keys: int) -> dict:
     """A mask as the C API takes it: a range of keys for each query where it is one, which costs nothing for a pair and
     skips what is outside; else bytes or a bias."""
     wants_grad = mask.requires_grad
-    mask = _once(mask.detach()[(None,) * (4 - mask.dim())])
+    mask = _once(mask.detach().resolve_neg()[(None,) * (4 - mask.dim())])
     is_bool = mask.dtype == torch.bool
     may_hide = is_bool or (mask.dtype in _HALVES_AND_FLOAT and not wants_grad)
     if may_hide and mask.shape[1] == 1 and mask.shape[3] == keys:
@@ -94,7 +94,7 @@ def _fields(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Opt
             ranges = torch.stack((low, high), -1)
         tensors["key_ranges"] = ranges
     if sinks is not None:
-        tensors["sinks"] = sinks.detach().float().contiguous()
+        tensors["sinks"] = sinks.detach().resolve_neg().float().contiguous()
     fields = {name: _memory(t) for name, t in tensors.items()}
     fields["tensors"] = tensors  # which have to outlive the call
     if scale is not None:
@@ -112,6 +112,11 @@ def _rows(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
+def _signed(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In place of views that PyTorch means to be negated: their memory is not."""
+    return tuple(t.resolve_neg() for t in tensors)
+
+
 def _new_out(q: Tensor, v: Tensor) -> Tensor:
     """In memory as (B, Q, H, E), the order in which what comes next wants it."""
     b, h, n, _ = q.shape
@@ -122,6 +127,7 @@ def _new_out(q: Tensor, v: Tensor) -> Tensor:
 def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Optional[Tensor],
              sinks: Optional[Tensor], seed: Optional[Tensor], dropout: float, causal: bool, scale: Optional[float],
              softcap: float, with_lse: bool) -> tuple[Tensor, Optional[Tensor]]:
+    q, k, v = _signed(q, k, v)
     if mask is None and ranges is None and sinks is None and not dropout and not softcap:
         results = _qkv.plain_attention(q, k, v, causal, scale, True, torch.get_num_threads(), torch.empty_strided,
                                        torch.float32 if with_lse else None)
@@ -141,6 +147,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], ranges: Op
 def _backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Optional[Tensor],
               ranges: Optional[Tensor], sinks: Optional[Tensor], seed: Optional[Tensor], dropout: float, causal: bool,
               scale: Optional[float], softcap: float, want_mask: bool, want_sinks: bool) -> Sequence[Tensor]:
+    grad_out, q, k, v = _signed(grad_out, q, k, v)
     if mask is None and ranges is None and sinks is None and not dropout and not softcap:
         grads = _qkv.plain_attention_backward(q, k, v, causal, scale, True, torch.get_num_threads(), torch.empty_like,
                                               out, lse, grad_out)
@@ -281,7 +288,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: Optional[float],
     threads = torch.get_num_threads()
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return _Plain.apply(q, k, v, causal, scale) if _qkv.is_plain(q, k, v, causal, scale, gqa, threads) else None
-    return _qkv.plain_attention(q, k, v, causal, scale, gqa, threads, torch.empty_strided, None)
+    return _qkv.plain_attention(*_signed(q, k, v), causal, scale, gqa, threads, torch.empty_strided, None)
 
 
 # -------------------------------------------------------------------------------------- PyTorch's own signature

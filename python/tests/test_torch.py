@@ -177,6 +177,20 @@ def test_other_ranks_and_strides():
     assert sdpa(torch.ones(2, 4, 3, 8), empty, empty).eq(0).all() and sdpa(empty, empty, empty).shape == (2, 4, 0, 8)
 
 
+def test_views_that_are_to_be_negated():
+    q, k, v, grad_out = (torch.randn(1, 2, 9, 8) for _ in range(4))
+    for mask in (None, torch.randn(9, 9)):
+        results = []
+        for minus in (torch.neg, torch._neg_view):
+            leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+            bias = None if mask is None else minus(mask)
+            out = sdpa(*(minus(t) for t in leaves), attn_mask=bias)
+            with torch.no_grad():
+                assert torch.equal(out, sdpa(*(minus(t) for t in leaves), attn_mask=bias))
+            results.append((out, *torch.autograd.grad(out, leaves, minus(grad_out))))
+        assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
 def test_what_is_not_ours_is_pytorchs(monkeypatch):
     calls = []
     monkeypatch.setattr(qkv.torch, "_pytorch", lambda *a, **options: calls.append(1) or pytorch(*a, **options))
