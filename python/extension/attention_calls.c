@@ -222,8 +222,8 @@ static PyObject *is_plain(PyObject *module, PyObject *const *values, Py_ssize_t 
 }
 
 /* plain_attention(q, k, v, causal, scale, grouped, threads, empty_strided, lse_dtype): of tensors of the host's type,
- * into a new one that its empty_strided makes, in memory as (batch, queries, heads, channels); with a dtype for lse, out
- * and lse. None for what has to be looked at more closely. */
+ * into a new one that its empty_strided makes, in memory as (batch, queries, heads, channels); with a dtype for lse,
+ * out and lse. None for what has to be looked at more closely. */
 static PyObject *plain_attention(PyObject *module, PyObject *const *values, Py_ssize_t count) {
     (void)module;
     struct tensor tensors[3], written;

@@ -25,8 +25,8 @@ struct tensor {
 int get_tensor(struct tensor *tensor, PyObject *object, int is_output, const char *operation, const char *name);
 void release_tensor(struct tensor *tensor);
 
-/* The type of a host's tensors, which are then read by the functions of DLPack's C exchange, without an object for each.
- * Returns 0 if the type has none. */
+/* The type of a host's tensors, which are then read by the functions of DLPack's C exchange, without an object for
+ * each. Returns 0 if the type has none. */
 int set_host_type(PyObject *type);
 
 /* Returns 1, or 0, perhaps with an exception, if that is no tensor of the host, or not on the CPU, …. The object has to
