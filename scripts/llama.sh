@@ -3,7 +3,7 @@
 # builds (some ten minutes on two cores, the first time), asks the model the same twice.
 #
 #   sh scripts/llama.sh ["PROMPT"]             tokens per second of both, the text, and whether it is the same; without
-#                                              a prompt: about the beginning of docs/why-projections.md, 6000 letters
+#                                              a prompt: about the beginning of docs/why-projections.md, 2500 letters
 #   sh scripts/llama.sh --speed [SIZE…]        512: a prompt of so many tokens, @2048: generation behind so many
 #   sh scripts/llama.sh --perplexity           of the text of this project's documents
 #
@@ -87,7 +87,7 @@ program=$build/llama_compare adapter=$build/libggml-qkv.so
 test -n "$model" || model=$(fetch_model)
 case $what in
 ask)
-    test $# -gt 0 || set -- "$(head -c 6000 "$root/docs/why-projections.md")
+    test $# -gt 0 || set -- "$(head -c 2500 "$root/docs/why-projections.md")
 
 Summarize the text above in three sentences."
     exec "$program" ask "$model" "$adapter" "$threads" "$tokens" "$*"
