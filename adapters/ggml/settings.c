@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* An op of its own device ends a region of ggml's threads and begins another one: below this many multiplications that
- * takes as long as a faster op saves (README.md has the measurement). */
+ * takes as long as a faster op saves. 1024 keys of SmolLM2 pay, 1.2 million; where less begins to is not measured. */
 #define USUAL_MIN_WORK 1000000
 
 static const char *variable(const char *name) {
