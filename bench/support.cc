@@ -13,6 +13,7 @@
 #include <fstream>
 #include <new>
 #include <sstream>
+#include <thread>
 
 namespace bench {
 

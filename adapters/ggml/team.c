@@ -7,7 +7,7 @@
 
 #include <dlfcn.h>
 #include <ggml-backend.h>
-#include <pthread.h>
+#include <qkv/pthreads.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
@@ -52,50 +52,23 @@ struct region {
     atomic_llong next; /* the first task that nobody has taken */
 };
 
-static void take_tasks(struct region *region, int32_t worker) {
+static void region_body(void *data) {
+    struct region *region = data;
+    const int32_t worker = region->team->thread_num();
     for (int64_t i; (i = (int64_t)atomic_fetch_add(&region->next, 1)) < region->num_tasks;)
         region->task(region->arg, i, worker);
 }
 
-static void openmp_body(void *data) {
-    struct region *region = data;
-    take_tasks(region, region->team->thread_num());
-}
-
-struct worker {
-    struct region *region;
-    pthread_t thread;
-    int32_t index;
-};
-
-static void *worker_main(void *data) {
-    struct worker *worker = data;
-    take_tasks(worker->region, worker->index);
-    return NULL;
-}
-
-#define MAX_STARTED 63
-
-static void with_started_threads(struct region *region) {
-    struct worker workers[MAX_STARTED];
-    int32_t count = 0;
-    for (; count < MAX_STARTED && count + 1 < region->team->num_threads && count + 1 < region->num_tasks; count++) {
-        workers[count] = (struct worker){.region = region, .index = count + 1};
-        if (pthread_create(&workers[count].thread, NULL, worker_main, &workers[count]) != 0)
-            break; /* the others do its share */
-    }
-    take_tasks(region, 0);
-    for (int32_t i = 0; i < count; i++)
-        pthread_join(workers[i].thread, NULL);
-}
-
 void team_for(void *data, int64_t num_tasks, qkv_task task, void *arg) {
-    struct team *team = data;
-    struct region region = {.team = team, .task = task, .arg = arg, .num_tasks = num_tasks};
-    if (team->num_threads == 1 || num_tasks <= 1)
-        take_tasks(&region, 0);
-    else if (team->parallel)
-        team->parallel(openmp_body, &region, (unsigned)team->num_threads, 0);
-    else
-        with_started_threads(&region);
+    const struct team *team = data;
+    if (team->parallel && team->num_threads > 1 && num_tasks > 1) {
+        struct region region = {.team = team, .task = task, .arg = arg, .num_tasks = num_tasks};
+        team->parallel(region_body, &region, (unsigned)team->num_threads, 0);
+        return;
+    }
+    qkv_pthreads pool; /* of threads that begin and end here; of the calling one alone where they can't begin */
+    if (qkv_pthreads_start(&pool, num_tasks < team->num_threads ? (int32_t)num_tasks : team->num_threads, 0) != 0)
+        qkv_pthreads_start(&pool, 1, 0);
+    qkv_pthreads_for(&pool, num_tasks, task, arg);
+    qkv_pthreads_stop(&pool);
 }

@@ -31,7 +31,7 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
 #define STORED_WIDTH(rows) STORED_WIDTH_OF(rows)
 #define STORED_WIDTH_OF(rows) stored_vectors_##rows
 #define STORED_SUM(i, j) sum_##i##_##j
-#define STORED_A(i, x) (i < split ? (x) + i * row : lower + (i - split) * row)
+#define STORED_A(i) (i < split ? a + i * row : lower + (i - split) * row)
 #define STORED_BEGIN(i, j) vec STORED_SUM(i, j) = resume ? v_load(c + i * ldc + j * VLEN) : v_zero();
 #define STORED_LOAD(i, j) vec of_b_##j = v_load_at(type, b, begin + j * VLEN);
 #define STORED_FMA(i, j) STORED_SUM(i, j) = v_fma(factor, of_b_##j, STORED_SUM(i, j));
@@ -42,6 +42,7 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
         STORED_FMA(i, j)                                                                                             \
         V_PIN(STORED_SUM(i, j));                                                                                     \
     }
+
 /* A term of each sum, from one column of A. A single row meets each vector of B as it comes: else those need more
  * registers than there are. */
 #define STORED_STEP(vectors)                                                                                         \
@@ -57,9 +58,10 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
     }
 #define STORED_ROW(i, n)                                                                                             \
     {                                                                                                                \
-        vec factor = v_set(*STORED_A(i, a));                                                                         \
+        vec factor = v_set(*STORED_A(i));                                                                            \
         QKV_COLS(n, STORED_FMA, i)                                                                                   \
     }
+
 #define STORED_BEGIN_1(i, j) QKV_COLS(1, STORED_BEGIN, i)
 #define STORED_BEGIN_2(i, j) QKV_COLS(2, STORED_BEGIN, i)
 #define STORED_BEGIN_3(i, j) QKV_COLS(3, STORED_BEGIN, i)
