@@ -185,7 +185,16 @@ typedef enum qkv_type {
     /* Rows of blocks of 32 channels, as in GGUF: a binary16 d and 32 int8 x, which mean d·x; 34 bytes, aligned to 2.
      * The channels of a row and all strides are multiples of 32 (else QKV_ERROR_SHAPE). */
     QKV_Q8_0 = 3,
-    QKV_INT8 = 4  /* int8 x; with a float s for each token and KV head it means s·x (k_scales, v_scales) */
+    /* int8 x; with a float s for each token and KV head (k_scales, v_scales), of weights for each output, it is s·x */
+    QKV_INT8 = 4,
+    /* Of weights only, rows of blocks as in GGUF: of 32 terms, of 256 the last three. */
+    QKV_Q4_0 = 5,
+    QKV_Q4_1 = 6,
+    QKV_Q5_0 = 7,
+    QKV_Q5_1 = 8,
+    QKV_Q4_K = 9,
+    QKV_Q5_K = 10,
+    QKV_Q6_K = 11
 } qkv_type;
 
 /* Keys [first, end) for a (batch, query): two int64_t at data[b·batch + t·query]. */
