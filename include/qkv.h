@@ -215,7 +215,7 @@ typedef struct qkv_plan {
     int32_t more_phases[QKV_MAX_STAGES]; /* … which is 1 + more_phases[s] phases */
     const struct qkv_kernels *kernels;
     uint64_t operation, checksum;
-    int64_t geometry[80];
+    int64_t geometry[96];
 } qkv_plan;
 
 /* The number of tasks of a phase; 0 for a phase that the plan does not have. */

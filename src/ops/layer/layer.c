@@ -420,15 +420,22 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
     if (status != QKV_OK)
         return status;
 
-    /* Tasks of both run side by side: a worker has one place. */
+    /* Tasks of both run side by side: a worker has one place, behind what the tasks of each share. */
     shape->in.worker_size = shape->in_kv.worker_size = qkv_max(shape->in.worker_size, shape->in_kv.worker_size);
-    int64_t worker = qkv_max(shape->in.worker_size, qkv_max(shape->out.worker_size, shape->attention.worker_size));
-    int64_t factors[2] = {worker, max_workers}, scratch;
-    int64_t kept = used * (int64_t)sizeof(float);
-    if (!qkv_product(factors, 2, PTRDIFF_MAX / 4, &scratch))
-        return QKV_ERROR_OVERFLOW;
-    *workspace_size = (size_t)kept + (size_t)(shape->attention.packed_size + shape->attention.states_size) +
-                      (size_t)scratch;
+    shape->in_kv.shared = shape->in.shared_size;
+    shape->in.workers = shape->in_kv.workers = shape->in.shared_size + shape->in_kv.shared_size;
+    const int64_t limit = PTRDIFF_MAX / 4, workers[3] = {shape->in.worker_size, shape->attention.worker_size,
+                                                         shape->out.worker_size};
+    const int64_t shared[3] = {shape->in.workers, shape->attention.packed_size + shape->attention.states_size,
+                               shape->out.workers};
+    int64_t scratch = 0;
+    for (int i = 0; i < 3; i++) {
+        int64_t factors[2] = {workers[i], max_workers}, size;
+        if (shared[i] > limit || !qkv_product(factors, 2, limit, &size))
+            return QKV_ERROR_OVERFLOW;
+        scratch = qkv_max(scratch, shared[i] + size);
+    }
+    *workspace_size = (size_t)used * sizeof(float) + (size_t)scratch;
     return QKV_OK;
 }
 
@@ -441,13 +448,24 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
     qkv_layer_connect(d, &shape.tensors, workspace, &calls);
     void *scratch = workspace ? (float *)workspace + shape.scratch : NULL;
     int64_t unused[3];
-    phase -= d->w_qkv ? 1 : 0;
+    if (d->w_qkv) {
+        bool first = index < shape.in.quantize_tasks;
+        if (phase == 0 && shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0) {
+            qkv_projection_quantize(plan->kernels, first ? &shape.in : &shape.in_kv, first ? &calls.in : &calls.in_kv,
+                                    scratch, first ? index : index - shape.in.quantize_tasks);
+            return;
+        }
+        phase -= shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0 ? 2 : 1;
+    }
+    int32_t of_attention = qkv_attention_phases(&shape.attention, unused);
     if (phase < 0 && index < shape.in.num_tasks)
         qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker);
     else if (phase < 0)
         qkv_projection_execute(plan->kernels, &shape.in_kv, &calls.in_kv, scratch, index - shape.in.num_tasks, worker);
-    else if (phase < qkv_attention_phases(&shape.attention, unused))
+    else if (phase < of_attention)
         qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, phase, index, worker);
+    else if (phase == of_attention && shape.out.quantize_tasks > 0)
+        qkv_projection_quantize(plan->kernels, &shape.out, &calls.out, scratch, index);
     else
         qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
@@ -547,11 +565,15 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
     qkv_status status = cut_layer(ctx, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
         return status;
+    if (d->w_qkv && shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.in.quantize_tasks + shape.in_kv.quantize_tasks;
     if (d->w_qkv)
         plan->num_tasks[plan->num_phases++] = shape.in.num_tasks + shape.in_kv.num_tasks;
     plan->num_phases += qkv_attention_phases(&shape.attention, plan->num_tasks + plan->num_phases);
     if (!qkv_layer_attends(d))
         memset(plan->num_tasks, 0, sizeof plan->num_tasks);
+    if (d->w_o && shape.out.quantize_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.out.quantize_tasks;
     if (d->w_o)
         plan->num_tasks[plan->num_phases++] = shape.out.num_tasks;
     _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");

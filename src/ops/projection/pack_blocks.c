@@ -17,7 +17,13 @@ int64_t qkv_weight_bytes(int64_t type) {
 
 /* ---------------------------------------------------------------------------------------------------------- words */
 
-/* Four bytes. What is done to them must not carry from one into another. */
+/* Eight bytes, of which what is done to one must not carry into another; and four. */
+static inline uint64_t load8(const unsigned char *p) {
+    uint64_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
 static inline uint32_t load4(const unsigned char *p) {
     uint32_t x;
     memcpy(&x, p, sizeof x);
@@ -28,39 +34,53 @@ static inline void store4(unsigned char *p, uint32_t x) {
     memcpy(p, &x, sizeof x);
 }
 
-#define EACH 0x01010101u
+/* The four bytes that come first in memory, and above them the others. */
+static inline uint32_t join(uint64_t x, int shift) {
+    uint32_t half[2];
+    memcpy(half, &x, sizeof x);
+    return half[0] | half[1] << shift;
+}
+
+static const uint64_t each = UINT64_C(0x0101010101010101);
 
 /* 16 bytes of which the low halves are terms 0 … 15 and the high halves 16 … 31: four words of a panel. */
 static inline void pack_halves(unsigned char *to, const unsigned char *from) {
     for (int w = 0; w < 2; w++, to += QKV_WORD_ROW, from += 8) {
-        uint32_t a = load4(from), b = load4(from + 4);
-        store4(to, (a & 15 * EACH) | (b & 15 * EACH) << 4);
-        store4(to + 2 * QKV_WORD_ROW, (a >> 4 & 15 * EACH) | (b & 240 * EACH));
+        uint64_t x = load8(from);
+        store4(to, join(x & 15 * each, 4));
+        store4(to + 2 * QKV_WORD_ROW, join(x >> 4 & 15 * each, 4));
     }
 }
 
-/* 32 bytes of which the halves above `shift` are terms 0 … 31. */
+/* 32 bytes of which the halves from bit `shift` on are terms 0 … 31. */
 static inline void pack_half_of(unsigned char *to, const unsigned char *from, int shift) {
     for (int w = 0; w < 4; w++, to += QKV_WORD_ROW, from += 8)
-        store4(to, (load4(from) >> shift & 15 * EACH) | (load4(from + 4) >> shift & 15 * EACH) << 4);
+        store4(to, join(load8(from) >> shift & 15 * each, 4));
 }
 
 /* Bit t of four bytes is of term t: to bit g of byte b for term 4·g + b. */
 static inline void pack_fifth_bits(unsigned char *to, const unsigned char *from) {
-    unsigned char bits[4] = {0};
-    for (int b = 0; b < 4; b++) {
-        for (int g = 0; g < 8; g++)
-            bits[b] |= (unsigned char)((from[g / 2] >> (g % 2 * 4 + b) & 1) << g);
-    }
-    memcpy(to, bits, sizeof bits);
+    uint32_t h = 0; /* as a number, byte b from bit 8·b on */
+    for (int g = 0; g < 8; g++)
+        h |= ((from[g / 2] >> g % 2 * 4 & 15) * 0x00204081u & 0x01010101u) << g; /* bit b to 8·b */
+    for (int b = 0; b < 4; b++)
+        to[b] = (unsigned char)(h >> 8 * b);
 }
 
 /* The same of 32 bytes, whose bit `bit` it is. */
 static inline void pack_fifth_bits_of(unsigned char *to, const unsigned char *from, int bit) {
-    uint32_t h = 0;
-    for (int g = 0; g < 8; g++)
-        h |= (load4(from + 4 * g) >> bit & EACH) << g;
-    store4(to, h);
+    uint64_t h = 0;
+    for (int g = 0; g < 8; g += 2)
+        h |= (load8(from + 4 * g) >> bit & each) << g;
+    store4(to, join(h, 1));
+}
+
+/* Of 16 bytes, whose bits from `bit` on are two of terms 0 … 15. */
+static inline void pack_upper_bits(unsigned char *to, const unsigned char *from, int bit) {
+    uint64_t h = 0;
+    for (int g = 0; g < 4; g += 2)
+        h |= (load8(from + 4 * g) >> bit & 3 * each) << 2 * g;
+    store4(to, join(h, 2));
 }
 
 static inline void pack_bytes(unsigned char *to, const unsigned char *from, int words) {
@@ -125,12 +145,8 @@ static inline void pack_q6_k(unsigned char *to, const unsigned char *from, int64
         to[QKV_PANEL + c] = scales[2 * i + 1];
         to += 2 * QKV_PANEL;
         const unsigned char *bits = high + i / 4 * 32;
-        for (int w = 0; w < 2; w++, to += QKV_WORD_ROW) {
-            uint32_t h = 0;
-            for (int g = 0; g < 4; g++)
-                h |= (load4(bits + 16 * w + 4 * g) >> (i % 4 * 2) & 3 * EACH) << 2 * g;
-            store4(to + 4 * c, h);
-        }
+        for (int w = 0; w < 2; w++, to += QKV_WORD_ROW)
+            pack_upper_bits(to + 4 * c, bits + 16 * w, i % 4 * 2);
         pack_half_of(to + 4 * c, low + i / 4 * 64 + i % 2 * 32, i % 4 / 2 * 4);
         to += 4 * QKV_WORD_ROW;
     }
@@ -149,9 +165,9 @@ static inline void pack_block(int type, unsigned char *to, const unsigned char *
     }
 }
 
-/* So many terms of a column are packed before the next column is begun: a column's memory is read in runs, and the
- * groups that are written to stay in the L1 cache. */
-enum { RUN_TERMS = 256 };
+/* So many terms of a column are packed before the next column is begun, and fetched so many columns ahead: its memory is
+ * read in runs that are too short for a CPU to see them coming, and the groups that are written to stay in the L1 cache. */
+enum { RUN_TERMS = 512, AHEAD = 2 };
 
 /* With a type that the compiler knows. */
 QKV_INLINE void pack_blocks(int type, unsigned char *panel, const unsigned char *data, ptrdiff_t row, int64_t columns,
@@ -162,6 +178,8 @@ QKV_INLINE void pack_blocks(int type, unsigned char *panel, const unsigned char 
         int64_t n = qkv_min(run, count - first);
         for (int64_t c = 0; c < columns; c++) {
             const unsigned char *from = data + c * row + first * bytes;
+            for (int64_t line = 0; line < n * bytes && c + AHEAD < columns; line += 64)
+                __builtin_prefetch(from + AHEAD * row + line);
             for (int64_t g = 0; g < n; g++, from += bytes)
                 pack_block(type, panel + (first + g) * group, from, c);
         }
@@ -178,9 +196,22 @@ QKV_INLINE void turn(size_t size, unsigned char *panel, const unsigned char *dat
         for (int64_t c = 0; c < columns; c++) {
             const unsigned char *from = data + c * row + first * (int64_t)size;
             unsigned char *to = panel + (first * QKV_PANEL + c) * (int64_t)size;
+            for (int64_t line = 0; line < n * (int64_t)size && c + AHEAD < columns; line += 64)
+                __builtin_prefetch(from + AHEAD * row + line);
             for (int64_t x = 0; x < n; x++)
                 memcpy(to + x * QKV_PANEL * (int64_t)size, from + x * (int64_t)size, size);
         }
+    }
+}
+
+/* Words of four rows' bytes. */
+static void interleave(unsigned char *restrict to, const unsigned char *restrict row, ptrdiff_t in, int64_t columns) {
+    const unsigned char *second = row + in, *third = second + in, *fourth = third + in;
+    for (int64_t c = 0; c < columns; c++) {
+        to[4 * c] = row[c];
+        to[4 * c + 1] = second[c];
+        to[4 * c + 2] = third[c];
+        to[4 * c + 3] = fourth[c];
     }
 }
 
@@ -192,14 +223,8 @@ static void pack_int8(unsigned char *panel, const unsigned char *data, ptrdiff_t
     if (in == 1) {
         turn(4, panel, data, out, columns, whole);
     } else {
-        for (int64_t w = 0; w < whole; w++) {
-            const unsigned char *row = data + 4 * w * in;
-            unsigned char *to = panel + w * QKV_WORD_ROW;
-            for (int64_t c = 0; c < columns; c++, to += 4) {
-                const unsigned char word[4] = {row[c], row[in + c], row[2 * in + c], row[3 * in + c]};
-                memcpy(to, word, 4);
-            }
-        }
+        for (int64_t w = 0; w < whole; w++)
+            interleave(panel + w * QKV_WORD_ROW, data + 4 * w * in, in, columns);
     }
     for (int64_t c = 0; c < columns && 4 * whole < in_features; c++) {
         for (int64_t x = 4 * whole; x < in_features; x++)

@@ -18,6 +18,9 @@
  * more than WIDE_TILE panels wide. */
 enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4 };
 
+/* So many blocks of 32 terms of rows in 8 bits, and a phase that makes them for all tasks pays. */
+enum { SHARED_BLOCKS = 1024 };
+
 /* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */
 static int64_t tile_panels(const qkv_projection_desc *d, int64_t i) {
     const qkv_projection_part *part = &d->part[i];
@@ -172,11 +175,11 @@ static bool batches_join(const qkv_projection_desc *d) {
 
 static const int64_t too_large = PTRDIFF_MAX / 4; /* of a workspace */
 
-/* Bytes of rows in 8 bits, or more than a workspace has. */
-static int64_t quantized_size(int64_t rows, int64_t in_features) {
-    const int64_t factors[3] = {qkv_ceil_div(in_features, QKV_BLOCK_TERMS), rows, (int64_t)sizeof(qkv_terms)};
+/* Bytes of blocks of rows in 8 bits, or more than a workspace has. */
+static int64_t quantized_size(int64_t blocks, int64_t rows, int64_t in_features) {
+    const int64_t factors[4] = {qkv_ceil_div(in_features, QKV_BLOCK_TERMS), blocks, rows, (int64_t)sizeof(qkv_terms)};
     int64_t size;
-    return qkv_product(factors, 3, too_large, &size) ? qkv_round_up(size, 64) : 2 * too_large;
+    return qkv_product(factors, 4, too_large, &size) ? qkv_round_up(size, 64) : 2 * too_large;
 }
 
 /* Whether some weights are not multiplied as they lie. */
@@ -229,8 +232,16 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     if (d->arithmetic == QKV_ARITHMETIC_F32 && widens(d))
         shape->quantized += (QKV_CHAIN + kernels->few_rows) * QKV_PANEL * (int64_t)sizeof(float);
     shape->worker_size = shape->quantized;
-    if (d->arithmetic == QKV_ARITHMETIC_INT8)
-        shape->worker_size += quantized_size(shape->block_rows, d->in_features);
+    if (d->arithmetic != QKV_ARITHMETIC_INT8)
+        return;
+    const int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
+    if (shape->panel_groups == 1 || shape->block_rows * blocks < SHARED_BLOCKS) {
+        shape->worker_size += quantized_size(1, shape->block_rows, d->in_features);
+        return;
+    }
+    shape->shared_size = shape->workers = quantized_size(all, shape->block_rows, d->in_features);
+    shape->k_chunks = qkv_min(blocks, qkv_ceil_div(4 * (int64_t)max_workers, all));
+    shape->quantize_tasks = all * shape->k_chunks;
 }
 
 /* Rows of a finished tile to their heads: columns [first, first + n) of the part, row t at out + t·token. */
@@ -303,9 +314,30 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
     } while (k < t->in_features);
 }
 
+/* Block of rows number `block` of all batches: in 8 bits, of which it has so many bytes in the workspace. */
+static qkv_terms *shared_rows(const qkv_projection_shape *shape, const qkv_projection_desc *d, void *workspace,
+                              int64_t block) {
+    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS);
+    qkv_terms *first = (qkv_terms *)(void *)((unsigned char *)workspace + shape->shared);
+    return first + block * blocks * shape->block_rows;
+}
+
+void qkv_projection_quantize(const qkv_kernels *kernels, const qkv_projection_shape *shape,
+                             const qkv_projection_desc *d, void *workspace, int64_t index) {
+    int64_t chunk = index % shape->k_chunks, block = index / shape->k_chunks;
+    int64_t b = block / shape->row_blocks, row = block % shape->row_blocks * shape->block_rows;
+    int64_t rows = qkv_min(shape->block_rows, shape->tokens - row);
+    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), each = qkv_ceil_div(blocks, shape->k_chunks);
+    int64_t k = chunk * each * QKV_BLOCK_TERMS, n = qkv_min(each * QKV_BLOCK_TERMS, d->in_features - k);
+    const float *x = (const float *)d->x.data + b * d->x.batch + row * shape->x_token + k;
+    if (n > 0)
+        kernels->quantize_rows(shared_rows(shape, d, workspace, block) + chunk * each * rows, rows, x, shape->x_token,
+                               (size_t)rows, (size_t)n);
+}
+
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
                             const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker) {
-    unsigned char *scratch = (unsigned char *)workspace + worker * shape->worker_size;
+    unsigned char *scratch = (unsigned char *)workspace + shape->workers + worker * shape->worker_size;
     float *tile = (float *)(void *)scratch;
     int64_t group = index % shape->panel_groups, block = index / shape->panel_groups;
     int64_t b = block / shape->row_blocks, row = block % shape->row_blocks * shape->block_rows;
@@ -321,7 +353,9 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
         t.x_token = shape->x_token;
         t.x = (const float *)d->x.data + b * d->x.batch + row * t.x_token;
     }
-    if (d->arithmetic == QKV_ARITHMETIC_INT8 && !empty) {
+    if (shape->quantize_tasks > 0) {
+        t.quantized = shared_rows(shape, d, workspace, block);
+    } else if (d->arithmetic == QKV_ARITHMETIC_INT8 && !empty) {
         qkv_terms *quantized = (qkv_terms *)(void *)(scratch + shape->quantized);
         kernels->quantize_rows(quantized, rows, t.x, t.x_token, (size_t)rows, (size_t)d->in_features);
         t.quantized = quantized;
@@ -421,10 +455,12 @@ static qkv_status check_projection_values(qkv_operands *o, const qkv_projection_
 
 static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
                                    int64_t index, int32_t worker) {
-    (void)phase;
     qkv_projection_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
-    qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
+    if (phase + 1 < plan->num_phases)
+        qkv_projection_quantize(plan->kernels, &shape, desc, workspace, index);
+    else
+        qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
 }
 
 static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_projection_desc *d, qkv_plan *plan) {
@@ -432,11 +468,12 @@ static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_project
     qkv_projection_cut(ctx->kernels, d, plan->max_workers, &shape);
     const int64_t factors[2] = {shape.worker_size, plan->max_workers};
     int64_t size;
-    if (!qkv_product(factors, 2, too_large, &size))
+    if (!qkv_product(factors, 2, too_large, &size) || shape.shared_size > too_large)
         return QKV_ERROR_OVERFLOW;
-    plan->workspace_size = (size_t)size;
-    plan->num_phases = 1;
-    plan->num_tasks[0] = shape.num_tasks;
+    plan->workspace_size = (size_t)(shape.shared_size + size);
+    if (shape.quantize_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.quantize_tasks;
+    plan->num_tasks[plan->num_phases++] = shape.num_tasks;
     _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
     memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;
