@@ -234,13 +234,13 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     shape->worker_size = shape->quantized;
     if (d->arithmetic != QKV_ARITHMETIC_INT8)
         return;
-    const int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
-    if (shape->panel_groups == 1 || shape->block_rows * blocks < SHARED_BLOCKS) {
+    const int64_t of_row = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
+    if (shape->panel_groups == 1 || shape->block_rows * of_row < SHARED_BLOCKS) {
         shape->worker_size += quantized_size(1, shape->block_rows, d->in_features);
         return;
     }
     shape->shared_size = shape->workers = quantized_size(all, shape->block_rows, d->in_features);
-    shape->k_chunks = qkv_min(blocks, qkv_ceil_div(4 * (int64_t)max_workers, all));
+    shape->k_chunks = qkv_min(of_row, qkv_ceil_div(4 * (int64_t)max_workers, all));
     shape->quantize_tasks = all * shape->k_chunks;
 }
 
