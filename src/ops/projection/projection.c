@@ -19,7 +19,7 @@
 enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4 };
 
 /* So many blocks of 32 terms of rows in 8 bits, and a phase that makes them for all tasks pays. */
-enum { SHARED_BLOCKS = 1024 };
+enum { SHARED_BLOCKS = 512 };
 
 /* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */
 static int64_t tile_panels(const qkv_projection_desc *d, int64_t i) {
