@@ -32,26 +32,39 @@ QKV_INLINE vint w_spread(int bits, const unsigned char *integers, int g) {
     return x;
 }
 
-/* What the integers of a block are multiplied by: for terms 0–15, and for terms 16–31 or, with a minimum, that. */
-static QKV_NOINLINE void block_factors(float factors[2 * QKV_PANEL], int type, const unsigned char *group,
-                                       const unsigned char *block) {
-    float *second = factors + QKV_PANEL;
-    if (type == QKV_Q6_K) {
-        for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
-            vec d = v_load_f16(group + 2 * j);
-            v_store(factors + j, v_mul(d, v_load_i8(block + j)));
-            v_store(second + j, v_mul(d, v_load_i8(block + QKV_PANEL + j)));
-        }
-    } else if (qkv_weight_scale_bytes(type) > 0) {
-        for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
-            vec m = v_mul(v_load_f16(group + QKV_HALF_ROW + 2 * j), v_load_u8(block + QKV_PANEL + j));
-            v_store(factors + j, v_mul(v_load_f16(group + 2 * j), v_load_u8(block + j)));
-            v_store(second + j, v_mul(m, v_set(-1.0f))); /* of 0, too */
-        }
-    } else {
-        const size_t rows = qkv_weight_has_minimum(type) ? 2 : 1;
-        for (size_t j = 0; j < rows * QKV_PANEL; j += VLEN)
-            v_store(factors + j, v_load_f16(group + 2 * j));
+/* What the integers of a block are multiplied by: for terms 0–15, and for terms 16–31 or, with a minimum, that. What a
+ * type has one of is written once. */
+typedef void factors_function(float factors[2 * QKV_PANEL], const unsigned char *group, const unsigned char *block);
+
+static QKV_NOINLINE void block_scales(float factors[2 * QKV_PANEL], const unsigned char *group,
+                                      const unsigned char *block) {
+    (void)block;
+    for (size_t j = 0; j < QKV_PANEL; j += VLEN)
+        v_store(factors + j, v_load_f16(group + 2 * j));
+}
+
+static QKV_NOINLINE void block_scales_and_minima(float factors[2 * QKV_PANEL], const unsigned char *group,
+                                                 const unsigned char *block) {
+    (void)block;
+    for (size_t j = 0; j < 2 * QKV_PANEL; j += VLEN)
+        v_store(factors + j, v_load_f16(group + 2 * j));
+}
+
+static QKV_NOINLINE void block_products(float factors[2 * QKV_PANEL], const unsigned char *group,
+                                        const unsigned char *block) {
+    for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
+        vec minima = v_mul(v_load_f16(group + QKV_HALF_ROW + 2 * j), v_load_u8(block + QKV_PANEL + j));
+        v_store(factors + j, v_mul(v_load_f16(group + 2 * j), v_load_u8(block + j)));
+        v_store(factors + QKV_PANEL + j, v_mul(minima, v_set(-1.0f))); /* of 0, too */
+    }
+}
+
+static QKV_NOINLINE void block_half_scales(float factors[2 * QKV_PANEL], const unsigned char *group,
+                                           const unsigned char *block) {
+    for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
+        vec d = v_load_f16(group + 2 * j);
+        v_store(factors + j, v_mul(d, v_load_i8(block + j)));
+        v_store(factors + QKV_PANEL + j, v_mul(d, v_load_i8(block + QKV_PANEL + j)));
     }
 }
 
@@ -82,7 +95,7 @@ QKV_INLINE void widen_block(int bits, unsigned zero, int minimum, float *dst, co
 
 #define TERMS_OF_A(g, j) const vint a_##g = i_words(a->q + 4 * g);
 #define ADD_DOTS(g) dots = d_add(dots, w_spread(bits, integers, g), a_##g);
-#define SIGNED_DOTS(g) i_dots_signed(i_load(integers + g * QKV_WORD_ROW), a_##g)
+#define ADD_SIGNED_DOTS(g, j) sum = i_add_signed_dots(sum, i_load(integers + g * QKV_WORD_ROW), a_##g);
 
 /* A row, the integers as they are stored. */
 QKV_INLINE void multiply_row(int bits, int zero, int minimum, float *c, const qkv_terms *a, size_t cols,
@@ -98,9 +111,8 @@ QKV_INLINE void multiply_row(int bits, int zero, int minimum, float *c, const qk
         vdots dots = d_zero();
         vec y = v_load(c);
         if (bits == 8) {
-            sum = i_add(i_add(SIGNED_DOTS(0), SIGNED_DOTS(1)), i_add(SIGNED_DOTS(2), SIGNED_DOTS(3)));
-            more = i_add(i_add(SIGNED_DOTS(4), SIGNED_DOTS(5)), i_add(SIGNED_DOTS(6), SIGNED_DOTS(7)));
-            sum = i_add(sum, more);
+            sum = i_set(0);
+            EACH_WORD(ADD_SIGNED_DOTS)
         } else { /* sums of two products fit 16 bits, so many of them: 8 of 4 bits, 4 of 5, 2 of 6 */
             ADD_DOTS(0) ADD_DOTS(1)
             if (bits == 6) {
@@ -214,65 +226,75 @@ WEIGHT_FUNCTIONS(6, 32, 0)
 WEIGHT_FUNCTIONS(8, 0, 0)
 
 typedef struct weight_functions {
+    factors_function *factors; /* NULL: of QKV_INT8, whose factors are those of the panel, or 1 */
     widen_function *widen;
     product_function *product;
 } weight_functions;
 
-#define WEIGHT_KIND(bits, zero) {widen_weights_##bits##_##zero, gemm_weights_##bits##_##zero}
+#define WEIGHT_KIND(bits, zero) widen_weights_##bits##_##zero, gemm_weights_##bits##_##zero
 static const weight_functions weight_kinds[] = {
-    [QKV_Q8_0] = WEIGHT_KIND(8, 0),  [QKV_INT8] = WEIGHT_KIND(8, 0), [QKV_Q4_0] = WEIGHT_KIND(4, 8),
-    [QKV_Q4_1] = WEIGHT_KIND(4, 0),  [QKV_Q5_0] = WEIGHT_KIND(5, 16), [QKV_Q5_1] = WEIGHT_KIND(5, 0),
-    [QKV_Q4_K] = WEIGHT_KIND(4, 0),  [QKV_Q5_K] = WEIGHT_KIND(5, 0), [QKV_Q6_K] = WEIGHT_KIND(6, 32),
+    [QKV_Q8_0] = {block_scales, WEIGHT_KIND(8, 0)},
+    [QKV_INT8] = {NULL, WEIGHT_KIND(8, 0)},
+    [QKV_Q4_0] = {block_scales, WEIGHT_KIND(4, 8)},
+    [QKV_Q4_1] = {block_scales_and_minima, WEIGHT_KIND(4, 0)},
+    [QKV_Q5_0] = {block_scales, WEIGHT_KIND(5, 16)},
+    [QKV_Q5_1] = {block_scales_and_minima, WEIGHT_KIND(5, 0)},
+    [QKV_Q4_K] = {block_products, WEIGHT_KIND(4, 0)},
+    [QKV_Q5_K] = {block_products, WEIGHT_KIND(5, 0)},
+    [QKV_Q6_K] = {block_half_scales, WEIGHT_KIND(6, 32)},
 };
 
 /* The blocks of a panel one after the other. */
 typedef struct weight_blocks {
     const unsigned char *group, *block, *integers;
     size_t left; /* in the group, this one counted */
+    size_t group_blocks, head_bytes, scale_bytes, block_bytes;
 } weight_blocks;
 
-QKV_INLINE void weight_blocks_place(weight_blocks *at, int type, const unsigned char *block) {
-    at->block = block;
-    at->integers = block + qkv_weight_scale_bytes(type);
-}
-QKV_INLINE weight_blocks weight_blocks_from(int type, const void *panel, size_t number) {
-    weight_blocks at = {.group = qkv_weight_group(type, (const unsigned char *)panel, number)};
-    at.left = qkv_weight_group_blocks(type) - number % qkv_weight_group_blocks(type);
-    weight_blocks_place(&at, type, qkv_weight_block(type, (const unsigned char *)panel, number));
+QKV_INLINE weight_blocks weight_blocks_from(int type, const unsigned char *panel, size_t number) {
+    weight_blocks at = {qkv_weight_group(type, panel, number),
+                        qkv_weight_block(type, panel, number),
+                        qkv_weight_block(type, panel, number) + qkv_weight_scale_bytes(type),
+                        qkv_weight_group_blocks(type) - number % qkv_weight_group_blocks(type),
+                        qkv_weight_group_blocks(type),
+                        qkv_weight_head_bytes(type),
+                        qkv_weight_scale_bytes(type),
+                        qkv_weight_block_bytes(type)};
     return at;
 }
-QKV_INLINE void weight_blocks_next(weight_blocks *at, int type) {
-    const unsigned char *end = at->block + qkv_weight_block_bytes(type);
+QKV_INLINE void weight_blocks_next(weight_blocks *at) {
+    at->block += at->block_bytes;
     if (--at->left == 0) {
-        at->group = end;
-        at->left = qkv_weight_group_blocks(type);
-        end += qkv_weight_head_bytes(type);
+        at->group = at->block;
+        at->block += at->head_bytes;
+        at->left = at->group_blocks;
     }
-    weight_blocks_place(at, type, end);
+    at->integers = at->block + at->scale_bytes;
 }
 
 static void widen_weights(float *dst, const void *panel, int type, size_t first, size_t k) {
-    _Alignas(64) float factors[2 * QKV_PANEL];
     if (qkv_weight_bits(type) == 0) {
         const int64_t row = QKV_PANEL * qkv_stored_bytes(type, 1);
         widen(dst, QKV_PANEL, (const unsigned char *)panel + (int64_t)first * row, (ptrdiff_t)row, type, k, QKV_PANEL);
         return;
     }
-    weight_blocks at = weight_blocks_from(type, panel, first / QKV_BLOCK_TERMS);
+    const weight_functions *kind = &weight_kinds[type];
+    weight_blocks at = weight_blocks_from(type, (const unsigned char *)panel, first / QKV_BLOCK_TERMS);
+    _Alignas(64) float factors[2 * QKV_PANEL];
+    if (type == QKV_INT8)
+        memcpy(factors, panel, QKV_WORD_ROW);
     for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS, dst += QKV_BLOCK_TERMS * QKV_PANEL) {
-        if (type == QKV_INT8)
-            memcpy(factors, panel, QKV_WORD_ROW);
-        else
-            block_factors(factors, type, at.group, at.block);
-        weight_kinds[type].widen(dst, at.integers, factors);
-        weight_blocks_next(&at, type);
+        if (kind->factors)
+            kind->factors(factors, at.group, at.block);
+        kind->widen(dst, at.integers, factors);
+        weight_blocks_next(&at);
     }
     v_leave();
 }
 
 static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                          size_t rows, size_t cols, size_t k) {
-    product_function *const product = weight_kinds[type].product;
+    const weight_functions *kind = &weight_kinds[type];
     _Alignas(64) float factors[2 * QKV_PANEL];
     for (size_t n; rows > 0; rows -= n, c += (ptrdiff_t)n * ldc, a += n) {
         n = rows < WEIGHT_ROWS ? rows : WEIGHT_ROWS;
@@ -280,15 +302,15 @@ static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t 
             for (size_t j = 0; j < cols; j += VLEN)
                 v_store(c + (ptrdiff_t)i * ldc + j, v_zero());
         }
+        for (size_t j = 0; j < QKV_PANEL; j += VLEN)
+            v_store(factors + j, v_set(1.0f));
         const qkv_terms *terms = a;
-        weight_blocks at = weight_blocks_from(type, panel, 0);
-        for (size_t j = 0; type == QKV_INT8 && j < QKV_PANEL; j++)
-            factors[j] = 1.0f;
+        weight_blocks at = weight_blocks_from(type, (const unsigned char *)panel, 0);
         for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS, terms += lda) {
-            if (type != QKV_INT8)
-                block_factors(factors, type, at.group, at.block);
-            product(c, ldc, terms, n, cols, at.integers, factors);
-            weight_blocks_next(&at, type);
+            if (kind->factors)
+                kind->factors(factors, at.group, at.block);
+            kind->product(c, ldc, terms, n, cols, at.integers, factors);
+            weight_blocks_next(&at);
         }
         if (type == QKV_INT8) {
             memcpy(factors, panel, QKV_WORD_ROW);

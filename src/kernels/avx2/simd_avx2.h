@@ -174,7 +174,11 @@ QKV_INLINE void v_store_i8(int8_t *p, vec x) { /* whole numbers within ±127 */
 
 /* Sums of products of bytes, four side by side in a word: w from 0 to 63, a within ±127. They must fit 16 bits. */
 QKV_INLINE vdots d_zero(void) { return _mm256_setzero_si256(); }
-QKV_INLINE vdots d_add(vdots dots, vint w, vint a) { return _mm256_add_epi16(dots, _mm256_maddubs_epi16(w, a)); }
+QKV_INLINE vdots d_add(vdots dots, vint w, vint a) {
+    dots = _mm256_add_epi16(dots, _mm256_maddubs_epi16(w, a));
+    V_PIN(dots); /* GCC would rather add in pairs, for which it has too few registers */
+    return dots;
+}
 QKV_INLINE vint i_sum_dots(vdots dots) { return _mm256_madd_epi16(dots, _mm256_set1_epi16(1)); }
 
 /* The same with w from −32 to 31. The multiplier wants a factor without a sign: a + 128, and d_bias of all w, which
@@ -186,12 +190,16 @@ QKV_INLINE vdots d_bias(vdots dots, vint w) {
 QKV_INLINE void d_store(void *p, vdots dots) { _mm256_storeu_si256((__m256i *)p, dots); }
 QKV_INLINE vdots d_load(const void *p) { return i_load(p); }
 QKV_INLINE vdots d_add_biased(vdots dots, vint w, vint a) {
-    return _mm256_add_epi16(dots, _mm256_maddubs_epi16(a, w));
+    dots = _mm256_add_epi16(dots, _mm256_maddubs_epi16(a, w));
+    V_PIN(dots);
+    return dots;
 }
 
-/* Sums of four products each: any w, a within ±127. */
-QKV_INLINE vint i_dots_signed(vint w, vint a) {
-    return i_sum_dots(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)));
+/* Adds the four products of each word: any w, a within ±127. */
+QKV_INLINE vint i_add_signed_dots(vint sum, vint w, vint a) {
+    sum = i_add(sum, i_sum_dots(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w))));
+    V_PIN(sum);
+    return sum;
 }
 
 /* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */
