@@ -21,7 +21,7 @@ typedef struct qkv_problem {
     const char *within[3];
     const char *field, *axis, *text;
     const char *other_within, *other;
-    int64_t value[2];
+    int64_t value[3]; /* of which qkv_refuse writes two */
 } qkv_problem;
 
 /* No problem yet. Only an explanation looks at more than its depth. */

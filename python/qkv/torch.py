@@ -2,8 +2,8 @@
 
     import qkv.torch
     qkv.torch.scaled_dot_product_attention(q, k, v, is_causal=True)     # as torch.nn.functional's
-    with qkv.torch.enable():                                            # or in its place, for whatever calls that
-        model(x)
+    with qkv.torch.enable():                                            # or in its place, for whatever calls that,
+        model(x)                                                        # where that is no slower
 
 SPDX-License-Identifier: MIT
 """
@@ -332,35 +332,64 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     if _is_any_autocast_enabled() and torch.is_autocast_enabled("cpu") and q.is_cpu:
         dtype = torch.get_autocast_dtype("cpu")
         q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
-    if attn_mask is None and dropout_p == 0:
-        out = plain(q, k, v, is_causal, scale, enable_gqa)
-        if out is not None:
-            return out
     unbatched = q.dim() == k.dim() == v.dim() == 3
     if unbatched:
         q, k, v = q[None], k[None], v[None]
+    if attn_mask is None and dropout_p == 0:
+        out = plain(q, k, v, is_causal, scale, enable_gqa)
+        if out is not None:
+            return out[0] if unbatched else out
     if (is_causal and attn_mask is not None) or not 0 <= dropout_p < 1 or not takes(q, k, v, attn_mask, enable_gqa):
         return _pytorch(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     out = attention(q, k, v, attn_mask, dropout=dropout_p, causal=is_causal, scale=scale)
     return out[0] if unbatched else out
 
 
-_enabled = 0
+def is_pytorchs(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> bool:
+    """Whether PyTorch's own function is likely to be the faster one. All numbers are measured: python/README.md.
+
+    It is for a query that shares its keys with no other, while K fits into the caches; and for small calls, as autograd's
+    way through Python and a mask's take time here, and threads take time to begin there. 16 bits are always faster here.
+    """
+    if q.is_nested or q.dim() < 3 or k.dim() < 3:
+        return True
+    if q.dtype is not torch.float32 or torch.compiler.is_compiling() or _is_any_autocast_enabled():
+        return False
+    if q.shape[-2] == 1 and q.shape[-3] == k.shape[-3]:
+        return k.numel() < 1_500_000
+    differentiates = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    delays = differentiates + (mask is not None) - (torch.get_num_threads() > 1)
+    return delays > 0 and q.numel() * k.shape[-2] < (3_000_000 if delays == 1 else 12_000_000)
+
+
+@functools.wraps(_pytorch, assigned=("__name__",), updated=())
+def _faster(query: Tensor, key: Tensor, value: Tensor, attn_mask: Optional[Tensor] = None, dropout_p: float = 0.0,
+            is_causal: bool = False, scale: Optional[float] = None, enable_gqa: bool = False) -> Tensor:
+    """``scaled_dot_product_attention``, or PyTorch's where that is faster."""
+    theirs = dropout_p == 0 and is_pytorchs(query, key, value, attn_mask)
+    function = _pytorch if theirs else scaled_dot_product_attention
+    return function(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+
+
+_enabled: list = []  # the functions of each enable() that lasts
 _enabled_lock = threading.Lock()
 
 
 @contextmanager
-def enable() -> Iterator[None]:
+def enable(always: bool = False) -> Iterator[None]:
     """Puts ``scaled_dot_product_attention`` in the place of torch.nn.functional's while it lasts, in all threads. Names
-    that were imported from there before keep PyTorch's."""
-    global _enabled
+    that were imported from there before keep PyTorch's.
+
+    Calls that PyTorch computes faster (small ones) stay with it, unless it is to be qkv ``always``, so that what a token
+    gets does not depend on how many there are.
+    """
+    function = scaled_dot_product_attention if always else _faster
     with _enabled_lock:
-        _enabled += 1
-        F.scaled_dot_product_attention = scaled_dot_product_attention
+        _enabled.append(function)
+        F.scaled_dot_product_attention = function
     try:
         yield
     finally:
         with _enabled_lock:
-            _enabled -= 1
-            if _enabled == 0:
-                F.scaled_dot_product_attention = _pytorch
+            _enabled.remove(function)
+            F.scaled_dot_product_attention = _enabled[-1] if _enabled else _pytorch

@@ -22,16 +22,20 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import (AttentionMaskInterface, bidirectional_mask_function, causal_mask_function,
                                         sdpa_mask)
 
-from .torch import _ranges, attention, plain, takes
+from .torch import _ranges, attention, is_pytorchs, plain, takes
 
 __all__ = ["register"]
 
 NAME = "qkv"
 
 
-def register() -> None:
-    """Registers attention and masks under the name "qkv"."""
-    AttentionInterface.register(NAME, _attention)
+def register(always: bool = False) -> None:
+    """Registers attention and masks under the name "qkv".
+
+    Calls that PyTorch computes faster (small ones) go to "sdpa", unless it is to be qkv ``always``, so that what a token
+    gets does not depend on how many there are.
+    """
+    AttentionInterface.register(NAME, _attention if always else _faster_attention)
     AttentionMaskInterface.register(NAME, _mask)
 
 
@@ -109,8 +113,12 @@ def _is_ranges(mask: Optional[Tensor]) -> bool:
 
 
 def _as_mask(ranges: Tensor, keys: int) -> Tensor:
-    key = torch.arange(keys)
-    return (key >= ranges[..., :1]) & (key < ranges[..., 1:])
+    """The mask that ranges stand for, kept beside them: all layers of a model are given the same tensor."""
+    mask = getattr(ranges, "_qkv_mask", None)
+    if mask is None or mask.shape[-1] != keys:
+        key = torch.arange(keys)
+        mask = ranges._qkv_mask = (key >= ranges[..., :1]) & (key < ranges[..., 1:])
+    return mask
 
 
 # --------------------------------------------------------------------------------------------------- attention
@@ -137,6 +145,17 @@ def _attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tenso
     out = attention(query, key, value, mask, ranges=ranges, sinks=s_aux, dropout=dropout, causal=bool(causal),
                     scale=scaling, softcap=softcap or 0.0)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _faster_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor,
+                      attention_mask: Optional[Tensor], dropout: float = 0.0, scaling: Optional[float] = None,
+                      is_causal: Optional[bool] = None, position_bias: Optional[Tensor] = None,
+                      softcap: Optional[float] = None, s_aux: Optional[Tensor] = None,
+                      **kwargs: Any) -> tuple[Tensor, None]:
+    theirs = s_aux is None and not dropout and not softcap and \
+        is_pytorchs(query, key, value, attention_mask if position_bias is None else position_bias)
+    return (_by_sdpa if theirs else _attention)(module, query, key, value, attention_mask, dropout, scaling, is_causal,
+                                                position_bias, softcap, s_aux, **kwargs)
 
 
 def _by_sdpa(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Optional[Tensor],

@@ -223,14 +223,61 @@ def test_enable():
     attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
     x = torch.randn(2, 50, 32)
     want = attention(x, x, x, need_weights=False)[0]
-    with qkv.torch.enable(), qkv.torch.enable():
+    with qkv.torch.enable(), qkv.torch.enable(always=True):
         assert F.scaled_dot_product_attention is sdpa
         got = attention(x, x, x, need_weights=False)[0]
     assert F.scaled_dot_product_attention is pytorch
     assert torch.allclose(got, want, atol=1e-6) and not torch.equal(got, want)
+    first, second = qkv.torch.enable(always=True), qkv.torch.enable()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert F.scaled_dot_product_attention not in (sdpa, pytorch)
+    second.__exit__(None, None, None)
+    assert F.scaled_dot_product_attention is pytorch
     with pytest.raises(KeyError), qkv.torch.enable():
         raise KeyError
     assert F.scaled_dot_product_attention is pytorch
+
+
+def test_enable_hands_back_what_pytorch_does_faster(monkeypatch):
+    """The calls on both sides of each bound; the others' results, and gradients, are PyTorch's bits."""
+    taken = []
+    for name, of in (("scaled_dot_product_attention", "ours"), ("_pytorch", "theirs")):
+        function = getattr(qkv.torch, name)
+        monkeypatch.setattr(qkv.torch, name, lambda *a, f=function, of=of, **options: taken.append(of) or f(*a, **options))
+
+    def who(queries, keys, heads=4, kv_heads=4, dim=64, dtype=torch.float32, grad=False, threads=1, **options):
+        q, k, v = (torch.randn(1, h, n, dim).to(dtype).requires_grad_(grad)
+                   for h, n in ((heads, queries), (kv_heads, keys), (kv_heads, keys)))
+        torch.set_num_threads(threads)
+        try:
+            with qkv.torch.enable():
+                out = F.scaled_dot_product_attention(q, k, v, enable_gqa=True, **options)
+            want = pytorch(q, k, v, enable_gqa=True, **options)
+        finally:
+            torch.set_num_threads(1)
+        same = torch.equal(out, want)
+        if grad:
+            same = same and all(map(torch.equal, torch.autograd.grad(out.sum(), (q, k, v)),
+                                    torch.autograd.grad(want.sum(), (q, k, v))))
+        assert same if taken[-1] == "theirs" else torch.allclose(out, want, atol=0.02 if dtype != torch.float32 else 2e-6)
+        return taken.pop()
+    mask = torch.ones(1, 1, 60, 60, dtype=torch.bool).tril()
+    # A query over keys of its own, in float32, over as many as caches hold.
+    assert who(1, 30) == who(1, 1000, threads=2) == "theirs"
+    assert who(1, 30, kv_heads=2) == who(1, 6000) == who(1, 30, dtype=torch.float16) == who(2, 30) == "ours"
+    # Gradients of few tokens, on one thread.
+    assert who(50, 50, grad=True) == "theirs"
+    assert who(120, 120, grad=True) == who(50, 50, grad=True, threads=2) == who(50, 50, grad=True, dropout_p=1e-9) == "ours"
+    assert who(50, 50, grad=True, dtype=torch.bfloat16) == "ours"
+    # Masks, and both.
+    assert who(60, 60, attn_mask=mask) == who(60, 60, heads=8, attn_mask=mask, grad=True) == "theirs"
+    assert who(60, 60, attn_mask=mask, threads=2) == who(60, 60, heads=16, attn_mask=mask) == "ours"
+    assert who(60, 60, heads=56, attn_mask=mask, grad=True) == "ours"
+    # Not the function by its own name.
+    q = torch.randn(1, 2, 1, 8)
+    assert sdpa(q, q, q).shape == q.shape and not taken
 
 
 def test_threads_change_no_bit():

@@ -8,7 +8,7 @@ import models  # noqa: E402
 import qkv.torch  # noqa: E402
 import qkv.transformers  # noqa: E402
 
-qkv.transformers.register()
+qkv.transformers.register(always=True)
 transformers.logging.set_verbosity_error()
 NAMES = list(models.configs())
 TOKENS, PADDING = 70, 20
@@ -141,7 +141,7 @@ def test_enable_replaces_that_of_sdpa():
     given = inputs("Llama", True)
     with torch.no_grad():
         want = theirs(**given).logits
-        with qkv.torch.enable():
+        with qkv.torch.enable(always=True):
             got = theirs(**given).logits
     assert not torch.equal(got, want) and (got - want)[given["attention_mask"].bool()].abs().max() < 2e-6
 
@@ -156,3 +156,39 @@ def test_compiled_model():
     largest = max(p.grad.abs().max() for p in theirs.parameters())
     for a, b in zip(ours.parameters(), theirs.parameters()):
         assert (a.grad - b.grad).abs().max() < 2e-6 * largest
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("Gemma2", "gpt-oss")]) # softcap, sinks
+def test_small_calls_go_to_sdpa(name, monkeypatch):
+    """Where that is faster: the very bits of "sdpa", with the masks that it would have had."""
+    monkeypatch.setattr(qkv.transformers, "attention", lambda *a, **options: pytest.fail("not handed back"))
+    monkeypatch.setattr(qkv.transformers, "plain", lambda *a, **options: pytest.fail("not handed back"))
+    qkv.transformers.register()
+    try:
+        ours, theirs = pair(name)
+        given = inputs(name, True)
+        given = {key: value[:, -30:].contiguous() for key, value in given.items()}
+        got, want = ours(**given), theirs(**given)
+        got.loss.backward()
+        want.loss.backward()
+    finally:
+        qkv.transformers.register(always=True)
+    rows = given["attention_mask"].bool()
+    assert torch.equal(got.logits[rows], want.logits[rows])
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(ours.parameters(), theirs.parameters()) if b.grad is not None)
+
+
+def test_calls_that_pay_stay(monkeypatch):
+    calls = []
+    monkeypatch.setattr(qkv.transformers, "_by_sdpa", lambda *a, **options: pytest.fail("handed back"))
+    monkeypatch.setattr(qkv.transformers, "attention", lambda q, *a, **options: calls.append(1) or q)
+    monkeypatch.setattr(qkv.transformers, "plain", lambda *a: None)
+    module = torch.nn.Module()
+    q, k = torch.randn(1, 6, 40, 16), torch.randn(1, 2, 40, 16)
+    with torch.no_grad():
+        qkv.transformers._faster_attention(module, q, k, k, None)
+    long = torch.randn(1, 6, 400, 16, requires_grad=True)
+    qkv.transformers._faster_attention(module, long, long, long, None)
+    qkv.transformers._faster_attention(module, q, k, k, None, softcap=2.0)
+    qkv.transformers._faster_attention(module, q[:, :, :1], q, q, None, s_aux=torch.zeros(6))
+    assert len(calls) == 4

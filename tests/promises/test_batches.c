@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: MIT */
 #include "oracle_gradient_cases.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* A batch of sequences as an engine has them: packed queries, and keys packed, padded or in pages. */
@@ -340,6 +341,14 @@ static void test_indices_that_lead_nowhere_are_refused(const qt_set *set) {
         for (int n = 0; n < 4; n++) {
             *first = none[n];
             assert_int_equal(run_status(set, &y.d), QKV_ERROR_INDEX);
+            char text[128], want[128];
+            qkv_plan plan;
+            assert_int_equal(qkv_attention_plan(&set->ctx, &y.d, 1, &plan), QKV_OK);
+            snprintf(want, sizeof want, "attention: page_table has page %d for sequence 0, and num_pages is %d",
+                     (int)none[n], (int)y.d.num_pages);
+            void *workspace = qt_alloc(plan.workspace_size, 64, QT_TAIL);
+            assert_string_equal(qkv_attention_explain_run(&plan, &y.d, workspace, plan.workspace_size, text,
+                                                          sizeof text), want);
         }
         qt_expect_untouched("out", y.out);
         qt_expect_untouched("lse", y.lse);

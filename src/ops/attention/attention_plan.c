@@ -428,8 +428,11 @@ qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *
         if (d->scores.data) /* which don't ask who is visible */
             first = 0;
         for (int64_t i = first; i < qkv_ceil_div(t.kv_len, d->page_tokens); i++) {
-            if (pages[i] < 0 || pages[i] >= d->num_pages)
-                return qkv_refuse(why, QKV_ERROR_INDEX, "page_table", -1, "has page % for sequence %", pages[i], b);
+            if (pages[i] < 0 || pages[i] >= d->num_pages) {
+                why->value[2] = d->num_pages;
+                return qkv_refuse(why, QKV_ERROR_INDEX, "page_table", -1,
+                                  "has page % for sequence %, and num_pages is %", pages[i], b);
+            }
         }
     }
     return QKV_OK;
