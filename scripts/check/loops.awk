@@ -51,8 +51,9 @@ function length_of(array,    i, count) {
 }
 
 function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work, bad, hot, jumps) {
-    stack = "\\((%rsp|%esp)|\\[sp"
-    if (frame_rbp) stack = stack "|\\(%rbp"
+    # with an index it is an array, and no register that was saved
+    stack = "\\((%rsp|%esp)\\)|\\[sp"
+    if (frame_rbp) stack = stack "|\\(%rbp\\)"
     if (frame_x29) stack = stack "|\\[x29"
     for (i = 1; i <= n; i++)
         if (goal[i] in at) target[i] = at[goal[i]]

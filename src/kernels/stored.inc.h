@@ -61,9 +61,12 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
 #define STORED_ROW(i, n)                                                                                             \
     {                                                                                                                \
         vec factor = v_set(*STORED_A(i));                                                                            \
-        V_PIN(factor);                                                                                               \
+        if (n == 3)                                                                                                  \
+            V_PIN(factor);                                                                                           \
         QKV_COLS(n, STORED_FMA, i)                                                                                   \
-        QKV_COLS(n, STORED_PIN, i)                                                                                   \
+        if (n == 3) {                                                                                                \
+            QKV_COLS(n, STORED_PIN, i)                                                                               \
+        }                                                                                                            \
     }
 
 #define STORED_BEGIN_1(i, j) QKV_COLS(1, STORED_BEGIN, i)
