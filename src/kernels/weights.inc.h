@@ -197,7 +197,9 @@ QKV_INLINE void multiply_block(int bits, int zero, int minimum, float *c, ptrdif
             multiply_row(bits, zero, minimum, c, a, cols, integers, factors);
         return;
     }
-    _Alignas(64) unsigned char spread[SPREAD_BYTES];
+    _Alignas(64) unsigned char memory[SPREAD_BYTES];
+    unsigned char *spread = memory;
+    QKV_OPAQUE(spread); /* a register of its own: what is left on the stack pointer is what compilers spill */
     spread_block(bits, (unsigned)less, spread, integers, cols);
     for (; rows > 0; rows--, a++, c += ldc)
         multiply_spread_row(bits, less - zero, minimum, c, a, cols, spread, factors);
