@@ -351,15 +351,20 @@ def is_pytorchs(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) 
     It is for a query that shares its keys with no other, while K fits into the caches; and for small calls, as autograd's
     way through Python and a mask's take time here, and threads take time to begin there. 16 bits are always faster here.
     """
-    if q.is_nested or q.dim() < 3 or k.dim() < 3:
+    if q.is_nested:
+        return True
+    q_shape, k_shape = q.shape, k.shape  # each time they are asked for takes a quarter of a microsecond
+    if len(q_shape) < 3 or len(k_shape) < 3:
         return True
     if q.dtype is not torch.float32 or torch.compiler.is_compiling() or _is_any_autocast_enabled():
         return False
-    if q.shape[-2] == 1 and q.shape[-3] == k.shape[-3]:
+    if q_shape[-2] == 1 and q_shape[-3] == k_shape[-3]:
         return k.numel() < 1_500_000
-    differentiates = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    differentiates = (q.requires_grad or k.requires_grad or v.requires_grad) and torch.is_grad_enabled()
+    if mask is None and not differentiates:
+        return False
     delays = differentiates + (mask is not None) - (torch.get_num_threads() > 1)
-    return delays > 0 and q.numel() * k.shape[-2] < (3_000_000 if delays == 1 else 12_000_000)
+    return delays > 0 and q.numel() * k_shape[-2] < (3_000_000 if delays == 1 else 12_000_000)
 
 
 @functools.wraps(_pytorch, assigned=("__name__",), updated=())
