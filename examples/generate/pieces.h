@@ -9,7 +9,7 @@ enum piece_rule {
     PIECES_GPT2,   /* 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ */
     PIECES_DIGITS, /* the same with every digit apart, first: SmolLM, StarCoder */
     PIECES_LLAMA3, /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*| …
-                    * … \s*[\r\n]+|\s+(?!\S)|\s+ */
+                    * … \s*[\r\n]+|\s+(?!\S)|\s+; a piece that is a token is that, whatever the merges say */
     PIECES_QWEN2   /* the same with every digit apart */
 };
 

@@ -107,7 +107,11 @@ static void tokenize_plain(const struct text_tokens *tokens, const char *text, s
     if (tokens->byte_level) {
         for (size_t at = 0; at < size;) {
             const size_t n = piece_length(tokens->rule, text + at, size - at);
-            merge_piece(&tokens->merges, text + at, n, tokens->byte_tokens, out);
+            const int32_t whole = tokens->rule == PIECES_LLAMA3 ? find_token(&tokens->lexicon, text + at, n) : -1;
+            if (whole >= 0)
+                append_token(out, whole);
+            else
+                merge_piece(&tokens->merges, text + at, n, tokens->byte_tokens, out);
             at += n;
         }
     } else {
