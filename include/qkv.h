@@ -185,7 +185,16 @@ typedef enum qkv_type {
     /* Rows of blocks of 32 channels, as in GGUF: a binary16 d and 32 int8 x, which mean d·x; 34 bytes, aligned to 2.
      * The channels of a row and all strides are multiples of 32 (else QKV_ERROR_SHAPE). */
     QKV_Q8_0 = 3,
-    QKV_INT8 = 4  /* int8 x; with a float s for each token and KV head it means s·x (k_scales, v_scales) */
+    /* int8 x; with a float s for each token and KV head (k_scales, v_scales), of weights for each output, it is s·x */
+    QKV_INT8 = 4,
+    /* Of weights only, rows of blocks as in GGUF: of 32 terms, of 256 the last three. */
+    QKV_Q4_0 = 5,
+    QKV_Q4_1 = 6,
+    QKV_Q5_0 = 7,
+    QKV_Q5_1 = 8,
+    QKV_Q4_K = 9,
+    QKV_Q5_K = 10,
+    QKV_Q6_K = 11
 } qkv_type;
 
 /* Keys [first, end) for a (batch, query): two int64_t at data[b·batch + t·query]. */
@@ -206,7 +215,7 @@ typedef struct qkv_plan {
     int32_t more_phases[QKV_MAX_STAGES]; /* … which is 1 + more_phases[s] phases */
     const struct qkv_kernels *kernels;
     uint64_t operation, checksum;
-    int64_t geometry[80];
+    int64_t geometry[96];
 } qkv_plan;
 
 /* The number of tasks of a phase; 0 for a phase that the plan does not have. */
@@ -221,10 +230,12 @@ typedef void (*qkv_parallel_for)(void *pool, int64_t num_tasks, qkv_task task, v
 
 /* ------------------------------------------------------------------------------------------- packed matrices */
 
-/* Weights are multiplied from a packed copy: columns in panels of 64, panel p being [in_features][64] floats. The
- * layout is the same on every CPU, so packed weights can be saved, mapped and shared. Several matrices with the same
- * in_features, Wq|Wk|Wv for example, are packed as parts of one; each part starts a panel of its own. Columns that
- * fill a last panel up are zero. */
+/* Weights are multiplied from a packed copy: columns in panels of 64, each part of it in the type that its weights came
+ * in. A panel of QKV_F32 is [in_features][64] floats; docs/semantics.md has the others. The layout is the same on every
+ * CPU of a byte order, so packed weights can be saved, mapped and shared. Several matrices with the same in_features,
+ * Wq|Wk|Wv for example, are packed as parts of one; each part starts a panel of its own, and its panels follow each
+ * other: threads may pack one matrix together, each some of its columns from a multiple of 64 on. Columns that fill a
+ * last panel up are zero. */
 #define QKV_PANEL 64
 #define QKV_MAX_PARTS 4
 
@@ -232,11 +243,13 @@ typedef void (*qkv_parallel_for)(void *pool, int64_t num_tasks, qkv_task task, v
 #define QKV_OUT_IN 1 /* element (in, out) is data[out·stride + in]: PyTorch's Linear */
 
 typedef struct qkv_weight {
-    const float *data;    /* read by qkv_pack */
+    const void *data;     /* read by qkv_pack */
     float *unpacked;      /* written by qkv_unpack; NULL: this part is left out */
     int64_t out_features;
-    int64_t stride;       /* 0: contiguous rows */
-    int64_t layout;       /* QKV_IN_OUT or QKV_OUT_IN */
+    int64_t stride;       /* of data, or of unpacked, in elements; 0: contiguous rows */
+    int64_t layout;       /* QKV_IN_OUT or QKV_OUT_IN, of data or of unpacked; types in blocks: data is QKV_OUT_IN */
+    int64_t type;         /* qkv_type of data, and of the part as it is packed */
+    const float *scales;  /* QKV_INT8: [out_features], what each column's integers are multiplied by */
 } qkv_weight;
 
 typedef struct qkv_pack_desc {
@@ -246,13 +259,14 @@ typedef struct qkv_pack_desc {
     qkv_weight part[QKV_MAX_PARTS];
 } qkv_pack_desc;
 
-/* Bytes of the packed matrix; a multiple of 256. Data pointers are not looked at. */
+/* Bytes of the packed matrix; a multiple of 64. Data pointers are not looked at. QKV_ERROR_FLAGS: a type that is none, or
+ * one in blocks with QKV_IN_OUT; QKV_ERROR_SHAPE: in_features or stride is no multiple of its blocks. */
 QKV_API qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes);
 
 /* Writes the packed matrix, all packed_size bytes of it; `packed` is 64-byte aligned. */
 QKV_API qkv_status qkv_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc, void *packed);
 
-/* The inverse: writes part[i].unpacked in the layout and stride given, bit for bit what was packed. */
+/* The inverse: writes part[i].unpacked in the layout and stride given, bit for bit what was packed means as floats. */
 QKV_API qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
 
 /* Why they refuse: "packing: part[0].data is NULL". Written to text, cut to size bytes with its 0; returns text. */
@@ -327,6 +341,7 @@ typedef struct qkv_projection_part {
     int64_t head_dim;     /* 0: out_features, that is one head; else it divides out_features */
     const float *bias;    /* [out_features], or NULL */
     qkv_output out;
+    int64_t type;         /* qkv_type that this part of the matrix is packed in */
 } qkv_projection_part;
 
 /* What becomes of each head's row of a part before it is stored, in this order: all zero is nothing. */
@@ -343,6 +358,12 @@ typedef struct qkv_head_steps {
 #define QKV_STORE_K 1 /* each for one part at most */
 #define QKV_STORE_V 2
 
+/* In what arithmetic weights are multiplied. */
+#define QKV_ARITHMETIC_F32 0 /* as the floats that they mean: the bits of the same call on those */
+/* x in int8 with a scale for each 32 terms of a row, products of integers, sums of these in f32 (docs/numerics.md): bits
+ * of its own, the same on every CPU. For weights in QKV_INT8 or in blocks; else QKV_ERROR_FLAGS. */
+#define QKV_ARITHMETIC_INT8 1
+
 /* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).
  *
  * Steps on heads: a position outside [0, rope.num_positions) is QKV_ERROR_INDEX when a run finds it; rotary_dim that is
@@ -357,12 +378,13 @@ typedef struct qkv_projection_desc {
     size_t size;          /* sizeof(qkv_projection_desc) */
     int64_t batch, tokens, in_features, num_parts;
     qkv_input x;          /* (b, t, c): the head stride is not used */
-    const void *packed;   /* by qkv_pack, with the same in_features and out_features; 64-byte aligned */
+    const void *packed;   /* by qkv_pack, with the same in_features, out_features and types; 64-byte aligned */
     qkv_projection_part part[QKV_MAX_PARTS];
     qkv_head_steps steps[QKV_MAX_PARTS]; /* of each part */
     qkv_rope rope;        /* for all parts that rotate (rotary_dim 0: head_dim of the first); else not looked at */
     void *cache;          /* where parts are stored that say so */
     int64_t first_sequence; /* a run may change it */
+    int64_t arithmetic;   /* QKV_ARITHMETIC_F32 or QKV_ARITHMETIC_INT8, of all parts */
 } qkv_projection_desc;
 
 /* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each
@@ -624,6 +646,8 @@ typedef struct qkv_layer_desc {
     qkv_positions positions_q, positions_k; /* optional: of each (batch, token of seq_q), and of seq_k */
     void *cache;                  /* optional: see above */
     int64_t first_sequence;       /* a run may change it */
+    int32_t wq_type, wk_type, wv_type, wo_type; /* qkv_type that Wq, Wk, Wv and Wo are packed in */
+    int64_t arithmetic;           /* of all projections: QKV_ARITHMETIC_F32 or QKV_ARITHMETIC_INT8 */
     qkv_attention_desc attention;
 } qkv_layer_desc;
 
@@ -810,8 +834,8 @@ typedef struct qkv_weight_grad {
     float *bias;          /* optional, [out_features] */
 } qkv_weight_grad;
 
-/* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. forward.steps must be zero
- * (QKV_ERROR_FLAGS). */
+/* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. forward.steps, the parts' types and
+ * arithmetic must be zero (QKV_ERROR_FLAGS): weights are floats. */
 typedef struct qkv_projection_backward_desc {
     size_t size;          /* sizeof(qkv_projection_backward_desc) */
     uint32_t flags;       /* QKV_ACCUMULATE, or of it _X, _PART(i) for each i < num_parts */

@@ -136,9 +136,9 @@ static inline void qkv_add_vector(qkv_operands *o, int role, const char *field, 
         qkv_add_operand(o, role, field, data, element, 0, NULL, NULL, n);
 }
 
-/* A packed matrix of so many floats. */
-static inline void qkv_add_packed(qkv_operands *o, int role, const char *field, const void *data, int64_t n) {
-    qkv_add_operand(o, role, field, data, sizeof(float), 0, NULL, NULL, n)->alignment = 64;
+/* A packed matrix, or a cache, of so many bytes. */
+static inline void qkv_add_packed(qkv_operands *o, int role, const char *field, const void *data, int64_t bytes) {
+    qkv_add_operand(o, role, field, data, 1, 0, NULL, NULL, bytes)->alignment = 64;
 }
 
 /* The gradients of weights and of their bias, each if wanted. */

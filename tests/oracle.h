@@ -99,4 +99,21 @@ int oracle_layer(const qkv_layer_desc *desc, const oracle_weights *weights, doub
 /* Memory for tests: zeroed, never NULL. */
 void *oracle_alloc(size_t count, size_t size);
 
+/* ------------------------------------------------------------------------------------------------ weights in blocks */
+
+/* Of a qkv_type in memory: terms and bytes of a block, 1 and those of an element where there are none. */
+int64_t oracle_block_terms(int64_t type);
+int64_t oracle_block_bytes(int64_t type);
+
+/* A weight is scale·q + minimum, exactly; as a float it is that, rounded once. */
+typedef struct oracle_term {
+    int q;
+    double scale, minimum;
+} oracle_term;
+
+double oracle_half(const unsigned char *p); /* binary16 */
+/* Term t of a row. Of QKV_INT8 without the column's scale; of types without blocks q is 1. */
+oracle_term oracle_weight(int64_t type, const void *row, int64_t t);
+float oracle_weight_value(oracle_term w);
+
 #endif

@@ -88,6 +88,14 @@ void case_run_layer_backward(const qkv_ctx *ctx, const qkv_layer_backward_desc *
 /* From now on parallel_for runs what has threads > 0, in place of qt_parallel_for; its pool is NULL: the plan. */
 void case_run_by(qkv_parallel_for parallel_for, void *pool);
 
+/* Weights of a type: random numbers of the size of 1/√in_features, or, damaged, any bytes, so that scales are NaN,
+ * infinite, subnormal and huge. Either layout and any stride where the type allows it. dense: what they mean, [in][out]
+ * contiguous. in_features are whole blocks. */
+qkv_weight case_weight(qt_rng *rng, int64_t type, int64_t in_features, int64_t out_features, bool damaged,
+                       float **dense);
+int64_t case_weight_type(qt_rng *rng); /* any */
+extern const char *const case_type_name[QKV_Q6_K + 1];
+
 void *case_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc);
 
 /* A context that runs the reference. */

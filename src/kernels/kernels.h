@@ -54,6 +54,14 @@ typedef struct qkv_soon {
     size_t rows, bytes;
 } qkv_soon;
 
+/* 32 terms of a row of activations in 8 bits: x is about scale·q. */
+typedef struct qkv_terms {
+    int8_t q[32];           /* within ±127 */
+    float scale;
+    float scaled_sum;       /* fl(scale·sum) */
+    int32_t sum, upper_sum; /* Σ q, and of the upper 16 */
+} qkv_terms;
+
 struct qkv_kernels {
     const char *name;
     uint64_t needs;    /* QKV_CPU_* bits, all required */
@@ -92,6 +100,24 @@ struct qkv_kernels {
      * places. rows ≤ few_rows; C is a scratch tile. The sign of a zero is not fixed. */
     void (*gemm_stored)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const void *b, ptrdiff_t stride,
                         int type, size_t rows, size_t cols, size_t k, int resume, const qkv_soon *soon);
+
+    /* dst[x·64 + j] = what term first + x of column j of a packed panel means (../ref/weights.h), for x < k, j < 64.
+     * first is a multiple of 32, and so is k unless it ends the panel: rows of dst up to the next multiple of 32 become
+     * anything. Panel and dst: 64-byte aligned. */
+    void (*widen_weights)(float *dst, const void *panel, int type, size_t first, size_t k);
+
+    /* dst[b·ldd + i] = terms 32·b … of row i in 8 bits, for i < rows, 32·b < k; terms from k on are 0. With a the
+     * largest |x| of the 32: s = fl(a/127), f = fl(127/a), q = rint(fl(x·f)), to nearest even. If a < 2⁻¹⁰⁰, s = +0 and
+     * every q = 0; if one is NaN or infinite, s = NaN and every q = 0. */
+    void (*quantize_rows)(qkv_terms *dst, ptrdiff_t ldd, const float *x, ptrdiff_t ldx, size_t rows, size_t k);
+
+    /* C = A·B in integers, A of quantize_rows (lda from block to block), B a packed panel of a type that has integers.
+     * y of a row and a column starts at +0. For each block of 32 terms, ascending (of 16 with QKV_Q6_K), with w the
+     * integers of B less the type's zero, I = Σ w·q, which is exact: y = fma(I, fl(s·scale), y), and where the type has
+     * a minimum, which K-quants subtract, y = fma(scaled_sum, ±minimum, y). QKV_INT8: y = fma(I, s, y), and at the end
+     * fl(y·scale). C: scratch tile, cols ≤ 64; panel 64-byte aligned. */
+    void (*gemm_weights)(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
+                         size_t rows, size_t cols, size_t k);
 
     /* t[i·ld + j] = t[i·ld + j]·factors[j] for i < rows, j < cols. */
     void (*scale_columns)(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *factors);

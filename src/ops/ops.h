@@ -7,8 +7,31 @@
 
 #include "../plan.h"
 #include "../ref/storage.h"
+#include "../ref/weights.h"
 
 QKV_INTERNAL_BEGIN
+
+/* --- Packed weights: pack.c. A part is so many columns of a type. */
+
+/* Bytes of an element, or of a block, of weights in memory. Of a type that there is. */
+int64_t qkv_weight_bytes(int64_t type);
+
+/* Bytes of a packed panel; none without terms. */
+static inline int64_t qkv_panel_bytes(int64_t type, int64_t in_features) {
+    return in_features > 0 ? qkv_weight_panel_bytes((int)type, in_features) : 0;
+}
+
+/* Bytes of the panels of a valid part. */
+static inline int64_t qkv_part_bytes(int64_t type, int64_t in_features, int64_t out_features) {
+    return qkv_ceil_div(out_features, QKV_PANEL) * qkv_panel_bytes(type, in_features);
+}
+
+/* What the descriptor of a packed matrix is refused for, by a type named `field`; blocks: what is said where blocks don't
+ * divide the inputs ("… (%)", of type and in_features). The bytes of the part's panels are added to *bytes. */
+qkv_status qkv_check_weights(int64_t type, int64_t in_features, int64_t out_features, const char *field, int32_t i,
+                             const char *blocks, int64_t *bytes, qkv_problem *why);
+/* That weights of a type have an arithmetic. */
+qkv_status qkv_check_arithmetic(int64_t arithmetic, int64_t type, qkv_problem *why);
 
 /* How a projection is cut: a task is block_rows rows (tokens) times task_panels panels of 64 columns. */
 typedef struct qkv_projection_shape {
@@ -17,6 +40,11 @@ typedef struct qkv_projection_shape {
     int64_t block_rows, row_blocks;
     int64_t panels, task_panels, panel_groups;
     int64_t num_tasks, worker_size; /* bytes */
+    /* Where in a worker's bytes: the tile is first; then positions of its rows, weights as floats, rows in 8 bits. */
+    int64_t at, widened, quantized;
+    /* Where rows in 8 bits serve several tasks, a phase before them makes these: tasks, k_chunks for each block of rows.
+     * They begin at `shared` in the workspace, of shared_size bytes, and the workers' bytes at `workers`. */
+    int64_t quantize_tasks, k_chunks, shared, shared_size, workers;
 } qkv_projection_shape;
 
 /* Of a complete descriptor. */
@@ -30,6 +58,8 @@ void qkv_projection_defaults(qkv_projection_desc *d);
 qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *why);
 void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
                         qkv_projection_shape *shape);
+void qkv_projection_quantize(const qkv_kernels *kernels, const qkv_projection_shape *shape,
+                             const qkv_projection_desc *d, void *workspace, int64_t index);
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
                             const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker);
 

@@ -11,6 +11,7 @@
 #include "philox.h"
 #include "scalar.h"
 #include "storage.h"
+#include "weights.h"
 
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
     for (size_t c = 0; c < k; c++) {
@@ -75,6 +76,7 @@ static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const
 }
 
 #include "../kernels/loops.inc.h"
+#include "../kernels/weights_loops.inc.h"
 
 #define TILE_ROWS 4
 #define NT_ROWS 6

@@ -119,6 +119,7 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #include "ref/philox.h"
 #include "ref/scalar.h"
 #include "ref/storage.h"
+#include "ref/weights.h"
 #include "kernels/repeat.h"
 #include "kernels/avx512/simd_avx512.h"
 
@@ -129,6 +130,7 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #include "kernels/dropout.inc.h"
 #include "kernels/storage.inc.h"
 #include "kernels/stored.inc.h"
+#include "kernels/weights_loops.inc.h"
 
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"

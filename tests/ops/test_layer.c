@@ -175,7 +175,8 @@ static float *step_by_step(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c)
     float *y = case_floats(rng, a.batch * n * d->out_features);
     qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = n, .in_features = c->width, .num_parts = 1,
                              .x = {heads, n * c->width, 0, c->width}, .packed = d->w_o};
-    p.part[0] = (qkv_projection_part){d->out_features, 0, d->bias_o, {y, n * d->out_features, 0, d->out_features}};
+    p.part[0] = (qkv_projection_part){d->out_features, 0, d->bias_o, {y, n * d->out_features, 0, d->out_features},
+                                      QKV_F32};
     case_run_projection(ctx, &p, 0, 0);
     return y;
 }

@@ -254,7 +254,7 @@ static qkv_projection_desc projection_of(const qkv_ctx *ctx, const layer_case *c
                              .packed = pack_weights(ctx, c, first, num)};
     for (int i = 0; i < num; i++)
         p.part[i] = (qkv_projection_part){c->size[first + i], first + i == 2 ? c->dv : f->attention.head_dim,
-                                          bias[first + i], to[first + i]};
+                                          bias[first + i], to[first + i], QKV_F32};
     return p;
 }
 

@@ -92,7 +92,7 @@ static void step_by_hand(const qkv_ctx *ctx, const layer_case *c, void *cache, i
         const int64_t width = i < 2 ? dim : dv;
         in.part[i] = (qkv_projection_part){columns[i], width, bias[i],
                                            {qt_floats((size_t)(batch * n * columns[i]), QT_TAIL), n * columns[i], width,
-                                            columns[i]}};
+                                            columns[i]}, QKV_F32};
     }
     for (int i = 0; i < 2; i++)
         in.steps[i] = (qkv_head_steps){.norm = i ? d->norm_k : d->norm_q, .norm_epsilon = d->norm_epsilon,

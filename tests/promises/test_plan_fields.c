@@ -66,7 +66,7 @@ typedef struct field {
 #define PART(desc, i, bias_kind, out_kind, strides)                                                                    \
     AT(desc, part[i].out_features, PLANNED), AT(desc, part[i].head_dim, PLANNED), AT(desc, part[i].bias, bias_kind),   \
         AT(desc, part[i].out.data, out_kind), AT(desc, part[i].out.batch, strides),                                    \
-        AT(desc, part[i].out.head, strides), AT(desc, part[i].out.token, strides)
+        AT(desc, part[i].out.head, strides), AT(desc, part[i].out.token, strides), AT(desc, part[i].type, PLANNED)
 #define ROPE(desc, at, kind)                                                                                           \
     AT(desc, at rope.cos, kind), AT(desc, at rope.sin, kind), AT(desc, at rope.num_positions, PLANNED),                \
         AT(desc, at rope.rotary_dim, PLANNED), AT(desc, at rope.layout, PLANNED)
@@ -78,7 +78,8 @@ typedef struct field {
         AT(desc, at steps[i].store, PLANNED)
 #define FORWARD_PART(desc, i)                                                                                          \
     AT(desc, forward.part[i].out_features, PLANNED), AT(desc, forward.part[i].head_dim, PLANNED),                      \
-        AT(desc, forward.part[i].bias, UNUSED), AT(desc, forward.part[i].out, UNUSED)
+        AT(desc, forward.part[i].bias, UNUSED), AT(desc, forward.part[i].out, UNUSED),                                 \
+        AT(desc, forward.part[i].type, PLANNED)
 #define POSITIONS(desc, name)                                                                                          \
     AT(desc, name.data, OPTIONAL), AT(desc, name.batch, PLANNED), AT(desc, name.token, PLANNED)
 #define LAYER(desc, at, out_kind)                                                                                      \
@@ -90,7 +91,9 @@ typedef struct field {
         AT(desc, at reserved, PLANNED), AT(desc, at rope.cos, OPTIONAL), AT(desc, at rope.sin, ADDRESS),               \
         AT(desc, at rope.num_positions, PLANNED), AT(desc, at rope.rotary_dim, PLANNED),                               \
         AT(desc, at rope.layout, PLANNED), POSITIONS(desc, at positions_q), POSITIONS(desc, at positions_k),           \
-        AT(desc, at cache, ABSENT), AT(desc, at first_sequence, UNUSED)
+        AT(desc, at cache, ABSENT), AT(desc, at first_sequence, UNUSED), AT(desc, at wq_type, PLANNED),                \
+        AT(desc, at wk_type, PLANNED), AT(desc, at wv_type, PLANNED), AT(desc, at wo_type, PLANNED),                   \
+        AT(desc, at arithmetic, PLANNED)
 #define SIZE(desc, name) AT(desc, name, UNUSED)
 
 #define NONE
@@ -113,6 +116,7 @@ static const field projection_fields[] = {
     PART(P, 1, OPTIONAL, ADDRESS, PLANNED), AT(P, part[2], UNUSED), AT(P, part[3], UNUSED),
     STEPS(P, NONE, 0, OPTIONAL), STEPS(P, NONE, 1, OPTIONAL), AT(P, steps[2], UNUSED), AT(P, steps[3], UNUSED),
     AT(P, cache, UNUSED), AT(P, first_sequence, UNUSED), /* no part is stored */
+    AT(P, arithmetic, PLANNED),
     ROPE(P, NONE, ADDRESS)};
 static const field merge_fields[] = {
     SIZE(M, size), AT(M, batch, PLANNED), AT(M, num_heads, PLANNED), AT(M, seq_q, PLANNED), AT(M, head_dim_v, PLANNED),
@@ -136,7 +140,7 @@ static const field projection_backward_fields[] = {
     AT(PB, forward.packed, ADDRESS), FORWARD_PART(PB, 0), FORWARD_PART(PB, 1), AT(PB, forward.part[2], UNUSED),
     AT(PB, forward.part[3], UNUSED), STEPS(PB, INSIDE(forward), 0, ABSENT), STEPS(PB, INSIDE(forward), 1, ABSENT),
     AT(PB, forward.steps[2], UNUSED), AT(PB, forward.steps[3], UNUSED), AT(PB, forward.rope, UNUSED),
-    AT(PB, forward.cache, UNUSED), AT(PB, forward.first_sequence, UNUSED)};
+    AT(PB, forward.cache, UNUSED), AT(PB, forward.first_sequence, UNUSED), AT(PB, forward.arithmetic, PLANNED)};
 static const field layer_backward_fields[] = {
     SIZE(LB, size), AT(LB, flags, PLANNED), AT(LB, reserved, PLANNED), ROWS(LB, grad_out, ADDRESS),
     ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k),

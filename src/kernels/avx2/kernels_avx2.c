@@ -19,6 +19,7 @@
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "../../ref/storage.h"
+#include "../../ref/weights.h"
 #include "../repeat.h"
 #include "simd_avx2.h"
 
@@ -29,6 +30,7 @@
 #include "../dropout.inc.h"
 #include "../storage.inc.h"
 #include "../stored.inc.h"
+#include "../weights.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -137,6 +137,53 @@ QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
                                                     _mm256_extracti128_si256(rounded, 1)));
 }
 
+/* Words of 32 bits in lanes, and their bytes. */
+typedef __m256i vint;
+typedef __m256i vdots; /* sums of products of bytes, not yet added up for each word */
+
+QKV_INLINE vint i_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+QKV_INLINE vint i_set(uint32_t x) { return _mm256_set1_epi32((int)x); }
+QKV_INLINE vint i_words(const void *p) { /* the one at p in every lane */
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return _mm256_set1_epi32(x);
+}
+QKV_INLINE vint i_and(vint a, vint b) { return _mm256_and_si256(a, b); }
+QKV_INLINE vint i_or(vint a, vint b) { return _mm256_or_si256(a, b); }
+QKV_INLINE vint i_add(vint a, vint b) { return _mm256_add_epi32(a, b); }
+QKV_INLINE vint i_sub(vint a, vint b) { return _mm256_sub_epi32(a, b); }
+QKV_INLINE vint i_sub_bytes(vint a, vint b) { return _mm256_sub_epi8(a, b); }
+QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up with zeros */
+    return left > 0 ? _mm256_slli_epi32(a, left) : left < 0 ? _mm256_srli_epi32(a, -left) : a;
+}
+QKV_INLINE vec v_from_i(vint a) { return _mm256_cvtepi32_ps(a); }
+
+/* Byte n of each word, signed. */
+QKV_INLINE vec v_byte(vint a, int n) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(n < 3 ? _mm256_slli_epi32(a, 24 - 8 * n) : a, 24));
+}
+QKV_INLINE vec v_load_u8(const unsigned char *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+QKV_INLINE void v_store_i8(int8_t *p, vec x) { /* whole numbers within ±127 */
+    __m256i words = _mm256_cvtps_epi32(x);
+    __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(halves, halves));
+}
+
+/* Products of bytes, four side by side in a word: w from 0 to 63, a within ±127. So many fit that Σ w ≤ 128 over each
+ * two side by side. */
+QKV_INLINE vdots d_zero(void) { return _mm256_setzero_si256(); }
+QKV_INLINE vdots d_add(vdots dots, vint w, vint a) { return _mm256_add_epi16(dots, _mm256_maddubs_epi16(w, a)); }
+QKV_INLINE vint i_sum_dots(vdots dots) { return _mm256_madd_epi16(dots, _mm256_set1_epi16(1)); }
+
+/* The same of signed w and v, with their i_magnitude, which compilers may keep. */
+QKV_INLINE vint i_magnitude(vint w) { return _mm256_abs_epi8(w); }
+QKV_INLINE vint i_dots_signed(vint w_magnitude, vint w, vint a, vint v_magnitude, vint v, vint b) {
+    return _mm256_add_epi32(i_sum_dots(_mm256_maddubs_epi16(w_magnitude, _mm256_sign_epi8(a, w))),
+                            i_sum_dots(_mm256_maddubs_epi16(v_magnitude, _mm256_sign_epi8(b, v))));
+}
+
 /* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */
 typedef struct vwords {
     __m256i even, odd;

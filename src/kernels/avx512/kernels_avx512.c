@@ -25,6 +25,7 @@
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "../../ref/storage.h"
+#include "../../ref/weights.h"
 #include "../repeat.h"
 /* Without optimisation GCC has macros for intrinsics, and they convert the sign of masks. */
 #pragma GCC diagnostic push
@@ -39,6 +40,7 @@
 #include "../dropout.inc.h"
 #include "../storage.inc.h"
 #include "../stored.inc.h"
+#include "../weights_loops.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

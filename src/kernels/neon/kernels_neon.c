@@ -9,6 +9,7 @@
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "../../ref/storage.h"
+#include "../../ref/weights.h"
 #include "../repeat.h"
 #include "simd_neon.h"
 
@@ -19,6 +20,7 @@
 #include "../dropout.inc.h"
 #include "../storage.inc.h"
 #include "../stored.inc.h"
+#include "../weights_loops.inc.h"
 
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"

@@ -10,8 +10,10 @@
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "../../ref/storage.h"
+#include "../../ref/weights.h"
 
 #include "../loops.inc.h"
+#include "../weights_loops.inc.h"
 
 /* Sums lie in the L1 cache, ROWS rows of a panel. STEPS terms at a time are added to each, so that it is loaded and
  * stored but once for them; not where an fma is a long chain of instructions, of which many must be under way. */

@@ -381,7 +381,7 @@ static QKV_NOINLINE qkv_status check_appended(const qkv_cache_view *c, const voi
     const int64_t rows[3] = {1, c->desc.num_kv_heads, n};
     o.count = 0;
     o.within = QKV_OUTERMOST;
-    qkv_add_packed(&o, QKV_NEEDED | QKV_OUTPUT, "cache", cache, c->bytes / (int64_t)sizeof(float));
+    qkv_add_packed(&o, QKV_NEEDED | QKV_OUTPUT, "cache", cache, c->bytes);
     qkv_add_input(&o, QKV_NEEDED, "k", *k, rows, c->desc.head_dim);
     qkv_add_input(&o, QKV_NEEDED, "v", *v, rows, c->desc.head_dim_v);
     const qkv_status status = qkv_check_strides(&o, &unused);

@@ -149,6 +149,39 @@ static qkv_status validate_raw(const qkv_layer_desc *d, qkv_problem *why) {
     return QKV_OK;
 }
 
+/* How the weights are packed, of those that are there. */
+static qkv_status validate_types(const qkv_layer_desc *d, qkv_problem *why) {
+    const qkv_attention_desc *a = &d->attention;
+    const int64_t kv_in = d->w_kv ? d->kv_dim : d->model_dim;
+    static const char *const inputs = "is %, whose blocks don't divide model_dim (%)";
+    static const char *const kv_inputs = "is %, whose blocks don't divide kv_dim (%)";
+    static const char *const heads = "is %, whose blocks don't divide num_heads * head_dim_v (%)";
+    const struct {
+        const char *field, *blocks;
+        const void *weights;
+        int64_t type, in, out;
+    } parts[] = {
+        {"wq_type", inputs, d->w_qkv, d->wq_type, d->model_dim, a->num_heads * a->head_dim},
+        {"wk_type", d->w_kv ? kv_inputs : inputs, d->w_qkv, d->wk_type, kv_in, a->num_kv_heads * a->head_dim},
+        {"wv_type", d->w_kv ? kv_inputs : inputs, d->w_qkv, d->wv_type, kv_in, a->num_kv_heads * a->head_dim_v},
+        {"wo_type", heads, d->w_o, d->wo_type, a->num_heads * a->head_dim_v, d->out_features},
+    };
+    int64_t bytes = 0;
+    if (qkv_check_arithmetic(d->arithmetic, QKV_INT8, why) != QKV_OK)
+        return why->status;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        if (!parts[i].weights && parts[i].type != 0)
+            return qkv_refuse(why, QKV_ERROR_SHAPE, parts[i].field, -1,
+                              i < 3 ? "must be 0 without w_qkv" : "must be 0 without w_o", 0, 0);
+        if (parts[i].weights &&
+            (qkv_check_weights(parts[i].type, parts[i].in, parts[i].out, parts[i].field, -1, parts[i].blocks, &bytes,
+                               why) != QKV_OK ||
+             qkv_check_arithmetic(d->arithmetic, parts[i].type, why) != QKV_OK))
+            return why->status;
+    }
+    return QKV_OK;
+}
+
 qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
     const qkv_attention_desc *a = &d->attention;
     qkv_enter(why, "attention.");
@@ -190,7 +223,7 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
         (d->w_o && !qkv_product(out, 2, PTRDIFF_MAX / 8, &unused)))
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->w_qkv ? "model_dim or out_features" : "out_features", -1,
                           "is too large for the heads", 0, 0);
-    if (!d->w_qkv && validate_raw(d, why) != QKV_OK)
+    if ((!d->w_qkv && validate_raw(d, why) != QKV_OK) || validate_types(d, why) != QKV_OK)
         return why->status;
     if (!d->w_o && d->out_features != a->num_heads * a->head_dim_v)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "out_features", -1,
@@ -202,24 +235,27 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
 }
 
 /* Of Wk and Wv. */
-static int64_t kv_columns(const qkv_attention_desc *a) {
-    return qkv_round_up(a->num_kv_heads * a->head_dim, QKV_PANEL) +
-           qkv_round_up(a->num_kv_heads * a->head_dim_v, QKV_PANEL);
+static int64_t kv_bytes(const qkv_layer_desc *d, int64_t in_features) {
+    const qkv_attention_desc *a = &d->attention;
+    return qkv_part_bytes(d->wk_type, in_features, a->num_kv_heads * a->head_dim) +
+           qkv_part_bytes(d->wv_type, in_features, a->num_kv_heads * a->head_dim_v);
+}
+
+static int64_t q_bytes(const qkv_layer_desc *d) {
+    return qkv_part_bytes(d->wq_type, d->model_dim, d->attention.num_heads * d->attention.head_dim);
 }
 
 int64_t qkv_layer_packed_qkv(const qkv_layer_desc *d) {
-    const qkv_attention_desc *a = &d->attention;
-    int64_t columns = qkv_round_up(a->num_heads * a->head_dim, QKV_PANEL) + (d->w_kv ? 0 : kv_columns(a));
-    return d->w_qkv ? d->model_dim * columns : 0;
+    return d->w_qkv ? q_bytes(d) + (d->w_kv ? 0 : kv_bytes(d, d->model_dim)) : 0;
 }
 
 int64_t qkv_layer_packed_kv(const qkv_layer_desc *d) {
-    return d->w_kv ? d->kv_dim * kv_columns(&d->attention) : 0;
+    return d->w_kv ? kv_bytes(d, d->kv_dim) : 0;
 }
 
 int64_t qkv_layer_packed_o(const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
-    return d->w_o ? a->num_heads * a->head_dim_v * qkv_round_up(d->out_features, QKV_PANEL) : 0;
+    return d->w_o ? qkv_part_bytes(d->wo_type, a->num_heads * a->head_dim_v, d->out_features) : 0;
 }
 
 bool qkv_layer_attends(const qkv_layer_desc *d) {
@@ -233,22 +269,23 @@ qkv_output qkv_layer_heads(int64_t tokens, int64_t heads, int64_t head_dim, floa
     return (qkv_output){data, heads * tokens * head_dim, tokens * head_dim, head_dim};
 }
 
-static qkv_projection_desc layer_projection(const qkv_attention_desc *a, const qkv_input *x, int64_t tokens,
+static qkv_projection_desc layer_projection(const qkv_layer_desc *d, const qkv_input *x, int64_t tokens,
                                             int64_t in_features, const void *packed, int64_t num_parts) {
-    return (qkv_projection_desc){.size = sizeof(qkv_projection_desc), .batch = a->batch, .tokens = tokens,
-                                 .in_features = in_features, .num_parts = num_parts, .x = *x, .packed = packed};
+    return (qkv_projection_desc){.size = sizeof(qkv_projection_desc), .batch = d->attention.batch, .tokens = tokens,
+                                 .in_features = in_features, .num_parts = num_parts, .x = *x, .packed = packed,
+                                 .arithmetic = d->arithmetic};
 }
 
-static qkv_projection_part layer_part(int64_t tokens, int64_t heads, int64_t head_dim, const float *bias, float *data) {
-    return (qkv_projection_part){.out_features = heads * head_dim, .head_dim = head_dim, .bias = bias,
+static qkv_projection_part layer_part(int64_t tokens, int64_t heads, int64_t head_dim, const float *bias, int64_t type,
+                                      float *data) {
+    return (qkv_projection_part){.out_features = heads * head_dim, .head_dim = head_dim, .bias = bias, .type = type,
                                  .out = qkv_layer_heads(tokens, heads, head_dim, data)};
 }
 
 /* Wk and Wv: a matrix of their own, or the panels behind those of Wq. */
 static const void *packed_keys(const qkv_layer_desc *d) {
-    int64_t columns = d->attention.num_heads * d->attention.head_dim;
-    uintptr_t behind = (uintptr_t)(qkv_round_up(columns, QKV_PANEL) * d->model_dim) * sizeof(float);
-    return d->w_kv ? d->w_kv : (const void *)((uintptr_t)d->w_qkv + behind); /* as a number: a plan has any address */
+    return d->w_kv ? d->w_kv : (const void *)((uintptr_t)d->w_qkv + (uintptr_t)q_bytes(d)); /* as a number: a plan has
+                                                                                             * any address */
 }
 
 qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys) {
@@ -269,15 +306,18 @@ static void connect_projections(const qkv_layer_desc *d, const layer_tensors *te
                                 layer_calls *calls) {
     const qkv_attention_desc *a = &d->attention;
     int64_t keys = d->cache ? a->seq_q : a->seq_k, kv_heads = a->num_kv_heads;
-    const qkv_projection_part k = layer_part(keys, kv_heads, a->head_dim, d->bias_k, base ? base + tensors->k : NULL);
-    const qkv_projection_part v = layer_part(keys, kv_heads, a->head_dim_v, d->bias_v, base ? base + tensors->v : NULL);
+    const qkv_projection_part k = layer_part(keys, kv_heads, a->head_dim, d->bias_k, d->wk_type,
+                                             base ? base + tensors->k : NULL);
+    const qkv_projection_part v = layer_part(keys, kv_heads, a->head_dim_v, d->bias_v, d->wv_type,
+                                             base ? base + tensors->v : NULL);
     qkv_projection_desc *in = &calls->in;
-    *in = layer_projection(a, &d->x, a->seq_q, d->model_dim, d->w_qkv, d->x_kv.data ? 1 : 3);
-    in->part[0] = layer_part(a->seq_q, a->num_heads, a->head_dim, d->bias_q, base ? base + tensors->q : NULL);
+    *in = layer_projection(d, &d->x, a->seq_q, d->model_dim, d->w_qkv, d->x_kv.data ? 1 : 3);
+    in->part[0] = layer_part(a->seq_q, a->num_heads, a->head_dim, d->bias_q, d->wq_type,
+                             base ? base + tensors->q : NULL);
     in->steps[0] = qkv_layer_steps(d, false);
     in->rope = d->rope;
     if (d->x_kv.data) {
-        calls->in_kv = layer_projection(a, &d->x_kv, keys, d->kv_dim, packed_keys(d), 2);
+        calls->in_kv = layer_projection(d, &d->x_kv, keys, d->kv_dim, packed_keys(d), 2);
         calls->in_kv.part[0] = k;
         calls->in_kv.part[1] = v;
         calls->in_kv.steps[0] = qkv_layer_steps(d, true);
@@ -318,9 +358,10 @@ void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, fl
         int64_t width = a->num_heads * a->head_dim_v;
         attention->out = (qkv_output){base ? base + tensors->heads : NULL, a->seq_q * width, a->head_dim_v, width};
         const qkv_input from = qkv_as_input(&attention->out);
-        calls->out = layer_projection(a, &from, a->seq_q, width, d->w_o, 1);
+        calls->out = layer_projection(d, &from, a->seq_q, width, d->w_o, 1);
         calls->out.part[0] = (qkv_projection_part){
-            .out_features = d->out_features, .head_dim = d->out_features, .bias = d->bias_o, .out = d->out};
+            .out_features = d->out_features, .head_dim = d->out_features, .bias = d->bias_o, .out = d->out,
+            .type = d->wo_type};
     }
 }
 
@@ -379,15 +420,22 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
     if (status != QKV_OK)
         return status;
 
-    /* Tasks of both run side by side: a worker has one place. */
+    /* Tasks of both run side by side: a worker has one place, behind what the tasks of each share. */
     shape->in.worker_size = shape->in_kv.worker_size = qkv_max(shape->in.worker_size, shape->in_kv.worker_size);
-    int64_t worker = qkv_max(shape->in.worker_size, qkv_max(shape->out.worker_size, shape->attention.worker_size));
-    int64_t factors[2] = {worker, max_workers}, scratch;
-    int64_t kept = used * (int64_t)sizeof(float);
-    if (!qkv_product(factors, 2, PTRDIFF_MAX / 4, &scratch))
-        return QKV_ERROR_OVERFLOW;
-    *workspace_size = (size_t)kept + (size_t)(shape->attention.packed_size + shape->attention.states_size) +
-                      (size_t)scratch;
+    shape->in_kv.shared = shape->in.shared_size;
+    shape->in.workers = shape->in_kv.workers = shape->in.shared_size + shape->in_kv.shared_size;
+    const int64_t limit = PTRDIFF_MAX / 4, workers[3] = {shape->in.worker_size, shape->attention.worker_size,
+                                                         shape->out.worker_size};
+    const int64_t shared[3] = {shape->in.workers, shape->attention.packed_size + shape->attention.states_size,
+                               shape->out.workers};
+    int64_t scratch = 0;
+    for (int i = 0; i < 3; i++) {
+        int64_t factors[2] = {workers[i], max_workers}, size;
+        if (shared[i] > limit || !qkv_product(factors, 2, limit, &size))
+            return QKV_ERROR_OVERFLOW;
+        scratch = qkv_max(scratch, shared[i] + size);
+    }
+    *workspace_size = (size_t)used * sizeof(float) + (size_t)scratch;
     return QKV_OK;
 }
 
@@ -400,26 +448,37 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
     qkv_layer_connect(d, &shape.tensors, workspace, &calls);
     void *scratch = workspace ? (float *)workspace + shape.scratch : NULL;
     int64_t unused[3];
-    phase -= d->w_qkv ? 1 : 0;
+    if (d->w_qkv) {
+        bool first = index < shape.in.quantize_tasks;
+        if (phase == 0 && shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0) {
+            qkv_projection_quantize(plan->kernels, first ? &shape.in : &shape.in_kv, first ? &calls.in : &calls.in_kv,
+                                    scratch, first ? index : index - shape.in.quantize_tasks);
+            return;
+        }
+        phase -= shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0 ? 2 : 1;
+    }
+    int32_t of_attention = qkv_attention_phases(&shape.attention, unused);
     if (phase < 0 && index < shape.in.num_tasks)
         qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker);
     else if (phase < 0)
         qkv_projection_execute(plan->kernels, &shape.in_kv, &calls.in_kv, scratch, index - shape.in.num_tasks, worker);
-    else if (phase < qkv_attention_phases(&shape.attention, unused))
+    else if (phase < of_attention)
         qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, phase, index, worker);
+    else if (phase == of_attention && shape.out.quantize_tasks > 0)
+        qkv_projection_quantize(plan->kernels, &shape.out, &calls.out, scratch, index);
     else
         qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
 
 static uint64_t qkv_layer_checksum(const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
-    int64_t fields[QKV_ATTENTION_FIELDS + 20 + QKV_LAYER_STEPS_FIELDS];
+    int64_t fields[QKV_ATTENTION_FIELDS + 25 + QKV_LAYER_STEPS_FIELDS];
     size_t n = qkv_attention_fields(a, fields);
     const int64_t more[] = {d->model_dim, d->out_features, d->x.batch, d->x.token, d->out.batch, d->out.token,
                             !!d->w_qkv, !!d->w_o, !!d->bias_q, !!d->bias_k, !!d->bias_v, !!d->bias_o, !!a->lse.data,
                             foreign_pointer(d) != NULL, d->kv_dim, d->x_kv.batch, d->x_kv.token, !!d->x_kv.data,
-                            !!d->w_kv, !!d->cache};
-    _Static_assert(sizeof more == 20 * sizeof(int64_t), "fields has room");
+                            !!d->w_kv, !!d->cache, d->wq_type, d->wk_type, d->wv_type, d->wo_type, d->arithmetic};
+    _Static_assert(sizeof more == 25 * sizeof(int64_t), "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];
     qkv_layer_steps_fields(d, fields + n);
@@ -495,7 +554,7 @@ static void qkv_layer_operands(qkv_operands *o, const qkv_layer_desc *d) {
     qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->out_features)->itself = d->w_qkv ? 1 : 0;
     qkv_cache_view cache;
     if (d->cache && qkv_cache_open(d->cache, &cache) == QKV_OK)
-        qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, cache.bytes / (int64_t)sizeof(float));
+        qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, cache.bytes);
     o->within = QKV_IN_ATTENTION;
     qkv_attention_optional_outputs(o, a);
     qkv_attention_options(o, a);
@@ -506,11 +565,15 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
     qkv_status status = cut_layer(ctx, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
         return status;
+    if (d->w_qkv && shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.in.quantize_tasks + shape.in_kv.quantize_tasks;
     if (d->w_qkv)
         plan->num_tasks[plan->num_phases++] = shape.in.num_tasks + shape.in_kv.num_tasks;
     plan->num_phases += qkv_attention_phases(&shape.attention, plan->num_tasks + plan->num_phases);
     if (!qkv_layer_attends(d))
         memset(plan->num_tasks, 0, sizeof plan->num_tasks);
+    if (d->w_o && shape.out.quantize_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.out.quantize_tasks;
     if (d->w_o)
         plan->num_tasks[plan->num_phases++] = shape.out.num_tasks;
     _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");

@@ -21,7 +21,7 @@ typedef struct layer_calls {
 qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why);
 qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why);
 
-/* Floats of the packed weights of a valid descriptor. */
+/* Bytes of the packed weights of a valid descriptor. */
 int64_t qkv_layer_packed_qkv(const qkv_layer_desc *d);
 int64_t qkv_layer_packed_kv(const qkv_layer_desc *d);
 int64_t qkv_layer_packed_o(const qkv_layer_desc *d);

@@ -103,6 +103,11 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
         return qkv_refuse(why, QKV_ERROR_FLAGS, "cache", -1, "must be NULL in gradients", 0, 0);
     if (d->forward.attention.first_tokens != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.first_tokens", -1, "must be 0 in gradients", 0, 0);
+    const qkv_layer_desc *f = &d->forward;
+    const char *type = f->wq_type ? "wq_type" : f->wk_type ? "wk_type" : f->wv_type ? "wv_type"
+                       : f->wo_type ? "wo_type" : f->arithmetic ? "arithmetic" : NULL;
+    if (type)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, type, -1, "is not 0, but gradients take weights in floats", 0, 0);
     qkv_leave(why);
     if ((d->flags & ~(uint32_t)(QKV_ACCUMULATE | LAYER_GRADIENTS)) != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)",
@@ -414,7 +419,8 @@ static uint64_t qkv_layer_backward_checksum(const qkv_layer_backward_desc *d) {
                             d->grad_bias.head, d->grad_bias.query, d->grad_bias.key, !!d->grad_bias.data,
                             !!d->grad_sinks, a->q.data || a->k.data || a->v.data || a->out.data,
                             f->kv_dim, f->x_kv.batch, f->x_kv.token, !!f->x_kv.data, !!f->w_kv, d->grad_x_kv.batch,
-                            d->grad_x_kv.token, !!d->grad_x_kv.data, !!d->grad_norm_q, !!d->grad_norm_k};
+                            d->grad_x_kv.token, !!d->grad_x_kv.data, !!d->grad_norm_q, !!d->grad_norm_k,
+                            f->wq_type, f->wk_type, f->wv_type, f->wo_type, f->arithmetic};
     _Static_assert(sizeof more / sizeof more[0] + 16 <= 58, "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];

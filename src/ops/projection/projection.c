@@ -18,6 +18,9 @@
  * more than WIDE_TILE panels wide. */
 enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4 };
 
+/* So many blocks of 32 terms of rows in 8 bits, and a phase that makes them for all tasks pays. */
+enum { SHARED_BLOCKS = 1024 };
+
 /* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */
 static int64_t tile_panels(const qkv_projection_desc *d, int64_t i) {
     const qkv_projection_part *part = &d->part[i];
@@ -100,25 +103,27 @@ qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *wh
         return why->status;
     if (d->num_parts < 1 || d->num_parts > QKV_MAX_PARTS)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "num_parts", -1, "is %, not 1 to %", d->num_parts, QKV_MAX_PARTS);
-    int64_t panels = 0;
+    int64_t panels = 0, bytes = 0;
     for (int32_t i = 0; i < d->num_parts; i++) {
-        if (validate_part(&d->part[i], i, why) != QKV_OK || validate_steps(d, i, why) != QKV_OK)
+        const qkv_projection_part *part = &d->part[i];
+        if (validate_part(part, i, why) != QKV_OK || validate_steps(d, i, why) != QKV_OK ||
+            qkv_check_weights(part->type, d->in_features, part->out_features, "part[].type", i,
+                              "is %, whose blocks don't divide in_features (%)", &bytes, why) != QKV_OK ||
+            qkv_check_arithmetic(d->arithmetic, part->type, why) != QKV_OK)
             return why->status;
-        panels += qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
+        panels += qkv_ceil_div(part->out_features, QKV_PANEL);
     }
-    int64_t packed[3] = {d->in_features, panels, QKV_PANEL}, tasks[3] = {d->batch, d->tokens, panels}, unused;
-    if (!qkv_product(packed, 3, PTRDIFF_MAX / (int64_t)sizeof(float), &unused))
-        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "in_features * out_features", -1, "is too large", 0, 0);
+    int64_t tasks[3] = {d->batch, d->tokens, panels}, unused;
     if (!qkv_product(tasks, 3, INT64_MAX / 2, &unused))
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "batch * tokens * out_features", -1, "is too large", 0, 0);
     return QKV_OK;
 }
 
-static int64_t packed_floats(const qkv_projection_desc *d) {
-    int64_t panels = 0;
+static int64_t packed_bytes(const qkv_projection_desc *d) {
+    int64_t bytes = 0;
     for (int64_t i = 0; i < d->num_parts; i++)
-        panels += qkv_ceil_div(d->part[i].out_features, QKV_PANEL);
-    return panels * d->in_features * QKV_PANEL;
+        bytes += qkv_part_bytes(d->part[i].type, d->in_features, d->part[i].out_features);
+    return bytes;
 }
 
 static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *d) {
@@ -151,7 +156,7 @@ static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *
     if (first_rotated(d) >= 0)
         qkv_add_rope(o, rotated ? QKV_NEEDED : 0, &d->rope);
     qkv_add_input(o, columns ? QKV_NEEDED : 0, "x", d->x, rows, d->in_features);
-    qkv_add_packed(o, columns ? QKV_NEEDED : 0, "packed", d->packed, packed_floats(d));
+    qkv_add_packed(o, columns ? QKV_NEEDED : 0, "packed", d->packed, packed_bytes(d));
 }
 
 /* Whether a batch begins where the tokens of the one before it end. Strides of what has no elements may be any. */
@@ -166,6 +171,23 @@ static bool batches_join(const qkv_projection_desc *d) {
     for (int64_t i = 0; i < d->num_parts; i++)
         join = join && follow_each_other(d, d->part[i].out.batch, d->part[i].out.token);
     return join;
+}
+
+static const int64_t too_large = PTRDIFF_MAX / 4; /* of a workspace */
+
+/* Bytes of blocks of rows in 8 bits, or more than a workspace has. */
+static int64_t quantized_size(int64_t blocks, int64_t rows, int64_t in_features) {
+    const int64_t factors[4] = {qkv_ceil_div(in_features, QKV_BLOCK_TERMS), blocks, rows, (int64_t)sizeof(qkv_terms)};
+    int64_t size;
+    return qkv_product(factors, 4, too_large, &size) ? qkv_round_up(size, 64) : 2 * too_large;
+}
+
+/* Whether some weights are not multiplied as they lie. */
+static bool widens(const qkv_projection_desc *d) {
+    bool any = false;
+    for (int64_t i = 0; i < d->num_parts; i++)
+        any = any || d->part[i].type != QKV_F32;
+    return any;
 }
 
 void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
@@ -201,9 +223,25 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     shape->task_panels = qkv_round_up(qkv_ceil_div(shape->panels, qkv_min(wanted, shape->panels)), tile);
     shape->panel_groups = qkv_ceil_div(shape->panels, shape->task_panels);
     shape->num_tasks = shape->batch * shape->row_blocks * shape->panel_groups;
-    shape->worker_size = shape->block_rows * tile * QKV_PANEL * (int64_t)sizeof(float);
-    if (first_rotated(d) >= 0) /* where each row's cosines are */
-        shape->worker_size += qkv_round_up(shape->block_rows * (int64_t)sizeof(ptrdiff_t), 64);
+    /* A worker's scratch. */
+    shape->at = shape->block_rows * tile * QKV_PANEL * (int64_t)sizeof(float);
+    shape->widened = shape->at;
+    if (first_rotated(d) >= 0)
+        shape->widened += qkv_round_up(shape->block_rows * (int64_t)sizeof(ptrdiff_t), 64);
+    shape->quantized = shape->widened;
+    if (d->arithmetic == QKV_ARITHMETIC_F32 && widens(d))
+        shape->quantized += (QKV_CHAIN + kernels->few_rows) * QKV_PANEL * (int64_t)sizeof(float);
+    shape->worker_size = shape->quantized;
+    if (d->arithmetic != QKV_ARITHMETIC_INT8)
+        return;
+    const int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
+    if (shape->panel_groups == 1 || shape->block_rows * blocks < SHARED_BLOCKS) {
+        shape->worker_size += quantized_size(1, shape->block_rows, d->in_features);
+        return;
+    }
+    shape->shared_size = shape->workers = quantized_size(all, shape->block_rows, d->in_features);
+    shape->k_chunks = qkv_min(blocks, qkv_ceil_div(4 * (int64_t)max_workers, all));
+    shape->quantize_tasks = all * shape->k_chunks;
 }
 
 /* Rows of a finished tile to their heads: columns [first, first + n) of the part, row t at out + t·token. */
@@ -227,9 +265,80 @@ static int64_t whole_tiles(const qkv_projection_desc *d, int64_t i, int64_t pane
     return panels <= 0 ? 0 : qkv_min(tile == 1 ? panels : qkv_round_up(panels, tile), all);
 }
 
+/* What the products of a task share. */
+typedef struct task_rows {
+    const qkv_kernels *kernels;
+    const float *x;
+    int64_t x_token, rows, in_features;
+    float *widened, *sums; /* [QKV_CHAIN][64], [few_rows][64] */
+    const qkv_terms *quantized; /* x, [⌈in_features / 32⌉][rows], or NULL: the arithmetic is f32 */
+} task_rows;
+
+/* X·W of a panel, `columns` of it. follows: another panel lies behind this one and comes next. */
+static void multiply(const task_rows *t, float *tile, int64_t ld, int type, const unsigned char *panel, size_t columns,
+                     bool follows) {
+    const qkv_kernels *kernels = t->kernels;
+    const int64_t rows = t->rows;
+    if (t->quantized) {
+        kernels->gemm_weights(tile, ld, t->quantized, rows, panel, type, (size_t)rows, columns, (size_t)t->in_features);
+        return;
+    }
+    const bool few = rows <= kernels->few_rows && (type == QKV_F16 || type == QKV_BF16);
+    const int64_t bytes = qkv_panel_bytes(type, 2 * QKV_CHAIN) / 2; /* of QKV_CHAIN terms; roughly, of QKV_INT8 */
+    int64_t k = 0;
+    do { /* also once without any term, which gives +0 */
+        const int64_t terms = qkv_min(QKV_CHAIN, t->in_features - k);
+        const unsigned char *from = panel + k / QKV_CHAIN * bytes;
+        const float *x = t->x + k;
+        /* With few rows the weights are read one after the other as fast as memory gives them. */
+        const bool ahead = 2 * rows >= kernels->tile_rows && (follows || k + terms < t->in_features);
+        const qkv_soon next = {from + bytes, QKV_PANEL * sizeof(float), (size_t)(bytes / QKV_PANEL / 4),
+                               QKV_PANEL * sizeof(float)};
+        const qkv_soon *soon = ahead ? &next : NULL;
+        if (few) {
+            kernels->gemm_stored(k > 0 ? t->sums : tile, k > 0 ? QKV_PANEL : ld, x, t->x_token, from,
+                                 QKV_PANEL * (ptrdiff_t)sizeof(uint16_t), type, (size_t)rows, columns, (size_t)terms, 0,
+                                 soon);
+            if (k > 0)
+                kernels->add(tile, ld, t->sums, QKV_PANEL, (size_t)rows, columns);
+        } else {
+            const float *weights = (const float *)(const void *)from;
+            if (type != QKV_F32 && terms > 0) {
+                kernels->widen_weights(t->widened, panel, type, (size_t)k, (size_t)terms);
+                weights = t->widened;
+            }
+            kernels->gemm(tile, ld, x, t->x_token, weights, QKV_PANEL, QKV_PANEL, (size_t)rows, columns, (size_t)terms,
+                          k > 0, soon);
+        }
+        k += QKV_CHAIN;
+    } while (k < t->in_features);
+}
+
+/* Block of rows number `block` of all batches: in 8 bits, of which it has so many bytes in the workspace. */
+static qkv_terms *shared_rows(const qkv_projection_shape *shape, const qkv_projection_desc *d, void *workspace,
+                              int64_t block) {
+    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS);
+    qkv_terms *first = (qkv_terms *)(void *)((unsigned char *)workspace + shape->shared);
+    return first + block * blocks * shape->block_rows;
+}
+
+void qkv_projection_quantize(const qkv_kernels *kernels, const qkv_projection_shape *shape,
+                             const qkv_projection_desc *d, void *workspace, int64_t index) {
+    int64_t chunk = index % shape->k_chunks, block = index / shape->k_chunks;
+    int64_t b = block / shape->row_blocks, row = block % shape->row_blocks * shape->block_rows;
+    int64_t rows = qkv_min(shape->block_rows, shape->tokens - row);
+    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), each = qkv_ceil_div(blocks, shape->k_chunks);
+    int64_t k = chunk * each * QKV_BLOCK_TERMS, n = qkv_min(each * QKV_BLOCK_TERMS, d->in_features - k);
+    const float *x = (const float *)d->x.data + b * d->x.batch + row * shape->x_token + k;
+    if (n > 0)
+        kernels->quantize_rows(shared_rows(shape, d, workspace, block) + chunk * each * rows, rows, x, shape->x_token,
+                               (size_t)rows, (size_t)n);
+}
+
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
                             const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker) {
-    float *tile = (float *)((unsigned char *)workspace + worker * shape->worker_size);
+    unsigned char *scratch = (unsigned char *)workspace + shape->workers + worker * shape->worker_size;
+    float *tile = (float *)(void *)scratch;
     int64_t group = index % shape->panel_groups, block = index / shape->panel_groups;
     int64_t b = block / shape->row_blocks, row = block % shape->row_blocks * shape->block_rows;
     int64_t rows = qkv_min(shape->block_rows, shape->tokens - row);
@@ -237,9 +346,21 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     int64_t end_panel = qkv_min(first_panel + shape->task_panels, shape->panels);
     /* Without an inner dimension x and the weights may be NULL, and strides any: nothing is read. */
     bool empty = d->in_features == 0;
-    int64_t x_token = empty ? 0 : shape->x_token;
-    const float *x = empty ? tile : (const float *)d->x.data + b * d->x.batch + row * x_token;
-    const float *packed = empty ? tile : d->packed;
+    task_rows t = {.kernels = kernels, .x = tile, .rows = rows, .in_features = d->in_features,
+                   .widened = (float *)(void *)(scratch + shape->widened)};
+    t.sums = t.widened + QKV_CHAIN * QKV_PANEL;
+    if (!empty) {
+        t.x_token = shape->x_token;
+        t.x = (const float *)d->x.data + b * d->x.batch + row * t.x_token;
+    }
+    if (shape->quantize_tasks > 0) {
+        t.quantized = shared_rows(shape, d, workspace, block);
+    } else if (d->arithmetic == QKV_ARITHMETIC_INT8 && !empty) {
+        qkv_terms *quantized = (qkv_terms *)(void *)(scratch + shape->quantized);
+        kernels->quantize_rows(quantized, rows, t.x, t.x_token, (size_t)rows, (size_t)d->in_features);
+        t.quantized = quantized;
+    }
+    const unsigned char *packed = empty ? scratch : d->packed; /* of part i */
 
     qkv_cache_view opened, *cache = NULL;
     if (qkv_projection_stores(d) && qkv_cache_open(d->cache, &opened) == QKV_OK)
@@ -247,53 +368,43 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     int64_t part_panel = 0; /* the first panel of part i */
     for (int64_t i = 0; i < d->num_parts; i++) {
         const qkv_projection_part *part = &d->part[i];
-        int64_t part_panels = qkv_ceil_div(part->out_features, QKV_PANEL);
+        const int64_t part_panels = qkv_ceil_div(part->out_features, QKV_PANEL);
+        const int64_t panel_bytes = qkv_panel_bytes(part->type, d->in_features);
         bool steps = qkv_has_head_steps(&d->steps[i]);
         const qkv_head_steps steps_of_part = qkv_projection_steps(d, i, cache);
-        int64_t panel = part_panel + whole_tiles(d, i, first_panel - part_panel);
-        int64_t end = part_panel + whole_tiles(d, i, end_panel - part_panel);
+        int64_t panel = whole_tiles(d, i, first_panel - part_panel);
+        int64_t end = whole_tiles(d, i, end_panel - part_panel);
         int64_t of_tile = tile_panels(d, i), ld = of_tile * QKV_PANEL;
+        float *out = part->out.data;
+        if (out)
+            out += b * part->out.batch + row * shape->out_token[i];
         for (; panel < end; panel++) {
-            const float *weights = packed + panel * d->in_features * QKV_PANEL;
             /* Of the part's last panel the columns that exist, up to whole vectors of 8: the others are zero. */
-            int64_t first = (panel - part_panel) * QKV_PANEL, width = qkv_min(QKV_PANEL, part->out_features - first);
-            size_t columns = (size_t)qkv_round_up(width, 8);
-            float *out = part->out.data;
-            if (out)
-                out += b * part->out.batch + row * shape->out_token[i];
-            int64_t in_tile = (panel - part_panel) % of_tile;
-            int64_t k = 0;
-            do { /* also once without any term, which gives +0 */
-                int64_t terms = qkv_min(QKV_CHAIN, d->in_features - k);
-                const float *from = weights + k * QKV_PANEL;
-                /* With few rows the weights are read one after the other as fast as memory gives them. */
-                bool ahead = 2 * rows >= kernels->tile_rows && (panel + 1 < end_panel || k + terms < d->in_features);
-                const qkv_soon next = {from + terms * QKV_PANEL, QKV_PANEL * sizeof(float), (size_t)terms,
-                                       QKV_PANEL * sizeof(float)};
-                kernels->gemm(tile + in_tile * QKV_PANEL, ld, x + k, x_token, from, QKV_PANEL, QKV_PANEL, (size_t)rows,
-                              columns, (size_t)terms, k > 0, ahead ? &next : NULL);
-                k += QKV_CHAIN;
-            } while (k < d->in_features);
+            int64_t first = panel * QKV_PANEL, width = qkv_min(QKV_PANEL, part->out_features - first);
+            int64_t in_tile = panel % of_tile;
+            multiply(&t, tile + in_tile * QKV_PANEL, ld, (int)part->type, packed + panel * panel_bytes,
+                     (size_t)qkv_round_up(width, 8), part_panel + panel + 1 < end_panel);
             if (!steps) {
                 store(kernels, part, out, shape->out_token[i], tile, rows, first, width);
-            } else if (in_tile + 1 == of_tile || panel + 1 == part_panel + part_panels) {
+            } else if (in_tile + 1 == of_tile || panel + 1 == part_panels) {
                 int64_t first_column = first - in_tile * QKV_PANEL;
                 const qkv_head_rows heads = {
                     .tile = tile, .ld = ld, .b = b, .t = row, .rows = rows, .first_head = first_column / part->head_dim,
                     .heads = (first + width - first_column) / part->head_dim,
-                    .at = (ptrdiff_t *)(void *)(tile + shape->block_rows * widest_tile(d) * QKV_PANEL),
-                    .steps = &steps_of_part, .cache = d->steps[i].store ? cache : NULL};
+                    .at = (ptrdiff_t *)(void *)(scratch + shape->at), .steps = &steps_of_part,
+                    .cache = d->steps[i].store ? cache : NULL};
                 qkv_projection_finish_heads(kernels, d, i, &heads, out, shape->out_token[i]);
             }
         }
         part_panel += part_panels;
+        packed += part_panels * panel_bytes;
     }
 }
 
 static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
-    int64_t fields[6 + (7 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS + QKV_ROPE_FIELDS] = {
-        d->batch, d->tokens, d->in_features, d->num_parts, d->x.batch, d->x.token};
-    size_t n = 6;
+    int64_t fields[7 + (8 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS + QKV_ROPE_FIELDS] = {
+        d->batch, d->tokens, d->in_features, d->num_parts, d->x.batch, d->x.token, d->arithmetic};
+    size_t n = 7;
     for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
         const qkv_projection_part *part = &d->part[i];
         fields[n++] = part->out_features;
@@ -303,6 +414,7 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
         fields[n++] = part->out.token;
         fields[n++] = part->bias != NULL;
         fields[n++] = d->steps[i].store && part->out.data;
+        fields[n++] = part->type;
         qkv_steps_fields(&d->steps[i], fields + n);
         n += QKV_STEPS_FIELDS;
     }
@@ -317,7 +429,7 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
 static qkv_status check_cache_overlap(qkv_operands *o, const qkv_projection_desc *d, int64_t bytes, qkv_problem *why) {
     o->count = 0;
     qkv_projection_operands(o, d);
-    qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, bytes / (int64_t)sizeof(float));
+    qkv_add_packed(o, QKV_NEEDED | QKV_OUTPUT, "cache", d->cache, bytes);
     return qkv_check_pointers(o, why);
 }
 
@@ -343,18 +455,25 @@ static qkv_status check_projection_values(qkv_operands *o, const qkv_projection_
 
 static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase,
                                    int64_t index, int32_t worker) {
-    (void)phase;
     qkv_projection_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
-    qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
+    if (phase + 1 < plan->num_phases)
+        qkv_projection_quantize(plan->kernels, &shape, desc, workspace, index);
+    else
+        qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
 }
 
 static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_projection_desc *d, qkv_plan *plan) {
     qkv_projection_shape shape;
     qkv_projection_cut(ctx->kernels, d, plan->max_workers, &shape);
-    plan->workspace_size = (size_t)(shape.worker_size * plan->max_workers);
-    plan->num_phases = 1;
-    plan->num_tasks[0] = shape.num_tasks;
+    const int64_t factors[2] = {shape.worker_size, plan->max_workers};
+    int64_t size;
+    if (!qkv_product(factors, 2, too_large, &size) || shape.shared_size > too_large)
+        return QKV_ERROR_OVERFLOW;
+    plan->workspace_size = (size_t)(shape.shared_size + size);
+    if (shape.quantize_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.quantize_tasks;
+    plan->num_tasks[plan->num_phases++] = shape.num_tasks;
     _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
     memcpy(plan->geometry, &shape, sizeof shape);
     return QKV_OK;

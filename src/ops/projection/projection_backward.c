@@ -76,6 +76,9 @@ static qkv_status qkv_projection_backward_validate(const gradient_desc *d, qkv_p
                               : f->steps[i].rotate ? "steps[].rotate"
                                                    : "steps[].store",
                               i, "has no gradient here", 0, 0);
+        if (f->part[i].type != QKV_F32)
+            return qkv_refuse(why, QKV_ERROR_FLAGS, "part[].type", i, "is %, but gradients take floats", f->part[i].type,
+                              0);
     }
     int64_t out = 0, limit = INT64_C(1) << 58, unused;
     for (int64_t i = 0; i < f->num_parts; i++)
@@ -357,14 +360,15 @@ static void qkv_projection_backward_run_one(const qkv_plan *plan, const void *de
 
 static uint64_t qkv_projection_backward_checksum(const gradient_desc *d) {
     const qkv_projection_desc *f = &d->forward;
-    int64_t fields[12 + (12 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS] = {
+    int64_t fields[12 + (10 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS] = {
         f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch, f->x.token, d->flags, d->reserved, wants_x(d),
-        d->grad_x.batch, d->grad_x.token};
-    size_t n = 11;
+        d->grad_x.batch, d->grad_x.token, f->arithmetic};
+    size_t n = 12;
     for (int64_t i = 0; i < qkv_min(f->num_parts, QKV_MAX_PARTS); i++) {
         const qkv_weight_grad *g = &d->grad[i];
         const int64_t more[] = {f->part[i].out_features, f->part[i].head_dim, d->grad_out[i].batch, d->grad_out[i].head,
-                                d->grad_out[i].token, g->stride, g->layout, !!g->data, !!g->bias};
+                                d->grad_out[i].token, g->stride, g->layout, !!g->data, !!g->bias,
+                                f->part[i].type};
         memcpy(fields + n, more, sizeof more);
         n += sizeof more / sizeof more[0];
         qkv_steps_fields(&f->steps[i], fields + n);
@@ -377,7 +381,7 @@ static void qkv_projection_backward_operands(qkv_operands *o, const gradient_des
     const qkv_projection_desc *f = &d->forward;
     const int64_t rows[3] = {f->batch, 1, f->tokens};
     bool tokens = f->batch > 0 && f->tokens > 0, in = f->in_features > 0, weights = false;
-    int64_t packed = 0;
+    int64_t packed = 0; /* bytes */
     for (int64_t i = 0; i < f->num_parts; i++) {
         const qkv_weight_grad *g = &d->grad[i];
         int64_t columns = f->part[i].out_features, head_dim = f->part[i].head_dim;
@@ -386,7 +390,7 @@ static void qkv_projection_backward_operands(qkv_operands *o, const gradient_des
         qkv_add_input(o, used ? QKV_NEEDED : 0, "grad_out[]", d->grad_out[i], out, head_dim)->index = (uint8_t)i;
         qkv_add_weight_grad(o, "grad[]", "grad[].bias", g, f->in_features, columns, (uint8_t)i);
         weights = weights || (columns > 0 && g->data);
-        packed += f->in_features * qkv_round_up(columns, QKV_PANEL);
+        packed += qkv_part_bytes(QKV_F32, f->in_features, columns);
     }
     if (wants_x(d))
         qkv_add_output(o, QKV_NEEDED, "grad_x", d->grad_x, rows, f->in_features);
