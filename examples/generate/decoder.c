@@ -18,7 +18,7 @@ static void need_workspace(struct decoder *decoder, const qkv_plan *plan) {
         return;
     free(decoder->workspace);
     decoder->workspace_size = plan->workspace_size;
-    decoder->workspace = allocate_floats(plan->workspace_size / sizeof(float));
+    decoder->workspace = allocate_bytes(plan->workspace_size);
 }
 
 /* Weights and shapes stay, so a plan is made anew only for another number of rows. */

@@ -15,6 +15,7 @@ struct decoder_options {
     int64_t num_sequences, max_tokens; /* sequences at the same time, tokens of each */
     int64_t max_rows;                  /* tokens in one call of run_decoder */
     int32_t cache_type;                /* QKV_F32, _F16, _BF16, _INT8 */
+    int64_t arithmetic;                /* QKV_ARITHMETIC_F32, or _INT8 where weights are integers */
 };
 
 /* Y = X·W: the descriptor, and the plan for as many rows as the last call had. */
@@ -50,6 +51,7 @@ struct decoder {
     float *x, *normed, *q, *k, *v, *heads, *gate, *up, *added;
     int64_t *positions, *row_begin;    /* [max_rows], [num_sequences + 1] */
     int32_t *row_tokens;
+    void *embedding_rows, *embedding_panel; /* room for embed_rows */
     void *workspace;
     size_t workspace_size;
     double seconds[4];                 /* spent in products, attention, logits, the rest */

@@ -79,7 +79,7 @@ static void make_cache(struct decoder *decoder, int64_t index) {
     }
     size_t bytes;
     must(qkv_cache_size(&desc, &bytes), "the cache's size");
-    layer->cache = allocate_floats(bytes / sizeof(float));
+    layer->cache = allocate_bytes(bytes);
     must(qkv_cache_init(&desc, layer->cache, bytes), "the cache");
     const int64_t dim = config->head_dim, stride = config->num_heads * dim;
     layer->attention = (qkv_attention_desc){
@@ -154,6 +154,7 @@ void load_decoder(struct decoder *decoder, const struct gguf *file, const struct
     decoder->final_norm = read_vector(&weights, -1, "output_norm.weight", config->model_dim, 0);
     check_shapes(config, &weights);
     make_rows(decoder);
+    make_embedding_rows(decoder);
     make_rope(decoder, &weights, 0);
     if (config->window_every > 0)
         make_rope(decoder, &weights, 1);
@@ -197,6 +198,8 @@ void free_decoder(struct decoder *decoder) {
     free(decoder->positions);
     free(decoder->row_tokens);
     free(decoder->row_begin);
+    free(decoder->embedding_rows);
+    free(decoder->embedding_panel);
     free(decoder->workspace);
     *decoder = (struct decoder){0};
 }

@@ -135,8 +135,9 @@ void print_closing_line(const struct generation *generation, const char *cache_n
     getrusage(RUSAGE_SELF, &usage);
     print_speed("prompt", generation->prompt_tokens, generation->prompt_seconds);
     print_speed("answer", generation->answer_tokens, generation->answer_seconds);
-    fprintf(stderr, "%ld MiB; %s, %d thread%s, cache %s; products %.0f %%, logits %.0f %%, attention %.0f %%\n",
+    fprintf(stderr, "%ld MiB; %s, %d thread%s, products in %s, cache %s; products %.0f %%, logits %.0f %%, attention %.0f %%\n",
             usage.ru_maxrss >> 10, decoder->ctx.isa, (int)decoder->pool->num_threads,
-            decoder->pool->num_threads == 1 ? "" : "s", cache_name, 100 * seconds[SECONDS_PRODUCTS] / total,
+            decoder->pool->num_threads == 1 ? "" : "s",
+            decoder->options.arithmetic == QKV_ARITHMETIC_INT8 ? "int8" : "f32", cache_name, 100 * seconds[SECONDS_PRODUCTS] / total,
             100 * seconds[SECONDS_LOGITS] / total, 100 * seconds[SECONDS_ATTENTION] / total);
 }

@@ -34,6 +34,7 @@ static const char help[] =
     "  -c, --ctx N             tokens that a text can have (default: the model's, at most 8192)\n"
     "      --chunk N           tokens of a prompt that are taken at once (default: 256)\n"
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
+    "  -a, --arithmetic HOW    of products: f32, or int8 where weights are integers (default: f32)\n"
     "  -t, --threads N         default: one for every CPU\n"
     "      --isa NAME          kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
     "\n"
@@ -55,7 +56,8 @@ static const struct option long_options[] = {
     {"top-p", required_argument, NULL, TOP_P},     {"min-p", required_argument, NULL, MIN_P},
     {"repeat-penalty", required_argument, NULL, REPEAT}, {"seed", required_argument, NULL, 's'},
     {"ctx", required_argument, NULL, 'c'},         {"chunk", required_argument, NULL, CHUNK},
-    {"kv", required_argument, NULL, KV},           {"threads", required_argument, NULL, 't'},
+    {"kv", required_argument, NULL, KV},           {"arithmetic", required_argument, NULL, 'a'},
+    {"threads", required_argument, NULL, 't'},
     {"isa", required_argument, NULL, ISA},         {"perplexity", required_argument, NULL, PERPLEXITY},
     {"tokenize", required_argument, NULL, TOKENIZE}, {"logits", required_argument, NULL, LOGITS},
     {"help", no_argument, NULL, 'h'},              {NULL, 0, NULL, 0},
@@ -75,6 +77,12 @@ static int32_t cache_type(const char *name) {
         if (names[i] && strcmp(name, names[i]) == 0)
             return (int32_t)i;
     die("--kv takes f32, f16, bf16 or int8, not \"%s\"", name);
+}
+
+static int64_t arithmetic(const char *name) {
+    if (strcmp(name, "f32") != 0 && strcmp(name, "int8") != 0)
+        die("--arithmetic takes f32 or int8, not \"%s\"", name);
+    return strcmp(name, "int8") == 0 ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
 }
 
 static void add_stop(struct settings *settings, const char *stop) {
@@ -111,6 +119,7 @@ static void read_setting(struct settings *settings, int option) {
     case 'c': settings->context = whole_number(optarg, "ctx", 2, 1 << 24); break;
     case CHUNK: settings->chunk = whole_number(optarg, "chunk", 1, 1 << 16); break;
     case KV: settings->cache_type = cache_type(optarg), settings->cache_name = optarg; break;
+    case 'a': settings->arithmetic = arithmetic(optarg); break;
     case 't': settings->num_threads = (int32_t)whole_number(optarg, "threads", 1, QKV_PTHREADS_MAX); break;
     case ISA: settings->isa = optarg; break;
     case PERPLEXITY: settings->perplexity = optarg; break;
@@ -131,7 +140,7 @@ void read_settings(struct settings *settings, int argc, char **argv) {
         .max_answer = 256, .chunk = 256, .sequences = 4, .cache_type = QKV_F16, .cache_name = "f16",
         .num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL,
         .sampling = {.top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .repeat_tokens = 64, .seed = 1}};
-    for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:t:h", long_options, NULL)) != -1;)
+    for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:a:t:h", long_options, NULL)) != -1;)
         read_setting(settings, option);
     if (!settings->model)
         die("--model FILE.gguf is missing; --help lists what can be asked for");

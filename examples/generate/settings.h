@@ -18,6 +18,7 @@ struct settings {
     int64_t max_answer;            /* tokens */
     int64_t context, chunk, sequences;
     int32_t cache_type, num_threads;
+    int64_t arithmetic;            /* QKV_ARITHMETIC_… */
     const char *cache_name, *isa;
     struct sampling sampling;
 };

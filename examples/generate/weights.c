@@ -1,7 +1,6 @@
 /* A model's matrices, from its file into the form that qkv multiplies.  SPDX-License-Identifier: MIT */
 #include "weights.h"
 
-#include "dequantize.h"
 #include "support.h"
 
 #include <stdio.h>
@@ -56,40 +55,98 @@ float *read_vector(struct weights *weights, int64_t layer, const char *name, int
     return values;
 }
 
-void pack_tensors(const struct decoder *decoder, struct projection *projection, const struct gguf_tensor *tensors,
-                  int64_t count) {
-    qkv_pack_desc desc = {.size = sizeof desc, .in_features = tensors[0].columns, .num_parts = count};
-    size_t bytes = 0;
-    float *values[QKV_MAX_PARTS];
-    for (int64_t i = 0; i < count; i++) {
-        values[i] = allocate_floats((size_t)(tensors[i].rows * tensors[i].columns));
-        for (int64_t row = 0; row < tensors[i].rows; row++)
-            dequantize(values[i] + row * tensors[i].columns, tensors[i].data + (size_t)row * tensors[i].row_size,
-                       tensors[i].type, tensors[i].columns);
-        desc.part[i] = (qkv_weight){.data = values[i], .out_features = tensors[i].rows, .layout = QKV_OUT_IN};
-        projection->desc.part[i].out_features = tensors[i].rows;
-    }
-    qkv_status status = qkv_packed_size(&desc, &bytes);
-    projection->packed = status == QKV_OK ? allocate_floats(bytes / sizeof(float)) : NULL;
-    if (status == QKV_OK)
-        status = qkv_pack(&decoder->ctx, &desc, projection->packed);
-    if (status != QKV_OK)
-        die("packing weights: %s", qkv_status_string(status));
-    for (int64_t i = 0; i < count; i++)
-        free(values[i]);
-    projection->desc.size = sizeof projection->desc;
-    projection->desc.batch = 1;
-    projection->desc.in_features = desc.in_features;
-    projection->desc.num_parts = count;
-    projection->desc.packed = projection->packed;
+/* ------------------------------------------------------------------------------------------------ packing */
+
+static int64_t type_of(const struct gguf_tensor *tensor) {
+    static const struct {
+        uint32_t stored;
+        int64_t type;
+    } types[] = {
+        {GGUF_F32, QKV_F32},   {GGUF_F16, QKV_F16},   {GGUF_BF16, QKV_BF16}, {GGUF_Q4_0, QKV_Q4_0},
+        {GGUF_Q4_1, QKV_Q4_1}, {GGUF_Q5_0, QKV_Q5_0}, {GGUF_Q5_1, QKV_Q5_1}, {GGUF_Q8_0, QKV_Q8_0},
+        {GGUF_Q4_K, QKV_Q4_K}, {GGUF_Q5_K, QKV_Q5_K}, {GGUF_Q6_K, QKV_Q6_K},
+    };
+    size_t i = 0;
+    while (types[i].stored != tensor->type) /* the reader lets no other pass */
+        i++;
+    return types[i].type;
 }
 
+static void must(qkv_status status) {
+    if (status != QKV_OK)
+        die("packing weights: %s", qkv_status_string(status));
+}
+
+static qkv_pack_desc part_of(const struct gguf_tensor *tensor, int64_t first, int64_t rows) {
+    return (qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = tensor->columns, .num_parts = 1,
+        .part = {{.data = tensor->data + (size_t)first * tensor->row_size, .out_features = rows,
+                  .layout = QKV_OUT_IN, .type = type_of(tensor)}}};
+}
+
+static size_t packed_bytes(const struct gguf_tensor *tensor, int64_t rows) {
+    const qkv_pack_desc desc = part_of(tensor, 0, rows);
+    size_t bytes = 0;
+    must(qkv_packed_size(&desc, &bytes));
+    return bytes;
+}
+
+struct packing {
+    const qkv_ctx *ctx;
+    const struct gguf_tensor *tensor;
+    char *packed;
+};
+
+enum { TASK_ROWS = 8 * QKV_PANEL };
+
+static void pack_task(void *arg, int64_t index, int32_t worker) {
+    const struct packing *packing = arg;
+    const int64_t first = index * TASK_ROWS, rest = packing->tensor->rows - first;
+    const qkv_pack_desc desc = part_of(packing->tensor, first, rest < TASK_ROWS ? rest : TASK_ROWS);
+    (void)worker;
+    must(qkv_pack(packing->ctx, &desc, packing->packed + packed_bytes(packing->tensor, first)));
+}
+
+void pack_tensors(const struct decoder *decoder, struct projection *projection, const struct gguf_tensor *tensors,
+                  int64_t count) {
+    qkv_projection_desc *desc = &projection->desc;
+    size_t bytes = 0, at = 0;
+    *desc = (qkv_projection_desc){.size = sizeof *desc, .batch = 1, .in_features = tensors[0].columns,
+                                  .num_parts = count, .arithmetic = decoder->options.arithmetic};
+    for (int64_t i = 0; i < count; i++) {
+        desc->part[i] = (qkv_projection_part){.out_features = tensors[i].rows, .type = type_of(&tensors[i])};
+        bytes += packed_bytes(&tensors[i], tensors[i].rows);
+        if (desc->part[i].type <= QKV_BF16) /* not made of integers */
+            desc->arithmetic = QKV_ARITHMETIC_F32;
+    }
+    desc->packed = projection->packed = allocate_bytes(bytes);
+    for (int64_t i = 0; i < count; i++) { /* its panels follow those of the part before */
+        struct packing packing = {&decoder->ctx, &tensors[i], (char *)projection->packed + at};
+        qkv_pthreads_for(decoder->pool, (tensors[i].rows + TASK_ROWS - 1) / TASK_ROWS, pack_task, &packing);
+        at += packed_bytes(&tensors[i], tensors[i].rows);
+    }
+}
+
+/* Rows of the table mean what any weights do: those that are wanted are packed side by side, and unpacked. */
 void embed_rows(struct decoder *decoder, int64_t rows) {
-    const struct gguf_tensor *table = &decoder->embedding;
-    for (int64_t row = 0; row < rows; row++) {
-        float *x = decoder->x + row * table->columns;
-        dequantize(x, table->data + (size_t)decoder->row_tokens[row] * table->row_size, table->type, table->columns);
-        for (int64_t i = 0; i < table->columns; i++)
+    struct gguf_tensor some = decoder->embedding;
+    unsigned char *stored = decoder->embedding_rows;
+    some.data = stored;
+    for (int64_t at = 0; at < rows; at += QKV_PANEL) {
+        some.rows = rows - at < QKV_PANEL ? rows - at : QKV_PANEL;
+        for (int64_t i = 0; i < some.rows; i++)
+            memcpy(stored + (size_t)i * some.row_size,
+                   decoder->embedding.data + (size_t)decoder->row_tokens[at + i] * some.row_size, some.row_size);
+        qkv_pack_desc desc = part_of(&some, 0, some.rows);
+        float *x = decoder->x + at * some.columns;
+        must(qkv_pack(&decoder->ctx, &desc, decoder->embedding_panel));
+        desc.part[0].unpacked = x;
+        must(qkv_unpack(&desc, decoder->embedding_panel));
+        for (int64_t i = 0; i < some.rows * some.columns; i++)
             x[i] *= decoder->config.embedding_scale;
     }
+}
+
+void make_embedding_rows(struct decoder *decoder) {
+    decoder->embedding_rows = allocate_bytes((size_t)QKV_PANEL * decoder->embedding.row_size);
+    decoder->embedding_panel = allocate_bytes(packed_bytes(&decoder->embedding, QKV_PANEL));
 }

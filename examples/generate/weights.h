@@ -24,8 +24,11 @@ int find_tensor(struct weights *weights, int64_t layer, const char *name, int64_
 /* A vector of floats, to be freed. NULL: optional, and not there. */
 float *read_vector(struct weights *weights, int64_t layer, const char *name, int64_t size, int optional);
 
-/* Packs the tensors as the parts of one matrix: packed, in_features, part[].out_features. */
+/* Packs the tensors as the parts of one matrix, with a descriptor that lacks x, tokens and where outputs go. */
 void pack_tensors(const struct decoder *decoder, struct projection *projection, const struct gguf_tensor *tensors,
                   int64_t count);
+
+/* Room for embed_rows. */
+void make_embedding_rows(struct decoder *decoder);
 
 #endif
