@@ -7,6 +7,7 @@
 
 #include "activation.h"
 #include "support.h"
+#include "weights.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,6 +54,11 @@ static void attend(const struct encoder *encoder, const struct encoder_layer *la
         .bias_v = layer->bias_v,
         .w_o = layer->output.weight,
         .bias_o = layer->output.bias,
+        .wq_type = (int32_t)encoder->weight_type,
+        .wk_type = (int32_t)encoder->weight_type,
+        .wv_type = (int32_t)encoder->weight_type,
+        .wo_type = (int32_t)encoder->weight_type,
+        .arithmetic = weight_arithmetic(encoder->weight_type),
         .out = {.data = batch->y, .batch = tokens * hidden, .token = hidden},
         .attention = {.size = sizeof desc.attention,
                       .batch = batch->num_sentences,
@@ -111,7 +117,9 @@ static void project(const struct encoder *encoder, const struct linear *linear, 
         .packed = linear->weight,
         .part[0] = {.out_features = linear->out_features,
                     .bias = linear->bias,
-                    .out = {.data = out, .token = linear->out_features}},
+                    .out = {.data = out, .token = linear->out_features},
+                    .type = encoder->weight_type},
+        .arithmetic = weight_arithmetic(encoder->weight_type),
     };
     qkv_plan plan;
     check(qkv_projection_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning a projection");

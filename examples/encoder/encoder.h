@@ -31,6 +31,7 @@ struct encoder_layer {
 struct encoder {
     qkv_ctx ctx;
     qkv_pthreads *pool;
+    int64_t weight_type; /* qkv_type of the packed weights */
     struct model_config config;
     struct tokenizer tokenizer;
     float *word_embeddings, *position_embeddings, *type_embeddings;
@@ -54,9 +55,10 @@ struct attention_view {
     float *raw;     /* the same input x with Q = K = V = x: no Wq, Wk, Wv */
 };
 
-/* Reads a model folder, or ends the program with a message. Without weights the encoder can only tokenize. */
+/* Reads a model folder, or ends the program with a message; matrices are rounded to weight_type. Without weights the
+ * encoder can only tokenize. */
 void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, qkv_pthreads *pool,
-                  int with_weights);
+                  int64_t weight_type, int with_weights);
 void free_encoder(struct encoder *encoder);
 
 void tokenize_sentences(const struct encoder *encoder, struct sentence *sentences, size_t count);

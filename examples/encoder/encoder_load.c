@@ -3,6 +3,7 @@
 #include "encoder.h"
 #include "safetensors.h"
 #include "support.h"
+#include "weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,33 +17,35 @@ static float *read_layer_tensor(struct safetensors *file, int64_t layer, const c
 }
 
 /* PyTorch keeps the weight of a Linear as [out][in]. */
-static void *pack_weights(const qkv_ctx *ctx, int64_t in_features, int64_t out_features, int64_t num_parts,
+static void *pack_weights(const struct encoder *encoder, int64_t in_features, int64_t out_features, int64_t num_parts,
                           float *const *weights) {
     qkv_pack_desc desc = {.size = sizeof desc, .in_features = in_features, .num_parts = num_parts};
     size_t bytes;
     for (int64_t i = 0; i < num_parts; i++) {
-        desc.part[i].data = weights[i];
         desc.part[i].out_features = out_features;
         desc.part[i].layout = QKV_OUT_IN;
+        round_weights(encoder->weight_type, weights[i], in_features, &desc.part[i]);
     }
     qkv_status status = qkv_packed_size(&desc, &bytes);
     void *packed = status == QKV_OK ? allocate_floats(bytes / sizeof(float)) : NULL;
     if (status == QKV_OK)
-        status = qkv_pack(ctx, &desc, packed);
+        status = qkv_pack(&encoder->ctx, &desc, packed);
     if (status != QKV_OK)
         die("packing weights: %s", qkv_status_string(status));
-    for (int64_t i = 0; i < num_parts; i++)
-        free(weights[i]);
+    for (int64_t i = 0; i < num_parts; i++) {
+        free((void *)(uintptr_t)desc.part[i].data);
+        free((void *)(uintptr_t)desc.part[i].scales);
+    }
     return packed;
 }
 
-static struct linear read_linear(struct safetensors *file, const qkv_ctx *ctx, int64_t layer, const char *name,
-                                 int64_t in_features, int64_t out_features) {
+static struct linear read_linear(struct safetensors *file, const struct encoder *encoder, int64_t layer,
+                                 const char *name, int64_t in_features, int64_t out_features) {
     struct linear linear = {.in_features = in_features, .out_features = out_features};
     char full_name[64];
     snprintf(full_name, sizeof full_name, "%s.weight", name);
     float *weight = read_layer_tensor(file, layer, full_name, out_features, in_features);
-    linear.weight = pack_weights(ctx, in_features, out_features, 1, &weight);
+    linear.weight = pack_weights(encoder, in_features, out_features, 1, &weight);
     snprintf(full_name, sizeof full_name, "%s.bias", name);
     linear.bias = read_layer_tensor(file, layer, full_name, 0, out_features);
     return linear;
@@ -56,15 +59,15 @@ static void read_layer(struct encoder *encoder, struct safetensors *file, int64_
         read_layer_tensor(file, index, "attention.self.key.weight", hidden, hidden),
         read_layer_tensor(file, index, "attention.self.value.weight", hidden, hidden),
     };
-    layer->w_qkv = pack_weights(&encoder->ctx, hidden, hidden, 3, weights);
+    layer->w_qkv = pack_weights(encoder, hidden, hidden, 3, weights);
     layer->bias_q = read_layer_tensor(file, index, "attention.self.query.bias", 0, hidden);
     layer->bias_k = read_layer_tensor(file, index, "attention.self.key.bias", 0, hidden);
     layer->bias_v = read_layer_tensor(file, index, "attention.self.value.bias", 0, hidden);
-    layer->output = read_linear(file, &encoder->ctx, index, "attention.output.dense", hidden, hidden);
+    layer->output = read_linear(file, encoder, index, "attention.output.dense", hidden, hidden);
     layer->attention_norm.weight = read_layer_tensor(file, index, "attention.output.LayerNorm.weight", 0, hidden);
     layer->attention_norm.bias = read_layer_tensor(file, index, "attention.output.LayerNorm.bias", 0, hidden);
-    layer->up = read_linear(file, &encoder->ctx, index, "intermediate.dense", hidden, intermediate);
-    layer->down = read_linear(file, &encoder->ctx, index, "output.dense", intermediate, hidden);
+    layer->up = read_linear(file, encoder, index, "intermediate.dense", hidden, intermediate);
+    layer->down = read_linear(file, encoder, index, "output.dense", intermediate, hidden);
     layer->output_norm.weight = read_layer_tensor(file, index, "output.LayerNorm.weight", 0, hidden);
     layer->output_norm.bias = read_layer_tensor(file, index, "output.LayerNorm.bias", 0, hidden);
 }
@@ -110,11 +113,11 @@ static void check_vocabulary(const struct encoder *encoder, const char *director
 }
 
 void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, qkv_pthreads *pool,
-                  int with_weights) {
+                  int64_t weight_type, int with_weights) {
     struct stat status;
     if (stat(directory, &status) != 0 || !S_ISDIR(status.st_mode))
         die("%s: there is no such folder; it must hold config.json, vocab.txt and model.safetensors", directory);
-    *encoder = (struct encoder){.ctx = *ctx, .pool = pool};
+    *encoder = (struct encoder){.ctx = *ctx, .pool = pool, .weight_type = weight_type};
     load_model_config(&encoder->config, directory);
     load_tokenizer(&encoder->tokenizer, directory);
     check_vocabulary(encoder, directory);

@@ -3,6 +3,7 @@
  *   options.c      the command line              safetensors.c   the model's weights
  *   tokenizer.c    text → tokens                 encoder.c       tokens → vector: start here to see qkv at work
  *   report.c       what is printed               heatmap.c       what is drawn
+ *   weights.c      the model's floats in fewer bits
  *
  * SPDX-License-Identifier: MIT */
 #define _POSIX_C_SOURCE 200809L
@@ -145,6 +146,21 @@ static void show_heads(const struct encoder *encoder, const struct options *opti
     free_attention_view(&view);
 }
 
+/* The same sentences with the model's own floats, and how close the vectors are. */
+static void compare_with_f32(const struct encoder *encoder, const struct options *options,
+                             const struct sentence *sentences, size_t count) {
+    struct encoder plain;
+    struct sentence *copies = allocate(count, sizeof *copies);
+    load_encoder(&plain, options->model, &encoder->ctx, encoder->pool, QKV_F32, 1);
+    for (size_t i = 0; i < count; i++)
+        copies[i] = new_sentence(sentences[i].text, sentences[i].size);
+    tokenize_sentences(&plain, copies, count);
+    double speed = sentences_per_second(&plain, copies, count);
+    print_closeness(encoder, sentences, copies, count, speed);
+    free_sentences(copies, count);
+    free_encoder(&plain);
+}
+
 static void run_report(const struct encoder *encoder, const struct options *options) {
     size_t count;
     struct sentence *sentences;
@@ -163,6 +179,8 @@ static void run_report(const struct encoder *encoder, const struct options *opti
     double speed = sentences_per_second(encoder, sentences, count);
     print_similarities(encoder, sentences, count);
     print_speed(encoder, sentences, count, speed);
+    if (options->weights != QKV_F32)
+        compare_with_f32(encoder, options, sentences, count);
     show_heads(encoder, options, &sentences[0]);
     free_sentences(sentences, count);
 }
@@ -175,7 +193,7 @@ int main(int argc, char **argv) {
     choose_kernels(&ctx, options.isa);
     qkv_pthreads pool;
     start_threads(&pool, options.num_threads);
-    load_encoder(&encoder, options.model, &ctx, &pool, !options.tokens_only);
+    load_encoder(&encoder, options.model, &ctx, &pool, options.weights, !options.tokens_only);
     if (options.layer > encoder.config.num_layers)
         die("--layer %lld: this model has %lld", (long long)options.layer, (long long)encoder.config.num_layers);
     if (options.json)

@@ -3,6 +3,7 @@
 #include "options.h"
 
 #include "support.h"
+#include "weights.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -24,6 +25,8 @@ static const char help[] =
     "      --tokens        the same without embedding; the model's weights are not loaded\n"
     "  -H, --heatmap FILE  draw what every head of a layer attends to in the first sentence, as SVG\n"
     "  -l, --layer N       the layer for the heat map and the table of heads (default: 1, the first)\n"
+    "  -w, --weights TYPE  round the model's matrices to bf16, int8 or q8_0, which takes less memory; the\n"
+    "                      report says how close the vectors stay to those of f32 (default: f32)\n"
     "  -t, --threads N     default: one for every CPU\n"
     "      --isa NAME      kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
@@ -34,6 +37,7 @@ static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},   {"input", required_argument, NULL, 'i'},
     {"json", no_argument, NULL, 'j'},          {"tokens", no_argument, NULL, OPTION_TOKENS},
     {"heatmap", required_argument, NULL, 'H'}, {"layer", required_argument, NULL, 'l'},
+    {"weights", required_argument, NULL, 'w'},
     {"threads", required_argument, NULL, 't'}, {"isa", required_argument, NULL, OPTION_ISA},
     {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
 };
@@ -69,6 +73,11 @@ static void read_option(struct options *options, int option) {
     case 'l':
         options->layer = whole_number(optarg, "layer", 1, 1000);
         break;
+    case 'w':
+        options->weights = weight_type(optarg);
+        if (options->weights < 0)
+            die("--weights %s: there are f32, bf16, int8 and q8_0", optarg);
+        break;
     case 't':
         options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024);
         break;
@@ -90,7 +99,7 @@ static void read_option(struct options *options, int option) {
 void read_options(struct options *options, int argc, char **argv) {
     const char *isa = getenv("QKV_ISA");
     *options = (struct options){.num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL};
-    for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:t:h", long_options, NULL)) != -1;)
+    for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:w:t:h", long_options, NULL)) != -1;)
         read_option(options, option);
     options->sentences = argv + optind;
     options->num_sentences = argc - optind;

@@ -6,6 +6,7 @@
 #include "json.h"
 #include "text.h"
 #include "support.h"
+#include "weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,6 +142,18 @@ void print_speed(const struct encoder *encoder, const struct sentence *sentences
     printf("\n%.0f sentences per second (%.0f tokens per second): kernel set %s, %d thread%s, qkv %s\n",
            sentences_per_second, sentences_per_second * (double)tokens / (double)count, encoder->ctx.isa, (int)threads,
            threads == 1 ? "" : "s", qkv_version());
+}
+
+void print_closeness(const struct encoder *encoder, const struct sentence *sentences, const struct sentence *plain,
+                     size_t count, double plain_sentences_per_second) {
+    double least = 1.0, sum = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        double cosine = similarity(encoder, &sentences[i], &plain[i]);
+        least = cosine < least ? cosine : least;
+        sum += cosine;
+    }
+    printf("weights in %s: cosine to the vectors of f32 %.6f on average, %.6f at least; f32 makes %.0f sentences per "
+           "second\n", weight_type_name(encoder->weight_type), sum / (double)count, least, plain_sentences_per_second);
 }
 
 /* Neither punctuation nor [CLS] and its like. */

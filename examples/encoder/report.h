@@ -16,6 +16,10 @@ void print_similarities(const struct encoder *encoder, const struct sentence *se
 void print_speed(const struct encoder *encoder, const struct sentence *sentences, size_t count,
                  double sentences_per_second);
 
+/* How close vectors are to those of `plain`, the same sentences with weights in f32. */
+void print_closeness(const struct encoder *encoder, const struct sentence *sentences, const struct sentence *plain,
+                     size_t count, double plain_sentences_per_second);
+
 /* Which token each head of layer 1 … num_layers attends to most. */
 void print_heads(const struct encoder *encoder, const struct sentence *sentence, int64_t layer,
                  const struct attention_view *view);

@@ -89,11 +89,11 @@ else
 fi
 
 if ! has "$python" numpy; then
-    skip 235 "everything that needs NumPy, which is not there and can't be installed"
+    skip 239 "everything that needs NumPy, which is not there and can't be installed"
     finish
 fi
 if [ -z "$model" ]; then
-    skip 51 "vectors and reports of the real model: $reason"
+    skip 55 "vectors and reports of the real model: $reason"
 else
     run "vectors" "$python" "$tests/test_embeddings.py" "$encoder" "$model"
     run "reports" "$python" "$tests/test_report.py" "$encoder" "$model"

@@ -88,6 +88,25 @@ def report_of_real_model():
                   re.search(r"\d+ sentences per second .* kernel set (ref|neon|avx2|avx512), \d+ thread", out))
 
 
+def weights_in_fewer_bits():
+    """The vectors stay close to those of f32, and the report says how close."""
+    texts = ["The animal did not cross the street.", "A weary dog refused to walk.", "Attention is all you need."]
+    lines = [text.encode() for text in texts]
+    vectors = lambda *a: np.array([found["embedding"] for found in results.run_json(
+        ENCODER, "--model", MODEL, "--json", *a, lines=lines)])
+    plain = vectors()
+    for name, least in ("bf16", 0.99995), ("int8", 0.997), ("q8_0", 0.999):
+        cosines = (plain * vectors("--weights", name)).sum(axis=-1)
+        out = results.run(ENCODER, "--model", MODEL, "--weights", name, *texts).stdout.decode()
+        found = re.search(rf"weights in {name}: cosine to the vectors of f32 (\S+) on average, (\S+) at least", out)
+        results.check(f"weights in {name}: as close to f32 as the report says",
+                      found and abs(float(found[1]) - cosines.mean()) < 2e-6 and
+                      abs(float(found[2]) - cosines.min()) < 2e-6 and 1 - 1e-9 > cosines.min() >= least,
+                      f"{cosines.min():.6f}")
+    refused = results.run(ENCODER, "--model", MODEL, "--weights", "q3")
+    results.check("weights of an unknown name are refused", refused.returncode == 1 and b"q8_0" in refused.stderr)
+
+
 def other_reports():
     done = results.run(ENCODER, "--model", MODEL)
     results.check("without arguments it has sentences of its own",
@@ -127,5 +146,6 @@ def other_reports():
 
 
 report_of_real_model()
+weights_in_fewer_bits()
 other_reports()
 results.finish()

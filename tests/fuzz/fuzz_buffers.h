@@ -257,12 +257,15 @@ static void give_bias_grad(qkv_matrix_output *x, const qkv_attention_desc *a, in
     KEEP_PRESENT(x->data, was);
 }
 
-static int64_t panels(int64_t columns) {
-    return (columns + 63) / 64 * 64;
+/* Columns of a packed matrix, of a type. */
+static int64_t packed_bytes(int64_t type, int64_t rows, int64_t columns) {
+    static const int64_t group[] = {256, 128, 128, 2176, 2048, 1152, 1280, 1408, 1536, 9472, 11520, 13440};
+    const int64_t terms = type >= QKV_Q4_K ? 256 : type >= QKV_Q8_0 ? 32 : 1, panels = (columns + 63) / 64;
+    return panels * ((rows + terms - 1) / terms) * group[type] + (type == QKV_INT8 && rows > 0 ? panels * 256 : 0);
 }
 
-static void *give_packed(int64_t rows, int64_t columns, int kind) {
-    return give(false, 4, 0, NULL, NULL, rows * columns, kind);
+static void *give_packed(int64_t bytes, int kind) {
+    return give(false, 4, 0, NULL, NULL, bytes / 4, kind);
 }
 
 static void give_attention(qkv_attention_desc *d, int kind) {
@@ -325,13 +328,13 @@ static void give_steps(qkv_projection_desc *d, int64_t i, int kind) {
 
 static void give_projection(qkv_projection_desc *d, bool outputs, int kind) {
     const int64_t rows[3] = {d->batch, 1, d->tokens};
-    int64_t columns = 0;
+    int64_t packed = 0;
     for (int64_t i = 0; i < d->num_parts; i++) {
         qkv_projection_part *p = &d->part[i];
         int64_t dim = p->head_dim ? p->head_dim : p->out_features;
         const int64_t out[3] = {d->batch, dim ? p->out_features / dim : 0, d->tokens};
         const void *bias = p->bias;
-        columns += panels(p->out_features);
+        packed += packed_bytes(p->type, d->in_features, p->out_features);
         if (!outputs)
             continue;
         GIVE_ROWS(p->out, true, out, dim);
@@ -342,7 +345,7 @@ static void give_projection(qkv_projection_desc *d, bool outputs, int kind) {
             give_rope(&d->rope, dim, kind);
     }
     GIVE_ROWS(d->x, false, rows, d->in_features);
-    d->packed = give_packed(d->in_features, columns, kind);
+    d->packed = give_packed(packed, kind);
 }
 
 static void give_layer(qkv_layer_desc *d, bool outputs, int kind) {
@@ -350,17 +353,18 @@ static void give_layer(qkv_layer_desc *d, bool outputs, int kind) {
     const qkv_layer_desc was = *d;
     const int64_t rows[3] = {a->batch, 1, a->seq_q}, keys[3] = {a->batch, 1, a->seq_k};
     int64_t q = a->num_heads * a->head_dim, k = kv_heads(a) * a->head_dim, v = kv_heads(a) * dim_v(a);
+    const int64_t of_kv = packed_bytes(d->wk_type, kv_dim(d), k) + packed_bytes(d->wv_type, kv_dim(d), v);
     GIVE_ROWS(d->x, false, rows, d->model_dim);
     if (d->x_kv.data)
         GIVE_ROWS(d->x_kv, false, keys, kv_dim(d));
     if (outputs)
         GIVE_ROWS(d->out, true, rows, d->out_features);
     if (d->w_qkv)
-        d->w_qkv = give_packed(d->model_dim, panels(q) + (d->w_kv ? 0 : panels(k) + panels(v)), kind);
+        d->w_qkv = give_packed(packed_bytes(d->wq_type, d->model_dim, q) + (d->w_kv ? 0 : of_kv), kind);
     if (d->w_kv)
-        d->w_kv = give_packed(kv_dim(d), panels(k) + panels(v), kind);
+        d->w_kv = give_packed(of_kv, kind);
     if (d->w_o)
-        d->w_o = give_packed(a->num_heads * dim_v(a), panels(d->out_features), kind);
+        d->w_o = give_packed(packed_bytes(d->wo_type, a->num_heads * dim_v(a), d->out_features), kind);
     GIVE_VECTOR(d->bias_q, false, 4, q);
     GIVE_VECTOR(d->bias_k, false, 4, k);
     GIVE_VECTOR(d->bias_v, false, 4, v);

@@ -121,14 +121,31 @@ static void draw_steps(qkv_head_steps *s, int64_t tokens) {
     s->positions = draw_positions(tokens);
 }
 
+/* A type of weights that so many inputs are blocks of, mostly; integers: one that has an arithmetic in int8. */
+static int64_t draw_type(int64_t in_features, bool integers) {
+    if (chance(1))
+        return pick(16) - 2;
+    const int64_t block = in_features % 256 == 0 ? 256 : in_features % 32 == 0 ? 32 : 1;
+    static const int64_t types[] = {QKV_INT8, QKV_F16, QKV_BF16, QKV_F32, QKV_Q8_0, QKV_Q4_0, QKV_Q4_1,
+                                    QKV_Q5_0, QKV_Q5_1, QKV_Q4_K, QKV_Q5_K, QKV_Q6_K};
+    const int64_t n = block == 256 ? 12 : block == 32 ? 9 : integers ? 1 : 4;
+    return integers && n > 1 ? types[4 + pick(n - 4)] : types[pick(n)];
+}
+
 static void draw_projection(qkv_projection_desc *d) {
     *d = (qkv_projection_desc){.size = sizeof *d, .batch = small(), .tokens = length(), .in_features = width(),
                                .num_parts = chance(3) ? pick(6) : 1 + pick(4)};
     const int64_t rows[3] = {d->batch, 1, d->tokens};
+    const bool typed = chance(40);
+    if (typed) {
+        d->in_features = chance(60) ? 32 * pick(4) : chance(50) ? 256 : d->in_features;
+        d->arithmetic = chance(98) ? pick(2) : pick(5) - 1;
+    }
     ROWS(d->x, rows, d->in_features, false);
     for (int i = 0; i < QKV_MAX_PARTS; i++) {
         qkv_projection_part *p = &d->part[i];
         int64_t heads = small();
+        p->type = typed ? draw_type(d->in_features, d->arithmetic != 0) : QKV_F32;
         p->head_dim = width();
         p->out_features = chance(95) ? heads * p->head_dim : width();
         const int64_t out[3] = {d->batch, p->head_dim ? heads : 1, d->tokens};
@@ -172,6 +189,15 @@ static void draw_layer(qkv_layer_desc *d) {
         a->seq_k = length();
         OPTION(d->w_kv, d->w_qkv ? 50 : 2);
         d->kv_dim = d->w_kv ? width() : 0;
+    }
+    if (d->w_qkv && chance(40)) {
+        d->model_dim = chance(60) ? 32 * pick(4) : chance(50) ? 256 : d->model_dim;
+        d->kv_dim = d->w_kv && chance(50) ? 32 * pick(3) : d->kv_dim;
+        d->arithmetic = chance(98) ? pick(2) : pick(5) - 1;
+        d->wq_type = (int32_t)draw_type(d->model_dim, d->arithmetic != 0);
+        d->wk_type = (int32_t)draw_type(d->w_kv ? kv_dim(d) : d->model_dim, d->arithmetic != 0);
+        d->wv_type = (int32_t)draw_type(d->w_kv ? kv_dim(d) : d->model_dim, d->arithmetic != 0);
+        d->wo_type = d->w_o ? (int32_t)draw_type(a->num_heads * dv, d->arithmetic != 0) : 0;
     }
     const int64_t rows[3] = {a->batch, 1, a->seq_q}, keys[3] = {a->batch, 1, a->seq_k};
     ROWS(d->x, rows, d->model_dim, false);
@@ -266,6 +292,9 @@ static void draw(int operation, descriptor *u) {
         d->size = sizeof *d;
         draw_projection(&d->forward);
         memset(d->forward.steps, 0, chance(97) ? sizeof d->forward.steps : 0); /* else refused */
+        for (int i = 0; i < QKV_MAX_PARTS; i++)
+            d->forward.part[i].type = chance(99) ? QKV_F32 : d->forward.part[i].type;
+        d->forward.arithmetic = chance(99) ? QKV_ARITHMETIC_F32 : d->forward.arithmetic;
         d->flags = chance(70) ? 0 : chance(95) ? 1 + (uint32_t)pick(2) * 0xff : (uint32_t)pick(256) << 4;
         const int64_t rows[3] = {d->forward.batch, 1, d->forward.tokens};
         ROWS(d->grad_x, rows, d->forward.in_features, true);
@@ -283,6 +312,10 @@ static void draw(int operation, descriptor *u) {
         d->size = sizeof *d;
         draw_layer(&d->forward);
         const qkv_attention_desc *a = &d->forward.attention;
+        if (chance(98)) { /* else refused, where it has types */
+            d->forward.wq_type = d->forward.wk_type = d->forward.wv_type = d->forward.wo_type = QKV_F32;
+            d->forward.arithmetic = QKV_ARITHMETIC_F32;
+        }
         const int64_t rows[3] = {a->batch, 1, a->seq_q}, pairs[4] = {a->batch, a->num_heads, a->seq_q, a->seq_k};
         d->flags = chance(70) ? 0 : (uint32_t)pick(256);
         ROWS(d->grad_out, rows, d->forward.out_features, false);

@@ -13,7 +13,7 @@ typedef struct layer_case {
     qkv_pack_desc pack_qkv, pack_kv, pack_o;
     oracle_weights weights;
     int64_t tokens, keys, kv_heads, dv, width; /* width: of all heads side by side */
-    bool raw, cross;
+    bool raw, cross, typed; /* typed: weights in any type */
 } layer_case;
 
 static const float *draw_floats(qt_rng *rng, int64_t n, float size) {
@@ -65,8 +65,11 @@ static void draw_sizes(qt_rng *rng, layer_case *c) {
     a->seq_k = c->keys;
     d->model_dim = c->tokens + c->keys > 120 ? qt_range(rng, 1, 40) : qt_range(rng, 1, 200);
     c->raw = qt_chance(rng, 25);
+    c->typed = !c->raw && qt_chance(rng, 50);
+    if (c->typed)
+        d->model_dim = qt_chance(rng, 25) ? 256 : 32 * qt_range(rng, 1, 4);
     if (c->cross && !c->raw && qt_chance(rng, 60))
-        d->kv_dim = qt_range(rng, 1, 100);
+        d->kv_dim = c->typed ? 32 * qt_range(rng, 1, 3) : qt_range(rng, 1, 100);
     c->kv_heads = c->raw ? 1 : qt_range(rng, 1, 3);
     a->num_heads = c->kv_heads * qt_range(rng, 1, 3);
     a->num_kv_heads = c->raw && qt_chance(rng, 50) ? 0 : c->kv_heads;
@@ -76,12 +79,25 @@ static void draw_sizes(qt_rng *rng, layer_case *c) {
     c->width = a->num_heads * c->dv;
 }
 
+/* A weight of a type that so many inputs are whole blocks of; integers: that has an arithmetic in int8. */
+static qkv_weight draw_typed(qt_rng *rng, bool integers, int64_t in, int64_t out, const float **dense) {
+    int64_t type = case_weight_type(rng);
+    while (in % oracle_block_terms(type) != 0 || (integers && type < QKV_Q8_0))
+        type = case_weight_type(rng);
+    float *values;
+    const qkv_weight w = case_weight(rng, type, in, out, false, &values);
+    *dense = values;
+    return w;
+}
+
 static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     qkv_layer_desc *d = &c->desc;
     const qkv_attention_desc *a = &d->attention;
     const int64_t in = d->model_dim, size[3] = {a->num_heads * a->head_dim, c->kv_heads * a->head_dim,
                                                 c->kv_heads * c->dv};
     const float spread = 1 / sqrtf((float)in);
+    const bool integers = c->typed && qt_chance(rng, 40);
+    d->arithmetic = integers ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
     if (!c->raw) {
         const float *w[3], *bias[3];
         const int64_t kv_dim = d->kv_dim ? d->kv_dim : in;
@@ -90,11 +106,18 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
         c->pack_kv = (qkv_pack_desc){.size = sizeof c->pack_kv, .in_features = kv_dim, .num_parts = 2};
         for (int p = 0; p < 3; p++) {
             const int64_t rows = p > 0 && apart ? kv_dim : in;
-            w[p] = draw_floats(rng, rows * size[p], spread);
+            qkv_weight drawn = {.out_features = size[p]};
+            if (c->typed)
+                drawn = draw_typed(rng, integers, rows, size[p], &w[p]);
+            else
+                drawn.data = w[p] = draw_floats(rng, rows * size[p], spread);
             bias[p] = qt_chance(rng, 50) ? draw_floats(rng, size[p], 0.5f) : NULL;
             qkv_weight *part = p > 0 && apart ? &c->pack_kv.part[p - 1] : &c->pack_qkv.part[p];
-            *part = (qkv_weight){.data = w[p], .out_features = size[p]};
+            *part = drawn;
         }
+        d->wq_type = (int32_t)c->pack_qkv.part[0].type;
+        d->wk_type = (int32_t)(apart ? c->pack_kv.part[0] : c->pack_qkv.part[1]).type;
+        d->wv_type = (int32_t)(apart ? c->pack_kv.part[1] : c->pack_qkv.part[2]).type;
         if (apart) {
             d->w_kv = case_pack(ctx, &c->pack_kv);
             qt_read_only(d->w_kv);
@@ -109,10 +132,15 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     d->out_features = c->width;
     if (qt_chance(rng, 70)) {
         d->out_features = qt_range(rng, 1, 150);
-        c->weights.wo = draw_floats(rng, c->width * d->out_features, 1 / sqrtf((float)c->width));
+        qkv_weight drawn = {.out_features = d->out_features};
+        if (c->typed)
+            drawn = draw_typed(rng, integers, c->width, d->out_features, &c->weights.wo);
+        else
+            drawn.data = c->weights.wo = draw_floats(rng, c->width * d->out_features, 1 / sqrtf((float)c->width));
+        d->wo_type = (int32_t)drawn.type;
         d->bias_o = qt_chance(rng, 50) ? draw_floats(rng, d->out_features, 0.5f) : NULL;
         c->pack_o = (qkv_pack_desc){.size = sizeof c->pack_o, .in_features = c->width, .num_parts = 1,
-                                    .part = {{.data = c->weights.wo, .out_features = d->out_features}}};
+                                    .part = {drawn}};
         d->w_o = case_pack(ctx, &c->pack_o);
         qt_read_only(d->w_o);
     }
@@ -134,10 +162,11 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     }
     d->out = case_output(rng, d->attention.batch, 1, c->tokens, d->out_features);
     qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64
-                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u", d->attention.batch, c->tokens, c->keys,
+                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u types=%d,%d,%d,%d arithmetic=%" PRId64, d->attention.batch, c->tokens, c->keys,
                 !c->cross ? "" : d->w_kv ? " w_kv" : " x_kv", d->model_dim, d->kv_dim, d->attention.num_heads,
                 d->attention.num_kv_heads, d->attention.head_dim, d->attention.head_dim_v, d->out_features,
-                c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags);
+                c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags, d->wq_type, d->wk_type, d->wv_type,
+                d->wo_type, d->arithmetic);
 }
 
 /* The same layer from the public operations, into contiguous memory: [batch][tokens][out_features]. */
@@ -162,7 +191,8 @@ static float *step_by_step(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c)
             const qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = tokens,
                                            .in_features = pack->in_features, .num_parts = 1,
                                            .x = i == 0 ? d->x : *x_kv, .packed = case_pack(ctx, &alone),
-                                           .part = {{width, dim[i], bias[i], y}}};
+                                           .part = {{width, dim[i], bias[i], y, alone.part[0].type}},
+                                           .arithmetic = d->arithmetic};
             case_run_projection(ctx, &p, 0, 0);
             *to[i] = (qkv_input){y.data, y.batch, y.head, y.token};
         }
@@ -174,9 +204,9 @@ static float *step_by_step(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c)
         return heads;
     float *y = case_floats(rng, a.batch * n * d->out_features);
     qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = n, .in_features = c->width, .num_parts = 1,
-                             .x = {heads, n * c->width, 0, c->width}, .packed = d->w_o};
+                             .x = {heads, n * c->width, 0, c->width}, .packed = d->w_o, .arithmetic = d->arithmetic};
     p.part[0] = (qkv_projection_part){d->out_features, 0, d->bias_o, {y, n * d->out_features, 0, d->out_features},
-                                      QKV_F32};
+                                      d->wo_type};
     case_run_projection(ctx, &p, 0, 0);
     return y;
 }
@@ -215,6 +245,8 @@ static void test_sets_agree_within_the_bound(void) {
         const float *want = run_layer(&rng, &reference, &c);
         for (size_t s = 0; s < qt_num_sets(); s++)
             qt_expect_words(qt_get_set(s)->name, want, run_layer(&rng, &qt_get_set(s)->ctx, &c), n, 0);
+        if (c.desc.arithmetic != QKV_ARITHMETIC_F32)
+            continue; /* what comes out is that of projections in int8, which test_weight_types bounds */
         double *value = oracle_alloc(n, sizeof *value), *bound = oracle_alloc(n, sizeof *bound);
         QT_EXPECT(oracle_layer(&c.desc, &c.weights, value, bound), "the oracle finds rows beyond float");
         for (size_t at = 0; at < n; at++)

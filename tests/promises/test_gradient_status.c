@@ -108,6 +108,8 @@ static void test_projection_backward_refuses(void) {
     COMMON_REFUSALS(projection_backward);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.forward.steps[0].norm = d.forward.x.data);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, (d.forward.steps[0].rotate = 1));
+    PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.forward.part[1].type = QKV_F16);
+    PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.forward.arithmetic = QKV_ARITHMETIC_INT8);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_V);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_PART(2));
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.reserved = 8);
@@ -164,6 +166,9 @@ static void test_layer_backward_refuses(void) {
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_PART(0));
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.reserved = 2);
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.grad_v.layout = 7);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.wq_type = QKV_BF16);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.wo_type = QKV_INT8);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.arithmetic = QKV_ARITHMETIC_INT8);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SIZE, d.forward.size = 0);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SIZE, d.forward.attention.size = 0);
     PLAN_REFUSES(layer_backward, QKV_ERROR_NEGATIVE, d.forward.model_dim = -1);

@@ -183,6 +183,27 @@ static void test_projection_refuses(void) {
     RUN_REFUSES(projection, QKV_ERROR_PLAN, d.part[0].head_dim = 2);
     RUN_REFUSES(projection, QKV_ERROR_PLAN, d.part[1].out.token++);
     RUN_REFUSES(projection, QKV_ERROR_PLAN, d.x.token--);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.part[1].type = QKV_Q6_K + 1);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.part[0].type = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_SHAPE, d.part[0].type = QKV_Q4_0); /* 10 inputs */
+    PLAN_REFUSES(projection, QKV_ERROR_SHAPE, (d.in_features = 32, d.part[0].type = QKV_Q4_K));
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = 2);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = -1);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_INT8); /* of floats */
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, (d.arithmetic = QKV_ARITHMETIC_INT8, d.part[0].type = QKV_INT8,
+                                               d.part[1].type = QKV_BF16));
+    RUN_REFUSES(projection, QKV_ERROR_PLAN, d.part[1].type = QKV_F16);
+    RUN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_INT8);
+    qkv_projection_desc d = good;
+    qkv_plan plan;
+    d.num_parts = 1; /* the inputs fit, but not those of 192 rows in 8 bits */
+    d.in_features = INT64_C(1) << 54;
+    d.tokens = 200;
+    d.part[0].out = (qkv_output){out, 0, 4, 12};
+    d.part[0].type = QKV_INT8;
+    assert_int_equal(qkv_projection_plan(&ctx, &d, 1, &plan), QKV_OK);
+    d.arithmetic = QKV_ARITHMETIC_INT8;
+    expect_status(QKV_ERROR_OVERFLOW, qkv_projection_plan(&ctx, &d, 1, &plan), "a workspace beyond memory");
 }
 
 static void test_head_steps_refuse(void) {
@@ -429,6 +450,23 @@ static void test_packing_refuses(void) {
     PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_unpack(&d, packed), packed = shifted(room, 4));
     PACK_REFUSES(QKV_ERROR_ALIAS, qkv_unpack(&d, packed), d.part[0].unpacked = room);
     PACK_REFUSES(QKV_ERROR_STRIDES, qkv_unpack(&d, packed), d.part[0].stride = 4);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_size(&d, &bytes), d.part[0].type = QKV_Q6_K + 1);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_size(&d, &bytes), d.part[0].type = -1);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_unpack(&d, packed), d.part[0].type = INT64_MAX);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_Q4_0, d.in_features = 32));
+    PACK_REFUSES(QKV_ERROR_SHAPE, qkv_pack(&ctx, &d, packed), d.part[0].type = QKV_Q8_0);
+    PACK_REFUSES(QKV_ERROR_SHAPE, qkv_unpack(&d, packed), (d.part[0].type = QKV_Q5_K, d.in_features = 32));
+    PACK_REFUSES(QKV_ERROR_SHAPE, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_Q4_0, d.in_features = 32,
+                                                               d.part[0].layout = QKV_OUT_IN, d.part[0].stride = 40));
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_F16,
+                                                                   d.part[0].data = shifted(w, 1)));
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_Q6_K, d.in_features = 256,
+                                                                   d.part[0].layout = QKV_OUT_IN,
+                                                                   d.part[0].data = shifted(w, 1)));
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_pack(&ctx, &d, packed), d.part[0].type = QKV_INT8);
+    PACK_REFUSES(QKV_ERROR_ALIAS, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_INT8, d.part[0].scales = room));
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_INT8,
+                                                                   d.part[0].scales = shifted(w, 2)));
     float slope = 7;
     expect_status(QKV_ERROR_NEGATIVE, qkv_alibi_slopes(-1, &slope), "-1 heads");
     expect_status(QKV_ERROR_NULL, qkv_alibi_slopes(4, NULL), "no slopes");

@@ -19,7 +19,7 @@
 enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4 };
 
 /* So many blocks of 32 terms of rows in 8 bits, and a phase that makes them for all tasks pays. */
-enum { SHARED_BLOCKS = 1024 };
+enum { SHARED_BLOCKS = 512 };
 
 /* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */
 static int64_t tile_panels(const qkv_projection_desc *d, int64_t i) {
@@ -234,13 +234,13 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     shape->worker_size = shape->quantized;
     if (d->arithmetic != QKV_ARITHMETIC_INT8)
         return;
-    const int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
-    if (shape->panel_groups == 1 || shape->block_rows * blocks < SHARED_BLOCKS) {
+    const int64_t of_row = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
+    if (shape->panel_groups == 1 || shape->block_rows * of_row < SHARED_BLOCKS) {
         shape->worker_size += quantized_size(1, shape->block_rows, d->in_features);
         return;
     }
     shape->shared_size = shape->workers = quantized_size(all, shape->block_rows, d->in_features);
-    shape->k_chunks = qkv_min(blocks, qkv_ceil_div(4 * (int64_t)max_workers, all));
+    shape->k_chunks = qkv_min(of_row, qkv_ceil_div(4 * (int64_t)max_workers, all));
     shape->quantize_tasks = all * shape->k_chunks;
 }
 
