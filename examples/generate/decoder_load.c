@@ -159,11 +159,8 @@ void load_decoder(struct decoder *decoder, const struct gguf *file, const struct
     if (config->window_every > 0)
         make_rope(decoder, &weights, 1);
     decoder->layers = allocate((size_t)config->num_layers, sizeof *decoder->layers);
-    for (int64_t i = 0; i < config->num_layers; i++) {
+    for (int64_t i = 0; i < config->num_layers; i++)
         load_layer(decoder, &weights, i);
-        show_progress("loading the model", (double)(i + 1) / (double)config->num_layers);
-    }
-    end_progress();
     pack_tensors(decoder, &decoder->logits, &output, 1);
     connect(&decoder->logits, decoder->normed, (float *[]){NULL});
     close_weights(&weights);

@@ -144,7 +144,9 @@ void read_lexicon(struct lexicon *lexicon, const struct gguf *file, int byte_lev
         char *bytes = lexicon->bytes + lexicon->begin[i];
         const size_t count = decode_token(file, bytes, &text, &lexicon->kind[i], byte_level, i);
         lexicon->begin[i + 1] = lexicon->begin[i] + (uint32_t)count;
-        if (kind != TOKEN_CONTROL && kind != TOKEN_UNKNOWN && (kind != TOKEN_BYTE || byte_level))
+        /* SentencePiece's spaces are U+2581: a token with others is found as it is written, before text is cut. */
+        if (kind != TOKEN_CONTROL && kind != TOKEN_UNKNOWN && (kind != TOKEN_BYTE || byte_level) &&
+            (byte_level || !memchr(text.text, ' ', text.size)))
             lexicon->slots[find_slot(lexicon, bytes, count)] = (int32_t)i;
     }
 }

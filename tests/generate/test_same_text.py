@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 
+import gguf_file
 import results
 import tiny_decoder
 
@@ -40,38 +41,34 @@ def compare(model, name, prompts, count, variants, *options):
     return wanted
 
 
-def alone_and_together(model, name, count, *options):
-    together = answers(model, PROMPTS, count, "--sequences", "4", *options)
-    for sequences in ("1", "2", "3"):
-        found = answers(model, PROMPTS, count, "--sequences", sequences, *options)
-        results.check(f"{name}: four prompts, {sequences} at a time", found == together,
-                      str([len(tokens) for tokens, _ in together]))
-    return together
-
-
 def small_models():
-    for kind, architecture, cache in (("Q8_0", "llama", "f16"), ("Q4_1", "qwen3", "f32"), ("F32", "gemma3", "int8"),
-                                      ("Q4_K", "llama", "bf16")):
+    for kind, architecture, cache, arithmetic in (
+            ("Q8_0", "llama", "f16", "int8"), ("Q4_1", "qwen3", "f32", "f32"), ("Q6_K", "gemma3", "int8", "int8"),
+            ("Q5_0", "gemma3", "f16", "f32"), ("Q4_K", "llama", "bf16", "int8"), ("BF16", "qwen2", "f32", "f32")):
         with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
-            tiny_decoder.write(file.name, architecture, kind, wide=kind == "Q4_K",
+            tiny_decoder.write(file.name, architecture, kind, wide=gguf_file.TYPES[kind][1] == 256,
                                **{f"{architecture}.context_length": 512})
-            options = ("--raw", "--kv", cache, "--ctx", "512")
-            name = f"small {architecture} of {kind}, cache {cache}"
-            variants = [(f"{isa}, {threads} threads", ("--isa", isa, "--threads", threads))
-                        for isa in kernel_sets() for threads in (1, 2)]
-            variants += [(f"{chunk} at a time", ("--chunk", chunk)) for chunk in (1, 7, 64)]
+            options = ("--raw", "--kv", cache, "--ctx", "512", "--arithmetic", arithmetic)
+            name = f"small {architecture} of {kind}, products in {arithmetic}, cache {cache}"
+            variants = [(f"{isa}, 1 thread", ("--isa", isa, "--threads", 1)) for isa in kernel_sets()]
+            variants += [("2 threads, 7 tokens at a time", ("--threads", 2, "--chunk", 7)),
+                         ("2 threads, token by token", ("--threads", 2, "--chunk", 1))]
             compare(file.name, name, PROMPTS[:1], 256, variants, *options)
-            alone_and_together(file.name, name, 64, *options)
+            together = [(f"four prompts, {n} at a time", ("--sequences", n)) for n in (4, 1, 3)]
+            compare(file.name, name, PROMPTS, 48, together, *options)
 
 
 def real_model(model):
-    options = ("--kv", "f32")
-    variants = [("2 threads", ("--threads", 2)), ("1 thread", ("--threads", 1)), ("7 at a time", ("--chunk", 7))]
-    compare(model, "SmolLM2", PROMPTS[2:3], 256, variants, *options)
-    together = alone_and_together(model, "SmolLM2", 48, *options)
-    results.check("SmolLM2: the models say when they have finished", any(end == "the model" for _, end in together))
-    sets = [("the fastest", ())] + [(isa, ("--isa", isa)) for isa in kernel_sets()]
-    compare(model, "SmolLM2, kernel set", PROMPTS[3:], 3, sets, *options)
+    for arithmetic in ("f32", "int8"):
+        options, name = ("--arithmetic", arithmetic), f"SmolLM2, products in {arithmetic}"
+        variants = [("1 thread", ("--threads", 1)), ("2 threads, 7 tokens of the prompt at a time",
+                                                     ("--threads", 2, "--chunk", 7))]
+        alone = compare(model, name, PROMPTS[2:3], 256, variants, *options)
+        together = answers(model, PROMPTS, 256, "--sequences", "4", *options)
+        results.check(f"{name}: among four", together[2] == alone[0], str([len(tokens) for tokens, _ in together]))
+        results.check(f"{name}: the model says when it has finished", any(end == "the model" for _, end in together))
+        sets = [("the fastest", ())] + [(isa, ("--isa", isa)) for isa in kernel_sets()]
+        compare(model, f"{name}, kernel set", ["Once"], 2, sets, "--raw", *options)
 
 
 small_models()
