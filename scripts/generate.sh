@@ -92,7 +92,7 @@ for argument; do
     case $argument in
     --) break ;;
     -h | --help)
-        sed -n '/^    "usage: generate/,/;$/s/^    "\(.*\)\\n";*$/\1/p' "$root/examples/generate/settings.c"
+        sed -n '/^    "usage: generate/,/;$/s/^    "\(.*\)\\n";*$/\1/p' "$root/examples/generate/command_line.c"
         exit 0
         ;;
     esac

@@ -46,7 +46,7 @@ has() { # PYTHON MODULE
 prepare_python() { # sets python
     python=python3
     { [ -x "$venv/bin/python" ] || python3 -m venv --system-site-packages "$venv"; } >"$log" 2>&1 &&
-        { [ "$("$venv/bin/python" -c 'import tokenizers; print(tokenizers.__version__)' 2>/dev/null)" = "$tokenizers" ] ||
+        { [ "$("$venv/bin/python" -c 'import tokenizers; print(tokenizers.__version__)' 2>/dev/null)" = $tokenizers ] ||
             "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --retries 1 --timeout 20 \
                 "tokenizers==$tokenizers"; } >"$log" 2>&1 &&
         { has "$venv/bin/python" numpy || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \

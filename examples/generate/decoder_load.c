@@ -1,7 +1,7 @@
 /* From a model's file to a decoder in memory.  SPDX-License-Identifier: MIT */
 #include "decoder.h"
 #include "support.h"
-#include "weights.h"
+#include "matrices.h"
 
 #include <stdlib.h>
 
@@ -159,9 +159,12 @@ void load_decoder(struct decoder *decoder, const struct gguf *file, const struct
     if (config->window_every > 0)
         make_rope(decoder, &weights, 1);
     decoder->layers = allocate((size_t)config->num_layers, sizeof *decoder->layers);
-    for (int64_t i = 0; i < config->num_layers; i++)
+    for (int64_t i = 0; i < config->num_layers; i++) {
         load_layer(decoder, &weights, i);
+        forget_gguf_pages(file); /* the weights are packed */
+    }
     pack_tensors(decoder, &decoder->logits, &output, 1);
+    forget_gguf_pages(file);
     connect(&decoder->logits, decoder->normed, (float *[]){NULL});
     close_weights(&weights);
 }

@@ -4,8 +4,8 @@
 #include "chat.h"
 #include "decoder.h"
 #include "generation.h"
-#include "measure.h"
-#include "settings.h"
+#include "measurements.h"
+#include "command_line.h"
 #include "support.h"
 #include "text.h"
 
@@ -222,23 +222,34 @@ static void open_decoder(struct program *program, qkv_pthreads *pool) {
     start_generation(&program->generation, &program->decoder, &program->tokens, &interrupted);
 }
 
-static void run_model(struct program *program) {
+/* What is measured, and nothing else. */
+static int measure(struct program *program) {
     const struct settings *settings = &program->settings;
-    if (!program->chat && !settings->raw && !settings->perplexity)
-        note("the model's file describes no talk that is known here: the prompt goes to it as it is");
-    catch_interrupts();
     if (settings->perplexity)
         measure_perplexity(&program->decoder, &program->tokens, settings->perplexity, &interrupted);
+    else if (settings->speed)
+        measure_speed(&program->decoder, settings->speed, 32);
     else if (settings->logits)
         write_logits(&program->decoder, &program->tokens, settings->prompt, settings->logits);
-    else if (settings->interactive)
+    else
+        return 0;
+    return 1;
+}
+
+static void run_model(struct program *program) {
+    const struct settings *settings = &program->settings;
+    catch_interrupts();
+    if (measure(program))
+        return;
+    if (!program->chat && !settings->raw)
+        note("the model's file describes no talk that is known here: the prompt goes to it as it is");
+    if (settings->interactive)
         talk(program);
     else if (settings->batch)
         answer_batch(program);
     else
         answer_prompt(program);
-    if (!settings->perplexity && !settings->logits)
-        print_closing_line(&program->generation, settings->cache_name);
+    print_closing_line(&program->generation, settings->cache_name);
 }
 
 int main(int argc, char **argv) {

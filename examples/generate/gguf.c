@@ -1,7 +1,7 @@
 /* Reading GGUF: a header, keys with values, descriptions of tensors, then their elements. Everything is looked at once,
  * by read_gguf, with a cursor that never leaves the file; later reads follow offsets that passed.
  * SPDX-License-Identifier: MIT */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE /* madvise */
 #include "gguf.h"
 
 #include "support.h"
@@ -221,6 +221,10 @@ void open_gguf(struct gguf *file, const char *path) {
 void close_gguf(struct gguf *file) {
     munmap((void *)(uintptr_t)file->bytes, file->size);
     free_gguf(file);
+}
+
+void forget_gguf_pages(const struct gguf *file) {
+    madvise((void *)(uintptr_t)file->bytes, file->size, MADV_DONTNEED);
 }
 
 /* ------------------------------------------------------------------------------------------------ values */

@@ -45,7 +45,10 @@ struct gguf {
 void open_gguf(struct gguf *file, const char *path);
 void close_gguf(struct gguf *file);
 
-/* The same with a file that is in memory already. Only the arrays are this struct's. */
+/* Of a file that open_gguf has mapped: what has been read need not stay in memory; read again, it comes back. */
+void forget_gguf_pages(const struct gguf *file);
+
+/* The same as open and close with a file that is in memory already. Only the arrays are this struct's. */
 void read_gguf(struct gguf *file, const char *path, const void *bytes, size_t size);
 void free_gguf(struct gguf *file);
 

@@ -25,8 +25,8 @@ struct lexicon {
 void read_lexicon(struct lexicon *lexicon, const struct gguf *file, int byte_level);
 void free_lexicon(struct lexicon *lexicon);
 
-/* The number of the token of these bytes, or −1; of several the last. Control tokens and single bytes of a lexicon that
- * is not byte_level are not found. */
+/* The number of the token of these bytes, or −1; of several the last. Control tokens, and single bytes of a lexicon
+ * that is not byte_level, are not found. */
 int32_t find_token(const struct lexicon *lexicon, const char *bytes, size_t size);
 
 /* Control tokens too: the number of the token that is written so, or −1. */

@@ -4,8 +4,8 @@
 
 #include "lexicon.h"
 
-/* A byte-level model lists pairs of tokens, the first goes first. A SentencePiece model has a score for each token: what
- * two neighbours make together, if that is a token, goes by its score. */
+/* A byte-level model lists pairs of tokens, the first goes first. A SentencePiece model has a score for each token:
+ * what two neighbours make together, if that is a token, goes by its score. */
 struct merges {
     const struct lexicon *lexicon;
     struct gguf_array scores; /* count > 0: SentencePiece */
@@ -29,8 +29,8 @@ struct token_list {
 
 void append_token(struct token_list *list, int32_t token);
 
-/* Appends the tokens that a piece of text becomes. Bytes that are no token: their byte tokens, or nothing where there is
- * none either; `byte_tokens` is [256]. */
+/* Appends the tokens that a piece of text becomes. Bytes that are no token: their byte tokens, or nothing where there
+ * is none either; `byte_tokens` is [256]. */
 void merge_piece(const struct merges *merges, const char *text, size_t size, const int32_t *byte_tokens,
                  struct token_list *out);
 

@@ -37,7 +37,8 @@ static float root_mean_square(const float *x, int64_t size, float epsilon) {
             lanes[lane] += (double)x[i + lane] * (double)x[i + lane];
     for (; i < size; i++)
         lanes[0] += (double)x[i] * (double)x[i];
-    const double sum = ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+    const double sum =
+        ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
     return (float)(1.0 / sqrt(sum / (double)size + (double)epsilon));
 }
 

@@ -62,7 +62,8 @@ static void add_end(struct text_tokens *tokens, int32_t token) {
 }
 
 static void find_ends(struct text_tokens *tokens, const struct gguf *file) {
-    static const char *const turns[] = {"<|im_end|>", "<|endoftext|>", "<end_of_turn>", "<|eot_id|>", "<|end_of_text|>"};
+    static const char *const turns[] = {"<|im_end|>", "<|endoftext|>", "<end_of_turn>", "<|eot_id|>",
+                                        "<|end_of_text|>"};
     add_end(tokens, token_number(tokens, file, "tokenizer.ggml.eos_token_id"));
     add_end(tokens, token_number(tokens, file, "tokenizer.ggml.eot_token_id"));
     for (size_t i = 0; i < sizeof turns / sizeof turns[0]; i++) {

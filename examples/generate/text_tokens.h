@@ -27,8 +27,8 @@ struct text_tokens {
 void read_text_tokens(struct text_tokens *tokens, const struct gguf *file);
 void free_text_tokens(struct text_tokens *tokens);
 
-/* Appends the tokens of a text, any bytes. From plain_begin on, up to plain_end, control tokens are text like any other:
- * so nobody's words can end a turn. */
+/* Appends the tokens of a text, any bytes. From plain_begin on, up to plain_end, control tokens are text like any
+ * other: so nobody's words can end a turn. */
 void tokenize_text(const struct text_tokens *tokens, const char *text, size_t size, size_t plain_begin,
                    size_t plain_end, struct token_list *out);
 

@@ -30,7 +30,8 @@ for kind in ("llama", "gemma3"):
 PYTHON
         ;;
     safetensors)
-        header='{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}'
+        header='{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},'
+        header=$header'"b":{"dtype":"BF16","shape":[4],"data_offsets":[24,32]}}'
         printf "\\$(printf '%o' ${#header})\\0\\0\\0\\0\\0\\0\\0%s%032d" "$header" 0 >"$dir/corpus-safetensors/seed"
         ;;
     vocabulary) printf '[UNK]\nthe\n##ing\nZ\303\274rich\r\n' >"$dir/corpus-vocabulary/seed" ;;
@@ -43,7 +44,8 @@ PYTHON
 names=
 for name in exit malloc calloc realloc aligned_alloc free fopen fclose; do names="$names -D$name=fuzz_$name"; done
 flags="-std=c11 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
-flags="$flags $names -Iinclude -Iadapters/pthreads -Iexamples/common -Iexamples/generate -Iexamples/encoder -Itests/fuzz"
+flags="$flags $names -Iinclude -Iadapters/pthreads"
+flags="$flags -Iexamples/common -Iexamples/generate -Iexamples/encoder -Itests/fuzz"
 flags="$flags $(pkg-config --cflags libcjson libutf8proc)"
 fuzz() { # TARGET SOURCE…
     target=$1
@@ -61,8 +63,8 @@ fuzz() { # TARGET SOURCE…
         $(pkg-config --libs libcjson libutf8proc) -lpthread -lm -o "$dir/fuzz_$target" || return 1
     longest=2048
     test "$target" != gguf || longest=16384
-    "$dir/fuzz_$target" -max_total_time="$seconds" -seed=1 -max_len=$longest -timeout=20 -rss_limit_mb=1024 -detect_leaks=0 \
-        -artifact_prefix="$dir/crash-$target-" "$dir/corpus-$target" >"$dir/$target.log" 2>&1
+    "$dir/fuzz_$target" -max_total_time="$seconds" -seed=1 -max_len=$longest -timeout=20 -rss_limit_mb=1024 \
+        -detect_leaks=0 -artifact_prefix="$dir/crash-$target-" "$dir/corpus-$target" >"$dir/$target.log" 2>&1
     status=$?
     rm -f /dev/shm/qkv-fuzz-"$target"-*
     test $status = 0 || tail -n 40 "$dir/$target.log"

@@ -1,6 +1,6 @@
 /* Readers of the examples under libFuzzer. They end the program when a file is damaged: here that ends the input. What
- * they ask for is counted: nothing far larger than the file. scripts/check/fuzz_readers.sh compiles the examples so that
- * exit, calloc … are these.  SPDX-License-Identifier: MIT */
+ * they ask for is counted: nothing far larger than the file. scripts/check/fuzz_readers.sh compiles the examples so
+ * that exit, calloc … are these.  SPDX-License-Identifier: MIT */
 #ifndef FUZZ_READER_H
 #define FUZZ_READER_H
 

@@ -2,7 +2,8 @@
  *
  *   llama_reference tokens MODEL <lines                     the tokens of each line, [1,2,3]
  *   llama_reference greedy MODEL THREADS N "text"           the N likeliest next tokens, with K and V in f32
- *   llama_reference speed MODEL THREADS TOKENS STEPS        "prompt-tokens-per-second steps-per-second" once
+ *   llama_reference speed MODEL THREADS TOKENS STEPS        seconds and processor seconds of both
+ *   llama_reference quantize MODEL OUT TYPE                 weights as f16, q8_0, q5_1, q5_0, q4_1 or q4_0
  *
  * SPDX-License-Identifier: MIT */
 #include "../../bench/engines/llama_side.h"
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static void only_errors(enum ggml_log_level level, const char *text, void *data) {
     (void)data;
@@ -74,6 +76,12 @@ static int greedy(const char *path, int32_t threads, int32_t steps, const char *
     return 0;
 }
 
+static double cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static int speed(const char *path, int32_t threads, int32_t count, int32_t steps) {
     struct sides s = with_context(path, threads, GGML_TYPE_F16, count + steps + 64);
     llama_token *tokens = need(calloc((size_t)count, sizeof *tokens));
@@ -81,13 +89,32 @@ static int speed(const char *path, int32_t threads, int32_t count, int32_t steps
         tokens[i] = 1000 + i % 1000;
     run_tokens(&s.side[0], tokens, count < 32 ? count : 32); /* the first time takes memory and starts threads */
     keep_tokens(&s.side[0], 0);
-    const double prompt = run_tokens(&s.side[0], tokens, count), begin = seconds_now();
+    const double cpu_before = cpu_seconds(), prompt = run_tokens(&s.side[0], tokens, count);
+    const double begin = seconds_now(), cpu_begin = cpu_seconds();
     for (int32_t i = 0; i < steps; i++) {
         likeliest_token(&s, &s.side[0]);
         run_tokens(&s.side[0], &tokens[i % count], 1);
     }
-    printf("%.2f %.2f\n", count / prompt, steps / (seconds_now() - begin));
+    printf("%f %f %f %f\n", prompt, cpu_begin - cpu_before, seconds_now() - begin, cpu_seconds() - cpu_begin);
     return 0;
+}
+
+static int quantize(const char *from, const char *to, const char *type) {
+    static const struct {
+        const char *name;
+        enum llama_ftype type;
+    } types[] = {
+        {"f16", LLAMA_FTYPE_MOSTLY_F16},   {"q8_0", LLAMA_FTYPE_MOSTLY_Q8_0}, {"q5_1", LLAMA_FTYPE_MOSTLY_Q5_1},
+        {"q5_0", LLAMA_FTYPE_MOSTLY_Q5_0}, {"q4_1", LLAMA_FTYPE_MOSTLY_Q4_1}, {"q4_0", LLAMA_FTYPE_MOSTLY_Q4_0},
+    };
+    struct llama_model_quantize_params p = llama_model_quantize_default_params();
+    p.allow_requantize = true;
+    p.ftype = (enum llama_ftype)-1;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(type, types[i].name) == 0)
+            p.ftype = types[i].type;
+    llama_log_set(only_errors, NULL);
+    return (int)p.ftype < 0 || llama_model_quantize(from, to, &p) != 0;
 }
 
 int main(int argc, char **argv) {
@@ -97,6 +124,8 @@ int main(int argc, char **argv) {
         return greedy(argv[2], atoi(argv[3]), atoi(argv[4]), argv[5]);
     if (argc == 6 && strcmp(argv[1], "speed") == 0)
         return speed(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+    if (argc == 5 && strcmp(argv[1], "quantize") == 0)
+        return quantize(argv[2], argv[3], argv[4]);
     fputs("usage: see the beginning of the source\n", stderr);
     return 2;
 }

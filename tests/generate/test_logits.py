@@ -22,7 +22,7 @@ TEXT = ("Attention is a weighted mean: every token asks all those before it a qu
 def logits_of(path, text, tokens, *options):
     """Rows of logits, one a token."""
     with tempfile.NamedTemporaryFile() as out:
-        done = results.run(GENERATE, "--model", path, "--kv", "f32", "--logits", out.name, *options, text)
+        done = results.run(GENERATE, "--model", path, "--kv", "f32", "--arithmetic", "f32", "--logits", out.name, *options, text)
         if done.returncode != 0:
             raise RuntimeError(done.stderr.decode())
         return np.fromfile(out.name, np.float32).reshape(len(tokens), -1)

@@ -1,6 +1,6 @@
 /* The command line.  SPDX-License-Identifier: MIT */
 #define _POSIX_C_SOURCE 200809L
-#include "settings.h"
+#include "command_line.h"
 
 #include "support.h"
 
@@ -34,17 +34,18 @@ static const char help[] =
     "  -c, --ctx N             tokens that a text can have (default: the model's, at most 8192)\n"
     "      --chunk N           tokens of a prompt that are taken at once (default: 256)\n"
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
-    "  -a, --arithmetic HOW    of products: f32, or int8 where weights are integers (default: f32)\n"
+    "  -a, --arithmetic HOW    of products: f32, or where weights are integers int8 (default)\n"
     "  -t, --threads N         default: one for every CPU\n"
     "      --isa NAME          kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
     "\n"
     "      --perplexity FILE   of a text, and nothing else\n"
+    "      --speed N           seconds and processor seconds of a prompt of N tokens, and of 32 steps behind it\n"
     "      --tokenize FILE     the tokens of each line as JSON, and nothing else; - is standard input\n"
     "      --logits FILE       writes the logits of every token of the prompt (float), and nothing else\n"
     "  -h, --help\n";
 
 enum {
-    STOP = 256, SEQUENCES, TOP_K, TOP_P, MIN_P, REPEAT, CHUNK, KV, ISA, PERPLEXITY, TOKENIZE, LOGITS
+    STOP = 256, SEQUENCES, TOP_K, TOP_P, MIN_P, REPEAT, CHUNK, KV, ISA, PERPLEXITY, SPEED, TOKENIZE, LOGITS
 };
 
 static const struct option long_options[] = {
@@ -59,6 +60,7 @@ static const struct option long_options[] = {
     {"kv", required_argument, NULL, KV},           {"arithmetic", required_argument, NULL, 'a'},
     {"threads", required_argument, NULL, 't'},
     {"isa", required_argument, NULL, ISA},         {"perplexity", required_argument, NULL, PERPLEXITY},
+    {"speed", required_argument, NULL, SPEED},
     {"tokenize", required_argument, NULL, TOKENIZE}, {"logits", required_argument, NULL, LOGITS},
     {"help", no_argument, NULL, 'h'},              {NULL, 0, NULL, 0},
 };
@@ -123,6 +125,7 @@ static void read_setting(struct settings *settings, int option) {
     case 't': settings->num_threads = (int32_t)whole_number(optarg, "threads", 1, QKV_PTHREADS_MAX); break;
     case ISA: settings->isa = optarg; break;
     case PERPLEXITY: settings->perplexity = optarg; break;
+    case SPEED: settings->speed = whole_number(optarg, "speed", 1, 1 << 24); break;
     case TOKENIZE: settings->tokenize = optarg; break;
     case LOGITS: settings->logits = optarg; break;
     case 'h':
@@ -138,6 +141,7 @@ void read_settings(struct settings *settings, int argc, char **argv) {
     const char *isa = getenv("QKV_ISA");
     *settings = (struct settings){
         .max_answer = 256, .chunk = 256, .sequences = 4, .cache_type = QKV_F16, .cache_name = "f16",
+        .arithmetic = QKV_ARITHMETIC_INT8,
         .num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL,
         .sampling = {.top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .repeat_tokens = 64, .seed = 1}};
     for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:a:t:h", long_options, NULL)) != -1;)
@@ -147,9 +151,10 @@ void read_settings(struct settings *settings, int argc, char **argv) {
     if (argc - optind > 1)
         die("one prompt, please: put it in quotes, or several a line into a file for --batch-prompts");
     settings->prompt = argv[optind];
-    const int whats = settings->interactive + !!settings->batch + !!settings->perplexity + !!settings->tokenize;
+    const int whats = settings->interactive + !!settings->batch + !!settings->perplexity + !!settings->tokenize +
+                      !!settings->speed;
     if (whats + !!settings->prompt != 1)
-        die("give one of: a prompt, --interactive, --batch-prompts, --perplexity, --tokenize");
+        die("give one of: a prompt, --interactive, --batch-prompts, --perplexity, --speed, --tokenize");
     if (settings->interactive && settings->json)
         die("--interactive and --json don't go together");
     if (settings->logits && !settings->prompt)

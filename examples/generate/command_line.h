@@ -1,6 +1,6 @@
 /* The command line.  SPDX-License-Identifier: MIT */
-#ifndef SETTINGS_H
-#define SETTINGS_H
+#ifndef COMMAND_LINE_H
+#define COMMAND_LINE_H
 
 #include "sampler.h"
 
@@ -16,6 +16,7 @@ struct settings {
     const char **stops;
     size_t num_stops;
     int64_t max_answer;            /* tokens */
+    int64_t speed;                 /* tokens, or 0 */
     int64_t context, chunk, sequences;
     int32_t cache_type, num_threads;
     int64_t arithmetic;            /* QKV_ARITHMETIC_… */

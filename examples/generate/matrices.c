@@ -1,5 +1,5 @@
 /* A model's matrices, from its file into the form that qkv multiplies.  SPDX-License-Identifier: MIT */
-#include "weights.h"
+#include "matrices.h"
 
 #include "support.h"
 

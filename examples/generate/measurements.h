@@ -1,6 +1,6 @@
 /* What is measured of a model: perplexity, logits, speed.  SPDX-License-Identifier: MIT */
-#ifndef MEASURE_H
-#define MEASURE_H
+#ifndef MEASUREMENTS_H
+#define MEASUREMENTS_H
 
 #include "decoder.h"
 #include "generation.h"
@@ -14,6 +14,9 @@ void measure_perplexity(struct decoder *decoder, const struct text_tokens *token
 
 /* Writes the logits of every token of the text as it is, floats in the machine's byte order. */
 void write_logits(struct decoder *decoder, const struct text_tokens *tokens, const char *text, const char *path);
+
+/* A prompt of so many tokens, of no meaning, and steps behind it: prints the seconds and processor seconds of both. */
+void measure_speed(struct decoder *decoder, int64_t tokens, int64_t steps);
 
 /* Speed, memory, kernel set, where the time went, on standard error. */
 void print_closing_line(const struct generation *generation, const char *cache_name);

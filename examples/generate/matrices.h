@@ -1,6 +1,6 @@
 /* A model's matrices, from its file into the form that qkv multiplies.  SPDX-License-Identifier: MIT */
-#ifndef WEIGHTS_H
-#define WEIGHTS_H
+#ifndef MATRICES_H
+#define MATRICES_H
 
 #include "decoder.h"
 

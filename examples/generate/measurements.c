@@ -1,6 +1,6 @@
 /* What is measured of a model: perplexity, logits, speed.  SPDX-License-Identifier: MIT */
 #define _POSIX_C_SOURCE 200809L
-#include "measure.h"
+#include "measurements.h"
 
 #include "support.h"
 
@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 enum { PIECE = 512, LOGIT_ROWS = 32 };
 
@@ -120,6 +121,39 @@ void write_logits(struct decoder *decoder, const struct text_tokens *tokens, con
     free(list.ids);
 }
 
+static double cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void run_tokens(struct decoder *decoder, int64_t count, int64_t most_rows, float *logits) {
+    int32_t tokens[512];
+    for (int64_t at = 0; at < count;) {
+        const int64_t n = least(count - at, least(most_rows, 512));
+        for (int64_t i = 0; i < n; i++)
+            tokens[i] = (int32_t)((1000 + at + i) % decoder->config.num_tokens);
+        run_decoder(decoder, &(struct run){.tokens = tokens, .num_tokens = n, .num_logits = at + n == count}, 1,
+                    logits);
+        at += n;
+    }
+}
+
+void measure_speed(struct decoder *decoder, int64_t tokens, int64_t steps) {
+    if (tokens + steps > decoder->options.max_tokens)
+        die("--speed: %lld tokens and %lld steps don't fit into the context", (long long)tokens, (long long)steps);
+    float *logits = allocate_floats((size_t)decoder->config.num_tokens);
+    run_tokens(decoder, least(tokens, 32), decoder->options.max_rows, logits); /* memory is taken the first time */
+    truncate_sequence(decoder, 0, 0);
+    const double begin = seconds_now(), cpu_begin = cpu_seconds();
+    run_tokens(decoder, tokens, decoder->options.max_rows, logits);
+    const double middle = seconds_now(), cpu_middle = cpu_seconds();
+    for (int64_t i = 0; i < steps; i++)
+        run_tokens(decoder, 1, 1, logits);
+    printf("%f %f %f %f\n", middle - begin, cpu_middle - cpu_begin, seconds_now() - middle, cpu_seconds() - cpu_middle);
+    free(logits);
+}
+
 static void print_speed(const char *what, size_t tokens, double seconds) {
     fprintf(stderr, "%s %zu tokens", what, tokens);
     if (tokens > 0 && seconds > 0)
@@ -132,12 +166,14 @@ void print_closing_line(const struct generation *generation, const char *cache_n
     const struct decoder *decoder = generation->decoder;
     const double *seconds = decoder->seconds, total = seconds[0] + seconds[1] + seconds[2] + seconds[3];
     struct rusage usage = {0};
+    if (generation->prompt_tokens == 0)
+        return;
     getrusage(RUSAGE_SELF, &usage);
     print_speed("prompt", generation->prompt_tokens, generation->prompt_seconds);
     print_speed("answer", generation->answer_tokens, generation->answer_seconds);
-    fprintf(stderr, "%ld MiB; %s, %d thread%s, products in %s, cache %s; products %.0f %%, logits %.0f %%, attention %.0f %%\n",
-            usage.ru_maxrss >> 10, decoder->ctx.isa, (int)decoder->pool->num_threads,
-            decoder->pool->num_threads == 1 ? "" : "s",
-            decoder->options.arithmetic == QKV_ARITHMETIC_INT8 ? "int8" : "f32", cache_name, 100 * seconds[SECONDS_PRODUCTS] / total,
+    fprintf(stderr, "%ld MiB; %s, %d thread%s, products in %s, cache %s; ", usage.ru_maxrss >> 10, decoder->ctx.isa,
+            (int)decoder->pool->num_threads, decoder->pool->num_threads == 1 ? "" : "s",
+            decoder->options.arithmetic == QKV_ARITHMETIC_INT8 ? "int8" : "f32", cache_name);
+    fprintf(stderr, "products %.0f %%, logits %.0f %%, attention %.0f %%\n", 100 * seconds[SECONDS_PRODUCTS] / total,
             100 * seconds[SECONDS_LOGITS] / total, 100 * seconds[SECONDS_ATTENTION] / total);
 }
