@@ -127,15 +127,16 @@ static void check_tensor(const struct gguf *file, const struct gguf_string *name
     const struct tensor_type *type = &tensor_types[axes->type];
     const uint64_t room = file->size - file->data;
     uint64_t blocks = axes->size[0] / type->elements;
+    if (axes->size[2] != 1 || axes->size[3] != 1)
+        die("%s: tensor %.*s has more than two axes, which no model that is known here has", file->path, shown,
+            name->text);
     if (axes->size[0] % type->elements != 0)
         die("%s: tensor %.*s has rows of %llu elements, which are no whole blocks of %s", file->path, shown, name->text,
             (unsigned long long)axes->size[0], type->name);
-    for (uint32_t i = 1; i < MAX_AXES; i++) {
-        if (axes->size[i] == 0 || blocks > room / axes->size[i])
-            die("%s: tensor %.*s has an impossible shape; the file is damaged or incomplete", file->path, shown,
-                name->text);
-        blocks *= axes->size[i];
-    }
+    if (axes->size[1] == 0 || blocks > room / axes->size[1])
+        die("%s: tensor %.*s has an impossible shape; the file is damaged or incomplete", file->path, shown,
+            name->text);
+    blocks *= axes->size[1];
     if (blocks == 0 || blocks > room / type->bytes || axes->offset > room - blocks * type->bytes ||
         axes->offset % alignment != 0)
         die("%s: tensor %.*s does not lie in the file; the file is damaged or incomplete", file->path, shown,
@@ -149,7 +150,7 @@ struct gguf_tensor gguf_tensor_at(const struct gguf *file, size_t i) {
     const struct tensor_type *type = &tensor_types[axes.type];
     return (struct gguf_tensor){
         .name = name, .type = axes.type, .columns = (int64_t)axes.size[0],
-        .rows = (int64_t)(axes.size[1] * axes.size[2] * axes.size[3]), .data = file->bytes + file->data + axes.offset,
+        .rows = (int64_t)axes.size[1], .data = file->bytes + file->data + axes.offset,
         .row_size = (size_t)(axes.size[0] / type->elements * type->bytes)};
 }
 

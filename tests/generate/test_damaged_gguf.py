@@ -92,7 +92,7 @@ def changed_tensors():
     axes, offset = at + 4, at + 4 + 16 + 4
     for what, place, form, value in [("axes", at, "<I", n) for n in (0, 5, 2**31, 2**32 - 1)] + \
             [("columns", axes, "<Q", n) for n in (0, 1, 33, 2**32, 2**61, 2**62 + 32, 2**63, 2**64 - 32)] + \
-            [("rows", axes + 8, "<Q", n) for n in (0, 2**31, 2**58, 2**63, 2**64 - 1)] + \
+            [("rows", axes + 8, "<Q", n) for n in (0, 2**31, 2**58, 2**63, 2**63 + 96, 2**64 - 1)] + \
             [("type", axes + 16, "<I", n) for n in (1, 4, 9, 16, 31, 39, 1000, 2**32 - 1)] + \
             [("offset", offset, "<Q", n) for n in (1, 2**20, 2**40, 2**63, 2**64 - 32)]:
         damaged = bytearray(GOOD)
