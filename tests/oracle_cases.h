@@ -92,8 +92,9 @@ void case_run_by(qkv_parallel_for parallel_for, void *pool);
  * infinite, subnormal and huge. Either layout and any stride where the type allows it. dense: what they mean, [in][out]
  * contiguous. in_features are whole blocks. */
 qkv_weight case_weight(qt_rng *rng, int64_t type, int64_t in_features, int64_t out_features, bool damaged,
-                       float **dense);
-int64_t case_weight_type(qt_rng *rng); /* any */
+                       const float **dense);
+/* Any whose blocks divide so many inputs; integers: that has an arithmetic in int8. */
+int64_t case_weight_type(qt_rng *rng, bool integers, int64_t in_features);
 extern const char *const case_type_name[QKV_Q6_K + 1];
 
 void *case_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc);

@@ -6,8 +6,11 @@
 const char *const case_type_name[QKV_Q6_K + 1] = {"f32",  "f16",  "bf16", "q8_0", "int8", "q4_0",
                                                   "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
 
-int64_t case_weight_type(qt_rng *rng) {
-    return qt_range(rng, QKV_F32, QKV_Q6_K);
+int64_t case_weight_type(qt_rng *rng, bool integers, int64_t in_features) {
+    int64_t type = qt_range(rng, QKV_F32, QKV_Q6_K);
+    while (in_features % oracle_block_terms(type) != 0 || (integers && type < QKV_Q8_0))
+        type = qt_range(rng, QKV_F32, QKV_Q6_K);
+    return type;
 }
 
 /* A binary16 with an exponent of 2^low … 2^high. */
@@ -54,7 +57,8 @@ static void put_numbers(qt_rng *rng, int64_t type, unsigned char *p, int64_t n) 
     }
 }
 
-qkv_weight case_weight(qt_rng *rng, int64_t type, int64_t in, int64_t out, bool damaged, float **dense) {
+qkv_weight case_weight(qt_rng *rng, int64_t type, int64_t in, int64_t out, bool damaged,
+                       const float **dense) {
     const int64_t terms = oracle_block_terms(type), bytes = oracle_block_bytes(type);
     qkv_weight w = {.out_features = out, .type = type, .layout = QKV_OUT_IN};
     if (terms == 1 && qt_chance(rng, 50))
@@ -76,14 +80,15 @@ qkv_weight case_weight(qt_rng *rng, int64_t type, int64_t in, int64_t out, bool 
         qt_read_only(scales);
         w.scales = scales;
     }
-    *dense = qt_floats((size_t)(in * out), QT_HEAD);
+    float *values = qt_floats((size_t)(in * out), QT_HEAD);
+    *dense = values;
     for (int64_t k = 0; k < in; k++)
         for (int64_t c = 0; c < out; c++) {
             oracle_term term = w.layout == QKV_IN_OUT ? oracle_weight(type, data + k * stride * bytes, c)
                                                       : oracle_weight(type, data + c * stride * bytes, k);
             if (type == QKV_INT8)
                 term.scale = (double)w.scales[c];
-            (*dense)[k * out + c] = oracle_weight_value(term);
+            values[k * out + c] = oracle_weight_value(term);
         }
     return w;
 }

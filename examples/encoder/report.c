@@ -6,7 +6,7 @@
 #include "json.h"
 #include "text.h"
 #include "support.h"
-#include "weights.h"
+#include "rounding.h"
 
 #include <stdio.h>
 #include <stdlib.h>

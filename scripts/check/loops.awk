@@ -81,7 +81,7 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
             if (i != j && head[i] >= head[j] && jump[i] <= jump[j] && (work[i] || !work[j])) inner = 0
         if (!inner) continue
         walk(head[j], jump[j])
-        hot = !(name in is_cold) && name !~ /^gemm_nt/ && (name ~ /gemm/ ? fma[j] >= tile \
+        hot = !(name in is_cold) && name !~ /^gemm_nt/ && (name ~ /gemm/ && name !~ /gemm_weights_/ ? fma[j] >= tile \
                                                                    : name ~ /^stored_/ ? fma[j] > 0 : loads[j] > 0)
         print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other",
             jumps[j] == 1 ? "straight" : "branches"

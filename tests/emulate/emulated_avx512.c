@@ -74,9 +74,37 @@ static inline simde__m512i widen_bytes(__m128i x) {
     return simde__m512i_from_private(y);
 }
 
+static inline simde__m512i widen_unsigned_bytes(__m128i x) {
+    simde__m512i_private y;
+    y.m256i[0] = _mm256_cvtepu8_epi32(x);
+    y.m256i[1] = _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8));
+    return simde__m512i_from_private(y);
+}
+
+static inline simde__m512i to_integers(simde__m512 x) {
+    const simde__m512_private y = simde__m512_to_private(x);
+    simde__m512i_private z;
+    z.m256i[0] = _mm256_cvtps_epi32(y.m256[0]);
+    z.m256i[1] = _mm256_cvtps_epi32(y.m256[1]);
+    return simde__m512i_from_private(z);
+}
+
+static inline __m128i narrow_to_bytes(simde__m512i x) { /* what fits */
+    const simde__m512i_private y = simde__m512i_to_private(x);
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(y.m256i[0], y.m256i[1]), 0xd8);
+    return _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+}
+
 static inline __m256i narrow_words(simde__m512i x) {
     const simde__m512i_private y = simde__m512i_to_private(x);
     return _mm256_permute4x64_epi64(_mm256_packus_epi32(y.m256i[0], y.m256i[1]), 0xd8);
+}
+
+static inline simde__m512i shift_right(simde__m512i x, unsigned n) {
+    simde__m512i_private y = simde__m512i_to_private(x);
+    for (int half = 0; half < 2; half++)
+        y.m256i[half] = _mm256_srai_epi32(y.m256i[half], (int)n);
+    return simde__m512i_from_private(y);
 }
 
 static inline simde__m512 from_integers(simde__m512i x) {
@@ -93,12 +121,22 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #undef _mm512_cvtepi8_epi32
 #undef _mm512_cvtepi32_epi16
 #undef _mm512_cvtepi32_ps
+#undef _mm512_cvtepu8_epi32
+#undef _mm512_cvtps_epi32
+#undef _mm512_cvtepi32_epi8
+#undef _mm512_srai_epi32
+#undef _mm512_madd_epi16
 #define _mm512_cvtph_ps from_halves
 #define _mm512_cvtps_ph(x, rounding) to_halves(x)
 #define _mm512_cvtepu16_epi32 widen_words
 #define _mm512_cvtepi8_epi32 widen_bytes
 #define _mm512_cvtepi32_epi16 narrow_words
 #define _mm512_cvtepi32_ps from_integers
+#define _mm512_cvtepu8_epi32 widen_unsigned_bytes
+#define _mm512_cvtps_epi32 to_integers
+#define _mm512_cvtepi32_epi8 narrow_to_bytes
+#define _mm512_srai_epi32 shift_right
+#define _mm512_madd_epi16 simde_mm512_madd_epi16
 #undef _cvtu32_mask16
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
@@ -130,7 +168,7 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #include "kernels/dropout.inc.h"
 #include "kernels/storage.inc.h"
 #include "kernels/stored.inc.h"
-#include "kernels/weights_loops.inc.h"
+#include "kernels/weights.inc.h"
 
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"

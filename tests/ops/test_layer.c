@@ -79,17 +79,6 @@ static void draw_sizes(qt_rng *rng, layer_case *c) {
     c->width = a->num_heads * c->dv;
 }
 
-/* A weight of a type that so many inputs are whole blocks of; integers: that has an arithmetic in int8. */
-static qkv_weight draw_typed(qt_rng *rng, bool integers, int64_t in, int64_t out, const float **dense) {
-    int64_t type = case_weight_type(rng);
-    while (in % oracle_block_terms(type) != 0 || (integers && type < QKV_Q8_0))
-        type = case_weight_type(rng);
-    float *values;
-    const qkv_weight w = case_weight(rng, type, in, out, false, &values);
-    *dense = values;
-    return w;
-}
-
 static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     qkv_layer_desc *d = &c->desc;
     const qkv_attention_desc *a = &d->attention;
@@ -108,7 +97,7 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
             const int64_t rows = p > 0 && apart ? kv_dim : in;
             qkv_weight drawn = {.out_features = size[p]};
             if (c->typed)
-                drawn = draw_typed(rng, integers, rows, size[p], &w[p]);
+                drawn = case_weight(rng, case_weight_type(rng, integers, rows), rows, size[p], false, &w[p]);
             else
                 drawn.data = w[p] = draw_floats(rng, rows * size[p], spread);
             bias[p] = qt_chance(rng, 50) ? draw_floats(rng, size[p], 0.5f) : NULL;
@@ -134,7 +123,8 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
         d->out_features = qt_range(rng, 1, 150);
         qkv_weight drawn = {.out_features = d->out_features};
         if (c->typed)
-            drawn = draw_typed(rng, integers, c->width, d->out_features, &c->weights.wo);
+            drawn = case_weight(rng, case_weight_type(rng, integers, c->width), c->width, d->out_features, false,
+                                &c->weights.wo);
         else
             drawn.data = c->weights.wo = draw_floats(rng, c->width * d->out_features, 1 / sqrtf((float)c->width));
         d->wo_type = (int32_t)drawn.type;
@@ -162,7 +152,8 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     }
     d->out = case_output(rng, d->attention.batch, 1, c->tokens, d->out_features);
     qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64
-                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u types=%d,%d,%d,%d arithmetic=%" PRId64, d->attention.batch, c->tokens, c->keys,
+                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u types=%d,%d,%d,%d arithmetic=%" PRId64,
+                d->attention.batch, c->tokens, c->keys,
                 !c->cross ? "" : d->w_kv ? " w_kv" : " x_kv", d->model_dim, d->kv_dim, d->attention.num_heads,
                 d->attention.num_kv_heads, d->attention.head_dim, d->attention.head_dim_v, d->out_features,
                 c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags, d->wq_type, d->wk_type, d->wv_type,

@@ -11,7 +11,7 @@
 typedef struct typed_case {
     qkv_projection_desc desc, plain; /* plain: over the floats */
     qkv_pack_desc pack, pack_plain;
-    float *dense[QKV_MAX_PARTS];
+    const float *dense[QKV_MAX_PARTS];
 } typed_case;
 
 static int64_t draw_inputs(qt_rng *rng, const int64_t types[QKV_MAX_PARTS]) {
@@ -45,9 +45,7 @@ static void draw_case(qt_rng *rng, typed_case *c, int64_t first_type, bool integ
     int64_t types[QKV_MAX_PARTS];
     const bool mixed = qt_chance(rng, 50);
     for (int i = 0; i < QKV_MAX_PARTS; i++) {
-        types[i] = i > 0 && mixed ? case_weight_type(rng) : first_type;
-        if (integers && types[i] < QKV_Q8_0)
-            types[i] = first_type;
+        types[i] = i > 0 && mixed ? case_weight_type(rng, integers, 0) : first_type;
     }
     d->size = sizeof *d;
     d->batch = qt_range(rng, 1, 2);
@@ -316,7 +314,7 @@ static void test_pieces_of_64_columns_make_the_whole(void) {
             continue;
         const int64_t type = (int64_t)(i % (QKV_Q6_K + 1)), terms = oracle_block_terms(type);
         const int64_t in = terms == 1 ? 37 : 2 * terms, out = qt_range(&rng, 65, 300), cut = out / 64 * 64;
-        float *dense;
+        const float *dense;
         const qkv_weight w = case_weight(&rng, type, in, out, false, &dense);
         qkv_pack_desc whole = {.size = sizeof whole, .in_features = in, .num_parts = 1, .part = {w}}, piece = whole;
         size_t bytes, before;

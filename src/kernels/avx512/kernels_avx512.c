@@ -40,7 +40,7 @@
 #include "../dropout.inc.h"
 #include "../storage.inc.h"
 #include "../stored.inc.h"
-#include "../weights_loops.inc.h"
+#include "../weights.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

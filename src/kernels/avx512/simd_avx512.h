@@ -144,6 +144,64 @@ QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(rounded));
 }
 
+/* Words of 32 bits in lanes, and their bytes. */
+typedef __m512i vint;
+typedef __m512i vdots; /* sums of products of bytes, not yet added up for each word */
+
+QKV_INLINE vint i_load(const void *p) { return _mm512_loadu_si512(p); }
+QKV_INLINE void i_store(void *p, vint a) { _mm512_storeu_si512(p, a); }
+QKV_INLINE vint i_set(uint32_t x) { return _mm512_set1_epi32((int)x); }
+QKV_INLINE vint i_words(const void *p) { /* the one at p in every lane */
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return _mm512_set1_epi32(x);
+}
+QKV_INLINE vint i_and(vint a, vint b) { return _mm512_and_si512(a, b); }
+QKV_INLINE vint i_or(vint a, vint b) { return _mm512_or_si512(a, b); }
+QKV_INLINE vint i_add(vint a, vint b) { return _mm512_add_epi32(a, b); }
+QKV_INLINE vint i_sub(vint a, vint b) { return _mm512_sub_epi32(a, b); }
+QKV_INLINE vint i_sub_bytes(vint a, vint b) { return _mm512_sub_epi8(a, b); }
+QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up with zeros */
+    return left > 0   ? _mm512_slli_epi32(a, (unsigned)left)
+           : left < 0 ? _mm512_srli_epi32(a, (unsigned)-left)
+                      : a;
+}
+QKV_INLINE vec v_from_i(vint a) { return _mm512_cvtepi32_ps(a); }
+
+/* Byte n of each word, signed. */
+QKV_INLINE vec v_byte(vint a, int n) {
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(n < 3 ? _mm512_slli_epi32(a, (unsigned)(24 - 8 * n)) : a, 24));
+}
+QKV_INLINE vec v_load_u8(const unsigned char *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+QKV_INLINE void v_store_i8(int8_t *p, vec x) { /* whole numbers within ±127 */
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+
+/* Sums of products of bytes, four side by side in a word: w from 0 to 63, a within ±127. They must fit 16 bits. */
+QKV_INLINE vdots d_zero(void) { return _mm512_setzero_si512(); }
+QKV_INLINE vdots d_add(vdots dots, vint w, vint a) { return _mm512_add_epi16(dots, _mm512_maddubs_epi16(w, a)); }
+QKV_INLINE vint i_sum_dots(vdots dots) { return _mm512_madd_epi16(dots, _mm512_set1_epi16(1)); }
+
+/* The same with w from −32 to 31. The multiplier wants a factor without a sign: a + 128, and d_bias of all w, which
+ * takes 128·w off again, to start with. */
+QKV_INLINE vint i_biased(vint a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
+QKV_INLINE vdots d_bias(vdots dots, vint w) {
+    return _mm512_sub_epi16(dots, _mm512_maddubs_epi16(_mm512_set1_epi8(-128), w));
+}
+QKV_INLINE void d_store(void *p, vdots dots) { i_store(p, dots); }
+QKV_INLINE vdots d_load(const void *p) { return i_load(p); }
+QKV_INLINE vdots d_add_biased(vdots dots, vint w, vint a) {
+    return _mm512_add_epi16(dots, _mm512_maddubs_epi16(a, w));
+}
+
+/* Adds the four products of each word: any w, a within ±127. */
+QKV_INLINE vint i_add_signed_dots(vint sum, vint w, vint a) {
+    vint signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
+    return i_add(sum, i_sum_dots(_mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_a)));
+}
+
 /* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */
 typedef struct vwords {
     __m512i even, odd;

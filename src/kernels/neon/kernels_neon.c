@@ -20,7 +20,7 @@
 #include "../dropout.inc.h"
 #include "../storage.inc.h"
 #include "../stored.inc.h"
-#include "../weights_loops.inc.h"
+#include "../weights.inc.h"
 
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"

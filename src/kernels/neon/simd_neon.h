@@ -186,6 +186,91 @@ QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
     vst1_u8(p, vreinterpret_u8_u16(vshrn_n_u32(vbslq_u32(v_is_nan(x), quiet, rounded), 16)));
 }
 
+/* Words of 32 bits in lanes, and their bytes. */
+typedef uint32x4_t vint;
+typedef struct vdots {
+    int16x8_t low, high; /* sums of products of bytes, those of two words each */
+} vdots;
+
+QKV_INLINE vint i_load(const void *p) { return vreinterpretq_u32_u8(vld1q_u8((const uint8_t *)p)); }
+QKV_INLINE void i_store(void *p, vint a) { vst1q_u8((uint8_t *)p, vreinterpretq_u8_u32(a)); }
+QKV_INLINE vint i_set(uint32_t x) { return vdupq_n_u32(x); }
+QKV_INLINE vint i_words(const void *p) { /* the one at p in every lane */
+    uint32_t x;
+    memcpy(&x, p, sizeof x);
+    return vdupq_n_u32(x);
+}
+QKV_INLINE vint i_and(vint a, vint b) { return vandq_u32(a, b); }
+QKV_INLINE vint i_or(vint a, vint b) { return vorrq_u32(a, b); }
+QKV_INLINE vint i_add(vint a, vint b) { return vaddq_u32(a, b); }
+QKV_INLINE vint i_sub(vint a, vint b) { return vsubq_u32(a, b); }
+QKV_INLINE vint i_sub_bytes(vint a, vint b) {
+    return vreinterpretq_u32_u8(vsubq_u8(vreinterpretq_u8_u32(a), vreinterpretq_u8_u32(b)));
+}
+QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up with zeros. left is a constant */
+    switch (left) {
+    case 5: return vshlq_n_u32(a, 5);
+    case 4: return vshlq_n_u32(a, 4);
+    case 3: return vshlq_n_u32(a, 3);
+    case 2: return vshlq_n_u32(a, 2);
+    case 1: return vshlq_n_u32(a, 1);
+    case -1: return vshrq_n_u32(a, 1);
+    case -2: return vshrq_n_u32(a, 2);
+    case -3: return vshrq_n_u32(a, 3);
+    case -4: return vshrq_n_u32(a, 4);
+    default: return a;
+    }
+}
+QKV_INLINE vec v_from_i(vint a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
+
+/* Byte n of each word, signed. n is a constant. */
+QKV_INLINE vec v_byte(vint a, int n) {
+    vint top = n == 0 ? vshlq_n_u32(a, 24) : n == 1 ? vshlq_n_u32(a, 16) : n == 2 ? vshlq_n_u32(a, 8) : a;
+    return vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(top), 24));
+}
+QKV_INLINE vec v_load_u8(const unsigned char *p) {
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(word)))));
+}
+QKV_INLINE void v_store_i8(int8_t *p, vec x) { /* whole numbers within ±127 */
+    int16x4_t halves = vmovn_s32(vcvtq_s32_f32(x));
+    uint32_t word = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(halves, halves))), 0);
+    memcpy(p, &word, sizeof word);
+}
+
+/* Sums of products of bytes, four side by side in a word: w from −32 to 63, a within ±127. Of each two they must fit
+ * 16 bits. */
+QKV_INLINE vdots d_zero(void) { return (vdots){vdupq_n_s16(0), vdupq_n_s16(0)}; }
+QKV_INLINE vdots d_add(vdots dots, vint w, vint a) {
+    int8x16_t x = vreinterpretq_s8_u32(w), y = vreinterpretq_s8_u32(a);
+    dots.low = vmlal_s8(dots.low, vget_low_s8(x), vget_low_s8(y));
+    dots.high = vmlal_high_s8(dots.high, x, y);
+    return dots;
+}
+QKV_INLINE vint i_sum_dots(vdots dots) {
+    return vreinterpretq_u32_s32(vpaddq_s32(vpaddlq_s16(dots.low), vpaddlq_s16(dots.high)));
+}
+
+/* Signs are nothing special here. */
+QKV_INLINE vint i_biased(vint a) { return a; }
+QKV_INLINE vdots d_bias(vdots dots, vint w) {
+    (void)w;
+    return dots;
+}
+QKV_INLINE void d_store(void *p, vdots dots) {
+    (void)p;
+    (void)dots;
+}
+QKV_INLINE vdots d_load(const void *p) {
+    (void)p;
+    return d_zero();
+}
+QKV_INLINE vdots d_add_biased(vdots dots, vint w, vint a) { return d_add(dots, w, a); }
+
+/* Adds the four products of each word: any w, a within ±127. */
+QKV_INLINE vint i_add_signed_dots(vint sum, vint w, vint a) { return i_add(sum, i_sum_dots(d_add(d_zero(), w, a))); }
+
 /* VLEN words of 32 bits, or their products with another. */
 typedef struct vwords {
     uint32x4_t low, high;
