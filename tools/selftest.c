@@ -256,6 +256,25 @@ static void *random_weights(const qkv_ctx *ctx, int64_t in_features, int64_t num
     return packed;
 }
 
+/* The same of any types: every byte of a packed matrix means something. Without bit 6 no scale is NaN or infinite. */
+static void *random_panels(const qkv_projection_desc *d) {
+    qkv_pack_desc desc = { .size = sizeof desc, .in_features = d->in_features, .num_parts = d->num_parts };
+    for (int64_t i = 0; i < d->num_parts; i++) {
+        desc.part[i].out_features = d->part[i].out_features;
+        desc.part[i].layout = QKV_OUT_IN;
+        desc.part[i].type = d->part[i].type;
+    }
+    size_t bytes = 0;
+    if (qkv_packed_size(&desc, &bytes) != QKV_OK) {
+        fputs("qkv-info: qkv_packed_size refuses a type\n", stderr);
+        exit(1);
+    }
+    unsigned char *packed = tensor(bytes);
+    for (size_t i = 0; i < bytes; i++)
+        packed[i] = (unsigned char)(random_bits() >> 40 & 0xbf);
+    return packed;
+}
+
 static void draw_projection(call *c, const qkv_ctx *ctx) {
     qkv_projection_desc *d = &c->projection;
     const int64_t out_features[2] = { between(1, 200), between(1, 100) };
@@ -264,18 +283,25 @@ static void draw_projection(call *c, const qkv_ctx *ctx) {
     d->tokens = between(1, 30);
     d->in_features = between(0, 400);
     d->num_parts = 2;
+    const bool typed = chance(60);
+    if (typed) {
+        d->in_features = 256 * between(1, 2);
+        d->arithmetic = chance(50) ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
+    }
     d->x = strides(false, 1, d->tokens, d->in_features);
     d->x.data = random_tensor(d->batch * d->tokens * d->in_features, 1.0f, chance(10));
-    d->packed = random_weights(ctx, d->in_features, 2, out_features);
     for (int i = 0; i < 2; i++) {
+        if (typed)
+            d->part[i].type = between(d->arithmetic == QKV_ARITHMETIC_INT8 ? QKV_Q8_0 : QKV_F32, QKV_Q6_K);
         d->part[i].out_features = out_features[i];
         d->part[i].bias = chance(50) ? random_tensor(out_features[i], 1.0f, false) : NULL;
         d->part[i].out = output_strides(false, 1, d->tokens, out_features[i]);
         d->part[i].out.data = add_output(c, i == 0 ? "part 0" : "part 1", d->batch * d->tokens * out_features[i]);
     }
-    snprintf(c->text, sizeof c->text, "projection batch %lld tokens %lld in %lld out %lld and %lld",
+    d->packed = typed ? random_panels(d) : random_weights(ctx, d->in_features, 2, out_features);
+    snprintf(c->text, sizeof c->text, "projection batch %lld tokens %lld in %lld out %lld and %lld, types %d and %d%s",
              (long long)d->batch, (long long)d->tokens, (long long)d->in_features, (long long)out_features[0],
-             (long long)out_features[1]);
+             (long long)out_features[1], (int)d->part[0].type, (int)d->part[1].type, d->arithmetic ? " in int8" : "");
 }
 
 static void draw_layer(call *c, const qkv_ctx *ctx) {

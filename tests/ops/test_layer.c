@@ -13,7 +13,7 @@ typedef struct layer_case {
     qkv_pack_desc pack_qkv, pack_kv, pack_o;
     oracle_weights weights;
     int64_t tokens, keys, kv_heads, dv, width; /* width: of all heads side by side */
-    bool raw, cross, typed; /* typed: weights in any type */
+    bool raw, cross, typed, integers; /* typed: weights in any type; integers: in int8 arithmetic */
 } layer_case;
 
 static const float *draw_floats(qt_rng *rng, int64_t n, float size) {
@@ -66,6 +66,7 @@ static void draw_sizes(qt_rng *rng, layer_case *c) {
     d->model_dim = c->tokens + c->keys > 120 ? qt_range(rng, 1, 40) : qt_range(rng, 1, 200);
     c->raw = qt_chance(rng, 25);
     c->typed = !c->raw && qt_chance(rng, 50);
+    c->integers = c->typed && qt_chance(rng, 40);
     if (c->typed)
         d->model_dim = qt_chance(rng, 25) ? 256 : 32 * qt_range(rng, 1, 4);
     if (c->cross && !c->raw && qt_chance(rng, 60))
@@ -85,7 +86,7 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     const int64_t in = d->model_dim, size[3] = {a->num_heads * a->head_dim, c->kv_heads * a->head_dim,
                                                 c->kv_heads * c->dv};
     const float spread = 1 / sqrtf((float)in);
-    const bool integers = c->typed && qt_chance(rng, 40);
+    const bool integers = c->integers;
     d->arithmetic = integers ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
     if (!c->raw) {
         const float *w[3], *bias[3];
@@ -136,10 +137,9 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     }
 }
 
-static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
-    *c = (layer_case){.desc = {.size = sizeof c->desc, .attention = {.size = sizeof c->desc.attention}}};
+/* The rest of a layer whose sizes have been drawn. */
+static void draw_tensors(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     qkv_layer_desc *d = &c->desc;
-    draw_sizes(rng, c);
     draw_options(rng, &d->attention, c->tokens, c->keys);
     draw_weights(rng, ctx, c);
     d->x = case_input(rng, d->attention.batch, 1, c->tokens, d->model_dim, false);
@@ -158,6 +158,16 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
                 d->attention.num_kv_heads, d->attention.head_dim, d->attention.head_dim_v, d->out_features,
                 c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags, d->wq_type, d->wk_type, d->wv_type,
                 d->wo_type, d->arithmetic);
+}
+
+static layer_case new_layer(void) {
+    return (layer_case){.desc = {.size = sizeof(qkv_layer_desc), .attention = {.size = sizeof(qkv_attention_desc)}}};
+}
+
+static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
+    *c = new_layer();
+    draw_sizes(rng, c);
+    draw_tensors(rng, ctx, c);
 }
 
 /* The same layer from the public operations, into contiguous memory: [batch][tokens][out_features]. */
@@ -249,6 +259,34 @@ static void test_sets_agree_within_the_bound(void) {
     qt_note("worst error/bound %.3f", worst);
 }
 
+/* So many tokens that their rows in 8 bits serve several tasks, those of x and of x_kv side by side. */
+static void test_rows_in_8_bits_are_shared(const qt_set *set) {
+    for (uint64_t i = 0; i < 12; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        layer_case c = new_layer();
+        qkv_attention_desc *a = &c.desc.attention;
+        c.typed = c.integers = true;
+        c.cross = i % 3 > 0;
+        c.desc.model_dim = 256;
+        c.desc.kv_dim = i % 3 == 2 ? 512 : 0;
+        a->batch = qt_range(&rng, 1, 2);
+        a->seq_q = c.tokens = qt_range(&rng, 70, 200);
+        a->seq_k = c.keys = c.cross ? qt_range(&rng, 70, 200) : c.tokens;
+        a->num_heads = 4;
+        a->num_kv_heads = c.kv_heads = 2;
+        a->head_dim = c.dv = 64;
+        c.width = 4 * 64;
+        draw_tensors(&rng, &set->ctx, &c);
+        const float *want = step_by_step(&rng, &set->ctx, &c);
+        const size_t n = (size_t)(a->batch * c.tokens * c.desc.out_features);
+        qt_poison(c.desc.out.data);
+        case_run_layer(&set->ctx, &c.desc, (int32_t)qt_range(&rng, 2, 8), qt_u64(&rng));
+        qt_expect_words("layer", want, case_gather(&c.desc.out, a->batch, 1, c.tokens, c.desc.out_features), n, 0);
+    }
+}
+
 /* Raw: Q = K = V = X. */
 static void test_raw_heads_are_plain_attention(const qt_set *set) {
     for (uint64_t i = 0; i < case_count(60); i++) {
@@ -277,6 +315,7 @@ static void test_raw_heads_are_plain_attention(const qt_set *set) {
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("layer_equals_its_steps", test_layer_equals_its_steps);
+    qt_each_set("rows_in_8_bits_are_shared", test_rows_in_8_bits_are_shared);
     qt_once("sets_agree_within_the_bound", test_sets_agree_within_the_bound);
     qt_each_set("raw_heads_are_plain_attention", test_raw_heads_are_plain_attention);
     return qt_run();
