@@ -1,7 +1,7 @@
 """Tables of examples/generate for docs/generate.md, beside llama.cpp on the same files, made in turns.
 
     python3 generate_tables.py speed GENERATE LLAMA_REFERENCE MODEL… [--threads N] [--rounds N] [--prompt N…]
-    python3 generate_tables.py perplexity GENERATE TEXT MODEL…
+    python3 generate_tables.py perplexity GENERATE TEXT MODEL… [--caches f32 f16 …]
 
 LLAMA_REFERENCE is tests/generate/llama_reference.c, which tests/generate/run.sh builds where llama.cpp is.
 SPDX-License-Identifier: MIT"""
@@ -12,7 +12,6 @@ import statistics
 import subprocess
 
 STEPS = 32
-CACHES = ("f32", "f16", "bf16", "int8")
 
 
 def output(*command):
@@ -23,8 +22,8 @@ def output(*command):
 def speed(options):
     """Tokens a second: of one thread by its processor time, which other programs hardly disturb; else by the clock."""
     clock = 1 if options.threads == 1 else 0
-    print(f"{options.threads} thread{'s' * (options.threads > 1)}, medians of {options.rounds} rounds in turns: tokens a "
-          f"second by {'processor time' if clock else 'the clock'}\n")
+    print(f"{options.threads} thread{'s' * (options.threads > 1)}, medians of {options.rounds} rounds in turns: tokens "
+          f"a second by {'processor time' if clock else 'the clock'}\n")
     print("| Model | Tokens before | What | f32 | int8 | llama.cpp | int8 / llama.cpp |\n|---|---|---|---|---|---|---|")
     for model in options.files:
         for tokens in options.prompt:
@@ -34,8 +33,8 @@ def speed(options):
                     if side == "llama.cpp":
                         line = output(options.llama, "speed", model, options.threads, tokens, STEPS)
                     else:
-                        line = output(options.generate, "--model", model, "--threads", options.threads, "--speed", tokens,
-                                      "--arithmetic", side, "--ctx", tokens + STEPS, "--chunk", 512)
+                        line = output(options.generate, "--model", model, "--threads", options.threads, "--speed",
+                                      tokens, "--arithmetic", side, "--ctx", tokens + STEPS, "--chunk", 512)
                     numbers = [float(n) for n in line.split()]
                     values.append((tokens / numbers[clock], STEPS / numbers[2 + clock]))
             for i, what in enumerate(("prompt", "generation")):
@@ -46,12 +45,13 @@ def speed(options):
 
 
 def perplexity(options):
-    print("| Weights | Products | " + " | ".join(f"Cache {c}" for c in CACHES) + " |\n|---|---|" + "---|" * len(CACHES))
+    print("| Weights | Products | " + " | ".join(f"Cache {c}" for c in options.caches) + " |\n|---|---|" +
+          "---|" * len(options.caches))
     for model in options.files:
         first = None
         for arithmetic in ("f32", "int8"):
             cells = []
-            for cache in CACHES:
+            for cache in options.caches:
                 text = output(options.generate, "--model", model, "--perplexity", options.text, "--kv", cache,
                               "--arithmetic", arithmetic, "--ctx", 512, "--threads", options.threads)
                 value = float(re.match(r"perplexity ([0-9.]+)", text).group(1))
@@ -69,6 +69,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, nargs="+", default=[512])
+    parser.add_argument("--caches", nargs="+", default=["f32", "f16", "bf16", "int8"])
     options = parser.parse_args()
     options.llama = options.text = options.other
     {"speed": speed, "perplexity": perplexity}[options.what](options)

@@ -34,7 +34,7 @@ static const char help[] =
     "  -c, --ctx N             tokens that a text can have (default: the model's, at most 8192)\n"
     "      --chunk N           tokens of a prompt that are taken at once (default: 256)\n"
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
-    "  -a, --arithmetic HOW    of products: f32, or where weights are integers int8 (default)\n"
+    "  -a, --arithmetic HOW    of products: f32 (default), or int8 where weights are integers: faster\n"
     "  -t, --threads N         default: one for every CPU\n"
     "      --isa NAME          kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
     "\n"
@@ -141,7 +141,6 @@ void read_settings(struct settings *settings, int argc, char **argv) {
     const char *isa = getenv("QKV_ISA");
     *settings = (struct settings){
         .max_answer = 256, .chunk = 256, .sequences = 4, .cache_type = QKV_F16, .cache_name = "f16",
-        .arithmetic = QKV_ARITHMETIC_INT8,
         .num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL,
         .sampling = {.top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .repeat_tokens = 64, .seed = 1}};
     for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:a:t:h", long_options, NULL)) != -1;)

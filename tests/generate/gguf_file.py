@@ -110,7 +110,8 @@ def dequantize(kind, data):
     assert kind == "Q6_K"
     low = b[:, :128].reshape(-1, 2, 2, 32) # halves, then 32 bytes with their low nibbles, 32 more, the high ones
     low = np.concatenate([low & 15, low >> 4], axis=2)
-    high = b[:, None, None, 128:192].reshape(-1, 2, 1, 32) >> (2 * np.arange(4, dtype=np.uint8))[None, None, :, None] & 3
+    shifts = (2 * np.arange(4, dtype=np.uint8))[None, None, :, None]
+    high = b[:, None, None, 128:192].reshape(-1, 2, 1, 32) >> shifts & 3
     q = (low | high << 4).astype(np.float32).reshape(-1, 16, 16) - 32
     return _halves(b, 208)[:, :, None] * b[:, 192:208].copy().view(np.int8).astype(np.float32)[:, :, None] * q
 

@@ -95,5 +95,6 @@ class Decoder:
             x = x + y
         output = self.file.matrix("output.weight", np.float32) if "output.weight" in self.file.tensors else embedding
         x = self.norm(x, "output_norm.weight")
-        found = np.concatenate([x @ output[i:i + 8192].astype(np.float64).T for i in range(0, len(output), 8192)], axis=1)
+        found = [x @ output[i:i + 8192].astype(np.float64).T for i in range(0, len(output), 8192)]
+        found = np.concatenate(found, axis=1)
         return self.softcap * np.tanh(found / self.softcap) if self.softcap else found

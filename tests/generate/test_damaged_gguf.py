@@ -28,14 +28,14 @@ def outcome(content, *options):
     with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
         file.write(content)
         file.flush()
-        return subprocess.run([GENERATE, "--model", file.name, "--threads", "1", "--ctx", "64", "--json", "--tokens", "2",
-                               *options, "the thing"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
+        return subprocess.run([GENERATE, "--model", file.name, "--threads", "1", "--ctx", "64", "--json", "--tokens",
+                               "2", *options, "the thing"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
                               check=False, preexec_fn=limit_memory)
 
 
 def refused(done):
-    return (done.returncode == 1 and done.stdout == b"" and b"generate: " in done.stderr and b"Sanitizer" not in done.stderr and
-            b"runtime error" not in done.stderr and b"out of memory" not in done.stderr)
+    return (done.returncode == 1 and done.stdout == b"" and b"generate: " in done.stderr and
+            not any(word in done.stderr for word in (b"Sanitizer", b"runtime error", b"out of memory")))
 
 
 def fine(done):
@@ -152,9 +152,11 @@ def command_line():
         file.write(GOOD)
         file.flush()
         model = ["--model", file.name]
-        for arguments in ([], ["a"], model, [*model, "a", "b"], [*model, "--kv", "q4", "a"], [*model, "--isa", "sse9", "a"],
-                          [*model, "--arithmetic", "f64", "a"], [*model, "--threads", "0", "a"], [*model, "--top-p", "2", "a"],
-                          [*model, "--temperature", "nan", "a"], [*model, "--stop", "", "a"], [*model, "--ctx", "1", "a"],
+        for arguments in ([], ["a"], model, [*model, "a", "b"], [*model, "--kv", "q4", "a"],
+                          [*model, "--isa", "sse9", "a"], [*model, "--arithmetic", "f64", "a"],
+                          [*model, "--threads", "0", "a"], [*model, "--top-p", "2", "a"],
+                          [*model, "--temperature", "nan", "a"], [*model, "--stop", "", "a"],
+                          [*model, "--ctx", "1", "a"],
                           [*model, "--interactive", "--json"], [*model, "--batch-prompts", "/nonexistent"],
                           [*model, "--perplexity", "/nonexistent"], [*model, "--perplexity", "/dev/null"],
                           [*model, "--ctx", "3", "more words than fit"], ["--model", "/nonexistent", "a"],

@@ -14,15 +14,16 @@ import results
 import tiny_decoder
 
 GENERATE, MODELS = sys.argv[1], sys.argv[2:]
-TEXT = ("Attention is a weighted mean: every token asks all those before it a question, they answer with keys, and what "
-        "they hold is added up in the shares that a softmax gives. Nobody told the model which token to look at; it has "
-        "learned that from texts. Numbers like 3.14159 or 2026 and names such as Zürich or 東京 are cut into pieces.")
+TEXT = ("Attention is a weighted mean: every token asks all those before it a question, they answer with keys, and "
+        "what they hold is added up in the shares that a softmax gives. Nobody told the model which token to look at; "
+        "it has learned that from texts. Numbers like 3.14159 or 2026 and names such as Zürich or 東京 are cut up.")
 
 
 def logits_of(path, text, tokens, *options):
     """Rows of logits, one a token."""
     with tempfile.NamedTemporaryFile() as out:
-        done = results.run(GENERATE, "--model", path, "--kv", "f32", "--arithmetic", "f32", "--logits", out.name, *options, text)
+        done = results.run(GENERATE, "--model", path, "--kv", "f32", "--arithmetic", "f32", "--logits", out.name,
+                           *options, text)
         if done.returncode != 0:
             raise RuntimeError(done.stderr.decode())
         return np.fromfile(out.name, np.float32).reshape(len(tokens), -1)
@@ -53,13 +54,13 @@ def small_models():
     text = "the string of a thing on the shore: 12 34, again and again in another order"
     cases = [("F32", a, {}, ()) for a in ("llama", "qwen2", "qwen3", "gemma2", "gemma3")]
     cases += [(kind, "llama", {}, ()) for kind in gguf_file.TYPES if kind != "F32"]
-    cases += [("F16", "llama", {}, ("output", "rope_freqs")), ("F32", "qwen3", {"qwen3.rope.dimension_count": 8}, ("output",))]
+    cases += [("F16", "llama", {}, ("output", "rope_freqs")),
+              ("F32", "qwen3", {"qwen3.rope.dimension_count": 8}, ("output",))]
     for kind, architecture, changes, extra in cases:
         with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
             wide = gguf_file.TYPES[kind][1] == 256
             tiny_decoder.write(file.name, architecture, kind, wide=wide, extra=extra, **changes)
-            compare(f"small {architecture} of {kind}{', ' + ' '.join(extra) if extra else ''}", file.name, text, 30, 2e-4,
-                    "--chunk", "11")
+            compare(" ".join((f"small {architecture} of {kind}", *extra)), file.name, text, 30, 2e-4, "--chunk", "11")
 
 
 if __name__ == "__main__":

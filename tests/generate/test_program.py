@@ -32,8 +32,8 @@ def streaming(model):
                   f"{len(whole['text'])} characters, {whole['text'].count(chr(0xfffd))} that are none")
     results.check("there are characters of several bytes, and bytes that are none",
                   any(ord(c) > 127 and c != "\ufffd" for c in whole["text"]) and "\ufffd" in whole["text"])
-    process = subprocess.Popen([GENERATE, "--model", model, "--ctx", "400", "--tokens", "200", "--temperature", "1", "the"],
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([GENERATE, "--model", model, "--ctx", "400", "--tokens", "200", "--temperature", "1",
+                                "the"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     valid, count = True, 0
     while select.select([process.stdout], [], [], 60)[0]:
         part = os.read(process.stdout.fileno(), 1 << 16)
@@ -70,7 +70,7 @@ def samples(model):
     results.check("another seed another", get("--temperature", 1, "--seed", 7) != get("--temperature", 1, "--seed", 8))
     most = max(greedy.count(t) for t in greedy)
     punished = get("--repeat-penalty", 5)
-    results.check("a penalty on repetition has less of it", max(punished.count(t) for t in punished) < most or most == 1)
+    results.check("a penalty on repetition has less of it", max(punished.count(t) for t in punished) < most)
 
 
 def distribution(model):
@@ -84,8 +84,8 @@ def distribution(model):
     wanted /= wanted.sum()
     counts = np.zeros(3)
     for seed in range(300):
-        done = answer(model, "--tokens", 1, "--temperature", 4, "--top-k", 3, "--top-p", 1, "--min-p", 0, "--seed", seed,
-                      "the")
+        done = answer(model, "--tokens", 1, "--temperature", 4, "--top-k", 3, "--top-p", 1, "--min-p", 0, "--seed",
+                      seed, "the")
         token = done["tokens"][0] if done["tokens"] else tiny_decoder.tokens().index("<|end|>")
         counts[list(order).index(token)] += 1
     error = np.abs(counts / 300 - wanted).max()
@@ -115,8 +115,8 @@ def interruption(model):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     out.decode()
-    results.check("Ctrl-C ends a text: its line, and the closing one", process.returncode == 130 and out.endswith(b"\n") and
-                  b"answer" in err, err.decode()[-200:].strip())
+    results.check("Ctrl-C ends a text: its line, and the closing one", process.returncode == 130 and
+                  out.endswith(b"\n") and b"answer" in err, err.decode()[-200:].strip())
 
 
 def talk(model):

@@ -11,8 +11,8 @@ import tiny_decoder
 
 GENERATE, INFO, MODELS = sys.argv[1], sys.argv[2], sys.argv[3:]
 PROMPTS = ["Why is the sky blue? Explain it to a child.", "Name three rivers of Europe and the seas they end in.",
-           "Write a short story about a lighthouse keeper who found a letter in a bottle that had come from the other side "
-           "of the ocean, and about what was written in it, and what he did then.", "What is 12 times 12?"]
+           "Write a short story about a lighthouse keeper who found a letter in a bottle that had come from the other "
+           "side of the ocean, and about what was written in it, and what he did then.", "What is 12 times 12?"]
 
 
 def kernel_sets():
@@ -23,7 +23,8 @@ def kernel_sets():
 def answers(model, prompts, count, *options):
     """Tokens of the answers, and how they ended."""
     lines = "".join(p + "\n" for p in prompts).encode()
-    done = results.run(GENERATE, "--model", model, "--json", "--tokens", count, "--batch-prompts", "-", *options, stdin=lines)
+    done = results.run(GENERATE, "--model", model, "--json", "--tokens", count, "--batch-prompts", "-", *options,
+                       stdin=lines)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.decode())
     return [(answer["tokens"], answer["ended_by"]) for answer in map(json.loads, done.stdout.decode().splitlines())]
@@ -36,8 +37,8 @@ def compare(model, name, prompts, count, variants, *options):
         wanted = wanted or found
         length = max(len(tokens) for tokens, _ in found)
         same = next((i for i in range(length) if found[0][0][:i + 1] != wanted[0][0][:i + 1]), length)
-        results.check(f"{name}: {what}", found == wanted, f"{len(found)} texts, up to {length} tokens" if found == wanted
-                      else f"the first text differs from token {same} on")
+        results.check(f"{name}: {what}", found == wanted, f"{len(found)} texts, up to {length} tokens" if
+                      found == wanted else f"the first text differs from token {same} on")
     return wanted
 
 
@@ -59,12 +60,12 @@ def small_models():
 
 
 def real_model(model):
-    for arithmetic in ("f32", "int8"):
+    for arithmetic, most in (("f32", 256), ("int8", 64)):
         options, name = ("--arithmetic", arithmetic), f"SmolLM2, products in {arithmetic}"
         variants = [("1 thread", ("--threads", 1)), ("2 threads, 7 tokens of the prompt at a time",
                                                      ("--threads", 2, "--chunk", 7))]
-        alone = compare(model, name, PROMPTS[2:3], 256, variants, *options)
-        together = answers(model, PROMPTS, 256, "--sequences", "4", *options)
+        alone = compare(model, name, PROMPTS[2:3], most, variants, *options)
+        together = answers(model, PROMPTS, most, "--sequences", "4", *options)
         results.check(f"{name}: among four", together[2] == alone[0], str([len(tokens) for tokens, _ in together]))
         results.check(f"{name}: the model says when it has finished", any(end == "the model" for _, end in together))
         sets = [("the fastest", ())] + [(isa, ("--isa", isa)) for isa in kernel_sets()]

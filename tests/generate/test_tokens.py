@@ -16,10 +16,11 @@ GENERATE, MODEL, LLAMA = (sys.argv + [None])[1:4]
 def lines_of(file):
     """name → lines: those of the encoder's tests, and what is special here."""
     named = tokenizer_lines.all_lines([t for t in file.values["tokenizer.ggml.tokens"] if t.isprintable()][:20000])
-    named["special tokens inside text"] += [b"<|im_start|>", b"a<|im_end|>b", b"<|endoftext|><|im_start|>user", b"<start_of_turn>",
-                                            b"<bos>x", b"<|im_start", b"<unused5> <unused55>"]
-    named["spaces and digits"] = [(" " * a + text + " " * b + text + "\t" * a + "\r").encode() for a in range(5) for b in range(4)
-                                  for text in ("", "x", "1", "12 345", "don't", "'re 'LL", "\u3000", "\u2581", "a\u00a0b")]
+    named["special tokens inside text"] += [b"<|im_start|>", b"a<|im_end|>b", b"<|endoftext|><|im_start|>user",
+                                            b"<start_of_turn>", b"<bos>x", b"<|im_start", b"<unused5> <unused55>"]
+    texts = ("", "x", "1", "12 345", "don't", "'re 'LL", "\u3000", "\u2581", "a\u00a0b")
+    named["spaces and digits"] = [(" " * a + text + " " * b + text + "\t" * a + "\r").encode()
+                                  for a in range(5) for b in range(4) for text in texts]
     return {name: [line.replace(b"\n", b" ") for line in lines] for name, lines in named.items()}
 
 
