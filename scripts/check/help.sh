@@ -12,7 +12,7 @@ failed=0 compared=0
 while read -r script program; do
     test -x "$build/examples/$program" || { echo "skipped: $program is not built: a library is missing"; continue; }
     compared=$((compared + 1))
-    PATH=$work/bin sh "scripts/$script.sh" --help >"$work/script" || { echo "scripts/$script.sh --help failed"; failed=1; }
+    PATH=$work/bin sh "scripts/$script.sh" --help >"$work/script" || failed=1
     "$build/examples/$program" --help >"$work/program"
     diff "$work/program" "$work/script" && echo "$script: $(wc -l <"$work/script") lines, the same" || failed=1
 done <<'TABLE'
