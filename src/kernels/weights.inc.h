@@ -7,13 +7,14 @@
  * each, and stay in registers while the block's columns pass: in every lane of a vector, four terms of a column are
  * multiplied at once. With few rows the integers of a block are spread to bytes on the way. With more this is done
  * once, in scratch memory, from where an instruction takes each vector. Sums lie in the L1 cache, of WEIGHT_ROWS rows
- * at a time.
+ * at a time. Meanwhile the panel is fetched WEIGHTS_AHEAD, past its end too: the next one follows it in memory.
  *
  * SPDX-License-Identifier: MIT */
 
 enum {
     WEIGHT_ROWS = 32,
     SPREAD_FROM = 4, /* rows */
+    WEIGHTS_AHEAD = 4608, /* bytes: a page and more, as the CPU's own prefetching ends with one */
     SPREAD_BYTES = (8 + 2) * QKV_WORD_ROW /* words of a block, and what d_bias has of their halves */
 };
 
@@ -292,6 +293,14 @@ static void widen_weights(float *dst, const void *panel, int type, size_t first,
     v_leave();
 }
 
+/* Lines from `at` on, as many as there are in multiples of 128 bytes, which all parts of panels are. */
+QKV_INLINE void fetch_weights(const unsigned char *at, const unsigned char *end) {
+    for (; at < end; at += 2 * CACHE_LINE) {
+        __builtin_prefetch(at, 0, 3);
+        __builtin_prefetch(at + CACHE_LINE, 0, 3);
+    }
+}
+
 static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                          size_t rows, size_t cols, size_t k) {
     const weight_functions *kind = &weight_kinds[type];
@@ -309,8 +318,10 @@ static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t 
         for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS, terms += lda) {
             if (kind->factors)
                 kind->factors(factors, at.group, at.block);
+            const unsigned char *block = at.block;
             kind->product(c, ldc, terms, n, cols, at.integers, factors);
             weight_blocks_next(&at);
+            fetch_weights(block + WEIGHTS_AHEAD, at.block + WEIGHTS_AHEAD);
         }
         if (type == QKV_INT8) {
             memcpy(factors, panel, QKV_WORD_ROW);

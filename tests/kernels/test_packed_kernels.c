@@ -4,6 +4,9 @@
  * SPDX-License-Identifier: MIT */
 #include "operands.h"
 
+#include <float.h>
+#include <math.h>
+
 #include "ref/weights.h"
 
 enum { FIRST_TYPE = QKV_F32, LAST_TYPE = QKV_Q6_K };
@@ -287,6 +290,27 @@ static void test_rounds_to_even(const qt_set *set) {
     }
 }
 
+/* Where blocks become zeros, the largest ones, and one term that is no number among ordinary ones. */
+static void test_limits(const qt_set *set) {
+    static const float largest[] = {0x1p-100f, 0x1.fffffep-101f, 0x1.000002p-100f, 0x1.fffffep-100f,
+                                    0x1p-126f, 0x1p-149f,        FLT_MAX,          INFINITY,
+                                    NAN,       0x1.fffffep-1f,   127.0f,           0.0f};
+    for (uint64_t i = 0; i < sizeof largest / sizeof *largest * 32; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        const float a = largest[i / 32], sign = i % 2 ? -1 : 1, others = a - a == 0 ? a / 2 : 1;
+        float x[32];
+        for (int j = 0; j < 32; j++)
+            x[j] = others * ((float)qt_range(&rng, -100, 100) / 100);
+        x[i % 32] = sign * a;
+        qt_describe("%a at %d", (double)x[i % 32], (int)(i % 32));
+        qkv_terms got;
+        set->kernels->quantize_rows(&got, 0, x, 0, 1, 32);
+        expect_quantized(x, 32, &got);
+    }
+}
+
 /* Activations as quantize_rows makes them, and others that the contract allows: all ±127, any scales. */
 static const qkv_terms *draw_terms(qt_rng *rng, size_t blocks, size_t rows, ptrdiff_t lda, size_t k, int where) {
     const size_t n = blocks > 0 && rows > 0 ? (blocks - 1) * (size_t)lda + rows : 0;
@@ -378,6 +402,7 @@ int main(int argc, char **argv) {
     qt_each_set("widen_weights", test_widen_weights);
     qt_each_set("quantize_rows", test_quantize_rows);
     qt_each_set("rounds_to_even", test_rounds_to_even);
+    qt_each_set("limits", test_limits);
     qt_each_set("gemm_weights", test_gemm_weights);
     return qt_run();
 }

@@ -60,7 +60,8 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
     const int64_t rotary = qt_chance(rng, 50) ? dim : 2 * qt_range(rng, 1, dim / 2);
     c->d.rope = (qkv_rope){case_normal(rng, 400 * rotary / 2), case_normal(rng, 400 * rotary / 2), 400, rotary,
                            qt_range(rng, 0, 1)};
-    qt_describe("B=%d T=%d in=%d heads=%d:%d dim=%d,%d types %d %d, weights %d %d %d%s", (int)batch, (int)tokens, (int)in, (int)c->heads,
+    qt_describe("B=%d T=%d in=%d heads=%d:%d dim=%d,%d types %d %d, weights %d %d %d%s", (int)batch,
+                (int)tokens, (int)in, (int)c->heads,
                 (int)kv, (int)dim, (int)dv, (int)c->cache.k_type, (int)c->cache.v_type, (int)pack.part[0].type,
                 (int)pack.part[1].type, (int)pack.part[2].type, c->d.arithmetic ? " in int8" : "");
 }

@@ -284,16 +284,15 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
         return;
     }
     const bool few = rows <= kernels->few_rows && (type == QKV_F16 || type == QKV_BF16);
-    const int64_t bytes = qkv_panel_bytes(type, 2 * QKV_CHAIN) / 2; /* of QKV_CHAIN terms; roughly, of QKV_INT8 */
+    const int64_t chain = qkv_panel_bytes(type, 2 * QKV_CHAIN) / 2; /* bytes of QKV_CHAIN terms; about, of QKV_INT8 */
     int64_t k = 0;
     do { /* also once without any term, which gives +0 */
-        const int64_t terms = qkv_min(QKV_CHAIN, t->in_features - k);
-        const unsigned char *from = panel + k / QKV_CHAIN * bytes;
+        const int64_t terms = qkv_min(QKV_CHAIN, t->in_features - k), bytes = chain * terms / QKV_CHAIN;
+        const unsigned char *from = panel + k / QKV_CHAIN * chain;
         const float *x = t->x + k;
         /* With few rows the weights are read one after the other as fast as memory gives them. */
         const bool ahead = 2 * rows >= kernels->tile_rows && (follows || k + terms < t->in_features);
-        const qkv_soon next = {from + bytes, QKV_PANEL * sizeof(float), (size_t)(bytes / QKV_PANEL / 4),
-                               QKV_PANEL * sizeof(float)};
+        const qkv_soon next = {from + bytes, QKV_WORD_ROW, (size_t)(bytes / QKV_WORD_ROW), QKV_WORD_ROW};
         const qkv_soon *soon = ahead ? &next : NULL;
         if (few) {
             kernels->gemm_stored(k > 0 ? t->sums : tile, k > 0 ? QKV_PANEL : ld, x, t->x_token, from,
