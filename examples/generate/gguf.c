@@ -117,8 +117,9 @@ static struct gguf_string take_tensor(const struct gguf *file, size_t *at, struc
     return name;
 }
 
-static void check_tensor(const struct gguf *file, const struct gguf_string *name, const struct axes *axes,
-                         uint64_t alignment) {
+/* Tensors lie in the order of their descriptions: this one not before `begin`. Returns where it ends. */
+static uint64_t check_tensor(const struct gguf *file, const struct gguf_string *name, const struct axes *axes,
+                             uint64_t alignment, uint64_t begin) {
     const int shown = (int)name->size;
     const uint32_t num_types = sizeof tensor_types / sizeof tensor_types[0];
     if (axes->type >= num_types || tensor_types[axes->type].elements == 0)
@@ -138,9 +139,10 @@ static void check_tensor(const struct gguf *file, const struct gguf_string *name
             name->text);
     blocks *= axes->size[1];
     if (blocks == 0 || blocks > room / type->bytes || axes->offset > room - blocks * type->bytes ||
-        axes->offset % alignment != 0)
-        die("%s: tensor %.*s does not lie in the file; the file is damaged or incomplete", file->path, shown,
-            name->text);
+        axes->offset % alignment != 0 || axes->offset < begin)
+        die("%s: tensor %.*s does not lie in the file, or in another; the file is damaged or incomplete", file->path,
+            shown, name->text);
+    return axes->offset + blocks * type->bytes;
 }
 
 struct gguf_tensor gguf_tensor_at(const struct gguf *file, size_t i) {
@@ -188,10 +190,11 @@ void read_gguf(struct gguf *file, const char *path, const void *bytes, size_t si
         damaged(file, "its alignment is no power of two");
     const size_t gap = (size_t)((alignment - at % alignment) % alignment);
     file->data = gap < left(file, at) ? at + gap : file->size;
+    uint64_t end = 0;
     for (size_t i = 0; i < file->num_tensors; i++) {
         size_t tensor = file->tensors[i];
         const struct gguf_string name = take_tensor(file, &tensor, &axes);
-        check_tensor(file, &name, &axes, alignment);
+        end = check_tensor(file, &name, &axes, alignment, end);
     }
 }
 
