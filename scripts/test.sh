@@ -53,10 +53,11 @@ usual_seconds() {
     python) echo 200 ;;
     matrix-*) echo 110 ;;
     consumers | flags) echo 120 ;;
-    encoder) echo 100 ;;
+    encoder | generate) echo 100 ;;
     spills | stack) echo 80 ;;
     integration) echo 40 ;; # the first time zig compiles its translator of C: two minutes
     avx512-emulated | fuzz) echo 90 ;;
+    fuzz-readers) echo 140 ;;
     oneline-* | freestanding) echo 45 ;;
     cross-wasm32 | cross-aarch64_be) echo 60 ;; # zig compiles a C library, once
     bench | cross-*) echo 20 ;;
@@ -346,6 +347,10 @@ encoder() {
     need_release && counted sh tests/encoder/run.sh
 }
 
+generate() {
+    need_release && counted sh tests/generate/run.sh
+}
+
 matrix() { # compiler NAME | cross TARGET
     case $1 in
     compiler) need_release || return 1 ;;
@@ -424,6 +429,7 @@ stage help on_release sh scripts/check/help.sh
 stage consumers sh scripts/check/consumers.sh
 stage integration integration
 stage encoder encoder
+stage generate generate
 stage python python
 stage torch torch
 stage ggml ggml
@@ -453,6 +459,7 @@ stage cross-s390x-clang matrix cross s390x-clang
 stage cross-wasm32 matrix cross wasm32
 stage cross-aarch64_be matrix cross aarch64_be
 stage fuzz sh scripts/check/fuzz.sh
+stage fuzz-readers on_release sh scripts/check/fuzz_readers.sh
 stage asan with_asan
 stage tsan with_tsan
 stage avx512-emulated with_emulated_avx512

@@ -50,13 +50,17 @@ void *reallocate(void *memory, size_t count, size_t element_size) {
     return memory;
 }
 
-float *allocate_floats(size_t count) {
-    float *memory = NULL;
-    if (count < SIZE_MAX / sizeof(float) - 64)
-        memory = aligned_alloc(64, (count * sizeof(float) + 64) / 64 * 64);
+void *allocate_bytes(size_t count) {
+    void *memory = count < SIZE_MAX - 64 ? aligned_alloc(64, (count + 64) / 64 * 64) : NULL;
     if (!memory)
-        die("out of memory: %zu floats", count);
+        die("out of memory: %zu bytes", count);
     return memory;
+}
+
+float *allocate_floats(size_t count) {
+    if (count > SIZE_MAX / sizeof(float))
+        die("out of memory: %zu floats", count);
+    return allocate_bytes(count * sizeof(float));
 }
 
 char *join_path(const char *directory, const char *name) {

@@ -19,7 +19,8 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Memory or the end of the program. */
 void *allocate(size_t count, size_t element_size);
 void *reallocate(void *memory, size_t count, size_t element_size);
-float *allocate_floats(size_t count); /* 64-byte aligned; free() releases them */
+void *allocate_bytes(size_t count);   /* 64-byte aligned, not set to 0; free() releases them */
+float *allocate_floats(size_t count); /* the same */
 
 /* "directory/name", to be freed. */
 char *join_path(const char *directory, const char *name);

@@ -1,8 +1,7 @@
-/* Reading a model's JSON files with cJSON, writing strings.  SPDX-License-Identifier: MIT */
+/* Reading a model's JSON files with cJSON.  SPDX-License-Identifier: MIT */
 #include "json.h"
 
 #include "support.h"
-#include "unicode.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -73,20 +72,4 @@ int json_is_size(const cJSON *number, int64_t *value) {
         return 0;
     *value = (int64_t)number->valuedouble;
     return 1;
-}
-
-void write_json_string(FILE *file, const char *text, size_t size) {
-    fputc('"', file);
-    for (size_t i = 0; i < size;) {
-        char encoded[4];
-        int32_t c;
-        i += decode_utf8(text + i, size - i, &c);
-        if (c == '"' || c == '\\')
-            fprintf(file, "\\%c", (int)c);
-        else if (c < 0x20 || c == 0x7f)
-            fprintf(file, "\\u%04x", (unsigned)c);
-        else
-            fwrite(encoded, 1, encode_utf8(c, encoded), file);
-    }
-    fputc('"', file);
 }

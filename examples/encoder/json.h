@@ -1,11 +1,10 @@
-/* Reading a model's JSON files with cJSON, writing strings.  SPDX-License-Identifier: MIT */
+/* Reading a model's JSON files with cJSON.  SPDX-License-Identifier: MIT */
 #ifndef JSON_H
 #define JSON_H
 
 #include <cJSON.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 
 /* The JSON object that `size` bytes of text, followed by a byte 0, are from end to end; NULL if they are not. */
 cJSON *parse_json(const char *text, size_t size);
@@ -23,8 +22,5 @@ int64_t json_integer(const cJSON *object, const char *name, int64_t low, int64_t
 
 /* Whether number is a whole number from 0 to 2⁵³, put into *value. */
 int json_is_size(const cJSON *number, int64_t *value);
-
-/* Writes "text" with JSON's escapes; invalid UTF-8 becomes U+FFFD. */
-void write_json_string(FILE *file, const char *text, size_t size);
 
 #endif

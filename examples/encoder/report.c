@@ -4,6 +4,7 @@
 
 #include "heads.h"
 #include "json.h"
+#include "text.h"
 #include "support.h"
 #include "rounding.h"
 

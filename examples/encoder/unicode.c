@@ -68,39 +68,6 @@ void append_code_point(struct code_points *text, int32_t c) {
     text->data[text->length++] = c;
 }
 
-size_t decode_utf8(const char *text, size_t size, int32_t *c) {
-    const unsigned char *s = (const unsigned char *)text;
-    unsigned lead = s[0], low = 0x80, high = 0xbf;
-    size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-    *c = (int32_t)(length == 1 ? lead : lead & (0x7fu >> length));
-    if (length > 1 && (lead < 0xc2 || lead > 0xf4)) {
-        *c = 0xfffd;
-        return 1;
-    }
-    if (lead == 0xe0)
-        low = 0xa0; /* else it would be an overlong form of two bytes */
-    if (lead == 0xed)
-        high = 0x9f; /* a surrogate */
-    if (lead == 0xf0)
-        low = 0x90;
-    if (lead == 0xf4)
-        high = 0x8f; /* past U+10FFFF */
-    for (size_t i = 1; i < length; i++) {
-        if (i == size || s[i] < low || s[i] > high) {
-            *c = 0xfffd;
-            return i;
-        }
-        *c = *c << 6 | (s[i] & 0x3f);
-        low = 0x80;
-        high = 0xbf;
-    }
-    return length;
-}
-
-size_t encode_utf8(int32_t c, char *text) {
-    return (size_t)utf8proc_encode_char(c, (utf8proc_uint8_t *)text);
-}
-
 int is_whitespace(int32_t c) {
     static const struct range spaces[] = {
         {0x9, 0xd}, {0x20, 0x20}, {0x85, 0x85}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a},

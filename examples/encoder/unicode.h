@@ -2,6 +2,8 @@
 #ifndef UNICODE_H
 #define UNICODE_H
 
+#include "text.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,13 +14,6 @@ struct code_points {
 };
 
 void append_code_point(struct code_points *text, int32_t c);
-
-/* Reads one code point of `size` ≥ 1 bytes of UTF-8 and returns how many bytes it took. An invalid sequence gives
- * U+FFFD and takes its longest prefix that could have begun a character, as the Unicode standard recommends. */
-size_t decode_utf8(const char *text, size_t size, int32_t *c);
-
-/* Writes one code point, at most 4 bytes, and returns how many. */
-size_t encode_utf8(int32_t c, char *text);
 
 int is_whitespace(int32_t c);
 int is_control(int32_t c);      /* categories Cc, Cf, Co, but not tab, newline and carriage return */

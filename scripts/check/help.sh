@@ -1,14 +1,23 @@
 #!/bin/sh
-# scripts/demo.sh --help prints what the encoder does, where nothing is installed to build it.
+# scripts/demo.sh and generate.sh --help print what their programs do, where nothing is installed to build them.
+#   sh scripts/check/help.sh [BUILD_DIR]
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-encoder=build/release/examples/encoder
+build=${1:-build/release}
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
-test -x $encoder || { echo "the encoder is not built: libcjson or libutf8proc is missing"; exit 77; }
-
 mkdir "$work/bin"
 for tool in sh sed dirname; do ln -s "$(command -v $tool)" "$work/bin/$tool"; done
-PATH=$work/bin sh scripts/demo.sh --help >"$work/demo" || { echo "scripts/demo.sh --help failed"; exit 1; }
-$encoder --help >"$work/encoder"
-diff "$work/encoder" "$work/demo" && echo "$(wc -l <"$work/demo") lines, the same"
+failed=0 compared=0
+while read -r script program; do
+    test -x "$build/examples/$program" || { echo "skipped: $program is not built: a library is missing"; continue; }
+    compared=$((compared + 1))
+    PATH=$work/bin sh "scripts/$script.sh" --help >"$work/script" || failed=1
+    "$build/examples/$program" --help >"$work/program"
+    diff "$work/program" "$work/script" && echo "$script: $(wc -l <"$work/script") lines, the same" || failed=1
+done <<'TABLE'
+demo encoder
+generate generate
+TABLE
+test $compared -gt 0 || { echo "neither program is built: libcjson or libutf8proc is missing"; exit 77; }
+exit $failed

@@ -10,54 +10,8 @@ root=$(cd "$(dirname "$0")/../.." && pwd) || exit 1
 build=$(cd "${1:-$root/build/release}" 2>/dev/null && pwd)
 tests=$root/tests/encoder
 encoder=$build/examples/encoder
-venv=${XDG_CACHE_HOME:-$HOME/.cache}/qkv/test-venv
-tokenizers=0.23.3
-numpy=2.4.6
-passed=0 failed=0 skipped=0
-export PYTHONDONTWRITEBYTECODE=1
-
-skip() { # COUNT REASON
-    echo "skipped: $2 ($1 tests)"
-    skipped=$((skipped + $1))
-}
-
-run() { # NAME PYTHON SCRIPT ARGUMENT…
-    echo "-- $1"
-    name=$1
-    shift
-    "$@" >"$log" 2>&1
-    status=$?
-    grep -v '^counts ' "$log"
-    counts=$(grep '^counts ' "$log")
-    if [ -z "$counts" ]; then
-        echo "FAILED  $name ended with status $status before its last line"
-        counts='counts 0 1 0'
-    fi
-    # shellcheck disable=SC2086  # words
-    set -- $counts
-    passed=$((passed + $2)) failed=$((failed + $3)) skipped=$((skipped + $4))
-}
-
-finish() {
-    echo "$passed passed, $failed failed, $skipped skipped"
-    [ "$failed" -eq 0 ] || exit 1
-    [ "$passed" -gt 0 ] || exit 77
-    exit 0
-}
-
-has() { # PYTHON MODULE
-    "$1" -c "import $2" >/dev/null 2>&1
-}
-
-# A Python of our own beside the model: with the pinned tokenizers, and NumPy if the system has none.
-prepare_python() {
-    [ -x "$venv/bin/python" ] || python3 -m venv --system-site-packages "$venv" || return 1
-    [ "$("$venv/bin/python" -c 'import tokenizers; print(tokenizers.__version__)' 2>/dev/null)" = "$tokenizers" ] ||
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --retries 1 --timeout 20 \
-            "tokenizers==$tokenizers"
-    has "$venv/bin/python" numpy || "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-        --retries 1 --timeout 20 "numpy==$numpy"
-}
+# shellcheck source=../examples.sh
+. "$root/tests/examples.sh"
 
 build_asan() {
     # shellcheck disable=SC2046  # words
@@ -71,12 +25,7 @@ if [ ! -x "$encoder" ]; then
     skip 1 "the encoder is not built in ${1:-build/release}: libcjson or libutf8proc is missing, or the build failed"
     finish
 fi
-log=$(mktemp) || exit 1
-trap 'rm -f "$log"' EXIT
-
-prepare_python >"$log" 2>&1 || echo "no Python environment of our own: $(tail -n 1 "$log")"
-python=python3
-[ ! -x "$venv/bin/python" ] || python=$venv/bin/python
+prepare_python
 model=$(sh "$root/scripts/model.sh" 2>"$log") || model=
 [ -n "$model" ] || reason=$(tail -n 1 "$log")
 

@@ -1,0 +1,145 @@
+/* Continuous batching: each step takes the next token of every text that is being written, and of new ones as much of
+ * their prompt as fits.  SPDX-License-Identifier: MIT */
+#include "generation.h"
+
+#include "support.h"
+
+#include <stdlib.h>
+
+const char *ending_name(enum ending ending) {
+    static const char *const names[] = {"nothing", "the model", "a stop string", "the number of tokens", "the context",
+                                        "the user"};
+    return names[ending];
+}
+
+void start_generation(struct generation *generation, struct decoder *decoder, const struct text_tokens *tokens,
+                      volatile sig_atomic_t *interrupted) {
+    const size_t count = (size_t)(decoder->options.num_sequences * decoder->config.num_tokens);
+    *generation = (struct generation){.decoder = decoder, .tokens = tokens, .interrupted = interrupted,
+                                      .logits = allocate_floats(count)};
+}
+
+void free_generation(struct generation *generation) {
+    free(generation->logits);
+    *generation = (struct generation){0};
+}
+
+void free_text(struct text *text) {
+    free(text->tokens.ids);
+    free_sampler(&text->sampler);
+    free_stream(&text->stream);
+    *text = (struct text){0};
+}
+
+/* ------------------------------------------------------------------------------------------------ one step */
+
+static void end_text(struct generation *generation, struct text *text, enum ending ending) {
+    text->ending = ending;
+    if (generation->show)
+        generation->show(text);
+}
+
+static void take_token(struct generation *generation, struct text *text, float *logits) {
+    const int32_t token = sample_token(&text->sampler, logits, text->tokens.ids, text->tokens.count);
+    if (ends_answer(generation->tokens, token)) {
+        end_text(generation, text, ENDED_BY_MODEL);
+        return;
+    }
+    append_token(&text->tokens, token);
+    generation->answer_tokens++;
+    const struct gguf_string bytes = token_text(generation->tokens, token);
+    append_to_stream(&text->stream, bytes.text, bytes.size);
+    if (text->stream.stopped)
+        end_text(generation, text, ENDED_BY_STOP);
+    else if (text->tokens.count - text->num_prompt >= text->most_tokens)
+        end_text(generation, text, ENDED_BY_LENGTH);
+    else if (text->tokens.count > (size_t)generation->decoder->options.max_tokens)
+        end_text(generation, text, ENDED_BY_CONTEXT);
+    else if (generation->show)
+        generation->show(text);
+}
+
+/* One call of the decoder for all texts that have a sequence. Those that are being written come first: a long prompt
+ * does not hold them up for longer than a call takes. */
+static void run_step(struct generation *generation, struct text **active, int64_t count) {
+    struct decoder *decoder = generation->decoder;
+    struct run *runs = allocate((size_t)count, sizeof *runs);
+    int64_t room = decoder->options.max_rows - count, num_runs = 0;
+    size_t prompt_rows = 0, rows = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const struct text *text = active[i];
+        const int64_t wanted = (int64_t)(text->tokens.count - text->done) - 1, more = wanted < room ? wanted : room;
+        room -= more;
+        runs[num_runs++] = (struct run){.sequence = text->sequence, .tokens = text->tokens.ids + text->done,
+                                        .num_tokens = 1 + more, .num_logits = more == wanted};
+        rows += (size_t)(1 + more);
+        if (text->done < text->num_prompt)
+            prompt_rows += (size_t)(1 + more);
+    }
+    const double start = seconds_now();
+    run_decoder(decoder, runs, num_runs, generation->logits);
+    float *logits = generation->logits;
+    for (int64_t i = 0; i < num_runs; i++) {
+        active[i]->done += (size_t)runs[i].num_tokens;
+        if (runs[i].num_logits == 0)
+            continue;
+        take_token(generation, active[i], logits);
+        logits += decoder->config.num_tokens;
+    }
+    free(runs);
+    /* A step's time is shared out by its rows. */
+    const double seconds = seconds_now() - start, share = (double)prompt_rows / (double)rows;
+    generation->prompt_seconds += seconds * share;
+    generation->answer_seconds += seconds * (1 - share);
+    generation->prompt_tokens += prompt_rows;
+}
+
+/* ------------------------------------------------------------------------------------------------ all texts */
+
+/* The text that has this sequence, and is not at its end. */
+static struct text *text_of(struct text *texts, size_t count, int64_t sequence) {
+    for (size_t i = 0; i < count; i++)
+        if (texts[i].sequence == sequence && texts[i].ending == GOES_ON)
+            return &texts[i];
+    return NULL;
+}
+
+static struct text *next_waiting(struct text *texts, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (texts[i].sequence < 0 && texts[i].ending == GOES_ON)
+            return &texts[i];
+    return NULL;
+}
+
+static void begin_text(struct generation *generation, struct text *text, int64_t sequence) {
+    text->sequence = sequence;
+    truncate_sequence(generation->decoder, sequence, 0);
+}
+
+void generate_texts(struct generation *generation, struct text *texts, size_t count, int keep_sequences) {
+    const int64_t num_sequences = generation->decoder->options.num_sequences;
+    struct text **active = allocate((size_t)num_sequences, sizeof *active);
+    for (;;) {
+        int64_t num_active = 0;
+        for (int64_t s = 0; s < num_sequences; s++) {
+            struct text *text = text_of(texts, count, s);
+            if (!text && (text = next_waiting(texts, count)) != NULL)
+                begin_text(generation, text, s);
+            if (text)
+                active[num_active++] = text;
+        }
+        if (num_active == 0)
+            break;
+        if (*generation->interrupted) {
+            for (size_t i = 0; i < count; i++)
+                if (texts[i].ending == GOES_ON)
+                    end_text(generation, &texts[i], ENDED_BY_USER);
+            break;
+        }
+        run_step(generation, active, num_active);
+        for (int64_t i = 0; i < num_active && !keep_sequences; i++)
+            if (active[i]->ending != GOES_ON)
+                active[i]->sequence = -1;
+    }
+    free(active);
+}
