@@ -3,7 +3,7 @@
     import qkv.torch
     qkv.torch.scaled_dot_product_attention(q, k, v, is_causal=True)     # as torch.nn.functional's
     with qkv.torch.enable():                                            # or in its place, for whatever calls that,
-        model(x)                                                        # where that is no slower
+        model(x)                                                        # where that is faster
 
 SPDX-License-Identifier: MIT
 """
@@ -361,10 +361,10 @@ def is_pytorchs(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) 
     if q_shape[-2] == 1 and q_shape[-3] == k_shape[-3]:
         return k.numel() < 1_500_000
     differentiates = (q.requires_grad or k.requires_grad or v.requires_grad) and torch.is_grad_enabled()
-    if mask is None and not differentiates:
-        return False
     delays = differentiates + (mask is not None) - (torch.get_num_threads() > 1)
-    return delays > 0 and q.numel() * k_shape[-2] < (3_000_000 if delays == 1 else 12_000_000)
+    if mask is None and delays <= 0:
+        return False
+    return q.numel() * k_shape[-2] < (200_000, 3_000_000, 12_000_000)[delays]
 
 
 @functools.wraps(_pytorch, assigned=("__name__",), updated=())

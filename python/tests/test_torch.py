@@ -273,6 +273,7 @@ def test_enable_hands_back_what_pytorch_does_faster(monkeypatch):
     assert who(50, 50, grad=True, dtype=torch.bfloat16) == "ours"
     # Masks, and both.
     assert who(60, 60, attn_mask=mask) == who(60, 60, heads=8, attn_mask=mask, grad=True) == "theirs"
+    assert who(1, 60, kv_heads=2, attn_mask=mask[:, :, -1:], threads=2) == "theirs"
     assert who(60, 60, attn_mask=mask, threads=2) == who(60, 60, heads=16, attn_mask=mask) == "ours"
     assert who(60, 60, heads=56, attn_mask=mask, grad=True) == "ours"
     # Not the function by its own name.
