@@ -21,7 +21,7 @@ static const bool all_sides[NUM_SIDES] = {true, true, true}, flash_sides[NUM_SID
 
 /* The prompt in the words that the model was trained to be asked in. */
 static char *as_chat(const struct sides *s, const char *prompt) {
-    const char *template = llama_model_chat_template(s->model, NULL);
+    const char *template = llama_model_chat_template(s->side[QKV].model, NULL);
     const struct llama_chat_message message = {"user", prompt};
     const size_t size = 2 * strlen(prompt) + 1024;
     char *text = need(calloc(1, size));
@@ -133,25 +133,24 @@ static double median(double *of, int n) {
 }
 
 struct timing {
-    double side[NUM_SIDES][64], attention[64];
+    double side[NUM_SIDES][64], attention[64], products[64];
 };
 
 /* Ratios are medians of those of each round: what slows the machine down for a while slows all sides of a round. */
 static void report(const char *what, int32_t tokens, int32_t n, struct timing *t, int rounds) {
-    double plain[64], flash[64], ggml_share[64], share[64], least = INFINITY, most = 0;
+    double plain[64], flash[64], attention[64], products[64], least = INFINITY, most = 0;
     for (int r = 0; r < rounds; r++) {
-        const double rest = t->side[QKV][r] - t->attention[r];
         plain[r] = t->side[PLAIN][r] / t->side[QKV][r];
         flash[r] = t->side[FLASH][r] / t->side[QKV][r];
-        share[r] = t->attention[r] / t->side[QKV][r];
-        ggml_share[r] = 1 - rest / t->side[FLASH][r];
+        attention[r] = t->attention[r] / t->side[QKV][r];
+        products[r] = t->products[r] / t->side[QKV][r];
         least = fmin(least, flash[r]);
         most = fmax(most, flash[r]);
     }
     printf("%-11s %6d %9.1f %9.1f %9.1f %8.2f %8.2f (%.2f-%.2f) %7.0f %7.0f\n", what, (int)n,
            tokens / median(t->side[PLAIN], rounds), tokens / median(t->side[FLASH], rounds),
            tokens / median(t->side[QKV], rounds), median(plain, rounds), median(flash, rounds), least, most,
-           100 * median(ggml_share, rounds), 100 * median(share, rounds));
+           100 * median(attention, rounds), 100 * median(products, rounds));
     fflush(stdout);
 }
 
@@ -161,13 +160,15 @@ static void time_prompt(struct sides *s, const llama_token *tokens, int32_t n, i
         for (int i = 0; i < NUM_SIDES; i++) {
             if (r < 0 && n > 512)
                 continue;
-            const double before = s->attention_seconds();
+            const double before = s->attention_seconds(), products_before = s->product_seconds();
             keep_tokens(&s->side[i], 0);
             const double seconds = run_tokens(&s->side[i], tokens, n);
             if (r >= 0)
                 t.side[i][r] = seconds;
-            if (r >= 0 && i == QKV)
+            if (r >= 0 && i == QKV) {
                 t.attention[r] = s->attention_seconds() - before;
+                t.products[r] = s->product_seconds() - products_before;
+            }
         }
     report("prompt", n, n, &t, rounds);
 }
@@ -182,15 +183,17 @@ static void time_steps(struct sides *s, const llama_token *tokens, int32_t depth
     copy_cache(&s->side[QKV], &s->side[FLASH]); /* takes no time */
     for (int r = -1; r < rounds; r++)
         for (int i = 0; i < NUM_SIDES; i++) {
-            const double before = s->attention_seconds();
+            const double before = s->attention_seconds(), products_before = s->product_seconds();
             double seconds = 0;
             keep_tokens(&s->side[i], depth);
             for (int32_t step = 0; step < STEPS; step++)
                 seconds += run_tokens(&s->side[i], tokens + step, 1);
             if (r >= 0)
                 t.side[i][r] = seconds;
-            if (r >= 0 && i == QKV)
+            if (r >= 0 && i == QKV) {
                 t.attention[r] = s->attention_seconds() - before;
+                t.products[r] = s->product_seconds() - products_before;
+            }
         }
     report("generation", STEPS, depth, &t, rounds);
 }
@@ -206,10 +209,11 @@ static int speed(const char *model, const char *adapter, int32_t threads, int ro
         seed = seed * 1664525u + 1013904223u;
         tokens[i] = (llama_token)((seed >> 8) % (uint32_t)llama_vocab_n_tokens(s.vocab));
     }
-    printf("%d threads, medians of %d rounds, in turns; tokens per second, and qkv's ratio to each\n", (int)threads,
+    printf("%d threads, medians of %d rounds, in turns; tokens per second, qkv's ratio to each, and\n"
+           "what of its time attention and products of weights take that qkv computes\n", (int)threads,
            rounds);
     printf("%-11s %6s %9s %9s %9s %8s %8s %11s %7s %7s\n", "", "tokens", "no flash", "flash", "qkv", "/no fl.",
-           "/flash", "(range)", "% ggml", "% qkv");
+           "/flash", "(range)", "% attn", "% prod");
     for (int i = 0; i < count; i++)
         if (sizes[i][0] == '@')
             time_steps(&s, tokens, atoi(sizes[i] + 1), rounds);
