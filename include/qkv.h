@@ -259,8 +259,8 @@ typedef struct qkv_pack_desc {
     qkv_weight part[QKV_MAX_PARTS];
 } qkv_pack_desc;
 
-/* Bytes of the packed matrix; a multiple of 64. Data pointers are not looked at. QKV_ERROR_FLAGS: a type that is none, or
- * one in blocks with QKV_IN_OUT; QKV_ERROR_SHAPE: in_features or stride is no multiple of its blocks. */
+/* Bytes of the packed matrix; a multiple of 64. Data pointers are not looked at. QKV_ERROR_FLAGS: a type that is none,
+ * or one in blocks with QKV_IN_OUT; QKV_ERROR_SHAPE: in_features or stride is no multiple of its blocks. */
 QKV_API qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes);
 
 /* Writes the packed matrix, all packed_size bytes of it; `packed` is 64-byte aligned. */
@@ -360,8 +360,8 @@ typedef struct qkv_head_steps {
 
 /* In what arithmetic weights are multiplied. */
 #define QKV_ARITHMETIC_F32 0 /* as the floats that they mean: the bits of the same call on those */
-/* x in int8 with a scale for each 32 terms of a row, products of integers, sums of these in f32 (docs/numerics.md): bits
- * of its own, the same on every CPU. For weights in QKV_INT8 or in blocks; else QKV_ERROR_FLAGS. */
+/* x in int8 with a scale for each 32 terms of a row, products of integers, sums of these in f32 (docs/numerics.md):
+ * bits of its own, the same on every CPU. For weights in QKV_INT8 or in blocks; else QKV_ERROR_FLAGS. */
 #define QKV_ARITHMETIC_INT8 1
 
 /* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).

@@ -7,7 +7,7 @@
 
 #include "activation.h"
 #include "support.h"
-#include "weights.h"
+#include "rounding.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
 #include "encoder.h"
 #include "safetensors.h"
 #include "support.h"
-#include "weights.h"
+#include "rounding.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  *   options.c      the command line              safetensors.c   the model's weights
  *   tokenizer.c    text → tokens                 encoder.c       tokens → vector: start here to see qkv at work
  *   report.c       what is printed               heatmap.c       what is drawn
- *   weights.c      the model's floats in fewer bits
+ *   rounding.c     the model's floats in fewer bits
  *
  * SPDX-License-Identifier: MIT */
 #define _POSIX_C_SOURCE 200809L

@@ -3,7 +3,7 @@
 #include "options.h"
 
 #include "support.h"
-#include "weights.h"
+#include "rounding.h"
 
 #include <getopt.h>
 #include <stdio.h>

@@ -5,7 +5,7 @@
 #include "heads.h"
 #include "json.h"
 #include "support.h"
-#include "weights.h"
+#include "rounding.h"
 
 #include <stdio.h>
 #include <stdlib.h>

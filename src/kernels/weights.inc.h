@@ -3,14 +3,19 @@
  * Needs the vector header of an instruction set, inside its target region, storage.inc.h, repeat.h and
  * ../ref/weights.h.
  *
- * A step of the product takes a block of 32 terms and a vector of columns: its integers are spread to eight vectors of
- * bytes, four terms of a column side by side, which stay in registers while all rows pass over them, four terms at a
- * time in every column. That multiplies 32 terms by 8 products of bytes, and is the same for one row and for many. The
- * sums lie in the L1 cache: WEIGHT_ROWS at a time.
+ * The product goes through a panel a block of 32 terms at a time. Eight words hold a row's 32 activations, four in
+ * each, and stay in registers while the block's columns pass: in every lane of a vector, four terms of a column are
+ * multiplied at once. With few rows the integers of a block are spread to bytes on the way. With more this is done
+ * once, in scratch memory, from where an instruction takes each vector. Sums lie in the L1 cache, of WEIGHT_ROWS rows
+ * at a time.
  *
  * SPDX-License-Identifier: MIT */
 
-enum { WEIGHT_ROWS = 32 };
+enum {
+    WEIGHT_ROWS = 32,
+    SPREAD_FROM = 4, /* rows */
+    SPREAD_BYTES = (8 + 2) * QKV_WORD_ROW /* words of a block, and what d_bias has of their halves */
+};
 
 #define EACH_WORD(f) QKV_ROWS(8, f, 0)
 
@@ -27,24 +32,26 @@ QKV_INLINE vint w_spread(int bits, const unsigned char *integers, int g) {
     return x;
 }
 
-/* What the integers of a block are multiplied by: for terms 0–15, and for terms 16–31 or, with a minimum, that. Of
- * QKV_INT8: 1. */
+/* What the integers of a block are multiplied by: for terms 0–15, and for terms 16–31 or, with a minimum, that. */
 static QKV_NOINLINE void block_factors(float factors[2 * QKV_PANEL], int type, const unsigned char *group,
                                        const unsigned char *block) {
-    for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
-        vec first = type == QKV_INT8 ? v_set(1.0f) : v_load_f16(group + 2 * j), second = first;
-        if (type == QKV_Q6_K) {
-            second = v_mul(first, v_load_i8(block + QKV_PANEL + j));
-            first = v_mul(first, v_load_i8(block + j));
-        } else if (qkv_weight_has_minimum(type)) {
-            second = v_load_f16(group + QKV_HALF_ROW + 2 * j);
-            if (qkv_weight_scale_bytes(type) > 0) {
-                first = v_mul(first, v_load_u8(block + j));
-                second = v_mul(v_mul(second, v_load_u8(block + QKV_PANEL + j)), v_set(-1.0f)); /* -0 of 0, too */
-            }
+    float *second = factors + QKV_PANEL;
+    if (type == QKV_Q6_K) {
+        for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
+            vec d = v_load_f16(group + 2 * j);
+            v_store(factors + j, v_mul(d, v_load_i8(block + j)));
+            v_store(second + j, v_mul(d, v_load_i8(block + QKV_PANEL + j)));
         }
-        v_store(factors + j, first);
-        v_store(factors + QKV_PANEL + j, second);
+    } else if (qkv_weight_scale_bytes(type) > 0) {
+        for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
+            vec m = v_mul(v_load_f16(group + QKV_HALF_ROW + 2 * j), v_load_u8(block + QKV_PANEL + j));
+            v_store(factors + j, v_mul(v_load_f16(group + 2 * j), v_load_u8(block + j)));
+            v_store(second + j, v_mul(m, v_set(-1.0f))); /* of 0, too */
+        }
+    } else {
+        const size_t rows = qkv_weight_has_minimum(type) ? 2 : 1;
+        for (size_t j = 0; j < rows * QKV_PANEL; j += VLEN)
+            v_store(factors + j, v_load_f16(group + 2 * j));
     }
 }
 
@@ -66,81 +73,121 @@ static QKV_NOINLINE void block_factors(float factors[2 * QKV_PANEL], int type, c
 QKV_INLINE void widen_block(int bits, unsigned zero, int minimum, float *dst, const unsigned char *integers,
                             const float *factors) {
     for (size_t j = 0; j < QKV_PANEL; j += VLEN, dst += VLEN, integers += 4 * VLEN, factors += VLEN) {
-        vec first = v_load(factors), second = v_load(factors + QKV_PANEL);
+        const vec first = v_load(factors), second = bits == 6 || minimum ? v_load(factors + QKV_PANEL) : first;
         EACH_WORD(WIDEN_WORD)
     }
 }
 
 /* ------------------------------------------------------------------------------------------------------- product */
 
-#define SPREAD_WORD(g, j) vint w_##g = bits == 8 ? i_magnitude(w_spread(8, integers, g)) : w_spread(bits, integers, g);
-#define TERMS_OF_A(g) i_words(a->q + 4 * g)
-#define ADD_DOTS(g) dots = d_add(dots, w_##g, TERMS_OF_A(g));
-#define SIGNED_DOTS(g, next)                                                                                         \
-    i_dots_signed(w_##g, i_load(stored + g * QKV_WORD_ROW), TERMS_OF_A(g), w_##next,                                 \
-                  i_load(stored + next * QKV_WORD_ROW), TERMS_OF_A(next))
+#define TERMS_OF_A(g, j) const vint a_##g = i_words(a->q + 4 * g);
+#define ADD_DOTS(g) dots = d_add(dots, w_spread(bits, integers, g), a_##g);
+#define SIGNED_DOTS(g) i_dots_signed(i_load(integers + g * QKV_WORD_ROW), a_##g)
 
-/* Sums of so many products fit 16 bits: 8 words of 4 bits, 4 of 5, 2 of 6. */
-#define DOTS_8(sum)                                                                                                  \
-    {                                                                                                                \
-        vdots dots = d_zero();                                                                                       \
-        ADD_DOTS(0) ADD_DOTS(1) ADD_DOTS(2) ADD_DOTS(3) ADD_DOTS(4) ADD_DOTS(5) ADD_DOTS(6) ADD_DOTS(7)              \
-        sum = i_sum_dots(dots);                                                                                      \
-    }
-#define DOTS_4(sum, g, h, i, j)                                                                                      \
-    {                                                                                                                \
-        vdots dots = d_zero();                                                                                       \
-        ADD_DOTS(g) ADD_DOTS(h) ADD_DOTS(i) ADD_DOTS(j)                                                              \
-        sum = i_sum_dots(dots);                                                                                      \
-    }
-#define DOTS_2(sum, g, h)                                                                                            \
-    {                                                                                                                \
-        vdots dots = d_zero();                                                                                       \
-        ADD_DOTS(g) ADD_DOTS(h)                                                                                      \
-        sum = i_sum_dots(dots);                                                                                      \
-    }
-
-QKV_INLINE void multiply_block(int bits, int zero, int minimum, float *c, ptrdiff_t ldc, const qkv_terms *terms,
-                               size_t rows, size_t cols, const unsigned char *integers, const float *factors) {
-    for (size_t j = 0; j < cols; j += VLEN, integers += 4 * VLEN, factors += VLEN) {
-        const vec first = v_load(factors), second = v_load(factors + QKV_PANEL);
-        const qkv_terms *a = terms;
-        float *row = c + j;
-        EACH_WORD(SPREAD_WORD)
-        for (size_t i = rows; i > 0; i--, a++, row += ldc) {
-            const unsigned char *stored = integers;
-            vec y = v_load(row), s = v_set(a->scale);
-            vint sum, more;
-            if (bits == 4) {
-                DOTS_8(sum)
-            } else if (bits == 5) {
-                DOTS_4(sum, 0, 1, 2, 3)
-                DOTS_4(more, 4, 5, 6, 7)
-                sum = i_add(sum, more);
-            } else if (bits == 6) {
-                vint lower, upper = i_words(&a->upper_sum);
-                DOTS_2(sum, 0, 1)
-                DOTS_2(more, 2, 3)
-                lower = i_add(sum, more);
-                lower = i_sub(lower, i_shift(i_sub(i_words(&a->sum), upper), 5));
-                y = v_fma(v_from_i(lower), v_mul(s, first), y);
-                DOTS_2(sum, 4, 5)
-                DOTS_2(more, 6, 7)
-                sum = i_sub(i_add(sum, more), i_shift(upper, 5));
-            } else {
-                QKV_OPAQUE(stored); /* or compilers load all of it before the loop, into more registers than there are */
-                sum = i_add(SIGNED_DOTS(0, 1), SIGNED_DOTS(2, 3));
-                more = i_add(SIGNED_DOTS(4, 5), SIGNED_DOTS(6, 7));
-                sum = i_add(sum, more);
+/* A row, the integers as they are stored. */
+QKV_INLINE void multiply_row(int bits, int zero, int minimum, float *c, const qkv_terms *a, size_t cols,
+                             const unsigned char *integers, const float *factors) {
+    const vec s = v_set(a->scale), scaled_sum = v_set(a->scaled_sum);
+    EACH_WORD(TERMS_OF_A)
+    /* What the integers say too much, of all terms, or of either half. */
+    const vint upper_surplus = i_shift(i_words(&a->upper_sum), 5);
+    const vint surplus = bits == 6 ? i_sub(i_shift(i_words(&a->sum), 5), upper_surplus)
+                                   : i_shift(i_words(&a->sum), zero == 8 ? 3 : 4);
+    for (size_t j = 0; j < cols; j += VLEN, c += VLEN, integers += 4 * VLEN, factors += VLEN) {
+        vint sum, more;
+        vdots dots = d_zero();
+        vec y = v_load(c);
+        if (bits == 8) {
+            sum = i_add(i_add(SIGNED_DOTS(0), SIGNED_DOTS(1)), i_add(SIGNED_DOTS(2), SIGNED_DOTS(3)));
+            more = i_add(i_add(SIGNED_DOTS(4), SIGNED_DOTS(5)), i_add(SIGNED_DOTS(6), SIGNED_DOTS(7)));
+            sum = i_add(sum, more);
+        } else { /* sums of two products fit 16 bits, so many of them: 8 of 4 bits, 4 of 5, 2 of 6 */
+            ADD_DOTS(0) ADD_DOTS(1)
+            if (bits == 6) {
+                more = i_sum_dots(dots);
+                dots = d_zero();
             }
-            if (bits < 6 && zero > 0)
-                sum = i_sub(sum, i_shift(i_words(&a->sum), zero == 8 ? 3 : 4));
-            y = v_fma(v_from_i(sum), v_mul(s, bits == 6 ? second : first), y);
-            if (minimum)
-                y = v_fma(v_set(a->scaled_sum), second, y);
-            v_store(row, y);
+            ADD_DOTS(2) ADD_DOTS(3)
+            if (bits == 6) {
+                more = i_sub(i_add(more, i_sum_dots(dots)), surplus);
+                y = v_fma(v_from_i(more), v_mul(s, v_load(factors)), y);
+                dots = d_zero();
+            } else if (bits == 5) {
+                more = i_sum_dots(dots);
+                dots = d_zero();
+            }
+            ADD_DOTS(4) ADD_DOTS(5)
+            if (bits == 6) {
+                more = i_sum_dots(dots);
+                dots = d_zero();
+            }
+            ADD_DOTS(6) ADD_DOTS(7)
+            sum = i_sum_dots(dots);
+            sum = bits > 4 ? i_add(sum, more) : sum;
+            sum = zero == 0 ? sum : i_sub(sum, bits == 6 ? upper_surplus : surplus);
         }
+        y = v_fma(v_from_i(sum), v_mul(s, v_load(factors + (bits == 6 ? QKV_PANEL : 0))), y);
+        v_store(c, minimum ? v_fma(scaled_sum, v_load(factors + QKV_PANEL), y) : y);
     }
+}
+
+/* The integers of a block less `zero`, spread to [word][column] bytes. */
+#define SPREAD_WORD(g, j)                                                                                            \
+    {                                                                                                                \
+        vint w = w_spread(bits, integers, g);                                                                        \
+        w = zero > 0 ? i_sub_bytes(w, i_set(0x01010101u * zero)) : w;                                                \
+        i_store(spread + g * QKV_WORD_ROW, w);                                                                       \
+        bias = d_bias(bits == 6 && g == 4 ? d_zero() : bias, w);                                                     \
+        if (bits == 6 && g == 3)                                                                                     \
+            d_store(spread + 9 * QKV_WORD_ROW, bias);                                                                \
+    }
+QKV_INLINE void spread_block(int bits, unsigned zero, unsigned char *spread, const unsigned char *integers,
+                             size_t cols) {
+    for (size_t j = 0; j < cols; j += VLEN, spread += 4 * VLEN, integers += 4 * VLEN) {
+        vdots bias = d_zero();
+        EACH_WORD(SPREAD_WORD)
+        d_store(spread + 8 * QKV_WORD_ROW, bias);
+    }
+}
+
+/* A row, the integers spread. What they were less than stored is in `surplus`. Sums of products may leave 16 bits
+ * meanwhile, but they come back. */
+#define BIASED_TERMS_OF_A(g, j) const vint a_##g = i_biased(i_words(a->q + 4 * g));
+#define ADD_SPREAD(g) dots = d_add_biased(dots, i_load(spread + g * QKV_WORD_ROW), a_##g);
+QKV_INLINE void multiply_spread_row(int bits, int surplus, int minimum, float *c, const qkv_terms *a, size_t cols,
+                                    const unsigned char *spread, const float *factors) {
+    const vec s = v_set(a->scale), scaled_sum = v_set(a->scaled_sum);
+    const vint missing = i_shift(i_words(&a->sum), 4); /* where surplus is 16 */
+    EACH_WORD(BIASED_TERMS_OF_A)
+    for (size_t j = 0; j < cols; j += VLEN, c += VLEN, spread += 4 * VLEN, factors += VLEN) {
+        vec y = v_load(c);
+        vdots dots = d_load(spread + (bits == 6 ? 9 : 8) * QKV_WORD_ROW);
+        ADD_SPREAD(0) ADD_SPREAD(1) ADD_SPREAD(2) ADD_SPREAD(3)
+        if (bits == 6) {
+            y = v_fma(v_from_i(i_sum_dots(dots)), v_mul(s, v_load(factors)), y);
+            dots = d_load(spread + 8 * QKV_WORD_ROW);
+        }
+        ADD_SPREAD(4) ADD_SPREAD(5) ADD_SPREAD(6) ADD_SPREAD(7)
+        vint sum = i_sum_dots(dots);
+        sum = surplus > 0 ? i_add(sum, missing) : sum;
+        y = v_fma(v_from_i(sum), v_mul(s, v_load(factors + (bits == 6 ? QKV_PANEL : 0))), y);
+        v_store(c, minimum ? v_fma(scaled_sum, v_load(factors + QKV_PANEL), y) : y);
+    }
+}
+
+QKV_INLINE void multiply_block(int bits, int zero, int minimum, float *c, ptrdiff_t ldc, const qkv_terms *a,
+                               size_t rows, size_t cols, const unsigned char *integers, const float *factors) {
+    /* 5 bits have to be signed to fit. */
+    const int less = bits == 5 ? 16 : zero;
+    if (bits == 8 || rows < SPREAD_FROM) {
+        for (; rows > 0; rows--, a++, c += ldc)
+            multiply_row(bits, zero, minimum, c, a, cols, integers, factors);
+        return;
+    }
+    _Alignas(64) unsigned char spread[SPREAD_BYTES];
+    spread_block(bits, (unsigned)less, spread, integers, cols);
+    for (; rows > 0; rows--, a++, c += ldc)
+        multiply_spread_row(bits, less - zero, minimum, c, a, cols, spread, factors);
 }
 
 /* ------------------------------------------------------------------------------------------- by kinds of integers */
@@ -205,7 +252,7 @@ QKV_INLINE void weight_blocks_next(weight_blocks *at, int type) {
 }
 
 static void widen_weights(float *dst, const void *panel, int type, size_t first, size_t k) {
-    float factors[2 * QKV_PANEL];
+    _Alignas(64) float factors[2 * QKV_PANEL];
     if (qkv_weight_bits(type) == 0) {
         const int64_t row = QKV_PANEL * qkv_stored_bytes(type, 1);
         widen(dst, QKV_PANEL, (const unsigned char *)panel + (int64_t)first * row, (ptrdiff_t)row, type, k, QKV_PANEL);
@@ -226,7 +273,7 @@ static void widen_weights(float *dst, const void *panel, int type, size_t first,
 static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                          size_t rows, size_t cols, size_t k) {
     product_function *const product = weight_kinds[type].product;
-    float factors[2 * QKV_PANEL];
+    _Alignas(64) float factors[2 * QKV_PANEL];
     for (size_t n; rows > 0; rows -= n, c += (ptrdiff_t)n * ldc, a += n) {
         n = rows < WEIGHT_ROWS ? rows : WEIGHT_ROWS;
         for (size_t i = 0; i < n; i++) {
@@ -235,8 +282,11 @@ static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t 
         }
         const qkv_terms *terms = a;
         weight_blocks at = weight_blocks_from(type, panel, 0);
+        for (size_t j = 0; type == QKV_INT8 && j < QKV_PANEL; j++)
+            factors[j] = 1.0f;
         for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS, terms += lda) {
-            block_factors(factors, type, at.group, at.block);
+            if (type != QKV_INT8)
+                block_factors(factors, type, at.group, at.block);
             product(c, ldc, terms, n, cols, at.integers, factors);
             weight_blocks_next(&at, type);
         }

@@ -26,8 +26,8 @@ static inline int64_t qkv_part_bytes(int64_t type, int64_t in_features, int64_t 
     return qkv_ceil_div(out_features, QKV_PANEL) * qkv_panel_bytes(type, in_features);
 }
 
-/* What the descriptor of a packed matrix is refused for, by a type named `field`; blocks: what is said where blocks don't
- * divide the inputs ("… (%)", of type and in_features). The bytes of the part's panels are added to *bytes. */
+/* What the descriptor of a packed matrix is refused for, by a type named `field`; blocks: what is said where blocks
+ * don't divide the inputs ("… (%)", of type and in_features). The bytes of the part's panels are added to *bytes. */
 qkv_status qkv_check_weights(int64_t type, int64_t in_features, int64_t out_features, const char *field, int32_t i,
                              const char *blocks, int64_t *bytes, qkv_problem *why);
 /* That weights of a type have an arithmetic. */
@@ -42,7 +42,7 @@ typedef struct qkv_projection_shape {
     int64_t num_tasks, worker_size; /* bytes */
     /* Where in a worker's bytes: the tile is first; then positions of its rows, weights as floats, rows in 8 bits. */
     int64_t at, widened, quantized;
-    /* Where rows in 8 bits serve several tasks, a phase before them makes these: tasks, k_chunks for each block of rows.
+    /* Where rows in 8 bits serve several tasks, a phase before them makes these, k_chunks tasks for each block of rows.
      * They begin at `shared` in the workspace, of shared_size bytes, and the workers' bytes at `workers`. */
     int64_t quantize_tasks, k_chunks, shared, shared_size, workers;
 } qkv_projection_shape;

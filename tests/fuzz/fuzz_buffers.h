@@ -329,6 +329,7 @@ static void give_steps(qkv_projection_desc *d, int64_t i, int kind) {
 static void give_projection(qkv_projection_desc *d, bool outputs, int kind) {
     const int64_t rows[3] = {d->batch, 1, d->tokens};
     int64_t packed = 0;
+    d->rope.cos = d->rope.sin = NULL; /* until a part rotates; a field that may be anything may be one of these */
     for (int64_t i = 0; i < d->num_parts; i++) {
         qkv_projection_part *p = &d->part[i];
         int64_t dim = p->head_dim ? p->head_dim : p->out_features;

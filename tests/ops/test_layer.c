@@ -162,7 +162,8 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     }
     d->out = case_output(rng, d->attention.batch, 1, c->tokens, d->out_features);
     qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64
-                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u types=%d,%d,%d,%d arithmetic=%" PRId64, d->attention.batch, c->tokens, c->keys,
+                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u types=%d,%d,%d,%d arithmetic=%" PRId64,
+                d->attention.batch, c->tokens, c->keys,
                 !c->cross ? "" : d->w_kv ? " w_kv" : " x_kv", d->model_dim, d->kv_dim, d->attention.num_heads,
                 d->attention.num_kv_heads, d->attention.head_dim, d->attention.head_dim_v, d->out_features,
                 c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags, d->wq_type, d->wk_type, d->wv_type,

@@ -142,6 +142,7 @@ typedef __m256i vint;
 typedef __m256i vdots; /* sums of products of bytes, not yet added up for each word */
 
 QKV_INLINE vint i_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+QKV_INLINE void i_store(void *p, vint a) { _mm256_storeu_si256((__m256i *)p, a); }
 QKV_INLINE vint i_set(uint32_t x) { return _mm256_set1_epi32((int)x); }
 QKV_INLINE vint i_words(const void *p) { /* the one at p in every lane */
     int32_t x;
@@ -171,17 +172,26 @@ QKV_INLINE void v_store_i8(int8_t *p, vec x) { /* whole numbers within ±127 */
     _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(halves, halves));
 }
 
-/* Products of bytes, four side by side in a word: w from 0 to 63, a within ±127. So many fit that Σ w ≤ 128 over each
- * two side by side. */
+/* Sums of products of bytes, four side by side in a word: w from 0 to 63, a within ±127. They must fit 16 bits. */
 QKV_INLINE vdots d_zero(void) { return _mm256_setzero_si256(); }
 QKV_INLINE vdots d_add(vdots dots, vint w, vint a) { return _mm256_add_epi16(dots, _mm256_maddubs_epi16(w, a)); }
 QKV_INLINE vint i_sum_dots(vdots dots) { return _mm256_madd_epi16(dots, _mm256_set1_epi16(1)); }
 
-/* The same of signed w and v, with their i_magnitude, which compilers may keep. */
-QKV_INLINE vint i_magnitude(vint w) { return _mm256_abs_epi8(w); }
-QKV_INLINE vint i_dots_signed(vint w_magnitude, vint w, vint a, vint v_magnitude, vint v, vint b) {
-    return _mm256_add_epi32(i_sum_dots(_mm256_maddubs_epi16(w_magnitude, _mm256_sign_epi8(a, w))),
-                            i_sum_dots(_mm256_maddubs_epi16(v_magnitude, _mm256_sign_epi8(b, v))));
+/* The same with w from −32 to 31. The multiplier wants a factor without a sign: a + 128, and d_bias of all w, which
+ * takes 128·w off again, to start with. */
+QKV_INLINE vint i_biased(vint a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
+QKV_INLINE vdots d_bias(vdots dots, vint w) {
+    return _mm256_sub_epi16(dots, _mm256_maddubs_epi16(_mm256_set1_epi8(-128), w));
+}
+QKV_INLINE void d_store(void *p, vdots dots) { _mm256_storeu_si256((__m256i *)p, dots); }
+QKV_INLINE vdots d_load(const void *p) { return i_load(p); }
+QKV_INLINE vdots d_add_biased(vdots dots, vint w, vint a) {
+    return _mm256_add_epi16(dots, _mm256_maddubs_epi16(a, w));
+}
+
+/* Sums of four products each: any w, a within ±127. */
+QKV_INLINE vint i_dots_signed(vint w, vint a) {
+    return i_sum_dots(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)));
 }
 
 /* VLEN words of 32 bits as the low halves of 64-bit lanes, as the multiplier takes them; high halves are anything. */

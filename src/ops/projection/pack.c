@@ -63,7 +63,7 @@ static void list_operands(qkv_operands *o, const qkv_pack_desc *d, const void *p
 }
 
 /* unpacked: as above. */
-static qkv_status validate_part(const qkv_pack_desc *d, int32_t i, bool unpacked, int64_t *bytes, qkv_problem *why) {
+static qkv_status validate_weight(const qkv_pack_desc *d, int32_t i, bool unpacked, int64_t *bytes, qkv_problem *why) {
     const qkv_weight *w = &d->part[i];
     if (qkv_check_size(why, "part[].out_features", i, w->out_features) != QKV_OK)
         return why->status;
@@ -93,7 +93,7 @@ static qkv_status validate(const qkv_pack_desc *d, bool unpacked, int64_t *bytes
     if (d->num_parts < 1 || d->num_parts > QKV_MAX_PARTS)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "num_parts", -1, "is %, not 1 to %", d->num_parts, QKV_MAX_PARTS);
     for (int32_t i = 0; i < d->num_parts; i++) {
-        if (validate_part(d, i, unpacked, bytes, why) != QKV_OK)
+        if (validate_weight(d, i, unpacked, bytes, why) != QKV_OK)
             return why->status;
     }
     return QKV_OK;
@@ -190,8 +190,9 @@ qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed) {
         for (int64_t c = 0; c < w->out_features; c += QKV_PANEL, panel += panel_bytes) {
             int64_t n = qkv_min(QKV_PANEL, w->out_features - c);
             for (int64_t k = 0; w->unpacked && k < d.in_features; k++) {
+                float *to = w->unpacked + k * in_stride + c * out_stride;
                 for (int64_t x = 0; x < n; x++)
-                    w->unpacked[k * in_stride + (c + x) * out_stride] = qkv_weight_value(type, panel, (size_t)k, (size_t)x);
+                    to[x * out_stride] = qkv_weight_value(type, panel, (size_t)k, (size_t)x);
             }
         }
     }

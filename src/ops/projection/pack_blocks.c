@@ -152,7 +152,7 @@ static inline void pack_q6_k(unsigned char *to, const unsigned char *from, int64
     }
 }
 
-static inline void pack_block(int type, unsigned char *to, const unsigned char *from, int64_t c) {
+static inline void turn_block(int type, unsigned char *to, const unsigned char *from, int64_t c) {
     switch (type) {
     case QKV_Q4_0: pack_plain(to, from, c, false, false); break;
     case QKV_Q4_1: pack_plain(to, from, c, true, false); break;
@@ -165,12 +165,12 @@ static inline void pack_block(int type, unsigned char *to, const unsigned char *
     }
 }
 
-/* So many terms of a column are packed before the next column is begun, and fetched so many columns ahead: its memory is
- * read in runs that are too short for a CPU to see them coming, and the groups that are written to stay in the L1 cache. */
+/* So many terms of a column are packed before the next column is begun, so that the groups written to stay in the L1
+ * cache; and fetched so many columns ahead, as the runs are too short for a CPU to see them coming. */
 enum { RUN_TERMS = 512, AHEAD = 2 };
 
 /* With a type that the compiler knows. */
-QKV_INLINE void pack_blocks(int type, unsigned char *panel, const unsigned char *data, ptrdiff_t row, int64_t columns,
+QKV_INLINE void turn_blocks(int type, unsigned char *panel, const unsigned char *data, ptrdiff_t row, int64_t columns,
                             int64_t in_features) {
     const int64_t terms = qkv_weight_terms(type), bytes = qkv_weight_bytes(type), run = RUN_TERMS / terms;
     const int64_t group = (int64_t)qkv_weight_group_bytes(type), count = in_features / terms;
@@ -181,7 +181,7 @@ QKV_INLINE void pack_blocks(int type, unsigned char *panel, const unsigned char 
             for (int64_t line = 0; line < n * bytes && c + AHEAD < columns; line += 64)
                 __builtin_prefetch(from + AHEAD * row + line);
             for (int64_t g = 0; g < n; g++, from += bytes)
-                pack_block(type, panel + (first + g) * group, from, c);
+                turn_block(type, panel + (first + g) * group, from, c);
         }
     }
 }
@@ -189,8 +189,8 @@ QKV_INLINE void pack_blocks(int type, unsigned char *panel, const unsigned char 
 /* ------------------------------------------------------------------------------------------------------- elements */
 
 /* Elements of `size` bytes from rows to columns, in runs as above. */
-QKV_INLINE void turn(size_t size, unsigned char *panel, const unsigned char *data, ptrdiff_t row, int64_t columns,
-                     int64_t in_features) {
+QKV_INLINE void turn_elements(size_t size, unsigned char *panel, const unsigned char *data, ptrdiff_t row,
+                              int64_t columns, int64_t in_features) {
     for (int64_t first = 0; first < in_features; first += RUN_TERMS / 4) {
         int64_t n = qkv_min(RUN_TERMS / 4, in_features - first);
         for (int64_t c = 0; c < columns; c++) {
@@ -221,7 +221,7 @@ static void pack_int8(unsigned char *panel, const unsigned char *data, ptrdiff_t
     int64_t whole = in_features / 4, end = qkv_round_up(in_features, QKV_BLOCK_TERMS) / 4;
     memset(panel + whole * QKV_WORD_ROW, 0, (size_t)((end - whole) * QKV_WORD_ROW));
     if (in == 1) {
-        turn(4, panel, data, out, columns, whole);
+        turn_elements(4, panel, data, out, columns, whole);
     } else {
         for (int64_t w = 0; w < whole; w++)
             interleave(panel + w * QKV_WORD_ROW, data + 4 * w * in, in, columns);
@@ -254,9 +254,9 @@ void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, i
         if (!in_out && type == QKV_F32)
             kernels->pack(to, (const float *)(const void *)data, stride, (size_t)columns, (size_t)in_features);
         else if (!in_out)
-            turn(2, panel, data, row, columns, in_features);
+            turn_elements(2, panel, data, row, columns, in_features);
         break;
-#define BLOCKS(t) case t: pack_blocks(t, panel, data, row, columns, in_features); break;
+#define BLOCKS(t) case t: turn_blocks(t, panel, data, row, columns, in_features); break;
     BLOCKS(QKV_Q8_0)
     BLOCKS(QKV_Q4_0)
     BLOCKS(QKV_Q4_1)
@@ -264,6 +264,6 @@ void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, i
     BLOCKS(QKV_Q5_1)
     BLOCKS(QKV_Q4_K)
     BLOCKS(QKV_Q5_K)
-    default: pack_blocks(QKV_Q6_K, panel, data, row, columns, in_features);
+    default: turn_blocks(QKV_Q6_K, panel, data, row, columns, in_features);
     }
 }

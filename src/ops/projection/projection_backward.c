@@ -77,8 +77,8 @@ static qkv_status qkv_projection_backward_validate(const gradient_desc *d, qkv_p
                                                    : "steps[].store",
                               i, "has no gradient here", 0, 0);
         if (f->part[i].type != QKV_F32)
-            return qkv_refuse(why, QKV_ERROR_FLAGS, "part[].type", i, "is %, but gradients take floats", f->part[i].type,
-                              0);
+            return qkv_refuse(why, QKV_ERROR_FLAGS, "part[].type", i, "is %, but gradients take floats",
+                              f->part[i].type, 0);
     }
     int64_t out = 0, limit = INT64_C(1) << 58, unused;
     for (int64_t i = 0; i < f->num_parts; i++)

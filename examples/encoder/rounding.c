@@ -1,5 +1,5 @@
 /* The model's floats in fewer bits.  SPDX-License-Identifier: MIT */
-#include "weights.h"
+#include "rounding.h"
 
 #include "support.h"
 

@@ -1,6 +1,6 @@
 /* The model's floats in fewer bits.  SPDX-License-Identifier: MIT */
-#ifndef WEIGHTS_H
-#define WEIGHTS_H
+#ifndef ROUNDING_H
+#define ROUNDING_H
 
 #include <qkv.h>
 #include <stdint.h>
