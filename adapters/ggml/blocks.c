@@ -27,8 +27,9 @@ bool type_of_blocks(enum ggml_type from, int64_t *to) {
 
 bool is_matrix_of_blocks(const struct ggml_tensor *tensor) {
     int64_t type;
-    return type_of_blocks(tensor->type, &type) && tensor->ne[2] == 1 && tensor->ne[3] == 1 && !tensor->view_src &&
-           ggml_is_contiguous(tensor) && tensor->ne[0] % ggml_blck_size(tensor->type) == 0;
+    return type_of_blocks(tensor->type, &type) && tensor->ne[0] > 0 && tensor->ne[1] > 0 && tensor->ne[2] == 1 &&
+           tensor->ne[3] == 1 && !tensor->view_src && ggml_is_contiguous(tensor) &&
+           tensor->ne[0] % ggml_blck_size(tensor->type) == 0;
 }
 
 static qkv_pack_desc describe(const struct ggml_tensor *matrix, const void *rows, int64_t count) {
@@ -46,6 +47,10 @@ static size_t bytes_of_rows(const struct ggml_tensor *matrix, int64_t rows) {
 
 size_t bytes_in_panels(const struct ggml_tensor *matrix) {
     return bytes_of_rows(matrix, matrix->ne[1]);
+}
+
+size_t bytes_of_panel(const struct ggml_tensor *matrix) {
+    return bytes_of_rows(matrix, QKV_PANEL);
 }
 
 /* ------------------------------------------------------------------------------------------- from panels to blocks */
@@ -130,7 +135,7 @@ static void put_q6_k(unsigned char *to, const struct column *c) {
 }
 
 static void put_row(unsigned char *to, const struct ggml_tensor *matrix, const unsigned char *panel, size_t number) {
-    int64_t type;
+    int64_t type = QKV_Q4_0;
     type_of_blocks(matrix->type, &type);
     struct column c = {.type = (int)type, .bits = qkv_weight_bits((int)type), .number = number};
     for (int64_t k = 0; k < matrix->ne[0]; k += ggml_blck_size(matrix->type), to += ggml_type_size(matrix->type)) {
@@ -158,7 +163,7 @@ static struct piece piece_of(const struct ggml_tensor *matrix, const void *panel
                              size_t size) {
     struct piece p = {.first_row = number * QKV_PANEL};
     p.rows = matrix->ne[1] - p.first_row < QKV_PANEL ? matrix->ne[1] - p.first_row : QKV_PANEL;
-    p.panel = (unsigned char *)panels + (size_t)number * bytes_of_rows(matrix, QKV_PANEL);
+    p.panel = (unsigned char *)panels + (size_t)number * bytes_of_panel(matrix);
     const size_t first = (size_t)p.first_row * matrix->nb[1], all = (size_t)p.rows * matrix->nb[1];
     p.begin = offset > first ? offset - first : 0;
     p.end = offset + size - first < all ? offset + size - first : all;

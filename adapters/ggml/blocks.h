@@ -14,8 +14,9 @@ bool type_of_blocks(enum ggml_type from, int64_t *to);
 /* A matrix of whole blocks, its rows behind each other: ne[0] terms in, ne[1] out. */
 bool is_matrix_of_blocks(const struct ggml_tensor *tensor);
 
-/* Bytes of such a matrix in panels. */
+/* Bytes of such a matrix in panels, and of one panel of 64 rows. */
 size_t bytes_in_panels(const struct ggml_tensor *matrix);
+size_t bytes_of_panel(const struct ggml_tensor *matrix);
 
 /* Bytes [offset, offset + size) of the matrix as ggml has it: written into the panels at `panels`, read from them. Bit
  * for bit what was written is read. False without memory. */

@@ -8,12 +8,15 @@
  *
  * SPDX-License-Identifier: MIT */
 #include "attention_op.h"
+#include "blocks.h"
+#include "measure.h"
 #include "product_op.h"
 #include "settings.h"
 #include "weights_buffer.h"
 
 #include <ggml-backend-impl.h>
 #include <ggml-backend.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +24,7 @@
 #include <time.h>
 
 enum { ATTENTION, WEIGHTS, NUM_DEVICES };
+enum { UNKNOWN, NO, YES };
 
 /* ggml calls a device from one thread at a time for each of its contexts; what contexts share is atomic. */
 static struct {
@@ -28,6 +32,7 @@ static struct {
     qkv_ctx ctx;
     char description[NUM_DEVICES][96];
     ggml_backend_buffer_type_t weights_buffer_type;
+    bool takes_any_weights;
     /* Backends whose host has not said yet how many threads they may use: see claims(). */
     atomic_int silent_backends;
     /* Counts up when a graph is made or begun, so that no mask outlives the numbers in it. */
@@ -35,6 +40,7 @@ static struct {
     atomic_ullong nanoseconds[NUM_DEVICES]; /* in graphs, of all backends of each device */
     atomic_int num_threads;
     atomic_bool has_openmp;
+    atomic_int takes[GGML_TYPE_COUNT]; /* weights of this type: UNKNOWN before a host has offered some */
 } device;
 
 static struct ggml_backend_device devices[NUM_DEVICES];
@@ -51,7 +57,7 @@ static const char *device_name(ggml_backend_dev_t dev) {
 struct backend {
     struct runner runner;
     struct attention_state attention;
-    int64_t products;
+    struct product_state products;
     bool was_told_threads;
     const struct ggml_tensor *first_node; /* of this epoch */
 };
@@ -82,8 +88,9 @@ static void backend_free(ggml_backend_t backend) {
         fprintf(stderr, "qkv: %lld ops, %lld of them with a mask that is no ranges, %.3f s in all contexts\n",
                 (long long)b->attention.ops, (long long)b->attention.biased_ops, attention_seconds());
     else if (device.settings.log)
-        fprintf(stderr, "qkv: %lld products, %.3f s in all contexts\n", (long long)b->products, product_seconds());
+        fprintf(stderr, "qkv: %lld products, %.3f s in all contexts\n", (long long)b->products.ops, product_seconds());
     free_attention_state(&b->attention);
+    free_product_state(&b->products);
     free(b->runner.workspace);
     free(b);
     free(backend);
@@ -126,14 +133,34 @@ static unsigned long long nanoseconds_now(void) {
     return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
-static const char *compute_node(struct backend *b, struct ggml_tensor *node) {
+static bool needs_one_of(const struct ggml_tensor *op, struct ggml_tensor *const *ops, int count) {
+    for (int i = 0; i < count; i++)
+        if (op->src[1] == ops[i] || op->src[1]->view_src == ops[i])
+            return true;
+    return false;
+}
+
+/* Computes the node of a number and perhaps those behind it; *number is then the next one's. */
+static const char *compute_nodes(struct backend *b, struct ggml_cgraph *graph, int *number) {
+    struct ggml_tensor *node = ggml_graph_node(graph, (*number)++), *products[MAX_TOGETHER] = {node};
+    int count = 1;
+    if (!is_computed(node))
+        return NULL;
     switch (node->op) {
     case GGML_OP_FLASH_ATTN_EXT:
         meet_node(b, node);
         return run_attention(&b->runner, &b->attention, node);
-    case GGML_OP_MUL_MAT:
-        b->products++;
-        return run_product(&b->runner, node);
+    case GGML_OP_MUL_MAT: /* Wk and Wv, the gate and what passes it: of the same rows, one behind the other */
+        while (*number < ggml_graph_n_nodes(graph) && count < MAX_TOGETHER) {
+            struct ggml_tensor *next = ggml_graph_node(graph, *number);
+            const bool is_product = next->op == GGML_OP_MUL_MAT && is_computed(next);
+            if (is_product && needs_one_of(next, products, count))
+                break;
+            if (is_product)
+                products[count++] = next;
+            ++*number;
+        }
+        return run_products(&b->runner, &b->products, products, count);
     default: return NULL; /* views, which take no work */
     }
 }
@@ -141,11 +168,10 @@ static const char *compute_node(struct backend *b, struct ggml_tensor *node) {
 static enum ggml_status compute_graph(ggml_backend_t backend, struct ggml_cgraph *graph) {
     struct backend *b = backend->context;
     const unsigned long long begin = nanoseconds_now();
-    for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
-        struct ggml_tensor *node = ggml_graph_node(graph, i);
-        const char *error = is_computed(node) ? compute_node(b, node) : NULL;
+    for (int i = 0; i < ggml_graph_n_nodes(graph);) {
+        const char *name = ggml_graph_node(graph, i)->name, *error = compute_nodes(b, graph, &i);
         if (error) {
-            fprintf(stderr, "qkv: %s: %s\n", node->name, error);
+            fprintf(stderr, "qkv: %s: %s\n", name, error);
             return GGML_STATUS_FAILED;
         }
     }
@@ -224,8 +250,42 @@ static bool claims(const struct ggml_tensor *op) {
     return !few_queries || (!may_be_a_trial && !starts_threads);
 }
 
-static bool takes_weights(const struct ggml_tensor *weights) {
-    return !device.settings.off && device.settings.takes_weights[weights->type];
+/* What one row must gain: for it the device ends a region of ggml's threads and begins another. */
+#define LEAST_GAIN 1.03
+
+/* Weights are packed when they are loaded, so it is decided for their type, once. Without OpenMP threads would be started
+ * for each op, for which rows of single tokens are too short. */
+static bool decide_on(enum ggml_type type) {
+    int64_t unused;
+    struct team team = {.num_threads = 1};
+    if (!type_of_blocks(type, &unused))
+        return false;
+    if (device.settings.weights)
+        return names_weights(device.settings.weights, ggml_type_name(type));
+    find_openmp(&team);
+    struct comparison found = {0, 0};
+    if (!team.parallel || !compare_products(&device.ctx, device.weights_buffer_type, type, &found))
+        return false;
+    const bool takes = found.one_row >= LEAST_GAIN && found.many_rows >= 1;
+    if (device.settings.log)
+        fprintf(stderr, "qkv: products by %s take ggml %.2f times as long for one row, %.2f for many: %s\n",
+                ggml_type_name(type), found.one_row, found.many_rows, takes ? "taken" : "left to ggml");
+    return takes;
+}
+
+static bool takes_weights(enum ggml_type type) {
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    int takes = atomic_load(&device.takes[type]);
+    if (takes == UNKNOWN) {
+        pthread_mutex_lock(&mutex);
+        takes = atomic_load(&device.takes[type]);
+        if (takes == UNKNOWN) {
+            takes = decide_on(type) ? YES : NO;
+            atomic_store(&device.takes[type], takes);
+        }
+        pthread_mutex_unlock(&mutex);
+    }
+    return takes == YES;
 }
 
 static bool device_supports(ggml_backend_dev_t dev, const struct ggml_tensor *op) {
@@ -236,7 +296,7 @@ static bool device_supports(ggml_backend_dev_t dev, const struct ggml_tensor *op
     case GGML_OP_PERMUTE:
     case GGML_OP_TRANSPOSE: return true;
     case GGML_OP_MUL_MAT:
-        return number_of(dev) == WEIGHTS && takes_weights(op->src[0]) && supports_product(op);
+        return number_of(dev) == WEIGHTS && supports_product(op) && takes_weights(op->src[0]->type);
     case GGML_OP_FLASH_ATTN_EXT:
         if (number_of(dev) != ATTENTION)
             return false;
@@ -261,7 +321,7 @@ static const char *reg_name(ggml_backend_reg_t reg) {
 
 static size_t reg_num_devices(ggml_backend_reg_t reg) {
     (void)reg;
-    return device.settings.any_weights ? NUM_DEVICES : 1;
+    return device.takes_any_weights ? NUM_DEVICES : 1;
 }
 
 static ggml_backend_dev_t reg_device(ggml_backend_reg_t reg, size_t index) {
@@ -301,6 +361,8 @@ static ggml_backend_reg_t registration(void) {
         snprintf(device.description[i], sizeof device.description[i], "%s by qkv %s, kernel set %s", what[i],
                  qkv_version(), device.ctx.isa);
     }
+    const char *weights = device.settings.weights;
+    device.takes_any_weights = !device.settings.off && (!weights || strcmp(weights, "0") != 0);
     device.weights_buffer_type = weights_buffer_type(&devices[WEIGHTS], &device.ctx);
     if (device.settings.log)
         fprintf(stderr, "qkv: %s%s\n", device.description[ATTENTION], device.settings.off ? ", off" : "");

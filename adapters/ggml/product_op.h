@@ -10,7 +10,18 @@
 /* Whether this op is a product by a matrix in panels, or one that will be. */
 bool supports_product(const struct ggml_tensor *op);
 
-/* NULL, or why not. */
-const char *run_product(struct runner *runner, struct ggml_tensor *op);
+#define MAX_TOGETHER 8
+
+/* What is kept from one op to the next. */
+struct product_state {
+    struct piece *pieces;
+    int room;
+    int64_t ops; /* that were computed */
+};
+
+/* Computes some that need no result of each other, 1 … MAX_TOGETHER. NULL, or why not. */
+const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops, int count);
+
+void free_product_state(struct product_state *state);
 
 #endif

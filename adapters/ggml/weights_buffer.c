@@ -15,8 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGNMENT = 64 };
+enum { ALIGNMENT = 64, HUGE_PAGE = 1 << 21 };
 
 static struct ggml_backend_buffer_type plain_type, packed_type;
 
@@ -114,7 +115,13 @@ static const char *type_name(ggml_backend_buffer_type_t type) {
 
 static ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t size) {
     (void)type;
-    void *data = aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    const size_t alignment = size < HUGE_PAGE ? ALIGNMENT : HUGE_PAGE;
+    size = (size + alignment - 1) / alignment * alignment;
+    void *data = aligned_alloc(alignment, size);
+#ifdef MADV_HUGEPAGE
+    if (data && size >= HUGE_PAGE)
+        madvise(data, size, MADV_HUGEPAGE);
+#endif
     return data ? ggml_backend_buffer_init(&packed_type, buffer_interface, data, size) : NULL;
 }
 
