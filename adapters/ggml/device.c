@@ -1,7 +1,7 @@
 /* libggml-qkv.so: two devices of ggml, one for attention and one for products by weights.
  *
- * They are accelerators, as BLAS is: ggml's scheduler gives every op that such a device claims to it before the CPU gets
- * it. The first one's buffers are those of the CPU, so nothing is copied on the way there or back. The second one's hold
+ * They are accelerators, as BLAS is: ggml's scheduler gives every op that such a device claims to it before the CPU
+ * gets it. The first one's buffers are those of the CPU, so nothing is copied on the way there or back. The second one's hold
  * weights as qkv multiplies them (weights_buffer.c); hosts offer each weight to it first. There are two as a device has
  * one type of buffers, and the scheduler moves attention from the CPU to a device only if that is the CPU's own.
  * Everything else stays with ggml.
@@ -200,7 +200,8 @@ static enum ggml_backend_dev_type device_type(ggml_backend_dev_t dev) {
 
 static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *props) {
     *props = (struct ggml_backend_dev_props){.name = device_name(dev), .description = device_description(dev),
-                                             .type = device_type(dev), .caps = {.buffer_from_host_ptr = number_of(dev) == ATTENTION}};
+                                             .type = device_type(dev),
+                                             .caps = {.buffer_from_host_ptr = number_of(dev) == ATTENTION}};
 }
 
 static ggml_backend_t device_backend(ggml_backend_dev_t dev, const char *params) {
@@ -253,8 +254,8 @@ static bool claims(const struct ggml_tensor *op) {
 /* What one row must gain: for it the device ends a region of ggml's threads and begins another. */
 #define LEAST_GAIN 1.03
 
-/* Weights are packed when they are loaded, so it is decided for their type, once. Without OpenMP threads would be started
- * for each op, for which rows of single tokens are too short. */
+/* Weights are packed when they are loaded, so it is decided for their type, once. Without OpenMP threads would be
+ * started for each op, for which rows of single tokens are too short. */
 static bool decide_on(enum ggml_type type) {
     int64_t unused;
     struct team team = {.num_threads = 1};

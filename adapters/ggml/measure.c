@@ -64,7 +64,8 @@ static bool make_products(struct products *p, enum ggml_type type, ggml_backend_
         return false;
     p->weights = ggml_new_tensor_2d(p->of_weights, type, IN, OUT);
     for (int i = 0; i < 2; i++) {
-        p->op[i] = ggml_mul_mat(p->of_rest, p->weights, ggml_new_tensor_2d(p->of_rest, GGML_TYPE_F32, IN, i ? ROWS : 1));
+        struct ggml_tensor *x = ggml_new_tensor_2d(p->of_rest, GGML_TYPE_F32, IN, i ? ROWS : 1);
+        p->op[i] = ggml_mul_mat(p->of_rest, p->weights, x);
         p->graph[i] = ggml_new_graph_custom(p->of_rest, 8, false);
         ggml_build_forward_expand(p->graph[i], p->op[i]);
     }

@@ -1,5 +1,5 @@
-/* From ggml's tensors to a descriptor, and running it: dst[n][out] = x[n][in]·Wᵀ, rows that follow each other in up to
- * three axes.
+/* From ggml's tensors to a descriptor, and running it: dst[n][out] = x[n][in]·Wᵀ, rows that follow each other in up
+ * to three axes.
  *
  * ggml's own product rounds x to 8 bits too; qkv's arithmetic for it is QKV_ARITHMETIC_INT8.
  *
@@ -80,7 +80,7 @@ static bool reserve_workspaces(struct runner *runner, struct piece *pieces, int 
     return true;
 }
 
-/* --------------------------------------------------------------------------------------------------------- many rows */
+/* ---------------------------------------------------------------------------------------------------- many rows */
 
 static const char *run_with_all_threads(struct runner *runner, struct product_state *state, struct ggml_tensor *op) {
     if (!reserve_pieces(state, 1))
@@ -101,7 +101,7 @@ static const char *run_with_all_threads(struct runner *runner, struct product_st
     return NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- few rows */
+/* ----------------------------------------------------------------------------------------------------- few rows */
 
 /* Of an op: how many panels there are, and how large one is. */
 struct share {
@@ -169,7 +169,8 @@ static const char *run_together(struct runner *runner, struct product_state *sta
     return NULL;
 }
 
-const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops, int count) {
+const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops,
+                         int count) {
     bool few = true;
     for (int i = 0; i < count; i++) {
         if (!is_in_panels(ops[i]->src[WEIGHTS]))

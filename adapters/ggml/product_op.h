@@ -20,7 +20,8 @@ struct product_state {
 };
 
 /* Computes some that need no result of each other, 1 … MAX_TOGETHER. NULL, or why not. */
-const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops, int count);
+const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops,
+                         int count);
 
 void free_product_state(struct product_state *state);
 

@@ -34,7 +34,7 @@ struct answer {
     llama_token *tokens;
     int32_t n;
     float *margins; /* by how much each token was likelier than the next one, in logits */
-    double prompt_seconds, seconds, qkv_seconds; /* the last is a part of both */
+    double prompt_seconds, seconds, attention_seconds, product_seconds; /* the last two, by qkv, are a part of both */
 };
 
 static float margin_of(const struct sides *s, struct side *side, llama_token best) {
@@ -52,7 +52,7 @@ static struct answer answer_of(struct sides *s, struct side *side, const llama_t
                        .margins = need(malloc((size_t)most * sizeof *a.margins))};
     run_tokens(side, prompt, prompt_tokens); /* the first time takes memory and starts threads */
     keep_tokens(side, 0);
-    const double before = s->attention_seconds();
+    const double before = s->attention_seconds(), products_before = s->product_seconds();
     a.prompt_seconds = run_tokens(side, prompt, prompt_tokens);
     while (a.n < most) {
         const llama_token token = likeliest_token(s, side);
@@ -62,7 +62,8 @@ static struct answer answer_of(struct sides *s, struct side *side, const llama_t
         a.tokens[a.n++] = token;
         a.seconds += run_tokens(side, &token, 1);
     }
-    a.qkv_seconds = s->attention_seconds() - before;
+    a.attention_seconds = s->attention_seconds() - before;
+    a.product_seconds = s->product_seconds() - products_before;
     return a;
 }
 
@@ -83,7 +84,7 @@ static void compare_answers(struct sides *s, const struct answer *without, const
     printf("\"");
     if (same < without->n)
         printf(", where ggml's logits of the two likeliest lie %.4f apart", (double)without->margins[same]);
-    printf(" (ggml rounds sums to 16 bits, qkv does not)\n");
+    printf(" (each rounds in a way of its own)\n");
 }
 
 static int ask(const char *model, const char *adapter, int32_t threads, int32_t most, const char *prompt) {
@@ -101,11 +102,11 @@ static int ask(const char *model, const char *adapter, int32_t threads, int32_t 
     }
     printf("prompt of %d tokens; ", (int)n);
     compare_answers(&s, &answer[FLASH], &answer[QKV]);
-    if (answer[QKV].qkv_seconds == 0)
-        printf("qkv computed none of it: so few keys are left to ggml (QKV_MIN_WORK in adapters/ggml/README.md)\n");
-    else
-        printf("of %.3f s with qkv, attention took %.3f s\n", answer[QKV].prompt_seconds + answer[QKV].seconds,
-               answer[QKV].qkv_seconds);
+    printf("of %.3f s with qkv, its attention took %.3f s and its products by weights %.3f s\n",
+           answer[QKV].prompt_seconds + answer[QKV].seconds, answer[QKV].attention_seconds,
+           answer[QKV].product_seconds);
+    if (answer[QKV].attention_seconds + answer[QKV].product_seconds == 0)
+        printf("qkv computed none of it: adapters/ggml/README.md says what is left to ggml\n");
     printf("\n");
     for (int32_t i = 0; i < answer[QKV].n; i++)
         print_token(&s, answer[QKV].tokens[i]);

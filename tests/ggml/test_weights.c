@@ -249,6 +249,8 @@ static void the_scheduler_copies_nothing_but_weights_for_others(const char *name
     ggml_backend_sched_graph_compute(sched, graph);
     check(is_ours, "the scheduler gives products to QKV_WEIGHTS");
     check(is_direct, "without a copy of what they read and what they give");
+    check(ggml_backend_buffer_is_host(product[0]->buffer) && !ggml_backend_buffer_is_host(p.weights_buffer),
+          "what they give lies in plain memory, and the weights do not");
 
     float *found = malloc(2 * 512 * sizeof *found), *row = malloc(512 * sizeof *row);
     ggml_backend_tensor_get(rows, found, 0, 2 * 512 * sizeof *found);
