@@ -1,10 +1,10 @@
 /* libggml-qkv.so: two devices of ggml, one for attention and one for products by weights.
  *
  * They are accelerators, as BLAS is: ggml's scheduler gives every op that such a device claims to it before the CPU
- * gets it. The first one's buffers are those of the CPU, so nothing is copied on the way there or back. The second one's hold
- * weights as qkv multiplies them (weights_buffer.c); hosts offer each weight to it first. There are two as a device has
- * one type of buffers, and the scheduler moves attention from the CPU to a device only if that is the CPU's own.
- * Everything else stays with ggml.
+ * gets it. The first one's buffers are those of the CPU, so nothing is copied on the way there or back. The second
+ * one's hold weights as qkv multiplies them (weights_buffer.c); hosts offer each weight to it first. There are two as a
+ * device has one type of buffers, and the scheduler moves attention from the CPU to a device only if that is the CPU's
+ * own. Everything else stays with ggml.
  *
  * SPDX-License-Identifier: MIT */
 #include "attention_op.h"

@@ -2,10 +2,10 @@
  *
  * ggml asks one type for two kinds of memory. Of the weights of a model the data must not be touched but through the
  * buffer, as they are not what ggml thinks they are: that is what a type says that is not "host". What the scheduler
- * takes for the results of this device's ops is plain memory, which the CPU shall read and write without a copy: "host".
- * Which of them a buffer is, is known when its first tensor is placed: the scheduler marks its own before. So there are
- * two types: the one that is asked for says host, as that is what the scheduler plans by; a buffer is made of the other,
- * and becomes one of the first when it turns out to be the scheduler's.
+ * takes for the results of this device's ops is plain memory, which the CPU shall read and write without a copy:
+ * "host". Which of them a buffer is, is known when its first tensor is placed: the scheduler marks its own before. So
+ * there are two types: the one that is asked for says host, as that is what the scheduler plans by; a buffer is made of
+ * the other, and becomes one of the first when it turns out to be the scheduler's.
  *
  * SPDX-License-Identifier: MIT */
 #include "weights_buffer.h"

@@ -1,7 +1,7 @@
 /* Products by weights of libggml-qkv.so inside a ggml: what it claims, to what error it computes, and that its buffers
  * give back what was written.
  *
- *   test_weights FOLDER_OF_BACKENDS libggml-qkv.so [TYPE,…]      TYPE,…: the types that QKV_WEIGHTS names, all by default
+ *   test_weights FOLDER_OF_BACKENDS libggml-qkv.so [TYPE,…]      TYPE,…: those that QKV_WEIGHTS names; else all
  *
  * SPDX-License-Identifier: MIT */
 #include <ggml-alloc.h>
@@ -161,7 +161,8 @@ static void an_error_is_below_that_of_ggml(const char *names) {
         if (takes(types[t], names))
             printf("  %-5s qkv %.2e  ggml %.2e\n", ggml_type_name(types[t]), mine, of_ggml);
     }
-    check(wrong == 0 && calls > 0, "drawn products: within 5e-4, and those of a type not further from the exact ones than ggml's");
+    check(wrong == 0 && calls > 0,
+          "drawn products: within 5e-4, and those of a type not further from the exact ones than ggml's");
 }
 
 static void what_is_written_is_read(void) {
@@ -319,7 +320,7 @@ int main(int argc, char **argv) {
     ggml_backend_reg_t reg = ggml_backend_load(argv[2]);
     cpu = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, NULL);
     if (!reg || !cpu || ggml_backend_reg_dev_count(reg) != 2) {
-        fprintf(stderr, "%s\n", !reg || !cpu ? "qkv or the CPU backend could not be loaded" : "there is no QKV_WEIGHTS");
+        fprintf(stderr, "%s\n", !reg || !cpu ? "a backend could not be loaded" : "there is no QKV_WEIGHTS");
         return 1;
     }
     device = ggml_backend_reg_dev_get(reg, 1);
