@@ -1,5 +1,5 @@
 #!/bin/sh
-# An unmodified llama.cpp, with qkv's attention and without: installs what is missing, fetches the sources and a model,
+# An unmodified llama.cpp, with qkv and without: installs what is missing, fetches the sources and a model,
 # builds (some ten minutes on two cores, the first time), asks the model the same twice.
 #
 #   sh scripts/llama.sh ["PROMPT"]             tokens per second of both, the text, and whether it is the same; without

@@ -90,16 +90,11 @@ static qkv_input part_of(qkv_input all, int32_t type, int64_t batch, int64_t hea
     return all;
 }
 
-static const char *run_described(struct attention_runner *runner, const qkv_attention_desc *d) {
+static const char *run_described(struct runner *runner, const qkv_attention_desc *d) {
     qkv_plan plan;
     qkv_status status = qkv_attention_plan(&runner->ctx, d, runner->team.num_threads, &plan);
-    if (status == QKV_OK && plan.workspace_size > runner->workspace_size) {
-        free(runner->workspace);
-        runner->workspace = aligned_alloc(64, plan.workspace_size);
-        runner->workspace_size = runner->workspace ? plan.workspace_size : 0;
-        if (!runner->workspace)
-            return "out of memory";
-    }
+    if (status == QKV_OK && !reserve_workspace(runner, plan.workspace_size))
+        return "out of memory";
     if (status == QKV_OK)
         status = qkv_attention_run_parallel(&plan, d, runner->workspace, runner->workspace_size, team_for,
                                             &runner->team);
@@ -130,20 +125,20 @@ static void scale_row(void *arg, int64_t row, int32_t worker) {
 }
 
 /* With ALiBi each head multiplies the mask by a slope of its own, so heads and sequences run one by one. */
-static const char *run_heads_alone(struct attention_runner *runner, const qkv_attention_desc *all,
+static const char *run_heads_alone(struct runner *runner, struct attention_state *state, const qkv_attention_desc *all,
                                    const struct mask *mask, float max_bias) {
     const int64_t matrix = mask->queries * mask->keys;
-    if (matrix > runner->head_bias_room) {
-        free(runner->head_bias);
-        runner->head_bias = malloc((size_t)matrix * sizeof(float));
-        runner->head_bias_room = runner->head_bias ? matrix : 0;
-        if (!runner->head_bias)
+    if (matrix > state->head_bias_room) {
+        free(state->head_bias);
+        state->head_bias = malloc((size_t)matrix * sizeof(float));
+        state->head_bias_room = state->head_bias ? matrix : 0;
+        if (!state->head_bias)
             return "out of memory";
     }
     for (int64_t b = 0; b < all->batch; b++) {
         for (int64_t h = 0; h < all->num_heads; h++) {
             const int64_t part = b % mask->batch * mask->heads + h % mask->heads;
-            struct scaling scaling = {.from = mask->bias + part * matrix, .to = runner->head_bias, .keys = mask->keys,
+            struct scaling scaling = {.from = mask->bias + part * matrix, .to = state->head_bias, .keys = mask->keys,
                                       .slope = slope_of(h, all->num_heads, max_bias)};
             team_for(&runner->team, mask->queries, scale_row, &scaling);
 
@@ -155,7 +150,7 @@ static const char *run_heads_alone(struct attention_runner *runner, const qkv_at
             d.v = part_of(all->v, all->v_type, b, kv);
             d.out.data = (float *)all->out.data + b * all->out.batch + h * all->out.head;
             d.sinks = all->sinks ? all->sinks + h : NULL;
-            d.bias = (qkv_matrix_input){runner->head_bias, .query = mask->keys, .key = 1};
+            d.bias = (qkv_matrix_input){state->head_bias, .query = mask->keys, .key = 1};
             d.key_ranges = (qkv_ranges){mask->ranges + 2 * part * mask->queries, .query = 2};
             d.kv_len = mask->kv_len + b % mask->batch;
             const char *error = run_described(runner, &d);
@@ -166,23 +161,23 @@ static const char *run_heads_alone(struct attention_runner *runner, const qkv_at
     return NULL;
 }
 
-const char *run_attention(struct attention_runner *runner, struct ggml_tensor *op) {
+const char *run_attention(struct runner *runner, struct attention_state *state, struct ggml_tensor *op) {
     qkv_attention_desc d;
     if (!describe(op, &d))
         return "an op that was not claimed";
-    runner->ops++;
+    state->ops++;
     if (!op->src[MASK])
         return run_described(runner, &d);
-    struct mask *mask = look_at_mask(&runner->masks, op->src[MASK], d.seq_q, &runner->team);
+    struct mask *mask = look_at_mask(&state->masks, op->src[MASK], d.seq_q, &runner->team);
     if (!mask)
         return "out of memory";
     const bool each_head = mask->heads > 1, needs_bias = !mask->only_ranges || each_head;
     const float max_bias = parameters_of(op).max_bias;
     if (needs_bias && !mask_as_bias(mask, &runner->team))
         return "out of memory";
-    runner->biased_ops += needs_bias;
+    state->biased_ops += needs_bias;
     if (needs_bias && max_bias > 0)
-        return run_heads_alone(runner, &d, mask, max_bias);
+        return run_heads_alone(runner, state, &d, mask, max_bias);
     if (!each_head)
         d.key_ranges = (qkv_ranges){mask->ranges, .batch = mask->batch > 1 ? 2 * d.seq_q : 0, .query = 2};
     if (mask->batch == d.batch)
@@ -195,8 +190,7 @@ const char *run_attention(struct attention_runner *runner, struct ggml_tensor *o
     return run_described(runner, &d);
 }
 
-void free_attention_runner(struct attention_runner *runner) {
-    free_masks(&runner->masks);
-    free(runner->workspace);
-    free(runner->head_bias);
+void free_attention_state(struct attention_state *state) {
+    free_masks(&state->masks);
+    free(state->head_bias);
 }

@@ -3,7 +3,7 @@
 #define ATTENTION_OP_H
 
 #include "mask.h"
-#include "team.h"
+#include "runner.h"
 
 #include <ggml.h>
 #include <qkv.h>
@@ -11,14 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What computes ops, one at a time: memory that grows and stays. */
-struct attention_runner {
-    qkv_ctx ctx;
-    struct team team;
+/* What is known and kept from one op to the next. */
+struct attention_state {
     struct masks masks;
-    void *workspace;
-    size_t workspace_size;
-    float *head_bias;        /* of one head: the mask times its slope */
+    float *head_bias;        /* of one head: the mask times its slope; grows and stays */
     int64_t head_bias_room;
     int64_t ops, biased_ops; /* that were computed; and those of them whose mask was no ranges */
 };
@@ -30,8 +26,8 @@ bool supports_attention(const qkv_ctx *ctx, const struct ggml_tensor *op);
 int64_t attention_work(const struct ggml_tensor *op);
 
 /* NULL, or why not. */
-const char *run_attention(struct attention_runner *runner, struct ggml_tensor *op);
+const char *run_attention(struct runner *runner, struct attention_state *state, struct ggml_tensor *op);
 
-void free_attention_runner(struct attention_runner *runner);
+void free_attention_state(struct attention_state *state);
 
 #endif

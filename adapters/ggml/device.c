@@ -1,37 +1,63 @@
-/* libggml-qkv.so: a device of ggml that computes attention in the CPU's own memory.
+/* libggml-qkv.so: two devices of ggml, one for attention and one for products by weights.
  *
- * It is an accelerator, as BLAS is: ggml's scheduler gives every op that such a device claims to it before the CPU gets
- * it, and because its buffers are those of the CPU nothing is copied on the way there or back. Everything else stays
- * with ggml.
+ * They are accelerators, as BLAS is: ggml's scheduler gives every op that such a device claims to it before the CPU
+ * gets it. The first one's buffers are those of the CPU, so nothing is copied on the way there or back. The second
+ * one's hold weights as qkv multiplies them (weights_buffer.c); hosts offer each weight to it first. There are two as a
+ * device has one type of buffers, and the scheduler moves attention from the CPU to a device only if that is the CPU's
+ * own. Everything else stays with ggml.
  *
  * SPDX-License-Identifier: MIT */
 #include "attention_op.h"
+#include "blocks.h"
+#include "measure.h"
+#include "product_op.h"
 #include "settings.h"
+#include "weights_buffer.h"
 
 #include <ggml-backend-impl.h>
 #include <ggml-backend.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+enum { ATTENTION, WEIGHTS, NUM_DEVICES };
+enum { UNKNOWN, NO, YES };
+
 /* ggml calls a device from one thread at a time for each of its contexts; what contexts share is atomic. */
 static struct {
     struct settings settings;
     qkv_ctx ctx;
-    char description[96];
+    char description[NUM_DEVICES][96];
+    ggml_backend_buffer_type_t weights_buffer_type;
+    bool takes_any_weights;
     /* Backends whose host has not said yet how many threads they may use: see claims(). */
     atomic_int silent_backends;
     /* Counts up when a graph is made or begun, so that no mask outlives the numbers in it. */
     atomic_ullong epoch;
-    atomic_ullong nanoseconds; /* in graphs, of all backends */
+    atomic_ullong nanoseconds[NUM_DEVICES]; /* in graphs, of all backends of each device */
     atomic_int num_threads;
     atomic_bool has_openmp;
+    atomic_int takes[GGML_TYPE_COUNT]; /* weights of this type: UNKNOWN before a host has offered some */
 } device;
 
+static struct ggml_backend_device devices[NUM_DEVICES];
+
+static int number_of(ggml_backend_dev_t dev) {
+    return dev == &devices[WEIGHTS] ? WEIGHTS : ATTENTION;
+}
+
+static const char *device_name(ggml_backend_dev_t dev) {
+    return number_of(dev) == WEIGHTS ? "QKV_WEIGHTS" : "QKV";
+}
+
+/* Of either device. */
 struct backend {
-    struct attention_runner runner;
+    struct runner runner;
+    struct attention_state attention;
+    struct product_state products;
     bool was_told_threads;
     const struct ggml_tensor *first_node; /* of this epoch */
 };
@@ -39,22 +65,33 @@ struct backend {
 /* ------------------------------------------------------------------------------------------------ the backend */
 
 static const char *backend_name(ggml_backend_t backend) {
-    (void)backend;
-    return "QKV";
+    return device_name(backend->device);
+}
+
+static double seconds_of(int number) {
+    return 1e-9 * (double)atomic_load(&device.nanoseconds[number]);
 }
 
 static double attention_seconds(void) {
-    return 1e-9 * (double)atomic_load(&device.nanoseconds);
+    return seconds_of(ATTENTION);
+}
+
+static double product_seconds(void) {
+    return seconds_of(WEIGHTS);
 }
 
 static void backend_free(ggml_backend_t backend) {
     struct backend *b = backend->context;
     if (!b->was_told_threads)
         atomic_fetch_sub(&device.silent_backends, 1);
-    if (device.settings.log)
+    if (device.settings.log && number_of(backend->device) == ATTENTION)
         fprintf(stderr, "qkv: %lld ops, %lld of them with a mask that is no ranges, %.3f s in all contexts\n",
-                (long long)b->runner.ops, (long long)b->runner.biased_ops, attention_seconds());
-    free_attention_runner(&b->runner);
+                (long long)b->attention.ops, (long long)b->attention.biased_ops, attention_seconds());
+    else if (device.settings.log)
+        fprintf(stderr, "qkv: %lld products, %.3f s in all contexts\n", (long long)b->products.ops, product_seconds());
+    free_attention_state(&b->attention);
+    free_product_state(&b->products);
+    free(b->runner.workspace);
     free(b);
     free(backend);
 }
@@ -74,9 +111,9 @@ static void set_num_threads(ggml_backend_t backend, int num_threads) {
  * when the host makes or announces another graph, or the same node comes again. */
 static void meet_node(struct backend *b, const struct ggml_tensor *node) {
     const uint64_t epoch = atomic_load(&device.epoch);
-    if (b->runner.masks.epoch != epoch || !b->first_node || b->first_node == node) {
-        forget_masks(&b->runner.masks);
-        b->runner.masks.epoch = epoch;
+    if (b->attention.masks.epoch != epoch || !b->first_node || b->first_node == node) {
+        forget_masks(&b->attention.masks);
+        b->attention.masks.epoch = epoch;
         b->first_node = node;
     }
 }
@@ -96,37 +133,59 @@ static unsigned long long nanoseconds_now(void) {
     return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
+static bool needs_one_of(const struct ggml_tensor *op, struct ggml_tensor *const *ops, int count) {
+    for (int i = 0; i < count; i++)
+        if (op->src[1] == ops[i] || op->src[1]->view_src == ops[i])
+            return true;
+    return false;
+}
+
+/* Computes the node of a number and perhaps those behind it; *number is then the next one's. */
+static const char *compute_nodes(struct backend *b, struct ggml_cgraph *graph, int *number) {
+    struct ggml_tensor *node = ggml_graph_node(graph, (*number)++), *products[MAX_TOGETHER] = {node};
+    int count = 1;
+    if (!is_computed(node))
+        return NULL;
+    switch (node->op) {
+    case GGML_OP_FLASH_ATTN_EXT:
+        meet_node(b, node);
+        return run_attention(&b->runner, &b->attention, node);
+    case GGML_OP_MUL_MAT: /* Wk and Wv, the gate and what passes it: of the same rows, one behind the other */
+        while (*number < ggml_graph_n_nodes(graph) && count < MAX_TOGETHER) {
+            struct ggml_tensor *next = ggml_graph_node(graph, *number);
+            const bool is_product = next->op == GGML_OP_MUL_MAT && is_computed(next);
+            if (is_product && needs_one_of(next, products, count))
+                break;
+            if (is_product)
+                products[count++] = next;
+            ++*number;
+        }
+        return run_products(&b->runner, &b->products, products, count);
+    default: return NULL; /* views, which take no work */
+    }
+}
+
 static enum ggml_status compute_graph(ggml_backend_t backend, struct ggml_cgraph *graph) {
     struct backend *b = backend->context;
     const unsigned long long begin = nanoseconds_now();
-    for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
-        struct ggml_tensor *node = ggml_graph_node(graph, i);
-        if (node->op != GGML_OP_FLASH_ATTN_EXT || !is_computed(node))
-            continue; /* views, which take no work */
-        meet_node(b, node);
-        const char *error = run_attention(&b->runner, node);
+    for (int i = 0; i < ggml_graph_n_nodes(graph);) {
+        const char *name = ggml_graph_node(graph, i)->name, *error = compute_nodes(b, graph, &i);
         if (error) {
-            fprintf(stderr, "qkv: %s: %s\n", node->name, error);
+            fprintf(stderr, "qkv: %s: %s\n", name, error);
             return GGML_STATUS_FAILED;
         }
     }
-    atomic_fetch_add(&device.nanoseconds, nanoseconds_now() - begin);
+    atomic_fetch_add(&device.nanoseconds[number_of(backend->device)], nanoseconds_now() - begin);
     return GGML_STATUS_SUCCESS;
 }
 
 static const struct ggml_backend_i backend_interface = {
     .get_name = backend_name, .free = backend_free, .graph_compute = compute_graph};
 
-/* ------------------------------------------------------------------------------------------------- the device */
-
-static const char *device_name(ggml_backend_dev_t dev) {
-    (void)dev;
-    return "QKV";
-}
+/* ------------------------------------------------------------------------------------------------ the devices */
 
 static const char *device_description(ggml_backend_dev_t dev) {
-    (void)dev;
-    return device.description;
+    return device.description[number_of(dev)];
 }
 
 static void device_memory(ggml_backend_dev_t dev, size_t *free_bytes, size_t *total) {
@@ -141,7 +200,8 @@ static enum ggml_backend_dev_type device_type(ggml_backend_dev_t dev) {
 
 static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *props) {
     *props = (struct ggml_backend_dev_props){.name = device_name(dev), .description = device_description(dev),
-                                             .type = device_type(dev), .caps = {.buffer_from_host_ptr = true}};
+                                             .type = device_type(dev),
+                                             .caps = {.buffer_from_host_ptr = number_of(dev) == ATTENTION}};
 }
 
 static ggml_backend_t device_backend(ggml_backend_dev_t dev, const char *params) {
@@ -165,8 +225,7 @@ static ggml_backend_t device_backend(ggml_backend_dev_t dev, const char *params)
 }
 
 static ggml_backend_buffer_type_t device_buffer_type(ggml_backend_dev_t dev) {
-    (void)dev;
-    return ggml_backend_cpu_buffer_type();
+    return number_of(dev) == WEIGHTS ? device.weights_buffer_type : ggml_backend_cpu_buffer_type();
 }
 
 static ggml_backend_buffer_t device_buffer_from_host(ggml_backend_dev_t dev, void *data, size_t size, size_t largest) {
@@ -176,8 +235,7 @@ static ggml_backend_buffer_t device_buffer_from_host(ggml_backend_dev_t dev, voi
 }
 
 static bool device_takes_buffer(ggml_backend_dev_t dev, ggml_backend_buffer_type_t type) {
-    (void)dev;
-    return ggml_backend_buft_is_host(type);
+    return ggml_backend_buft_is_host(type) || (number_of(dev) == WEIGHTS && is_weights_buffer_type(type));
 }
 
 /* An op that pays. With flash attention left to itself ("auto"), llama.cpp tries a graph of single queries before it
@@ -193,15 +251,56 @@ static bool claims(const struct ggml_tensor *op) {
     return !few_queries || (!may_be_a_trial && !starts_threads);
 }
 
+/* What one row must gain: for it the device ends a region of ggml's threads and begins another. */
+#define LEAST_GAIN 1.03
+
+/* Weights are packed when they are loaded, so it is decided for their type, once. Without OpenMP threads would be
+ * started for each op, for which rows of single tokens are too short. */
+static bool decide_on(enum ggml_type type) {
+    int64_t unused;
+    struct team team = {.num_threads = 1};
+    if (!type_of_blocks(type, &unused))
+        return false;
+    if (device.settings.weights)
+        return names_weights(device.settings.weights, ggml_type_name(type));
+    find_openmp(&team);
+    struct comparison found = {0, 0};
+    if (!team.parallel || !compare_products(&device.ctx, device.weights_buffer_type, type, &found))
+        return false;
+    const bool takes = found.one_row >= LEAST_GAIN && found.many_rows >= 1;
+    if (device.settings.log)
+        fprintf(stderr, "qkv: products by %s take ggml %.2f times as long for one row, %.2f for many: %s\n",
+                ggml_type_name(type), found.one_row, found.many_rows, takes ? "taken" : "left to ggml");
+    return takes;
+}
+
+static bool takes_weights(enum ggml_type type) {
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    int takes = atomic_load(&device.takes[type]);
+    if (takes == UNKNOWN) {
+        pthread_mutex_lock(&mutex);
+        takes = atomic_load(&device.takes[type]);
+        if (takes == UNKNOWN) {
+            takes = decide_on(type) ? YES : NO;
+            atomic_store(&device.takes[type], takes);
+        }
+        pthread_mutex_unlock(&mutex);
+    }
+    return takes == YES;
+}
+
 static bool device_supports(ggml_backend_dev_t dev, const struct ggml_tensor *op) {
-    (void)dev;
     switch (op->op) {
     case GGML_OP_NONE:
     case GGML_OP_RESHAPE:
     case GGML_OP_VIEW:
     case GGML_OP_PERMUTE:
     case GGML_OP_TRANSPOSE: return true;
+    case GGML_OP_MUL_MAT:
+        return number_of(dev) == WEIGHTS && supports_product(op) && takes_weights(op->src[0]->type);
     case GGML_OP_FLASH_ATTN_EXT:
+        if (number_of(dev) != ATTENTION)
+            return false;
         atomic_fetch_add(&device.epoch, 1);
         return claims(op) && supports_attention(&device.ctx, op);
     default: return false;
@@ -223,24 +322,24 @@ static const char *reg_name(ggml_backend_reg_t reg) {
 
 static size_t reg_num_devices(ggml_backend_reg_t reg) {
     (void)reg;
-    return 1;
+    return device.takes_any_weights ? NUM_DEVICES : 1;
 }
 
 static ggml_backend_dev_t reg_device(ggml_backend_reg_t reg, size_t index) {
-    static struct ggml_backend_device only;
-    only = (struct ggml_backend_device){.iface = device_interface, .reg = reg};
-    return index == 0 ? &only : NULL;
+    return index < reg_num_devices(reg) ? &devices[index] : NULL;
 }
 
 static void *reg_function(ggml_backend_reg_t reg, const char *name) {
     (void)reg;
     ggml_backend_set_n_threads_t set_threads = set_num_threads;
-    double (*seconds)(void) = attention_seconds; /* ours, for benchmarks */
+    double (*of_attention)(void) = attention_seconds, (*of_products)(void) = product_seconds; /* for benchmarks */
     void *address = NULL; /* C has no conversion of functions to void * */
     if (strcmp(name, "ggml_backend_set_n_threads") == 0)
         memcpy(&address, &set_threads, sizeof address);
     else if (strcmp(name, "qkv_attention_seconds") == 0)
-        memcpy(&address, &seconds, sizeof address);
+        memcpy(&address, &of_attention, sizeof address);
+    else if (strcmp(name, "qkv_product_seconds") == 0)
+        memcpy(&address, &of_products, sizeof address);
     return address;
 }
 
@@ -257,10 +356,17 @@ static ggml_backend_reg_t registration(void) {
                 qkv_status_string(status));
         return NULL;
     }
-    snprintf(device.description, sizeof device.description, "attention by qkv %s, kernel set %s", qkv_version(),
-             device.ctx.isa);
+    static const char *const what[NUM_DEVICES] = {"attention", "products by weights"};
+    for (int i = 0; i < NUM_DEVICES; i++) {
+        devices[i] = (struct ggml_backend_device){.iface = device_interface, .reg = &reg};
+        snprintf(device.description[i], sizeof device.description[i], "%s by qkv %s, kernel set %s", what[i],
+                 qkv_version(), device.ctx.isa);
+    }
+    const char *weights = device.settings.weights;
+    device.takes_any_weights = !device.settings.off && (!weights || strcmp(weights, "0") != 0);
+    device.weights_buffer_type = weights_buffer_type(&devices[WEIGHTS], &device.ctx);
     if (device.settings.log)
-        fprintf(stderr, "qkv: %s%s\n", device.description, device.settings.off ? ", off" : "");
+        fprintf(stderr, "qkv: %s%s\n", device.description[ATTENTION], device.settings.off ? ", off" : "");
     return &reg;
 }
 

@@ -21,7 +21,7 @@ static const bool all_sides[NUM_SIDES] = {true, true, true}, flash_sides[NUM_SID
 
 /* The prompt in the words that the model was trained to be asked in. */
 static char *as_chat(const struct sides *s, const char *prompt) {
-    const char *template = llama_model_chat_template(s->model, NULL);
+    const char *template = llama_model_chat_template(s->side[QKV].model, NULL);
     const struct llama_chat_message message = {"user", prompt};
     const size_t size = 2 * strlen(prompt) + 1024;
     char *text = need(calloc(1, size));
@@ -34,7 +34,7 @@ struct answer {
     llama_token *tokens;
     int32_t n;
     float *margins; /* by how much each token was likelier than the next one, in logits */
-    double prompt_seconds, seconds, qkv_seconds; /* the last is a part of both */
+    double prompt_seconds, seconds, attention_seconds, product_seconds; /* the last two, by qkv, are a part of both */
 };
 
 static float margin_of(const struct sides *s, struct side *side, llama_token best) {
@@ -52,7 +52,7 @@ static struct answer answer_of(struct sides *s, struct side *side, const llama_t
                        .margins = need(malloc((size_t)most * sizeof *a.margins))};
     run_tokens(side, prompt, prompt_tokens); /* the first time takes memory and starts threads */
     keep_tokens(side, 0);
-    const double before = s->attention_seconds();
+    const double before = s->attention_seconds(), products_before = s->product_seconds();
     a.prompt_seconds = run_tokens(side, prompt, prompt_tokens);
     while (a.n < most) {
         const llama_token token = likeliest_token(s, side);
@@ -62,7 +62,8 @@ static struct answer answer_of(struct sides *s, struct side *side, const llama_t
         a.tokens[a.n++] = token;
         a.seconds += run_tokens(side, &token, 1);
     }
-    a.qkv_seconds = s->attention_seconds() - before;
+    a.attention_seconds = s->attention_seconds() - before;
+    a.product_seconds = s->product_seconds() - products_before;
     return a;
 }
 
@@ -83,7 +84,7 @@ static void compare_answers(struct sides *s, const struct answer *without, const
     printf("\"");
     if (same < without->n)
         printf(", where ggml's logits of the two likeliest lie %.4f apart", (double)without->margins[same]);
-    printf(" (ggml rounds sums to 16 bits, qkv does not)\n");
+    printf(" (each rounds in a way of its own)\n");
 }
 
 static int ask(const char *model, const char *adapter, int32_t threads, int32_t most, const char *prompt) {
@@ -101,11 +102,11 @@ static int ask(const char *model, const char *adapter, int32_t threads, int32_t 
     }
     printf("prompt of %d tokens; ", (int)n);
     compare_answers(&s, &answer[FLASH], &answer[QKV]);
-    if (answer[QKV].qkv_seconds == 0)
-        printf("qkv computed none of it: so few keys are left to ggml (QKV_MIN_WORK in adapters/ggml/README.md)\n");
-    else
-        printf("of %.3f s with qkv, attention took %.3f s\n", answer[QKV].prompt_seconds + answer[QKV].seconds,
-               answer[QKV].qkv_seconds);
+    printf("of %.3f s with qkv, its attention took %.3f s and its products by weights %.3f s\n",
+           answer[QKV].prompt_seconds + answer[QKV].seconds, answer[QKV].attention_seconds,
+           answer[QKV].product_seconds);
+    if (answer[QKV].attention_seconds + answer[QKV].product_seconds == 0)
+        printf("qkv computed none of it: adapters/ggml/README.md says what is left to ggml\n");
     printf("\n");
     for (int32_t i = 0; i < answer[QKV].n; i++)
         print_token(&s, answer[QKV].tokens[i]);
@@ -133,25 +134,24 @@ static double median(double *of, int n) {
 }
 
 struct timing {
-    double side[NUM_SIDES][64], attention[64];
+    double side[NUM_SIDES][64], attention[64], products[64];
 };
 
 /* Ratios are medians of those of each round: what slows the machine down for a while slows all sides of a round. */
 static void report(const char *what, int32_t tokens, int32_t n, struct timing *t, int rounds) {
-    double plain[64], flash[64], ggml_share[64], share[64], least = INFINITY, most = 0;
+    double plain[64], flash[64], attention[64], products[64], least = INFINITY, most = 0;
     for (int r = 0; r < rounds; r++) {
-        const double rest = t->side[QKV][r] - t->attention[r];
         plain[r] = t->side[PLAIN][r] / t->side[QKV][r];
         flash[r] = t->side[FLASH][r] / t->side[QKV][r];
-        share[r] = t->attention[r] / t->side[QKV][r];
-        ggml_share[r] = 1 - rest / t->side[FLASH][r];
+        attention[r] = t->attention[r] / t->side[QKV][r];
+        products[r] = t->products[r] / t->side[QKV][r];
         least = fmin(least, flash[r]);
         most = fmax(most, flash[r]);
     }
     printf("%-11s %6d %9.1f %9.1f %9.1f %8.2f %8.2f (%.2f-%.2f) %7.0f %7.0f\n", what, (int)n,
            tokens / median(t->side[PLAIN], rounds), tokens / median(t->side[FLASH], rounds),
            tokens / median(t->side[QKV], rounds), median(plain, rounds), median(flash, rounds), least, most,
-           100 * median(ggml_share, rounds), 100 * median(share, rounds));
+           100 * median(attention, rounds), 100 * median(products, rounds));
     fflush(stdout);
 }
 
@@ -161,13 +161,15 @@ static void time_prompt(struct sides *s, const llama_token *tokens, int32_t n, i
         for (int i = 0; i < NUM_SIDES; i++) {
             if (r < 0 && n > 512)
                 continue;
-            const double before = s->attention_seconds();
+            const double before = s->attention_seconds(), products_before = s->product_seconds();
             keep_tokens(&s->side[i], 0);
             const double seconds = run_tokens(&s->side[i], tokens, n);
             if (r >= 0)
                 t.side[i][r] = seconds;
-            if (r >= 0 && i == QKV)
+            if (r >= 0 && i == QKV) {
                 t.attention[r] = s->attention_seconds() - before;
+                t.products[r] = s->product_seconds() - products_before;
+            }
         }
     report("prompt", n, n, &t, rounds);
 }
@@ -182,15 +184,17 @@ static void time_steps(struct sides *s, const llama_token *tokens, int32_t depth
     copy_cache(&s->side[QKV], &s->side[FLASH]); /* takes no time */
     for (int r = -1; r < rounds; r++)
         for (int i = 0; i < NUM_SIDES; i++) {
-            const double before = s->attention_seconds();
+            const double before = s->attention_seconds(), products_before = s->product_seconds();
             double seconds = 0;
             keep_tokens(&s->side[i], depth);
             for (int32_t step = 0; step < STEPS; step++)
                 seconds += run_tokens(&s->side[i], tokens + step, 1);
             if (r >= 0)
                 t.side[i][r] = seconds;
-            if (r >= 0 && i == QKV)
+            if (r >= 0 && i == QKV) {
                 t.attention[r] = s->attention_seconds() - before;
+                t.products[r] = s->product_seconds() - products_before;
+            }
         }
     report("generation", STEPS, depth, &t, rounds);
 }
@@ -206,10 +210,11 @@ static int speed(const char *model, const char *adapter, int32_t threads, int ro
         seed = seed * 1664525u + 1013904223u;
         tokens[i] = (llama_token)((seed >> 8) % (uint32_t)llama_vocab_n_tokens(s.vocab));
     }
-    printf("%d threads, medians of %d rounds, in turns; tokens per second, and qkv's ratio to each\n", (int)threads,
+    printf("%d threads, medians of %d rounds, in turns; tokens per second, qkv's ratio to each, and\n"
+           "what of its time attention and products of weights take that qkv computes\n", (int)threads,
            rounds);
     printf("%-11s %6s %9s %9s %9s %8s %8s %11s %7s %7s\n", "", "tokens", "no flash", "flash", "qkv", "/no fl.",
-           "/flash", "(range)", "% ggml", "% qkv");
+           "/flash", "(range)", "% attn", "% prod");
     for (int i = 0; i < count; i++)
         if (sizes[i][0] == '@')
             time_steps(&s, tokens, atoi(sizes[i] + 1), rounds);

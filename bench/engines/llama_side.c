@@ -48,25 +48,34 @@ static void load_adapter(struct sides *sides, const char *path) {
         give_up("could not load ", path);
     void *address = ggml_backend_reg_get_proc_address(reg, "qkv_attention_seconds");
     memcpy(&sides->attention_seconds, &address, sizeof address);
+    address = ggml_backend_reg_get_proc_address(reg, "qkv_product_seconds");
+    memcpy(&sides->product_seconds, &address, sizeof address);
+}
+
+static struct llama_model *load_model(const char *path) {
+    struct llama_model *model = llama_model_load_from_file(path, llama_model_default_params());
+    if (!model)
+        give_up("could not load ", path);
+    return model;
 }
 
 struct sides open_sides(const char *model, const char *adapter, const bool wanted[NUM_SIDES], int32_t tokens,
                         int32_t threads) {
-    struct sides s = {.side = {{"plain", NULL}, {"flash", NULL}, {"qkv", NULL}}};
+    struct sides s = {.side = {{"plain", NULL, NULL}, {"flash", NULL, NULL}, {"qkv", NULL, NULL}}};
     llama_log_set(only_errors, NULL);
     llama_backend_init();
     ggml_backend_load_all_from_path(BACKENDS);
-    s.model = llama_model_load_from_file(model, llama_model_default_params());
-    if (!s.model)
-        give_up("could not load ", model);
-    s.vocab = llama_model_get_vocab(s.model);
+    struct llama_model *plain = load_model(model);
+    s.vocab = llama_model_get_vocab(plain);
+    s.side[PLAIN].model = s.side[FLASH].model = plain;
     if (wanted[PLAIN])
-        s.side[PLAIN].context = make_context(s.model, LLAMA_FLASH_ATTN_TYPE_DISABLED, tokens, threads);
+        s.side[PLAIN].context = make_context(plain, LLAMA_FLASH_ATTN_TYPE_DISABLED, tokens, threads);
     if (wanted[FLASH])
-        s.side[FLASH].context = make_context(s.model, LLAMA_FLASH_ATTN_TYPE_ENABLED, tokens, threads);
+        s.side[FLASH].context = make_context(plain, LLAMA_FLASH_ATTN_TYPE_ENABLED, tokens, threads);
     if (wanted[QKV]) { /* as by default: llama.cpp finds out by itself that flash attention works */
         load_adapter(&s, adapter);
-        s.side[QKV].context = make_context(s.model, LLAMA_FLASH_ATTN_TYPE_AUTO, tokens, threads);
+        s.side[QKV].model = load_model(model);
+        s.side[QKV].context = make_context(s.side[QKV].model, LLAMA_FLASH_ATTN_TYPE_AUTO, tokens, threads);
     }
     return s;
 }
@@ -75,7 +84,9 @@ void close_sides(struct sides *sides) {
     for (int i = 0; i < NUM_SIDES; i++)
         if (sides->side[i].context)
             llama_free(sides->side[i].context);
-    llama_model_free(sides->model);
+    if (sides->side[QKV].model)
+        llama_model_free(sides->side[QKV].model);
+    llama_model_free(sides->side[PLAIN].model);
     llama_backend_free();
 }
 

@@ -10,18 +10,18 @@ enum { PLAIN, FLASH, QKV, NUM_SIDES }; /* without flash attention, with it, and 
 
 struct side {
     const char *name;
+    struct llama_model *model;     /* of the sides without qkv, the same one */
     struct llama_context *context; /* NULL: this side is not run */
 };
 
 struct sides {
-    struct llama_model *model;
     const struct llama_vocab *vocab;
     struct side side[NUM_SIDES];
-    double (*attention_seconds)(void); /* of qkv, so far */
+    double (*attention_seconds)(void), (*product_seconds)(void); /* of qkv, so far */
 };
 
 /* Contexts for so many tokens. Those without qkv are made before the adapter is loaded: a context has the devices that
- * there were when it was made. Ends the program on errors. */
+ * there were when it was made, and a model's weights lie where the devices wanted them. Ends the program on errors. */
 struct sides open_sides(const char *model, const char *adapter, const bool wanted[NUM_SIDES], int32_t tokens,
                         int32_t threads);
 void close_sides(struct sides *sides);

@@ -1,0 +1,141 @@
+/* Times a product by ggml and by qkv in turns. The least time of each counts, on the clock of this thread: neither sees
+ * what else the machine does.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "measure.h"
+
+#include "product_op.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+enum { IN = 1024, OUT = 2048, ROWS = 32, ROUNDS = 5, STEPS = 4 /* of one row, in a round */ };
+
+/* One matrix, and its products by one row and by many. */
+struct products {
+    struct ggml_context *of_weights, *of_rest;
+    ggml_backend_buffer_t weights_buffer, rest_buffer;
+    struct ggml_tensor *weights, *op[2];
+    struct ggml_cgraph *graph[2];
+};
+
+static void *function_of(ggml_backend_dev_t dev, const char *name) {
+    return ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(dev), name);
+}
+
+/* The type of buffer in which ggml itself would hold the weights: the first that is for such an op. */
+static ggml_backend_buffer_type_t choice_of_ggml(ggml_backend_dev_t cpu, struct products *p) {
+    void *address = function_of(cpu, "ggml_backend_dev_get_extra_bufts");
+    ggml_backend_dev_get_extra_bufts_t get_types;
+    memcpy(&get_types, &address, sizeof get_types);
+    for (ggml_backend_buffer_type_t *type = address ? get_types(cpu) : NULL; type && *type; type++) {
+        p->weights->buffer = ggml_backend_buft_alloc_buffer(*type, 0);
+        const bool takes = ggml_backend_dev_supports_op(cpu, p->op[1]);
+        ggml_backend_buffer_free(p->weights->buffer);
+        p->weights->buffer = NULL;
+        if (takes)
+            return *type;
+    }
+    return ggml_backend_dev_buffer_type(cpu);
+}
+
+static void fill(float *numbers, int64_t n) {
+    uint32_t seed = 1;
+    for (int64_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        numbers[i] = (float)(int32_t)seed * 0x1p-31f;
+    }
+}
+
+static void free_products(struct products *p) {
+    ggml_backend_buffer_free(p->weights_buffer);
+    ggml_backend_buffer_free(p->rest_buffer);
+    ggml_free(p->of_weights);
+    ggml_free(p->of_rest);
+}
+
+/* In buffers of a type; NULL: of the one that ggml would choose. False without memory. */
+static bool make_products(struct products *p, enum ggml_type type, ggml_backend_buffer_type_t where,
+                          ggml_backend_dev_t cpu) {
+    const struct ggml_init_params room = {.mem_size = 1 << 18, .no_alloc = true};
+    *p = (struct products){.of_weights = ggml_init(room), .of_rest = ggml_init(room)};
+    if (!p->of_weights || !p->of_rest)
+        return false;
+    p->weights = ggml_new_tensor_2d(p->of_weights, type, IN, OUT);
+    for (int i = 0; i < 2; i++) {
+        struct ggml_tensor *x = ggml_new_tensor_2d(p->of_rest, GGML_TYPE_F32, IN, i ? ROWS : 1);
+        p->op[i] = ggml_mul_mat(p->of_rest, p->weights, x);
+        p->graph[i] = ggml_new_graph_custom(p->of_rest, 8, false);
+        ggml_build_forward_expand(p->graph[i], p->op[i]);
+    }
+    if (!where)
+        where = choice_of_ggml(cpu, p);
+    p->weights_buffer = ggml_backend_alloc_ctx_tensors_from_buft(p->of_weights, where);
+    p->rest_buffer = ggml_backend_alloc_ctx_tensors_from_buft(p->of_rest, ggml_backend_dev_buffer_type(cpu));
+    const size_t row = ggml_row_size(type, IN);
+    char *blocks = malloc(row * OUT);
+    if (!p->weights_buffer || !p->rest_buffer || !blocks) {
+        free(blocks);
+        return false;
+    }
+    ggml_backend_buffer_set_usage(p->weights_buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+    float numbers[IN];
+    fill(numbers, IN);
+    ggml_quantize_chunk(type, numbers, blocks, 0, 1, IN, NULL); /* which can be slow: one row is enough */
+    for (int i = 1; i < OUT; i++)
+        memcpy(blocks + (size_t)i * row, blocks, row);
+    ggml_backend_tensor_set(p->weights, blocks, 0, row * OUT);
+    free(blocks);
+    for (int i = 0; i < 2; i++)
+        fill(p->op[i]->src[1]->data, ggml_nelements(p->op[i]->src[1]));
+    return true;
+}
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void take_turns(struct runner *runner, struct products *qkv, ggml_backend_t cpu, struct products *ggml,
+                       struct comparison *result) {
+    struct product_state state = {NULL, 0, 0};
+    double least[2][2] = {{INFINITY, INFINITY}, {INFINITY, INFINITY}};
+    for (int round = 0; round < ROUNDS; round++)
+        for (int many = 0; many < 2; many++)
+            for (int step = many ? STEPS - 1 : 0; step < STEPS; step++) {
+                const double begin = seconds_now();
+                run_products(runner, &state, &qkv->op[many], 1);
+                const double middle = seconds_now();
+                ggml_backend_graph_compute(cpu, ggml->graph[many]);
+                least[many][0] = fmin(least[many][0], middle - begin);
+                least[many][1] = fmin(least[many][1], seconds_now() - middle);
+            }
+    free_product_state(&state);
+    *result = (struct comparison){least[0][1] / least[0][0], least[1][1] / least[1][0]};
+}
+
+bool compare_products(const qkv_ctx *ctx, ggml_backend_buffer_type_t type_of_qkv, enum ggml_type type,
+                      struct comparison *result) {
+    ggml_backend_dev_t dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    ggml_backend_t cpu = dev ? ggml_backend_dev_init(dev, NULL) : NULL;
+    void *address = dev ? function_of(dev, "ggml_backend_set_n_threads") : NULL;
+    ggml_backend_set_n_threads_t set_threads;
+    memcpy(&set_threads, &address, sizeof set_threads);
+    if (!cpu || !address) {
+        ggml_backend_free(cpu);
+        return false;
+    }
+    set_threads(cpu, 1);
+    struct runner runner = {.ctx = *ctx, .team.num_threads = 1};
+    struct products qkv, ggml;
+    const bool made = make_products(&qkv, type, type_of_qkv, dev), both = make_products(&ggml, type, NULL, dev) && made;
+    if (both)
+        take_turns(&runner, &qkv, cpu, &ggml, result);
+    free_products(&qkv);
+    free_products(&ggml);
+    free(runner.workspace);
+    ggml_backend_free(cpu);
+    return both;
+}

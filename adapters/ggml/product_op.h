@@ -1,0 +1,28 @@
+/* ggml's MUL_MAT as a call of qkv.  SPDX-License-Identifier: MIT */
+#ifndef PRODUCT_OP_H
+#define PRODUCT_OP_H
+
+#include "runner.h"
+
+#include <ggml.h>
+#include <stdbool.h>
+
+/* Whether this op is a product by a matrix in panels, or one that will be. */
+bool supports_product(const struct ggml_tensor *op);
+
+#define MAX_TOGETHER 8
+
+/* What is kept from one op to the next. */
+struct product_state {
+    struct piece *pieces;
+    int room;
+    int64_t ops; /* that were computed */
+};
+
+/* Computes some that need no result of each other, 1 … MAX_TOGETHER. NULL, or why not. */
+const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops,
+                         int count);
+
+void free_product_state(struct product_state *state);
+
+#endif
