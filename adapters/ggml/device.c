@@ -9,7 +9,7 @@
  * SPDX-License-Identifier: MIT */
 #include "attention_op.h"
 #include "blocks.h"
-#include "measure.h"
+#include "weights_speed.h"
 #include "product_op.h"
 #include "settings.h"
 #include "weights_buffer.h"

@@ -33,13 +33,14 @@ for version in $versions; do
         grep -q ' passed, ' "$work/own" || echo "FAILED: $program did not come to its end"
     }
     own QKV_MIN_WORK=0 test_ggml
-    own QKV_WEIGHTS=1 test_weights
-    own QKV_WEIGHTS=q4_1,q6_K test_weights q4_1,q6_K
+    own QKV_WEIGHTS=1 test_products
+    own QKV_WEIGHTS=q4_1,q6_K test_products q4_1,q6_K
 
     test $version = newest || continue # the others' cases say nothing new of it
     ops() { # OP DEVICE PATTERN LEFT: cases of ggml's tests; what those are that are left to ggml
         program=$PWD/$build/test-backend-ops
-        (cd "$host" && QKV_MIN_WORK=0 QKV_WEIGHTS=1 GGML_BACKEND_PATH=$adapter "$program" test -o "$1" -b "$2" -p "$3") \
+        (cd "$host" &&
+            QKV_MIN_WORK=0 QKV_WEIGHTS=1 GGML_BACKEND_PATH=$adapter "$program" test -o "$1" -b "$2" -p "$3") \
             >"$work/ops" 2>&1 || failed=$((failed + 1))
         good=$(grep -c 'OK' "$work/ops") left=$(grep -c 'not supported' "$work/ops") bad=$(grep -c 'FAIL' "$work/ops")
         grep 'FAIL' "$work/ops"
@@ -50,7 +51,7 @@ for version in $versions; do
     ops FLASH_ATTN_EXT QKV "$cases" "other types of K and V"
     ops MUL_MAT QKV_WEIGHTS 'type_a=(q4_0|q4_1|q5_0|q5_1|q8_0|q4_K|q5_K|q6_K),' "several matrices, views, rows in f16"
 
-    if QKV_WEIGHTS=0 "$build/test_weights" "$host" "$adapter" >"$work/none" 2>&1 ||
+    if QKV_WEIGHTS=0 "$build/test_products" "$host" "$adapter" >"$work/none" 2>&1 ||
         ! grep -q 'there is no QKV_WEIGHTS' "$work/none"; then
         echo "FAILED: QKV_WEIGHTS=0 leaves a device for weights"
         failed=$((failed + 1))

@@ -2,7 +2,7 @@
  * what else the machine does.
  *
  * SPDX-License-Identifier: MIT */
-#include "measure.h"
+#include "weights_speed.h"
 
 #include "product_op.h"
 

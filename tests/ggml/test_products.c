@@ -1,7 +1,7 @@
 /* Products by weights of libggml-qkv.so inside a ggml: what it claims, to what error it computes, and that its buffers
  * give back what was written.
  *
- *   test_weights FOLDER_OF_BACKENDS libggml-qkv.so [TYPE,…]      TYPE,…: those that QKV_WEIGHTS names; else all
+ *   test_products FOLDER_OF_BACKENDS libggml-qkv.so [TYPE,…]      TYPE,…: those that QKV_WEIGHTS names; else all
  *
  * SPDX-License-Identifier: MIT */
 #include <ggml-alloc.h>
@@ -319,7 +319,7 @@ static void bits_do_not_depend_on_threads(const char *names) {
 
 int main(int argc, char **argv) {
     if (argc < 3 || argc > 4) {
-        fprintf(stderr, "usage: test_weights FOLDER_OF_BACKENDS libggml-qkv.so [TYPE,…]\n");
+        fprintf(stderr, "usage: test_products FOLDER_OF_BACKENDS libggml-qkv.so [TYPE,…]\n");
         return 2;
     }
     const char *names = argc > 3 ? argv[3] : NULL;

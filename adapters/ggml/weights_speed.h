@@ -1,6 +1,6 @@
 /* Whether a product by weights is faster than ggml's own, on this CPU.  SPDX-License-Identifier: MIT */
-#ifndef MEASURE_H
-#define MEASURE_H
+#ifndef WEIGHTS_SPEED_H
+#define WEIGHTS_SPEED_H
 
 #include "runner.h"
 
