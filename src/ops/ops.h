@@ -21,9 +21,9 @@ static inline int64_t qkv_panel_bytes(int64_t type, int64_t in_features) {
     return in_features > 0 ? qkv_weight_panel_bytes((int)type, in_features) : 0;
 }
 
-/* Bytes of the panels of a valid part. */
+/* Bytes of the panels of a valid part. Without outputs in_features may be any. */
 static inline int64_t qkv_part_bytes(int64_t type, int64_t in_features, int64_t out_features) {
-    return qkv_ceil_div(out_features, QKV_PANEL) * qkv_panel_bytes(type, in_features);
+    return out_features > 0 ? qkv_ceil_div(out_features, QKV_PANEL) * qkv_panel_bytes(type, in_features) : 0;
 }
 
 /* What the descriptor of a packed matrix is refused for, by a type named `field`; blocks: what is said where blocks
