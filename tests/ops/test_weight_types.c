@@ -149,12 +149,14 @@ typedef struct terms8 {
 static terms8 quantize(const float *x, int64_t n) {
     terms8 to = {.scale = 0};
     float largest = 0;
+    bool is_number = true; /* GCC 12 for AArch64 forgets a NaN that is set in this loop */
     for (int64_t i = 0; i < n; i++) {
-        if (!(fabsf(x[i]) <= FLT_MAX))
-            to.scale = NAN;
+        is_number = is_number && fabsf(x[i]) <= FLT_MAX;
         largest = fmaxf(largest, fabsf(x[i]));
     }
-    if (isnan(to.scale) || largest < 0x1p-100f)
+    if (!is_number)
+        to.scale = NAN;
+    if (!is_number || largest < 0x1p-100f)
         return to;
     to.scale = largest / 127;
     const float factor = 127 / largest;
