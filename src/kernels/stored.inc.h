@@ -56,17 +56,13 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
         }                                                                                                            \
         b += stride;                                                                                                 \
     }
-#define STORED_PIN(i, j) V_PIN(STORED_SUM(i, j));
-/* Pinned, so that rows stay one after the other: sums and B leave a single register for the factors of A. */
+/* Three vectors: sums and B leave a single register for the factors of A, so none of those may come early. */
 #define STORED_ROW(i, n)                                                                                             \
     {                                                                                                                \
         vec factor = v_set(*STORED_A(i));                                                                            \
         if (n == 3)                                                                                                  \
             V_PIN(factor);                                                                                           \
         QKV_COLS(n, STORED_FMA, i)                                                                                   \
-        if (n == 3) {                                                                                                \
-            QKV_COLS(n, STORED_PIN, i)                                                                               \
-        }                                                                                                            \
     }
 
 #define STORED_BEGIN_1(i, j) QKV_COLS(1, STORED_BEGIN, i)
