@@ -31,6 +31,7 @@ static jmp_buf fuzz_end;
 static void *fuzz_blocks[FUZZ_MOST];
 static size_t fuzz_num_blocks, fuzz_size;
 static FILE *fuzz_file;
+static int fuzz_reads; /* a reader is at work */
 
 _Noreturn void fuzz_exit(int status) {
     (void)status;
@@ -90,10 +91,10 @@ FILE *fuzz_fopen(const char *path, const char *mode) {
     return fuzz_file = fopen(path, mode);
 }
 
-/* What glibc makes of fopen in files that ask for offsets of 64 bits, whatever the name. */
+/* What glibc makes of fopen in files that ask for offsets of 64 bits, whatever the name; libFuzzer calls it, too. */
 FILE *fopen64(const char *path, const char *mode);
 FILE *fopen64(const char *path, const char *mode) {
-    return fuzz_fopen(path, mode);
+    return fuzz_reads ? fuzz_fopen(path, mode) : fopen(path, mode);
 }
 
 int fuzz_fclose(FILE *file) {
@@ -105,12 +106,15 @@ int fuzz_fclose(FILE *file) {
 static int fuzz_run(size_t size, void (*reader)(const void *arg), const void *arg) {
     fuzz_size = size;
     fuzz_num_blocks = 0;
+    fuzz_reads = 1;
     if (setjmp(fuzz_end) == 0) {
         reader(arg);
+        fuzz_reads = 0;
         if (fuzz_num_blocks > 0 || fuzz_file)
             abort();
         return 0;
     }
+    fuzz_reads = 0;
     while (fuzz_num_blocks > 0)
         free(fuzz_blocks[--fuzz_num_blocks]);
     if (fuzz_file)
