@@ -41,21 +41,21 @@ static inline uint32_t join(uint64_t x, int shift) {
     return half[0] | half[1] << shift;
 }
 
-static const uint64_t each = UINT64_C(0x0101010101010101);
+static const uint64_t every_byte = UINT64_C(0x0101010101010101);
 
 /* 16 bytes of which the low halves are terms 0 … 15 and the high halves 16 … 31: four words of a panel. */
 static inline void pack_halves(unsigned char *to, const unsigned char *from) {
     for (int w = 0; w < 2; w++, to += QKV_WORD_ROW, from += 8) {
         uint64_t x = load8(from);
-        store4(to, join(x & 15 * each, 4));
-        store4(to + 2 * QKV_WORD_ROW, join(x >> 4 & 15 * each, 4));
+        store4(to, join(x & 15 * every_byte, 4));
+        store4(to + 2 * QKV_WORD_ROW, join(x >> 4 & 15 * every_byte, 4));
     }
 }
 
 /* 32 bytes of which the halves from bit `shift` on are terms 0 … 31. */
 static inline void pack_half_of(unsigned char *to, const unsigned char *from, int shift) {
     for (int w = 0; w < 4; w++, to += QKV_WORD_ROW, from += 8)
-        store4(to, join(load8(from) >> shift & 15 * each, 4));
+        store4(to, join(load8(from) >> shift & 15 * every_byte, 4));
 }
 
 /* Bit t of four bytes is of term t: to bit g of byte b for term 4·g + b. */
@@ -71,7 +71,7 @@ static inline void pack_fifth_bits(unsigned char *to, const unsigned char *from)
 static inline void pack_fifth_bits_of(unsigned char *to, const unsigned char *from, int bit) {
     uint64_t h = 0;
     for (int g = 0; g < 8; g += 2)
-        h |= (load8(from + 4 * g) >> bit & each) << g;
+        h |= (load8(from + 4 * g) >> bit & every_byte) << g;
     store4(to, join(h, 1));
 }
 
@@ -79,7 +79,7 @@ static inline void pack_fifth_bits_of(unsigned char *to, const unsigned char *fr
 static inline void pack_upper_bits(unsigned char *to, const unsigned char *from, int bit) {
     uint64_t h = 0;
     for (int g = 0; g < 4; g += 2)
-        h |= (load8(from + 4 * g) >> bit & 3 * each) << 2 * g;
+        h |= (load8(from + 4 * g) >> bit & 3 * every_byte) << 2 * g;
     store4(to, join(h, 2));
 }
 
