@@ -8,16 +8,8 @@ cd "$(dirname "$0")/../.." || exit 1
 runs=${1:-100000} seed=${2:-1} dir=build/fuzz
 rm -rf "$dir/objects" && mkdir -p "$dir/objects" || exit 1
 rm -f "$dir"/crash-*
-clang=
-for cc in clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14; do
-    echo 'int LLVMFuzzerTestOneInput(const char *d, long n); int LLVMFuzzerTestOneInput(const char *d, long n)' \
-        '{ (void)d; (void)n; return 0; }' >"$dir/probe.c"
-    $cc -fsanitize=fuzzer,address "$dir/probe.c" -o "$dir/probe" 2>/dev/null && clang=$cc && break
-done
-if [ -z "$clang" ]; then
-    echo "no clang with libFuzzer is installed (Debian: clang and libclang-rt-dev)"
-    exit 77
-fi
+# shellcheck source=libfuzzer.sh
+. scripts/check/libfuzzer.sh
 sources=$(find src -name '*.c' | sort)
 # Coverage without comparisons, which cost more than the rest: fields are drawn, not guessed.
 flags='-std=c11 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'

@@ -7,27 +7,27 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 seconds=${1:-60} dir=build/fuzz-readers
 mkdir -p $dir && rm -rf "$dir"/crash-* "$dir"/corpus-* || exit 1
-clang=
-for cc in clang clang-19 clang-18 clang-17 clang-16 clang-15 clang-14; do
-    echo 'int LLVMFuzzerTestOneInput(const char *d, long n); int LLVMFuzzerTestOneInput(const char *d, long n)' \
-        '{ (void)d; (void)n; return 0; }' >"$dir/probe.c"
-    $cc -fsanitize=fuzzer,address "$dir/probe.c" -o "$dir/probe" 2>/dev/null && clang=$cc && break
-done
-test -n "$clang" || { echo "no clang with libFuzzer is installed (Debian: clang and libclang-rt-dev)"; exit 77; }
+# shellcheck source=libfuzzer.sh
+. scripts/check/libfuzzer.sh
 pkg-config --exists libcjson libutf8proc || { echo "libcjson or libutf8proc is not installed"; exit 77; }
+
+# The environment of the examples' tests, if there is one, has NumPy.
+python=${XDG_CACHE_HOME:-$HOME/.cache}/qkv/test-venv/bin/python
+test -x "$python" || python=python3
 
 # Small files that are whole, to begin with.
 seed() { # TARGET
     mkdir -p "$dir/corpus-$1"
     case $1 in
     gguf) # a model without weights
-        PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/generate python3 - "$dir/corpus-gguf/seed" <<'PYTHON' 2>/dev/null
+        PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/generate "$python" - "$dir/corpus-gguf/seed" <<'PYTHON' 2>/dev/null ||
 import sys
 import gguf_file, tiny_decoder
 for kind in ("llama", "gemma3"):
     with open(sys.argv[1] + kind, "wb") as file:
         file.write(gguf_file.pack(tiny_decoder.values(kind), {}))
 PYTHON
+            echo "skipped: a whole GGUF file to begin with: $python has no NumPy"
         ;;
     safetensors)
         header='{"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},'
@@ -64,9 +64,11 @@ fuzz() { # TARGET SOURCE…
     longest=2048
     test "$target" != gguf || longest=16384
     "$dir/fuzz_$target" -max_total_time="$seconds" -seed=1 -max_len=$longest -timeout=20 -rss_limit_mb=1024 \
-        -detect_leaks=0 -artifact_prefix="$dir/crash-$target-" "$dir/corpus-$target" >"$dir/$target.log" 2>&1
+        -detect_leaks=0 -artifact_prefix="$dir/crash-$target-" "$dir/corpus-$target" >"$dir/$target.log" 2>&1 &
+    process=$!
+    wait $process
     status=$?
-    rm -f /dev/shm/qkv-fuzz-"$target"-*
+    rm -f /dev/shm/qkv-fuzz-$process
     test $status = 0 || tail -n 40 "$dir/$target.log"
     echo "$target: $(grep -aE '^Done|^stat::number|ERROR' "$dir/$target.log" | tail -n 1)"
     return $status

@@ -20,6 +20,13 @@ enum {
 
 #define EACH_WORD(f) QKV_ROWS(8, f, 0)
 
+/* The word at p in every lane. */
+QKV_INLINE vint i_words(const void *p) {
+    uint32_t x;
+    memcpy(&x, p, sizeof x);
+    return i_set(x);
+}
+
 /* Word g of a block: the bytes of terms 4g … 4g + 3, as they are stored. bits and g are constants. */
 QKV_INLINE vint w_spread(int bits, const unsigned char *integers, int g) {
     if (bits == 8)

@@ -11,10 +11,17 @@
 
 QKV_INTERNAL_BEGIN
 
-/* --- Packed weights: pack.c. A part is so many columns of a type. */
+/* Bytes of a workspace, and of what it is made of. */
+#define QKV_MOST_WORKSPACE (PTRDIFF_MAX / 4)
+
+/* --- Packed weights: pack.c, pack_blocks.c. A part is so many columns of a type. */
 
 /* Bytes of an element, or of a block, of weights in memory. Of a type that there is. */
 int64_t qkv_weight_bytes(int64_t type);
+
+/* Columns [first, first + columns) of a part to a panel; stride in elements, not 0 for contiguous rows. */
+void qkv_pack_panel(const qkv_kernels *kernels, void *panel, const qkv_weight *w, int64_t stride, int64_t first,
+                    int64_t columns, int64_t in_features);
 
 /* Bytes of a packed panel; none without terms. */
 static inline int64_t qkv_panel_bytes(int64_t type, int64_t in_features) {

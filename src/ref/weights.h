@@ -1,5 +1,5 @@
-/* Packed weights: how a panel of 64 output columns stores its terms, and what each of them means. The same on every
- * CPU; numbers are little-endian.
+/* Packed weights: how a panel of 64 output columns stores its terms, and what each of them means. The same on every CPU
+ * of a byte order: floats and binary16 are the CPU's own. Words of integers are bytes, the lowest first everywhere.
  *
  * QKV_F32, QKV_F16, QKV_BF16: [k][64] elements.
  *
@@ -100,47 +100,17 @@ QKV_INLINE const unsigned char *qkv_weight_block(int type, const unsigned char *
     return first + block % qkv_weight_group_blocks(type) * qkv_weight_block_bytes(type);
 }
 
-/* Where the low 4 or all 8 bits of a term lie among the integers of a block, and by how many bits to the left. */
-QKV_INLINE size_t qkv_weight_low_byte(int bits, size_t term, size_t column) {
-    size_t word = bits == 8 ? term / 4 : (size_t)(bits - 4) + term / 8;
-    return word * QKV_WORD_ROW + column * 4 + term % 4;
-}
-QKV_INLINE int qkv_weight_low_shift(int bits, size_t term) {
-    return bits == 8 || term % 8 < 4 ? 0 : 4;
-}
-
-/* The same of the upper bits of 5 and 6. */
-QKV_INLINE size_t qkv_weight_high_byte(int bits, size_t term, size_t column) {
-    return (bits == 6 ? term / 16 : 0) * QKV_WORD_ROW + column * 4 + term % 4;
-}
-QKV_INLINE int qkv_weight_high_shift(int bits, size_t term) {
-    return (int)(bits == 6 ? 2 * (term / 4 % 4) : term / 4);
-}
-
 /* A term of a block as it is stored: of 8 bits −128 … 127, else 0 … 63. */
 QKV_INLINE int qkv_weight_integer(int bits, const unsigned char *integers, size_t term, size_t column) {
-    int low = integers[qkv_weight_low_byte(bits, term, column)];
+    const unsigned char *at = integers + column * 4 + term % 4;
     if (bits == 8)
-        return (int8_t)low;
-    low = low >> qkv_weight_low_shift(bits, term) & 15;
+        return (int8_t)at[term / 4 * QKV_WORD_ROW];
+    int low = at[((size_t)(bits - 4) + term / 8) * QKV_WORD_ROW] >> (term % 8 < 4 ? 0 : 4) & 15;
     if (bits == 4)
         return low;
-    int high = integers[qkv_weight_high_byte(bits, term, column)] >> qkv_weight_high_shift(bits, term);
-    return low | (high & (bits == 6 ? 3 : 1)) << 4;
-}
-
-/* Its inverse, into bytes that were all zero before the first one. */
-QKV_INLINE void qkv_weight_put_integer(int bits, unsigned char *integers, size_t term, size_t column, int x) {
-    unsigned char *low = &integers[qkv_weight_low_byte(bits, term, column)];
-    if (bits == 8) {
-        *low = (unsigned char)x;
-        return;
-    }
-    *low = (unsigned char)(*low | (x & 15) << qkv_weight_low_shift(bits, term));
-    if (bits > 4) {
-        unsigned char *high = &integers[qkv_weight_high_byte(bits, term, column)];
-        *high = (unsigned char)(*high | x >> 4 << qkv_weight_high_shift(bits, term));
-    }
+    if (bits == 5)
+        return low | (at[0] >> term / 4 & 1) << 4;
+    return low | (at[term / 16 * QKV_WORD_ROW] >> 2 * (term / 4 % 4) & 3) << 4;
 }
 
 QKV_INLINE float qkv_weight_half(const unsigned char *row, size_t column) {

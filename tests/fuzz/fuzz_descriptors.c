@@ -126,10 +126,10 @@ static int64_t draw_type(int64_t in_features, bool integers) {
     if (chance(1))
         return pick(16) - 2;
     const int64_t block = in_features % 256 == 0 ? 256 : in_features % 32 == 0 ? 32 : 1;
-    static const int64_t types[] = {QKV_INT8, QKV_F16, QKV_BF16, QKV_F32, QKV_Q8_0, QKV_Q4_0, QKV_Q4_1,
+    static const int64_t types[] = {QKV_F16, QKV_BF16, QKV_F32, QKV_INT8, QKV_Q8_0, QKV_Q4_0, QKV_Q4_1,
                                     QKV_Q5_0, QKV_Q5_1, QKV_Q4_K, QKV_Q5_K, QKV_Q6_K};
-    const int64_t n = block == 256 ? 12 : block == 32 ? 9 : integers ? 1 : 4;
-    return integers && n > 1 ? types[4 + pick(n - 4)] : types[pick(n)];
+    const int64_t n = block == 256 ? 12 : block == 32 ? 9 : 4;
+    return integers ? types[3 + pick(n - 3)] : types[pick(n)];
 }
 
 static void draw_projection(qkv_projection_desc *d) {

@@ -7,12 +7,10 @@
 #include <float.h>
 #include <math.h>
 
+#include "oracle_cases.h"
 #include "ref/weights.h"
 
 enum { FIRST_TYPE = QKV_F32, LAST_TYPE = QKV_Q6_K };
-
-static const char *const names[] = {"F32",  "F16",  "BF16", "Q8_0", "INT8", "Q4_0",
-                                    "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"};
 
 static int has_integers(int type) {
     return type >= QKV_Q8_0;
@@ -171,7 +169,7 @@ static void check_widen(const qt_set *set, qt_rng *rng, int type, int where) {
     const size_t first = (size_t)qt_range(rng, 0, (int64_t)(all / 32)) * 32;
     const size_t left = all - first, whole = left / 32 * 32;
     const size_t k = qt_chance(rng, 50) ? left : (size_t)qt_range(rng, 0, (int64_t)(whole / 32)) * 32;
-    qt_describe("%s all=%zu first=%zu k=%zu where=%d", names[type], all, first, k, where);
+    qt_describe("%s all=%zu first=%zu k=%zu where=%d", case_type_name[type], all, first, k, where);
     float *got = qt_tile((k + 31) / 32 * 32, 64, where);
     set->kernels->widen_weights(got, panel, type, first, k);
     for (size_t x = 0; x < k; x++)
@@ -194,28 +192,6 @@ static void test_widen_weights(const qt_set *set) {
         for (int i = 0; i < (qt_quick() ? 12 : 60); i++)
             if (qt_case(index++, &rng))
                 check_widen(set, &rng, type, i % 2 ? QT_TAIL : QT_HEAD);
-}
-
-/* The elements that qkv_weight_put_integer writes are those that are read. */
-static void test_put_integer(void) {
-    qt_rng rng;
-    static const int all_bits[] = {4, 5, 6, 8};
-    for (uint64_t i = 0; i < 4; i++) {
-        if (!qt_case(i, &rng))
-            continue;
-        const int bits = all_bits[i];
-        unsigned char integers[32 * 64];
-        int8_t want[32][64];
-        memset(integers, 0, sizeof integers);
-        for (size_t t = 0; t < 32; t++)
-            for (size_t j = 0; j < 64; j++) {
-                want[t][j] = (int8_t)(qt_u64(&rng) & (bits == 8 ? 0xff : (1u << bits) - 1));
-                qkv_weight_put_integer(bits, integers, t, j, want[t][j]);
-            }
-        for (size_t t = 0; t < 32; t++)
-            for (size_t j = 0; j < 64; j++)
-                QT_EXPECT(qkv_weight_integer(bits, integers, t, j) == want[t][j], "%d bits [%zu][%zu]", bits, t, j);
-    }
 }
 
 /* By the rule, but in double where that is exact. */
@@ -361,7 +337,7 @@ static float product(int type, const unsigned char *panel, const qkv_terms *a, p
 static void check_product(const qt_set *set, qt_rng *rng, int type, size_t rows, size_t cols, size_t k, int where) {
     const size_t blocks = (k + 31) / 32, ldc = draw_tile_ld(rng, cols);
     const ptrdiff_t lda = (ptrdiff_t)rows + qt_range(rng, 0, 2);
-    qt_describe("%s rows=%zu cols=%zu k=%zu lda=%td ldc=%zu where=%d", names[type], rows, cols, k, lda, ldc, where);
+    qt_describe("%s rows=%zu cols=%zu k=%zu lda=%td ldc=%zu where=%d", case_type_name[type], rows, cols, k, lda, ldc, where);
     const unsigned char *panel = draw_panel(rng, type, k, where);
     const qkv_terms *a = draw_terms(rng, blocks, rows, lda, k, where);
     float *got = qt_tile(rows, ldc, where);
@@ -398,7 +374,6 @@ static void test_gemm_weights(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_once("put_integer", test_put_integer);
     qt_each_set("widen_weights", test_widen_weights);
     qt_each_set("quantize_rows", test_quantize_rows);
     qt_each_set("rounds_to_even", test_rounds_to_even);

@@ -117,7 +117,7 @@ static void step_by_hand(const qkv_ctx *ctx, const layer_case *c, void *cache, i
     qkv_projection_desc o = {.size = sizeof o, .batch = batch, .tokens = n, .in_features = wide, .num_parts = 1,
                              .x = {a.out.data, n * wide, 0, wide}, .packed = d->w_o,
                              .part = {{d->out_features, 0, NULL, {out + t * d->out_features,
-                                       c->tokens * d->out_features, 0, d->out_features}}}};
+                                       c->tokens * d->out_features, 0, d->out_features}, 0}}};
     case_run_projection(ctx, &o, 0, 0);
 }
 

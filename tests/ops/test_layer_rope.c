@@ -165,7 +165,7 @@ static void test_layer_equals_its_steps(const qt_set *set) {
             qkv_projection_desc d = {.size = sizeof d, .batch = c.batch, .tokens = rows[p], .in_features = in,
                                      .num_parts = 1, .x = p > 0 && c.cross ? f->x_kv : f->x,
                                      .packed = case_pack(&set->ctx, &pack),
-                                     .part = {{width, dim[p], p < 2 ? c.bias[p] : NULL, y}}, .rope = f->rope};
+                                     .part = {{width, dim[p], p < 2 ? c.bias[p] : NULL, y, 0}}, .rope = f->rope};
             if (p < 2)
                 d.steps[0] = steps_of(&c, p == 1);
             case_run_projection(&set->ctx, &d, 0, 0);
@@ -176,7 +176,7 @@ static void test_layer_equals_its_steps(const qt_set *set) {
         case_run_attention(&set->ctx, &a, 0, 0);
         const qkv_projection_desc o = {.size = sizeof o, .batch = c.batch, .tokens = c.n, .in_features = c.hq * c.dv,
                                        .num_parts = 1, .x = {side, c.n * c.hq * c.dv, 0, c.hq * c.dv},
-                                       .packed = f->w_o, .part = {{c.out, 0, NULL, {y, c.n * c.out, 0, c.out}}}};
+                                       .packed = f->w_o, .part = {{c.out, 0, NULL, {y, c.n * c.out, 0, c.out}, 0}}};
         case_run_projection(&set->ctx, &o, 0, 0);
         case_run_layer(&set->ctx, f, (int32_t)qt_range(&rng, 0, 8), qt_u64(&rng));
         qt_expect_words("out", y, c.result, (size_t)(c.batch * c.n * c.out), 0);

@@ -235,9 +235,6 @@ static void expect_definition(typed_case *c, float *const got[], double *worst) 
     }
 }
 
-static const int64_t with_integers[] = {QKV_Q8_0, QKV_INT8, QKV_Q4_0, QKV_Q4_1, QKV_Q5_0,
-                                        QKV_Q5_1, QKV_Q4_K, QKV_Q5_K, QKV_Q6_K};
-
 static void in_int8(uint64_t count, bool damaged) {
     const qkv_ctx reference = case_reference();
     double worst = 0;
@@ -246,7 +243,7 @@ static void in_int8(uint64_t count, bool damaged) {
         if (!qt_case(i, &rng))
             continue;
         typed_case c;
-        draw_case(&rng, &c, with_integers[i % 9], true, damaged);
+        draw_case(&rng, &c, (int64_t)(QKV_Q8_0 + i % 9), true, damaged);
         if (damaged) /* x as well */
             for (int64_t n = 0; n < c.desc.in_features; n += 1 + qt_range(&rng, 0, 200))
                 case_row(&c.desc.x, 0, 0, qt_range(&rng, 0, c.desc.tokens - 1))[n] = qt_nasty(&rng);

@@ -197,7 +197,7 @@ static void run_all(void (*test)(const operation *op)) {
                                   {(const int64_t *)(void *)room[60], 4, 1}, 0};
     const P p = {.size = sizeof p, .batch = 2, .tokens = 4, .in_features = 4, .num_parts = 2, .x = {room[12], 64, 0, 8},
                  .packed = weights,
-                 .part = {{8, 4, room[13], {room[14], 64, 32, 8}}, {8, 4, room[15], {room[16], 64, 32, 8}}},
+                 .part = {{8, 4, room[13], {room[14], 64, 32, 8}, 0}, {8, 4, room[15], {room[16], 64, 32, 8}, 0}},
                  .steps = {steps, steps},
                  .rope = {room[61], room[62], 8, 4, QKV_ROPE_HALF}};
     const M m = {.size = sizeof m, .batch = 2, .num_heads = 2, .seq_q = 4, .head_dim_v = 4, .num_parts = 2,

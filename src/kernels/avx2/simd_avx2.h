@@ -144,11 +144,6 @@ typedef __m256i vdots; /* sums of products of bytes, not yet added up for each w
 QKV_INLINE vint i_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 QKV_INLINE void i_store(void *p, vint a) { _mm256_storeu_si256((__m256i *)p, a); }
 QKV_INLINE vint i_set(uint32_t x) { return _mm256_set1_epi32((int)x); }
-QKV_INLINE vint i_words(const void *p) { /* the one at p in every lane */
-    int32_t x;
-    memcpy(&x, p, sizeof x);
-    return _mm256_set1_epi32(x);
-}
 QKV_INLINE vint i_and(vint a, vint b) { return _mm256_and_si256(a, b); }
 QKV_INLINE vint i_or(vint a, vint b) { return _mm256_or_si256(a, b); }
 QKV_INLINE vint i_add(vint a, vint b) { return _mm256_add_epi32(a, b); }

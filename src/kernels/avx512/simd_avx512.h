@@ -151,11 +151,6 @@ typedef __m512i vdots; /* sums of products of bytes, not yet added up for each w
 QKV_INLINE vint i_load(const void *p) { return _mm512_loadu_si512(p); }
 QKV_INLINE void i_store(void *p, vint a) { _mm512_storeu_si512(p, a); }
 QKV_INLINE vint i_set(uint32_t x) { return _mm512_set1_epi32((int)x); }
-QKV_INLINE vint i_words(const void *p) { /* the one at p in every lane */
-    int32_t x;
-    memcpy(&x, p, sizeof x);
-    return _mm512_set1_epi32(x);
-}
 QKV_INLINE vint i_and(vint a, vint b) { return _mm512_and_si512(a, b); }
 QKV_INLINE vint i_or(vint a, vint b) { return _mm512_or_si512(a, b); }
 QKV_INLINE vint i_add(vint a, vint b) { return _mm512_add_epi32(a, b); }

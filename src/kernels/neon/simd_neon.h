@@ -195,11 +195,6 @@ typedef struct vdots {
 QKV_INLINE vint i_load(const void *p) { return vreinterpretq_u32_u8(vld1q_u8((const uint8_t *)p)); }
 QKV_INLINE void i_store(void *p, vint a) { vst1q_u8((uint8_t *)p, vreinterpretq_u8_u32(a)); }
 QKV_INLINE vint i_set(uint32_t x) { return vdupq_n_u32(x); }
-QKV_INLINE vint i_words(const void *p) { /* the one at p in every lane */
-    uint32_t x;
-    memcpy(&x, p, sizeof x);
-    return vdupq_n_u32(x);
-}
 QKV_INLINE vint i_and(vint a, vint b) { return vandq_u32(a, b); }
 QKV_INLINE vint i_or(vint a, vint b) { return vorrq_u32(a, b); }
 QKV_INLINE vint i_add(vint a, vint b) { return vaddq_u32(a, b); }

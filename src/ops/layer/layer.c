@@ -284,8 +284,8 @@ static qkv_projection_part layer_part(int64_t tokens, int64_t heads, int64_t hea
 
 /* Wk and Wv: a matrix of their own, or the panels behind those of Wq. */
 static const void *packed_keys(const qkv_layer_desc *d) {
-    return d->w_kv ? d->w_kv : (const void *)((uintptr_t)d->w_qkv + (uintptr_t)q_bytes(d)); /* as a number: a plan has
-                                                                                             * any address */
+    const uintptr_t behind = (uintptr_t)d->w_qkv + (uintptr_t)q_bytes(d); /* as a number: a plan has any address */
+    return d->w_kv ? d->w_kv : (const void *)behind;
 }
 
 qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys) {
@@ -424,19 +424,23 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
     shape->in.worker_size = shape->in_kv.worker_size = qkv_max(shape->in.worker_size, shape->in_kv.worker_size);
     shape->in_kv.shared = shape->in.shared_size;
     shape->in.workers = shape->in_kv.workers = shape->in.shared_size + shape->in_kv.shared_size;
-    const int64_t limit = PTRDIFF_MAX / 4, workers[3] = {shape->in.worker_size, shape->attention.worker_size,
-                                                         shape->out.worker_size};
+    const int64_t workers[3] = {shape->in.worker_size, shape->attention.worker_size, shape->out.worker_size};
     const int64_t shared[3] = {shape->in.workers, shape->attention.packed_size + shape->attention.states_size,
                                shape->out.workers};
     int64_t scratch = 0;
     for (int i = 0; i < 3; i++) {
         int64_t factors[2] = {workers[i], max_workers}, size;
-        if (shared[i] > limit || !qkv_product(factors, 2, limit, &size))
+        if (shared[i] > QKV_MOST_WORKSPACE || !qkv_product(factors, 2, QKV_MOST_WORKSPACE, &size))
             return QKV_ERROR_OVERFLOW;
         scratch = qkv_max(scratch, shared[i] + size);
     }
     *workspace_size = (size_t)used * sizeof(float) + (size_t)scratch;
     return QKV_OK;
+}
+
+/* Of the first phase, if there is that one. */
+static int64_t quantize_tasks_in(const layer_shape *shape) {
+    return shape->in.quantize_tasks + shape->in_kv.quantize_tasks;
 }
 
 static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
@@ -448,15 +452,13 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
     qkv_layer_connect(d, &shape.tensors, workspace, &calls);
     void *scratch = workspace ? (float *)workspace + shape.scratch : NULL;
     int64_t unused[3];
-    if (d->w_qkv) {
+    if (d->w_qkv && quantize_tasks_in(&shape) > 0 && phase-- == 0) {
         bool first = index < shape.in.quantize_tasks;
-        if (phase == 0 && shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0) {
-            qkv_projection_quantize(plan->kernels, first ? &shape.in : &shape.in_kv, first ? &calls.in : &calls.in_kv,
-                                    scratch, first ? index : index - shape.in.quantize_tasks);
-            return;
-        }
-        phase -= shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0 ? 2 : 1;
+        qkv_projection_quantize(plan->kernels, first ? &shape.in : &shape.in_kv, first ? &calls.in : &calls.in_kv,
+                                scratch, first ? index : index - shape.in.quantize_tasks);
+        return;
     }
+    phase -= d->w_qkv ? 1 : 0;
     int32_t of_attention = qkv_attention_phases(&shape.attention, unused);
     if (phase < 0 && index < shape.in.num_tasks)
         qkv_projection_execute(plan->kernels, &shape.in, &calls.in, scratch, index, worker);
@@ -565,8 +567,8 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
     qkv_status status = cut_layer(ctx, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
         return status;
-    if (d->w_qkv && shape.in.quantize_tasks + shape.in_kv.quantize_tasks > 0)
-        plan->num_tasks[plan->num_phases++] = shape.in.quantize_tasks + shape.in_kv.quantize_tasks;
+    if (d->w_qkv && quantize_tasks_in(&shape) > 0)
+        plan->num_tasks[plan->num_phases++] = quantize_tasks_in(&shape);
     if (d->w_qkv)
         plan->num_tasks[plan->num_phases++] = shape.in.num_tasks + shape.in_kv.num_tasks;
     plan->num_phases += qkv_attention_phases(&shape.attention, plan->num_tasks + plan->num_phases);

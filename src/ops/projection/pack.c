@@ -1,5 +1,5 @@
 /* Weights to panels and back.  SPDX-License-Identifier: MIT */
-#include "pack.h"
+#include "../ops.h"
 
 qkv_status qkv_check_weights(int64_t type, int64_t in_features, int64_t out_features, const char *field, int32_t i,
                              const char *blocks, int64_t *bytes, qkv_problem *why) {

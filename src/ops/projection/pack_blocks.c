@@ -6,7 +6,7 @@
  * SPDX-License-Identifier: MIT */
 #include <string.h>
 
-#include "pack.h"
+#include "../ops.h"
 
 int64_t qkv_weight_bytes(int64_t type) {
     static const uint8_t bytes[] = {[QKV_F32] = 4, [QKV_F16] = 2, [QKV_BF16] = 2, [QKV_INT8] = 1, [QKV_Q8_0] = 34,

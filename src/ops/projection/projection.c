@@ -173,13 +173,11 @@ static bool batches_join(const qkv_projection_desc *d) {
     return join;
 }
 
-static const int64_t too_large = PTRDIFF_MAX / 4; /* of a workspace */
-
-/* Bytes of blocks of rows in 8 bits, or more than a workspace has. */
+/* Bytes of blocks of rows in 8 bits, or more than a workspace may have. */
 static int64_t quantized_size(int64_t blocks, int64_t rows, int64_t in_features) {
     const int64_t factors[4] = {qkv_ceil_div(in_features, QKV_BLOCK_TERMS), blocks, rows, (int64_t)sizeof(qkv_terms)};
     int64_t size;
-    return qkv_product(factors, 4, too_large, &size) ? qkv_round_up(size, 64) : 2 * too_large;
+    return qkv_product(factors, 4, QKV_MOST_WORKSPACE, &size) ? qkv_round_up(size, 64) : 2 * QKV_MOST_WORKSPACE;
 }
 
 /* Whether some weights are not multiplied as they lie. */
@@ -284,7 +282,8 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
         return;
     }
     const bool few = rows <= kernels->few_rows && (type == QKV_F16 || type == QKV_BF16);
-    const int64_t chain = qkv_panel_bytes(type, 2 * QKV_CHAIN) / 2; /* bytes of QKV_CHAIN terms; about, of QKV_INT8 */
+    /* Bytes of QKV_CHAIN terms, of which two are whole groups of any type. */
+    const int64_t chain = (qkv_panel_bytes(type, 4 * QKV_CHAIN) - qkv_panel_bytes(type, 2 * QKV_CHAIN)) / 2;
     int64_t k = 0;
     do { /* also once without any term, which gives +0 */
         const int64_t terms = qkv_min(QKV_CHAIN, t->in_features - k), bytes = chain * terms / QKV_CHAIN;
@@ -467,7 +466,7 @@ static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_project
     qkv_projection_cut(ctx->kernels, d, plan->max_workers, &shape);
     const int64_t factors[2] = {shape.worker_size, plan->max_workers};
     int64_t size;
-    if (!qkv_product(factors, 2, too_large, &size) || shape.shared_size > too_large)
+    if (!qkv_product(factors, 2, QKV_MOST_WORKSPACE, &size) || shape.shared_size > QKV_MOST_WORKSPACE)
         return QKV_ERROR_OVERFLOW;
     plan->workspace_size = (size_t)(shape.shared_size + size);
     if (shape.quantize_tasks > 0)
