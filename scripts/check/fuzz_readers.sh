@@ -20,13 +20,13 @@ seed() { # TARGET
     mkdir -p "$dir/corpus-$1"
     case $1 in
     gguf) # a model without weights
-        PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/generate "$python" - "$dir/corpus-gguf/seed" <<'PYTHON' 2>/dev/null ||
+        PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/generate "$python" - "$dir/corpus-$1/seed" <<'E' 2>/dev/null ||
 import sys
 import gguf_file, tiny_decoder
 for kind in ("llama", "gemma3"):
     with open(sys.argv[1] + kind, "wb") as file:
         file.write(gguf_file.pack(tiny_decoder.values(kind), {}))
-PYTHON
+E
             echo "skipped: a whole GGUF file to begin with: $python has no NumPy"
         ;;
     safetensors)

@@ -337,7 +337,8 @@ static float product(int type, const unsigned char *panel, const qkv_terms *a, p
 static void check_product(const qt_set *set, qt_rng *rng, int type, size_t rows, size_t cols, size_t k, int where) {
     const size_t blocks = (k + 31) / 32, ldc = draw_tile_ld(rng, cols);
     const ptrdiff_t lda = (ptrdiff_t)rows + qt_range(rng, 0, 2);
-    qt_describe("%s rows=%zu cols=%zu k=%zu lda=%td ldc=%zu where=%d", case_type_name[type], rows, cols, k, lda, ldc, where);
+    qt_describe("%s rows=%zu cols=%zu k=%zu lda=%td ldc=%zu where=%d", case_type_name[type], rows, cols, k, lda, ldc,
+                where);
     const unsigned char *panel = draw_panel(rng, type, k, where);
     const qkv_terms *a = draw_terms(rng, blocks, rows, lda, k, where);
     float *got = qt_tile(rows, ldc, where);
