@@ -105,6 +105,9 @@ QKV_API const char *qkv_status_string(qkv_status status);
 #define QKV_CPU_NEON (UINT64_C(1) << 7)
 #define QKV_CPU_OS_YMM (UINT64_C(1) << 8)  /* XCR0: 256-bit registers are saved */
 #define QKV_CPU_OS_ZMM (UINT64_C(1) << 9)  /* XCR0: 512-bit and mask registers are saved */
+#define QKV_CPU_AVX512VNNI (UINT64_C(1) << 10)
+#define QKV_CPU_AVXVNNI (UINT64_C(1) << 11)
+#define QKV_CPU_DOTPROD (UINT64_C(1) << 12)
 
 typedef struct qkv_cpu {
     char name[64];                  /* as the CPU calls itself; "" when it does not tell */
@@ -120,8 +123,8 @@ QKV_API const char *qkv_cpu_feature_name(uint64_t feature);
 /* What a caller may ask for; zero (or a NULL config) means the best kernel set this CPU can run. */
 typedef struct qkv_config {
     size_t size;                /* sizeof(qkv_config) */
-    const char *isa;            /* run exactly this kernel set: "avx512", "avx2", "neon" or "ref" */
-    const char *max_isa;        /* run none above this one in the list of qkv_kernel_set_query */
+    const char *isa;            /* run exactly this kernel set: "avx2", "neon", "ref", …, see qkv_kernel_set_query */
+    const char *max_isa;        /* run none above this one in that list */
     uint64_t disabled_features; /* QKV_CPU_* bits to treat as missing */
 } qkv_config;
 

@@ -240,6 +240,18 @@ on_fastest_set() { # PRESET SET [CTest option…]
     QKV_ISA=$set QKV_QUICK=1 run_tests "$preset" "$@"
 }
 
+# The same where sets are emulated that differ in products of packed weights only: those by all of them.
+on_set_and_variants() { # PRESET SET [CTest option…]
+    on_fastest_set "$@"
+    status=$?
+    mv "$logs/$name.counts" "$logs/$name.first"
+    echo "packed weights on all sets:"
+    QKV_QUICK=1 run_tests "$1" -R '^test_packed_kernels$' || status=1
+    mv "$logs/$name.counts" "$logs/$name.second"
+    add_counts "$logs/$name.first" "$logs/$name.second"
+    return $status
+}
+
 # Options that let the reference use the CPU's fma, in place of one in integers that takes most of a test's time. GCC's
 # build and the matrix test that one.
 reference_fma() { # BUILD-TYPE OPTIONS-OF-THAT-TYPE
@@ -280,7 +292,7 @@ with_emulated_avx512() {
     *) skip "the CPU has AVX-512 itself, or is no x86-64" ;;
     esac
     echo '#include <simde/x86/avx512.h>' | cc -x c -E - >/dev/null 2>&1 || skip "SIMDe is not installed"
-    build emulated "$(reference_fma RELEASE '-O3 -DNDEBUG')" && QKV_ISA=avx512 QKV_QUICK=1 run_tests emulated
+    build emulated "$(reference_fma RELEASE '-O3 -DNDEBUG')" && on_set_and_variants emulated avx512vnni
 }
 
 with_aarch64() {
@@ -289,7 +301,7 @@ with_aarch64() {
     have qemu-aarch64 || have qemu-aarch64-static || skip "qemu-user is not installed"
     test -e build/aarch64-deps/usr/include/cmocka.h || skip "libcmocka for arm64 could not be fetched"
     # what examples and adapters do is seen natively; under emulation their speed tables and teams take minutes
-    build aarch64 && QKV_QEMU=1 on_fastest_set aarch64 neon -E '^(engine|test_pthreads|test_openmp)$'
+    build aarch64 && QKV_QEMU=1 on_set_and_variants aarch64 dotprod -E '^(engine|test_pthreads|test_openmp)$'
 }
 
 with_one_set() { # chosen by name, as a user would

@@ -27,6 +27,11 @@
 #ifndef QKV_X86_64
 #define QKV_X86_64 0
 #endif
+#if QKV_X86_64 && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define QKV_AVXVNNI 1 /* the compiler knows it */
+#else
+#define QKV_AVXVNNI 0
+#endif
 #ifndef QKV_AARCH64
 #define QKV_AARCH64 0
 #endif

@@ -10,19 +10,28 @@
 #else
 #define X86(table) NULL
 #endif
+#if QKV_AVXVNNI
+#define VNNI(table) &table
+#else
+#define VNNI(table) NULL
+#endif
 #if QKV_AARCH64
 #define ARM(table) &table
 #else
 #define ARM(table) NULL
 #endif
 
-/* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture has no table. */
+/* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture, or one that the
+ * compiler does not know, has no table. */
 static const struct {
     const char *name;
     const qkv_kernels *kernels;
 } sets[] = {
+    {"avx512vnni", X86(qkv_kernels_avx512vnni)},
     {"avx512", X86(qkv_kernels_avx512)},
+    {"avxvnni", VNNI(qkv_kernels_avxvnni)},
     {"avx2", X86(qkv_kernels_avx2)},
+    {"dotprod", ARM(qkv_kernels_dotprod)},
     {"neon", ARM(qkv_kernels_neon)},
     {"portable", &qkv_kernels_portable},
     {"ref", &qkv_kernels_ref},
@@ -119,7 +128,8 @@ qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_se
     if (set->selected)
         return QKV_OK;
     if (!kernels) {
-        append(set->reason, sizeof set->reason, "built for another architecture");
+        append(set->reason, sizeof set->reason, QKV_X86_64 && same(set->name, "avxvnni") ? "built by a compiler that does not know it"
+                                                                        : "built for another architecture");
     } else if (!set->available) {
         append(set->reason, sizeof set->reason, "missing:");
         uint64_t missing = kernels->needs & ~ctx->features;

@@ -38,6 +38,7 @@ static uint64_t x86_features(void) {
         found |= one.ecx >> 12 & 1 ? QKV_CPU_FMA : 0;
         found |= one.ecx >> 29 & 1 ? QKV_CPU_F16C : 0;
         found |= seven.ebx >> 5 & 1 ? QKV_CPU_AVX2 : 0;
+        found |= seven.eax >= 1 && cpuid(7, 1).eax >> 4 & 1 ? QKV_CPU_AVXVNNI : 0;
     }
     if ((xcr0 & ZMM) == ZMM) {
         found |= QKV_CPU_OS_ZMM;
@@ -45,6 +46,7 @@ static uint64_t x86_features(void) {
         found |= seven.ebx >> 17 & 1 ? QKV_CPU_AVX512DQ : 0;
         found |= seven.ebx >> 30 & 1 ? QKV_CPU_AVX512BW : 0;
         found |= seven.ebx >> 31 & 1 ? QKV_CPU_AVX512VL : 0;
+        found |= seven.ecx >> 11 & 1 ? QKV_CPU_AVX512VNNI : 0;
     }
     return found;
 }
@@ -88,10 +90,11 @@ void qkv_cpu_query(qkv_cpu *cpu) {
     x86_caches(cpu);
     x86_name(cpu->name);
 #elif QKV_AARCH64
-    enum { HWCAP_ASIMD = 2 };
+    enum { HWCAP_ASIMD = 1 << 1, HWCAP_ASIMDDP = 1 << 20 };
     uint64_t hwcap = qkv_hwcap();
     /* Without an auxiliary vector (bare metal, other systems) the architecture's base holds. */
     cpu->features = hwcap == 0 || (hwcap & HWCAP_ASIMD) ? QKV_CPU_NEON : 0;
+    cpu->features |= hwcap & HWCAP_ASIMDDP ? QKV_CPU_DOTPROD : 0;
 #endif
 }
 
@@ -104,7 +107,10 @@ const char *qkv_cpu_feature_name(uint64_t feature) {
     case QKV_CPU_AVX512BW: return "avx512bw";
     case QKV_CPU_AVX512DQ: return "avx512dq";
     case QKV_CPU_AVX512VL: return "avx512vl";
+    case QKV_CPU_AVX512VNNI: return "avx512vnni";
+    case QKV_CPU_AVXVNNI: return "avxvnni";
     case QKV_CPU_NEON: return "neon";
+    case QKV_CPU_DOTPROD: return "dotprod";
     case QKV_CPU_OS_YMM: return "os_ymm";
     case QKV_CPU_OS_ZMM: return "os_zmm";
     default: return NULL;

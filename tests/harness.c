@@ -382,12 +382,31 @@ static test *add(const char *name, const char *suffix) {
     return t;
 }
 
+static void add_for_set(const char *name, void (*per_set)(const qt_set *set), const qt_set *set) {
+    test *t = add(name, set->name);
+    t->per_set = per_set;
+    t->set = set;
+}
+
+/* Whether all but products of packed weights is another set's. */
+static bool is_variant(size_t number) {
+    for (size_t i = number + 1; i < qt.num_sets; i++) {
+        if (qt.sets[i].kernels->gemm == qt.sets[number].kernels->gemm)
+            return true;
+    }
+    return false;
+}
+
 void qt_each_set(const char *name, void (*per_set)(const qt_set *set)) {
     for (size_t i = 0; i < qt.num_sets; i++) {
-        test *t = add(name, qt.sets[i].name);
-        t->per_set = per_set;
-        t->set = &qt.sets[i];
+        if (!is_variant(i))
+            add_for_set(name, per_set, &qt.sets[i]);
     }
+}
+
+void qt_each_set_and_variant(const char *name, void (*per_set)(const qt_set *set)) {
+    for (size_t i = 0; i < qt.num_sets; i++)
+        add_for_set(name, per_set, &qt.sets[i]);
 }
 
 void qt_once(const char *name, void (*once)(void)) {

@@ -52,7 +52,7 @@ static void print_text(const qkv_ctx *ctx, const qkv_cpu *cpu) {
         qkv_kernel_set set;
         if (qkv_kernel_set_query(ctx, i, &set) != QKV_OK)
             continue;
-        printf("  %-8s %s%s%s\n", set.name,
+        printf("  %-10s %s%s%s\n", set.name,
                set.selected ? "selected" : set.available ? "available" : "unavailable", set.reason[0] ? ": " : "",
                set.reason);
     }

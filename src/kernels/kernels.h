@@ -202,9 +202,12 @@ typedef struct qkv_kernels qkv_kernels;
 /* A table exists only in builds for its architecture. */
 extern const qkv_kernels qkv_kernels_ref, qkv_kernels_portable;
 #if QKV_X86_64
-extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
+extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512, qkv_kernels_avx512vnni;
+#if QKV_AVXVNNI
+extern const qkv_kernels qkv_kernels_avxvnni;
+#endif
 #elif QKV_AARCH64
-extern const qkv_kernels qkv_kernels_neon;
+extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod;
 #endif
 
 QKV_INTERNAL_END

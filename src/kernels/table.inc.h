@@ -1,7 +1,11 @@
 /* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME,
- * KERNELS_NEEDS, TILE_ROWS, NT_ROWS, and the entries as static functions.
+ * KERNELS_NEEDS, TILE_ROWS, NT_ROWS, and the entries as static functions. Included again it makes the table of a set
+ * that shares them, but for those that macros name: GEMM_WEIGHTS.
  *
  * SPDX-License-Identifier: MIT */
+#ifndef GEMM_WEIGHTS
+#define GEMM_WEIGHTS gemm_weights
+#endif
 const qkv_kernels KERNELS = {
     .name = KERNELS_NAME,
     .needs = KERNELS_NEEDS,
@@ -16,7 +20,7 @@ const qkv_kernels KERNELS = {
     .gemm_stored = gemm_stored,
     .widen_weights = widen_weights,
     .quantize_rows = quantize_rows,
-    .gemm_weights = gemm_weights,
+    .gemm_weights = GEMM_WEIGHTS,
     .scale_columns = scale_columns,
     .sum_visible = sum_visible,
     .logits = logits,
@@ -36,3 +40,7 @@ const qkv_kernels KERNELS = {
     .row_dots = row_dots,
     .add = add,
 };
+#undef KERNELS
+#undef KERNELS_NAME
+#undef KERNELS_NEEDS
+#undef GEMM_WEIGHTS

@@ -310,8 +310,9 @@ QKV_INLINE void fetch_weights(const unsigned char *at, const unsigned char *end)
     }
 }
 
-static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
-                         size_t rows, size_t cols, size_t k) {
+/* The entry gemm_weights, a block by `product`. */
+static void multiply_weights(product_function *product, float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda,
+                             const void *panel, int type, size_t rows, size_t cols, size_t k) {
     const weight_functions *kind = &weight_kinds[type];
     _Alignas(64) float factors[2 * QKV_PANEL];
     for (size_t n; rows > 0; rows -= n, c += (ptrdiff_t)n * ldc, a += n) {
@@ -328,7 +329,7 @@ static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t 
             if (kind->factors)
                 kind->factors(factors, at.group, at.block);
             const unsigned char *block = at.block;
-            kind->product(c, ldc, terms, n, cols, at.integers, factors);
+            product(c, ldc, terms, n, cols, at.integers, factors);
             weight_blocks_next(&at);
             fetch_weights(block + WEIGHTS_AHEAD, at.block + WEIGHTS_AHEAD);
         }
@@ -338,6 +339,11 @@ static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t 
         }
     }
     v_leave();
+}
+
+static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
+                         size_t rows, size_t cols, size_t k) {
+    multiply_weights(weight_kinds[type].product, c, ldc, a, lda, panel, type, rows, cols, k);
 }
 
 /* ---------------------------------------------------------------------------------------------------- activations */

@@ -8,6 +8,8 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 
+#include "emulated_dpbusd.h"
+
 #define V_PIN(x)
 
 /* What SIMDe 0.7.4 does not have. */
@@ -173,4 +175,24 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
+#include "kernels/table.inc.h"
+
+static inline simde__m512i add_dots(simde__m512i sum, simde__m512i w, simde__m512i a) {
+    simde__m512i_private x = simde__m512i_to_private(sum), y = simde__m512i_to_private(w), z = simde__m512i_to_private(a);
+    for (int half = 0; half < 2; half++)
+        x.m256i[half] = emulated_dpbusd(x.m256i[half], y.m256i[half], z.m256i[half]);
+    return simde__m512i_from_private(x);
+}
+
+#define DOT_VECTORS 4
+#define SIGNED_DOTS 0
+typedef const int8_t *vterms;
+QKV_INLINE vterms d_terms(const int8_t *q) { return q; }
+QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return add_dots(sum, w, i_words(a + 4 * g)); }
+#include "kernels/weights_dots.inc.h"
+
+#define KERNELS qkv_kernels_avx512vnni
+#define KERNELS_NAME "avx512vnni"
+#define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
+#define GEMM_WEIGHTS gemm_weights_dots
 #include "kernels/table.inc.h"

@@ -378,7 +378,7 @@ int main(int argc, char **argv) {
     qt_each_set("widen_weights", test_widen_weights);
     qt_each_set("quantize_rows", test_quantize_rows);
     qt_each_set("rounds_to_even", test_rounds_to_even);
-    qt_each_set("limits", test_limits);
-    qt_each_set("gemm_weights", test_gemm_weights);
+    qt_each_set_and_variant("limits", test_limits);
+    qt_each_set_and_variant("gemm_weights", test_gemm_weights);
     return qt_run();
 }

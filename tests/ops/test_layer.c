@@ -315,7 +315,7 @@ static void test_raw_heads_are_plain_attention(const qt_set *set) {
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("layer_equals_its_steps", test_layer_equals_its_steps);
-    qt_each_set("rows_in_8_bits_are_shared", test_rows_in_8_bits_are_shared);
+    qt_each_set_and_variant("rows_in_8_bits_are_shared", test_rows_in_8_bits_are_shared);
     qt_once("sets_agree_within_the_bound", test_sets_agree_within_the_bound);
     qt_each_set("raw_heads_are_plain_attention", test_raw_heads_are_plain_attention);
     return qt_run();

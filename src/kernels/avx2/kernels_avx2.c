@@ -43,4 +43,35 @@
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
 #include "../table.inc.h"
 
+/* "avxvnni": the same, but for products of packed weights. */
+#if QKV_AVXVNNI
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avxvnni")
+#endif
+
+#define DOT_VECTORS 2
+#define SIGNED_DOTS 0
+typedef const int8_t *vterms;
+QKV_INLINE vterms d_terms(const int8_t *q) { return q; }
+QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return _mm256_dpbusd_avx_epi32(sum, w, i_words(a + 4 * g)); }
+#include "../weights_dots.inc.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#define KERNELS qkv_kernels_avxvnni
+#define KERNELS_NAME "avxvnni"
+#define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVXVNNI | QKV_CPU_OS_YMM)
+#define GEMM_WEIGHTS gemm_weights_dots
+#include "../table.inc.h"
+
+#endif
+
 #endif

@@ -9,14 +9,16 @@
 /* clang 18 to 21 count 512-bit registers as a feature of its own, which a command line may have left out (zig cc does);
  * older and newer ones do not know it. Apple's clang has other numbers, and leaves none out. */
 #if defined(__clang__) && !defined(__apple_build_version__) && __clang_major__ >= 18 && __clang_major__ <= 21
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,evex512"))), \
-                             apply_to = function)
-#elif defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"))), \
-                             apply_to = function)
+#define TARGET "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,evex512"
+#else
+#define TARGET "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
+#endif
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target(TARGET))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl") /* no macro can stand here */
 #endif
 #define QKV_HAVE_FMA 1
 
@@ -53,6 +55,35 @@
 #define KERNELS_NEEDS                                                                                             \
     (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
      QKV_CPU_AVX512VL | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
+#include "../table.inc.h"
+
+/* "avx512vnni": the same, but for products of packed weights. */
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target(TARGET ",avx512vnni"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#endif
+
+#define DOT_VECTORS 4
+#define SIGNED_DOTS 0
+typedef const int8_t *vterms;
+QKV_INLINE vterms d_terms(const int8_t *q) { return q; }
+QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return _mm512_dpbusd_epi32(sum, w, i_words(a + 4 * g)); }
+#include "../weights_dots.inc.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#define KERNELS qkv_kernels_avx512vnni
+#define KERNELS_NAME "avx512vnni"
+#define KERNELS_NEEDS                                                                                             \
+    (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
+     QKV_CPU_AVX512VL | QKV_CPU_AVX512VNNI | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
+#define GEMM_WEIGHTS gemm_weights_dots
 #include "../table.inc.h"
 
 #endif
