@@ -106,8 +106,9 @@ QKV_API const char *qkv_status_string(qkv_status status);
 #define QKV_CPU_OS_YMM (UINT64_C(1) << 8)  /* XCR0: 256-bit registers are saved */
 #define QKV_CPU_OS_ZMM (UINT64_C(1) << 9)  /* XCR0: 512-bit and mask registers are saved */
 #define QKV_CPU_AVX512VNNI (UINT64_C(1) << 10)
-#define QKV_CPU_AVXVNNI (UINT64_C(1) << 11)
-#define QKV_CPU_DOTPROD (UINT64_C(1) << 12)
+#define QKV_CPU_AVX512BF16 (UINT64_C(1) << 11)
+#define QKV_CPU_AVXVNNI (UINT64_C(1) << 12)
+#define QKV_CPU_DOTPROD (UINT64_C(1) << 13)
 
 typedef struct qkv_cpu {
     char name[64];                  /* as the CPU calls itself; "" when it does not tell */
@@ -145,6 +146,8 @@ typedef struct qkv_kernel_set {
     const char *name;
     int32_t available; /* this build, CPU and operating system can run it */
     int32_t selected;  /* this context runs it */
+    uint32_t arithmetics; /* bit 1 << QKV_ARITHMETIC_… is set: it has instructions for products in that one. In others it
+                           * gives the same bits by those it has, in bfloat16 at the speed of floats. */
     char reason[112];  /* why it is not selected: the missing feature by name, the caller's cap, …; "" when it is */
 } qkv_kernel_set;
 
@@ -366,6 +369,9 @@ typedef struct qkv_head_steps {
 /* x in int8 with a scale for each 32 terms of a row, products of integers, sums of these in f32 (docs/numerics.md):
  * bits of its own, the same on every CPU. For weights in QKV_INT8 or in blocks; else QKV_ERROR_FLAGS. */
 #define QKV_ARITHMETIC_INT8 1
+/* x and weights of any type rounded to bfloat16, sums of products in f32, two terms at a time (docs/numerics.md): bits of
+ * its own, the same on every CPU. Values below 2⁻⁵⁶ are taken as 0. */
+#define QKV_ARITHMETIC_BF16 2
 
 /* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).
  *
@@ -387,7 +393,7 @@ typedef struct qkv_projection_desc {
     qkv_rope rope;        /* for all parts that rotate (rotary_dim 0: head_dim of the first); else not looked at */
     void *cache;          /* where parts are stored that say so */
     int64_t first_sequence; /* a run may change it */
-    int64_t arithmetic;   /* QKV_ARITHMETIC_F32 or QKV_ARITHMETIC_INT8, of all parts */
+    int64_t arithmetic;   /* QKV_ARITHMETIC_…, of all parts */
 } qkv_projection_desc;
 
 /* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each
@@ -650,7 +656,7 @@ typedef struct qkv_layer_desc {
     void *cache;                  /* optional: see above */
     int64_t first_sequence;       /* a run may change it */
     int32_t wq_type, wk_type, wv_type, wo_type; /* qkv_type that Wq, Wk, Wv and Wo are packed in */
-    int64_t arithmetic;           /* of all projections: QKV_ARITHMETIC_F32 or QKV_ARITHMETIC_INT8 */
+    int64_t arithmetic;           /* of all projections: QKV_ARITHMETIC_… */
     qkv_attention_desc attention;
 } qkv_layer_desc;
 

@@ -27,10 +27,11 @@
 #ifndef QKV_X86_64
 #define QKV_X86_64 0
 #endif
+/* Whether the compiler knows AVX-VNNI, AVX-512 VNNI and AVX-512 BF16. */
 #if QKV_X86_64 && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define QKV_AVXVNNI 1 /* the compiler knows it */
+#define QKV_X86_DOTS 1
 #else
-#define QKV_AVXVNNI 0
+#define QKV_X86_DOTS 0
 #endif
 #ifndef QKV_AARCH64
 #define QKV_AARCH64 0

@@ -10,10 +10,10 @@
 #else
 #define X86(table) NULL
 #endif
-#if QKV_AVXVNNI
-#define VNNI(table) &table
+#if QKV_X86_DOTS
+#define X86_DOTS(table) &table
 #else
-#define VNNI(table) NULL
+#define X86_DOTS(table) NULL
 #endif
 #if QKV_AARCH64
 #define ARM(table) &table
@@ -27,9 +27,10 @@ static const struct {
     const char *name;
     const qkv_kernels *kernels;
 } sets[] = {
-    {"avx512vnni", X86(qkv_kernels_avx512vnni)},
+    {"avx512bf16", X86_DOTS(qkv_kernels_avx512bf16)},
+    {"avx512vnni", X86_DOTS(qkv_kernels_avx512vnni)},
     {"avx512", X86(qkv_kernels_avx512)},
-    {"avxvnni", VNNI(qkv_kernels_avxvnni)},
+    {"avxvnni", X86_DOTS(qkv_kernels_avxvnni)},
     {"avx2", X86(qkv_kernels_avx2)},
     {"dotprod", ARM(qkv_kernels_dotprod)},
     {"neon", ARM(qkv_kernels_neon)},
@@ -44,6 +45,11 @@ static bool same(const char *a, const char *b) {
     while (*a && *a == *b)
         a++, b++;
     return *a == *b;
+}
+
+/* Whether a set is one of this architecture that has no table all the same. */
+static bool of_x86(const char *name) {
+    return QKV_X86_64 && name[0] == 'a';
 }
 
 static int find_set(const char *name) {
@@ -125,11 +131,11 @@ qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_se
     set->name = sets[index].name;
     set->available = can_run(index, ctx->features);
     set->selected = kernels && kernels == ctx->kernels;
+    set->arithmetics = kernels ? kernels->native : 0;
     if (set->selected)
         return QKV_OK;
     if (!kernels) {
-        append(set->reason, sizeof set->reason, QKV_X86_64 && same(set->name, "avxvnni") ? "built by a compiler that does not know it"
-                                                                        : "built for another architecture");
+        append(set->reason, sizeof set->reason, of_x86(set->name) ? "built by a compiler that does not know it" : "built for another architecture");
     } else if (!set->available) {
         append(set->reason, sizeof set->reason, "missing:");
         uint64_t missing = kernels->needs & ~ctx->features;

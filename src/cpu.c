@@ -47,6 +47,7 @@ static uint64_t x86_features(void) {
         found |= seven.ebx >> 30 & 1 ? QKV_CPU_AVX512BW : 0;
         found |= seven.ebx >> 31 & 1 ? QKV_CPU_AVX512VL : 0;
         found |= seven.ecx >> 11 & 1 ? QKV_CPU_AVX512VNNI : 0;
+        found |= seven.eax >= 1 && cpuid(7, 1).eax >> 5 & 1 ? QKV_CPU_AVX512BF16 : 0;
     }
     return found;
 }
@@ -108,6 +109,7 @@ const char *qkv_cpu_feature_name(uint64_t feature) {
     case QKV_CPU_AVX512DQ: return "avx512dq";
     case QKV_CPU_AVX512VL: return "avx512vl";
     case QKV_CPU_AVX512VNNI: return "avx512vnni";
+    case QKV_CPU_AVX512BF16: return "avx512bf16";
     case QKV_CPU_AVXVNNI: return "avxvnni";
     case QKV_CPU_NEON: return "neon";
     case QKV_CPU_DOTPROD: return "dotprod";

@@ -29,6 +29,8 @@ static uint64_t random_bits(void) { /* splitmix64 */
     return z ^ (z >> 31);
 }
 
+static const char *const arithmetic_names[] = {"", " in int8", " in bf16"};
+
 static int64_t between(int64_t low, int64_t high) {
     return low + (int64_t)(random_bits() % (uint64_t)(high - low + 1));
 }
@@ -286,7 +288,7 @@ static void draw_projection(call *c, const qkv_ctx *ctx) {
     const bool typed = chance(60);
     if (typed) {
         d->in_features = 256 * between(1, 2);
-        d->arithmetic = chance(50) ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
+        d->arithmetic = between(QKV_ARITHMETIC_F32, QKV_ARITHMETIC_BF16);
     }
     d->x = strides(false, 1, d->tokens, d->in_features);
     d->x.data = random_tensor(d->batch * d->tokens * d->in_features, 1.0f, chance(10));
@@ -301,7 +303,7 @@ static void draw_projection(call *c, const qkv_ctx *ctx) {
     d->packed = typed ? random_panels(d) : random_weights(ctx, d->in_features, 2, out_features);
     snprintf(c->text, sizeof c->text, "projection batch %lld tokens %lld in %lld out %lld and %lld, types %d and %d%s",
              (long long)d->batch, (long long)d->tokens, (long long)d->in_features, (long long)out_features[0],
-             (long long)out_features[1], (int)d->part[0].type, (int)d->part[1].type, d->arithmetic ? " in int8" : "");
+             (long long)out_features[1], (int)d->part[0].type, (int)d->part[1].type, arithmetic_names[d->arithmetic]);
 }
 
 static void draw_layer(call *c, const qkv_ctx *ctx) {

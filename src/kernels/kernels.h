@@ -67,6 +67,7 @@ struct qkv_kernels {
     uint64_t needs;    /* QKV_CPU_* bits, all required */
     int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
     int32_t few_rows;  /* the most rows gemm_nt takes; with more, packing pays */
+    uint32_t native;   /* bit QKV_ARITHMETIC_… : products in it have instructions of their own */
 
     /* dst[i·ldd + j] = what stored element j of row i means (enum qkv_type; of QKV_INT8 the integer, without its scale,
      * here and below), for i < rows, j < n. Rows are `stride` bytes apart; blocks of QKV_Q8_0 are whole. */
@@ -118,6 +119,23 @@ struct qkv_kernels {
      * fl(y·scale). C: scratch tile, cols ≤ 64; panel 64-byte aligned. */
     void (*gemm_weights)(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                          size_t rows, size_t cols, size_t k);
+
+    /* Products in bfloat16 (docs/numerics.md). What the first two entries write is for the third one of the same table
+     * only: at most 4 bytes a term, k rounded up to an even number of terms. Values are rounded to nearest even, those
+     * below 2⁻⁵⁶ are 0. dst: 4-byte aligned, that of weights 64. */
+
+    /* Terms first … first + k of rows of activations, which are x[i·ldx + 0 … k); first is a multiple of 32. ldd and
+     * below lda count terms, and are even. */
+    void (*rows_bf16)(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows, size_t k);
+
+    /* Terms first … first + k of a packed panel, as widen_weights gives them. */
+    void (*weights_bf16)(void *dst, const void *panel, int type, size_t first, size_t k);
+
+    /* As gemm, with terms first … first + k of A, made by rows_bf16, and B of weights_bf16, cols ≤ 64. The fma chain takes
+     * terms in pairs, ascending, of each pair the second one first: 1, 0, 3, 2, … k is even, or ends the rows: an
+     * odd one is followed by a term 0·0. */
+    void (*gemm_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
+                      size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
     /* t[i·ld + j] = t[i·ld + j]·factors[j] for i < rows, j < cols. */
     void (*scale_columns)(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *factors);
@@ -202,9 +220,9 @@ typedef struct qkv_kernels qkv_kernels;
 /* A table exists only in builds for its architecture. */
 extern const qkv_kernels qkv_kernels_ref, qkv_kernels_portable;
 #if QKV_X86_64
-extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512, qkv_kernels_avx512vnni;
-#if QKV_AVXVNNI
-extern const qkv_kernels qkv_kernels_avxvnni;
+extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
+#if QKV_X86_DOTS
+extern const qkv_kernels qkv_kernels_avxvnni, qkv_kernels_avx512vnni, qkv_kernels_avx512bf16;
 #endif
 #elif QKV_AARCH64
 extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod;

@@ -1,16 +1,23 @@
 /* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME,
  * KERNELS_NEEDS, TILE_ROWS, NT_ROWS, and the entries as static functions. Included again it makes the table of a set
- * that shares them, but for those that macros name: GEMM_WEIGHTS.
+ * that shares them, but for those that macros name: GEMM_WEIGHTS, BF16(entry), and what NATIVE says.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef GEMM_WEIGHTS
 #define GEMM_WEIGHTS gemm_weights
+#endif
+#ifndef BF16
+#define BF16(entry) entry
+#endif
+#ifndef NATIVE
+#define NATIVE 0
 #endif
 const qkv_kernels KERNELS = {
     .name = KERNELS_NAME,
     .needs = KERNELS_NEEDS,
     .tile_rows = 2 * TILE_ROWS,
     .few_rows = NT_ROWS,
+    .native = 1 << QKV_ARITHMETIC_F32 | NATIVE,
     .widen = widen,
     .narrow = narrow,
     .pack = pack,
@@ -21,6 +28,9 @@ const qkv_kernels KERNELS = {
     .widen_weights = widen_weights,
     .quantize_rows = quantize_rows,
     .gemm_weights = GEMM_WEIGHTS,
+    .rows_bf16 = BF16(rows_bf16),
+    .weights_bf16 = BF16(weights_bf16),
+    .gemm_bf16 = BF16(gemm_bf16),
     .scale_columns = scale_columns,
     .sum_visible = sum_visible,
     .logits = logits,
@@ -44,3 +54,5 @@ const qkv_kernels KERNELS = {
 #undef KERNELS_NAME
 #undef KERNELS_NEEDS
 #undef GEMM_WEIGHTS
+#undef BF16
+#undef NATIVE

@@ -47,11 +47,12 @@ typedef struct qkv_projection_shape {
     int64_t block_rows, row_blocks;
     int64_t panels, task_panels, panel_groups;
     int64_t num_tasks, worker_size; /* bytes */
-    /* Where in a worker's bytes: the tile is first; then positions of its rows, weights as floats, rows in 8 bits. */
-    int64_t at, widened, quantized;
-    /* Where rows in 8 bits serve several tasks, a phase before them makes these, k_chunks tasks for each block of rows.
+    /* Where in a worker's bytes: the tile is first; then positions of its rows, weights as floats, rows in 8 bits or
+     * bfloat16. */
+    int64_t at, widened, converted;
+    /* Where such rows serve several tasks, a phase before them makes these, k_chunks tasks for each block of rows.
      * They begin at `shared` in the workspace, of shared_size bytes, and the workers' bytes at `workers`. */
-    int64_t quantize_tasks, k_chunks, shared, shared_size, workers;
+    int64_t convert_tasks, k_chunks, shared, shared_size, workers;
 } qkv_projection_shape;
 
 /* Of a complete descriptor. */
@@ -65,8 +66,8 @@ void qkv_projection_defaults(qkv_projection_desc *d);
 qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *why);
 void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
                         qkv_projection_shape *shape);
-void qkv_projection_quantize(const qkv_kernels *kernels, const qkv_projection_shape *shape,
-                             const qkv_projection_desc *d, void *workspace, int64_t index);
+void qkv_projection_convert(const qkv_kernels *kernels, const qkv_projection_shape *shape,
+                            const qkv_projection_desc *d, void *workspace, int64_t index);
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
                             const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker);
 

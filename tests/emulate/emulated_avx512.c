@@ -171,6 +171,7 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #include "kernels/storage.inc.h"
 #include "kernels/stored.inc.h"
 #include "kernels/weights.inc.h"
+#include "kernels/bf16.inc.h"
 
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"
@@ -195,4 +196,30 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return add_dots(sum, 
 #define KERNELS_NAME "avx512vnni"
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define NATIVE (1 << QKV_ARITHMETIC_INT8)
+#include "kernels/table.inc.h"
+
+/* Two fma for each pair, its second term first: what VDPBF16PS does where nothing is subnormal. */
+static inline simde__m512 add_pairs(simde__m512 sum, simde__m512i b, simde__m512i a) {
+    simde__m512_private x = simde__m512_to_private(sum);
+    const simde__m512i_private y = simde__m512i_to_private(b), z = simde__m512i_to_private(a);
+    const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
+    for (int half = 0; half < 2; half++) {
+        const __m256i second_b = _mm256_and_si256(y.m256i[half], upper), first_b = _mm256_slli_epi32(y.m256i[half], 16);
+        const __m256i second_a = _mm256_and_si256(z.m256i[half], upper), first_a = _mm256_slli_epi32(z.m256i[half], 16);
+        x.m256[half] = _mm256_fmadd_ps(_mm256_castsi256_ps(second_b), _mm256_castsi256_ps(second_a), x.m256[half]);
+        x.m256[half] = _mm256_fmadd_ps(_mm256_castsi256_ps(first_b), _mm256_castsi256_ps(first_a), x.m256[half]);
+    }
+    return simde__m512_from_private(x);
+}
+
+QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return add_pairs(sum, b, a); }
+#include "kernels/bf16_dots.inc.h"
+
+#define KERNELS qkv_kernels_avx512bf16
+#define KERNELS_NAME "avx512bf16"
+#define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
+#define GEMM_WEIGHTS gemm_weights_dots
+#define BF16(entry) entry##_dots
+#define NATIVE (1 << QKV_ARITHMETIC_INT8 | 1 << QKV_ARITHMETIC_BF16)
 #include "kernels/table.inc.h"

@@ -373,6 +373,64 @@ static void test_gemm_weights(const qt_set *set) {
                 }
 }
 
+/* ------------------------------------------------------------------------------------------------------ bfloat16 */
+
+static float rounded(float x) {
+    if (x != x || fabsf(x) < 0x1p-56f)
+        return x != x ? x : 0;
+    const uint32_t bits = qt_bits(x);
+    return qt_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+}
+
+/* Every set against the formula: rows in pieces, terms of a panel from a multiple of 32 on. */
+static void check_bf16(const qt_set *set, qt_rng *rng, int type, size_t rows, size_t cols, int where) {
+    const size_t k = draw_k(rng, type, 300), ldc = draw_tile_ld(rng, cols);
+    const size_t from = (size_t)qt_range(rng, 0, (int64_t)k / 32) * 32, left = k - from,
+                 n = qt_chance(rng, 50) ? left : (size_t)qt_range(rng, 0, (int64_t)left / 2) * 2;
+    const ptrdiff_t ldx = (ptrdiff_t)k + qt_range(rng, 0, 3), lda = (ptrdiff_t)(k + 1) / 2 * 2 + 2 * qt_range(rng, 0, 2);
+    const int accumulate = qt_chance(rng, 50);
+    qt_describe("%s rows=%zu cols=%zu terms %zu + %zu of %zu lda=%td ldc=%zu where=%d", case_type_name[type], rows, cols,
+                from, n, k, lda, ldc, where);
+    const unsigned char *panel = draw_panel(rng, type, k, where);
+    float *x = qt_floats(rows > 0 ? (rows - 1) * (size_t)ldx + k : 0, where);
+    qt_fill(rng, x, rows > 0 ? (rows - 1) * (size_t)ldx + k : 0, qt_range(rng, 0, 2) ? QT_NORMAL : QT_SPRINKLED);
+    qt_read_only(x);
+    float *a = qt_alloc(rows * (size_t)lda * sizeof *a, 4, where);
+    const size_t cut = (size_t)qt_range(rng, 0, (int64_t)k / 32) * 32;
+    set->kernels->rows_bf16(a, lda, 0, x, ldx, rows, cut);
+    set->kernels->rows_bf16(a, lda, cut, x + cut, ldx, rows, k - cut);
+    float *b = qt_alloc((n + 1) / 2 * 2 * 64 * sizeof *b, 64, where);
+    set->kernels->weights_bf16(b, panel, type, from, n);
+    float *got = qt_tile(rows, ldc, where), *want = qt_tile(rows, ldc, where);
+    float *w = qt_alloc((n + 31) / 32 * 32 * 64 * sizeof *w, 64, where);
+    qkv_kernels_ref.widen_weights(w, panel, type, from, n);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < cols; j++) {
+            float y = 0;
+            for (size_t t = 0; t < n; t += 2) {
+                if (t + 1 < n)
+                    y = fmaf(rounded(x[i * (size_t)ldx + from + t + 1]), rounded(w[(t + 1) * 64 + j]), y);
+                y = fmaf(rounded(x[i * (size_t)ldx + from + t]), rounded(w[t * 64 + j]), y);
+            }
+            got[i * ldc + j] = qt_normal(rng);
+            want[i * ldc + j] = accumulate ? got[i * ldc + j] + y : y;
+        }
+    set->kernels->gemm_bf16(got, (ptrdiff_t)ldc, a, lda, from, b, rows, cols, n, accumulate, NULL);
+    expect_tile_gaps("c", got, rows, cols, ldc);
+    qt_expect_rows("c", want, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, cols, QT_ANY_ZERO);
+}
+
+static void test_bf16(const qt_set *set) {
+    qt_rng rng;
+    uint64_t index = 0;
+    for (int type = QKV_F32; type <= LAST_TYPE; type++)
+        for (size_t rows = 0; rows <= 14; rows++)
+            for (int i = 0; i < (qt_quick() ? 2 : 6); i++)
+                if (qt_case(index++, &rng))
+                    check_bf16(set, &rng, type, rows, qt_chance(&rng, 50) ? 64 : (size_t)qt_range(&rng, 1, 64),
+                               i % 2 ? QT_TAIL : QT_HEAD);
+}
+
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("widen_weights", test_widen_weights);
@@ -380,5 +438,6 @@ int main(int argc, char **argv) {
     qt_each_set("rounds_to_even", test_rounds_to_even);
     qt_each_set_and_variant("limits", test_limits);
     qt_each_set_and_variant("gemm_weights", test_gemm_weights);
+    qt_each_set_and_variant("bf16", test_bf16);
     return qt_run();
 }

@@ -87,7 +87,7 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
                                                 c->kv_heads * c->dv};
     const float spread = 1 / sqrtf((float)in);
     const bool integers = c->integers;
-    d->arithmetic = integers ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
+    d->arithmetic = integers ? QKV_ARITHMETIC_INT8 : qt_chance(rng, 70) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
     if (!c->raw) {
         const float *w[3], *bias[3];
         const int64_t kv_dim = d->kv_dim ? d->kv_dim : in;

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+static const char *const arithmetic_name[] = {"", " in int8", " in bf16"};
 static const int types[] = {QKV_F32, QKV_F16, QKV_BF16, QKV_INT8};
 
 /* Q, K and V of a layer, some sequences of which have tokens already. */
@@ -39,11 +40,11 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
     qkv_pack_desc pack = {.size = sizeof pack, .in_features = in, .num_parts = 3};
     c->d = (qkv_projection_desc){.size = sizeof c->d, .batch = batch, .tokens = tokens, .in_features = in,
                                  .num_parts = 3, .first_sequence = first,
-                                 .arithmetic = typed ? qt_range(rng, QKV_ARITHMETIC_F32, QKV_ARITHMETIC_INT8) : 0};
+                                 .arithmetic = typed ? qt_range(rng, QKV_ARITHMETIC_F32, QKV_ARITHMETIC_BF16) : 0};
     for (int i = 0; i < 3; i++) {
         const float *unused;
         if (typed)
-            pack.part[i] = case_weight(rng, case_weight_type(rng, c->d.arithmetic != 0, in), in, columns[i], false,
+            pack.part[i] = case_weight(rng, case_weight_type(rng, c->d.arithmetic == QKV_ARITHMETIC_INT8, in), in, columns[i], false,
                                        &unused);
         else
             pack.part[i] = (qkv_weight){.data = case_normal(rng, in * columns[i]), .out_features = columns[i]};
@@ -63,7 +64,7 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
     qt_describe("B=%d T=%d in=%d heads=%d:%d dim=%d,%d types %d %d, weights %d %d %d%s", (int)batch,
                 (int)tokens, (int)in, (int)c->heads,
                 (int)kv, (int)dim, (int)dv, (int)c->cache.k_type, (int)c->cache.v_type, (int)pack.part[0].type,
-                (int)pack.part[1].type, (int)pack.part[2].type, c->d.arithmetic ? " in int8" : "");
+                (int)pack.part[1].type, (int)pack.part[2].type, arithmetic_name[c->d.arithmetic]);
 }
 
 /* A cache with what its sequences have before. */

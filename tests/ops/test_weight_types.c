@@ -1,5 +1,6 @@
 /* Weights in every type: packing and its inverse; projections over them. In f32 the words of the same projection over
- * the floats that they mean; in int8 those of its definition, written once more here, and within a bound of them.
+ * the floats that they mean; in int8 those of its definition, written once more here, and within a bound of them; in bfloat16
+ * those of the f32 call on rounded operands.
  *
  * SPDX-License-Identifier: MIT */
 #include "oracle_cases.h"
@@ -264,6 +265,49 @@ static void test_int8_of_damaged_blocks(void) {
     in_int8(120, true);
 }
 
+/* ------------------------------------------------------------------------------------------------------ bfloat16 */
+
+static float to_bf16(float x) {
+    if (x != x || fabsf(x) < 0x1p-56f)
+        return x != x ? x : 0;
+    const uint32_t bits = qt_bits(x);
+    return qt_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+}
+
+/* [count][n][width] floats, rounded, the two of each pair of the n swapped; a last pair of one has a 0 before it. */
+static float *swapped_pairs(const float *from, int64_t count, int64_t n, int64_t width) {
+    const int64_t even = (n + 1) / 2 * 2;
+    float *to = qt_floats((size_t)(count * even * width), QT_HEAD);
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t j = 0; j < even; j++)
+            for (int64_t x = 0; x < width; x++)
+                to[(i * even + (j ^ 1)) * width + x] = j < n ? to_bf16(from[(i * n + j) * width + x]) : 0;
+    return to;
+}
+
+/* The words of the f32 call on operands that are rounded and swapped. */
+static void test_bf16_is_f32_of_swapped_pairs(void) {
+    const qkv_ctx reference = case_reference();
+    for (uint64_t i = 0; i < case_count(400); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        typed_case c;
+        draw_case(&rng, &c, (int64_t)(i % (QKV_Q6_K + 1)), false, qt_chance(&rng, 20));
+        const int64_t in = c.desc.in_features, tokens = c.desc.batch * c.desc.tokens;
+        c.plain.in_features = c.pack_plain.in_features = (in + 1) / 2 * 2;
+        for (int p = 0; p < c.desc.num_parts; p++)
+            c.pack_plain.part[p].data = swapped_pairs(c.dense[p], 1, in, c.desc.part[p].out_features);
+        const qkv_output x = {(void *)(uintptr_t)c.desc.x.data, c.desc.x.batch, c.desc.x.head, c.desc.x.token};
+        c.plain.x = (qkv_input){swapped_pairs(case_gather(&x, c.desc.batch, 1, c.desc.tokens, in), tokens, in, 1),
+                                c.desc.tokens * c.plain.in_features, 0, c.plain.in_features};
+        c.desc.arithmetic = QKV_ARITHMETIC_BF16;
+        float *want[QKV_MAX_PARTS];
+        run_case(&reference, &c.plain, &c.pack_plain, 0, 0, want);
+        expect_every_set(&rng, &c, want, case_pack(&reference, &c.pack));
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------------- packing */
 
 /* Unpacked, in any layout, they are the floats; and a matrix packed in pieces is the same bytes. */
@@ -339,6 +383,7 @@ int main(int argc, char **argv) {
     qt_once("damaged_blocks_are_values", test_damaged_blocks_are_values);
     qt_once("int8_is_what_its_definition_says", test_int8_is_what_its_definition_says);
     qt_once("int8_of_damaged_blocks", test_int8_of_damaged_blocks);
+    qt_once("bf16_is_f32_of_swapped_pairs", test_bf16_is_f32_of_swapped_pairs);
     qt_each_set("unpack_gives_the_floats", test_unpack_gives_the_floats);
     qt_once("pieces_of_64_columns_make_the_whole", test_pieces_of_64_columns_make_the_whole);
     return qt_run();

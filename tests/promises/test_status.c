@@ -187,7 +187,7 @@ static void test_projection_refuses(void) {
     PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.part[0].type = -1);
     PLAN_REFUSES(projection, QKV_ERROR_SHAPE, d.part[0].type = QKV_Q4_0); /* 10 inputs */
     PLAN_REFUSES(projection, QKV_ERROR_SHAPE, (d.in_features = 32, d.part[0].type = QKV_Q4_K));
-    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = 2);
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = 3);
     PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = -1);
     PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_INT8); /* of floats */
     PLAN_REFUSES(projection, QKV_ERROR_FLAGS, (d.arithmetic = QKV_ARITHMETIC_INT8, d.part[0].type = QKV_INT8,

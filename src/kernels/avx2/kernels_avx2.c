@@ -31,6 +31,7 @@
 #include "../storage.inc.h"
 #include "../stored.inc.h"
 #include "../weights.inc.h"
+#include "../bf16.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -44,7 +45,7 @@
 #include "../table.inc.h"
 
 /* "avxvnni": the same, but for products of packed weights. */
-#if QKV_AVXVNNI
+#if QKV_X86_DOTS
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)
@@ -70,6 +71,7 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return _mm256_dpbusd_
 #define KERNELS_NAME "avxvnni"
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVXVNNI | QKV_CPU_OS_YMM)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
 
 #endif

@@ -128,11 +128,19 @@ QKV_INLINE vec v_set_f16(const unsigned char *p) {
 QKV_INLINE void v_store_f16(unsigned char *p, vec x) {
     _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
-QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+/* The upper half of each lane is the bfloat16. */
+QKV_INLINE __m256i to_bf16(vec x) {
     __m256i bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
     __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-    rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(v_is_nan(x))), 16);
+    return _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(v_is_nan(x)));
+}
+QKV_INLINE vec v_round_bf16(vec x) {
+    return _mm256_castsi256_ps(_mm256_and_si256(to_bf16(x), _mm256_set1_epi32((int)0xffff0000)));
+}
+QKV_INLINE vec v_swap(vec a) { return _mm256_permute_ps(a, 0xb1); } /* the two lanes of each pair */
+QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+    __m256i rounded = _mm256_srli_epi32(to_bf16(x), 16);
     _mm_storeu_si128((__m128i *)p, _mm_packus_epi32(_mm256_castsi256_si128(rounded),
                                                     _mm256_extracti128_si256(rounded, 1)));
 }

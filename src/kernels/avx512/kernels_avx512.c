@@ -43,6 +43,7 @@
 #include "../storage.inc.h"
 #include "../stored.inc.h"
 #include "../weights.inc.h"
+#include "../bf16.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -57,7 +58,8 @@
      QKV_CPU_AVX512VL | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
 #include "../table.inc.h"
 
-/* "avx512vnni": the same, but for products of packed weights. */
+/* "avx512vnni": the same, but for products in 8 bits. */
+#if QKV_X86_DOTS
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target(TARGET ",avx512vnni"))), apply_to = function)
 #else
@@ -84,6 +86,36 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return _mm512_dpbusd_
     (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
      QKV_CPU_AVX512VL | QKV_CPU_AVX512VNNI | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
+
+/* "avx512bf16": the same, and products in bfloat16. */
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target(TARGET ",avx512bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#endif
+
+QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)a); }
+#include "../bf16_dots.inc.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#define KERNELS qkv_kernels_avx512bf16
+#define KERNELS_NAME "avx512bf16"
+#define KERNELS_NEEDS                                                                                             \
+    (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
+     QKV_CPU_AVX512VL | QKV_CPU_AVX512VNNI | QKV_CPU_AVX512BF16 | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
+#define GEMM_WEIGHTS gemm_weights_dots
+#define BF16(entry) entry##_dots
+#define NATIVE (1 << QKV_ARITHMETIC_INT8 | 1 << QKV_ARITHMETIC_BF16)
+#include "../table.inc.h"
+
+#endif
 
 #endif

@@ -136,12 +136,19 @@ QKV_INLINE vec v_set_f16(const unsigned char *p) {
 QKV_INLINE void v_store_f16(unsigned char *p, vec x) {
     _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
-QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+/* The upper half of each lane is the bfloat16. */
+QKV_INLINE __m512i to_bf16(vec x) {
     __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_epi32(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
     __m512i quiet = _mm512_or_epi32(bits, _mm512_set1_epi32(0x400000));
-    rounded = _mm512_srli_epi32(_mm512_mask_blend_epi32(v_is_nan(x), rounded, quiet), 16);
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(rounded));
+    return _mm512_mask_blend_epi32(v_is_nan(x), rounded, quiet);
+}
+QKV_INLINE vec v_round_bf16(vec x) {
+    return _mm512_castsi512_ps(_mm512_and_epi32(to_bf16(x), _mm512_set1_epi32((int)0xffff0000)));
+}
+QKV_INLINE vec v_swap(vec a) { return _mm512_permute_ps(a, 0xb1); } /* the two lanes of each pair */
+QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(to_bf16(x), 16)));
 }
 
 /* Words of 32 bits in lanes, and their bytes. */
@@ -162,6 +169,7 @@ QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up 
                       : a;
 }
 QKV_INLINE vec v_from_i(vint a) { return _mm512_cvtepi32_ps(a); }
+QKV_INLINE vint i_bits(vec a) { return _mm512_castps_si512(a); }
 
 /* Byte n of each word, signed. */
 QKV_INLINE vec v_byte(vint a, int n) {

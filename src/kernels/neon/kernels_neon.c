@@ -21,6 +21,7 @@
 #include "../storage.inc.h"
 #include "../stored.inc.h"
 #include "../weights.inc.h"
+#include "../bf16.inc.h"
 
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"
@@ -66,6 +67,7 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) {
 #define KERNELS_NAME "dotprod"
 #define KERNELS_NEEDS (QKV_CPU_NEON | QKV_CPU_DOTPROD)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
 
 #endif

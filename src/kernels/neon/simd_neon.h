@@ -179,11 +179,17 @@ QKV_INLINE vec v_set_f16(const unsigned char *p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(x)));
 }
 QKV_INLINE void v_store_f16(unsigned char *p, vec x) { vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(x))); }
-QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+/* The upper half of each lane is the bfloat16. */
+QKV_INLINE uint32x4_t to_bf16(vec x) {
     uint32x4_t bits = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
     uint32x4_t quiet = vorrq_u32(bits, vdupq_n_u32(0x400000));
-    vst1_u8(p, vreinterpret_u8_u16(vshrn_n_u32(vbslq_u32(v_is_nan(x), quiet, rounded), 16)));
+    return vbslq_u32(v_is_nan(x), quiet, rounded);
+}
+QKV_INLINE vec v_round_bf16(vec x) { return vreinterpretq_f32_u32(vandq_u32(to_bf16(x), vdupq_n_u32(0xffff0000))); }
+QKV_INLINE vec v_swap(vec a) { return vrev64q_f32(a); } /* the two lanes of each pair */
+QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
+    vst1_u8(p, vreinterpret_u8_u16(vshrn_n_u32(to_bf16(x), 16)));
 }
 
 /* Words of 32 bits in lanes, and their bytes. */

@@ -168,6 +168,8 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     }
 }
 
+#include "../bf16_loops.inc.h"
+
 #define KERNELS qkv_kernels_portable
 #define KERNELS_NAME "portable"
 #define KERNELS_NEEDS 0

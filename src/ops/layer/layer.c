@@ -439,8 +439,8 @@ static qkv_status cut_layer(const qkv_ctx *ctx, const qkv_layer_desc *d, int32_t
 }
 
 /* Of the first phase, if there is that one. */
-static int64_t quantize_tasks_in(const layer_shape *shape) {
-    return shape->in.quantize_tasks + shape->in_kv.quantize_tasks;
+static int64_t convert_tasks_in(const layer_shape *shape) {
+    return shape->in.convert_tasks + shape->in_kv.convert_tasks;
 }
 
 static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *workspace, int32_t phase, int64_t index,
@@ -452,10 +452,10 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
     qkv_layer_connect(d, &shape.tensors, workspace, &calls);
     void *scratch = workspace ? (float *)workspace + shape.scratch : NULL;
     int64_t unused[3];
-    if (d->w_qkv && quantize_tasks_in(&shape) > 0 && phase-- == 0) {
-        bool first = index < shape.in.quantize_tasks;
-        qkv_projection_quantize(plan->kernels, first ? &shape.in : &shape.in_kv, first ? &calls.in : &calls.in_kv,
-                                scratch, first ? index : index - shape.in.quantize_tasks);
+    if (d->w_qkv && convert_tasks_in(&shape) > 0 && phase-- == 0) {
+        bool first = index < shape.in.convert_tasks;
+        qkv_projection_convert(plan->kernels, first ? &shape.in : &shape.in_kv, first ? &calls.in : &calls.in_kv,
+                                scratch, first ? index : index - shape.in.convert_tasks);
         return;
     }
     phase -= d->w_qkv ? 1 : 0;
@@ -466,8 +466,8 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
         qkv_projection_execute(plan->kernels, &shape.in_kv, &calls.in_kv, scratch, index - shape.in.num_tasks, worker);
     else if (phase < of_attention)
         qkv_attention_execute(plan->kernels, &shape.attention, &calls.attention, scratch, phase, index, worker);
-    else if (phase == of_attention && shape.out.quantize_tasks > 0)
-        qkv_projection_quantize(plan->kernels, &shape.out, &calls.out, scratch, index);
+    else if (phase == of_attention && shape.out.convert_tasks > 0)
+        qkv_projection_convert(plan->kernels, &shape.out, &calls.out, scratch, index);
     else
         qkv_projection_execute(plan->kernels, &shape.out, &calls.out, scratch, index, worker);
 }
@@ -567,15 +567,15 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
     qkv_status status = cut_layer(ctx, d, plan->max_workers, &shape, &plan->workspace_size);
     if (status != QKV_OK)
         return status;
-    if (d->w_qkv && quantize_tasks_in(&shape) > 0)
-        plan->num_tasks[plan->num_phases++] = quantize_tasks_in(&shape);
+    if (d->w_qkv && convert_tasks_in(&shape) > 0)
+        plan->num_tasks[plan->num_phases++] = convert_tasks_in(&shape);
     if (d->w_qkv)
         plan->num_tasks[plan->num_phases++] = shape.in.num_tasks + shape.in_kv.num_tasks;
     plan->num_phases += qkv_attention_phases(&shape.attention, plan->num_tasks + plan->num_phases);
     if (!qkv_layer_attends(d))
         memset(plan->num_tasks, 0, sizeof plan->num_tasks);
-    if (d->w_o && shape.out.quantize_tasks > 0)
-        plan->num_tasks[plan->num_phases++] = shape.out.quantize_tasks;
+    if (d->w_o && shape.out.convert_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.out.convert_tasks;
     if (d->w_o)
         plan->num_tasks[plan->num_phases++] = shape.out.num_tasks;
     _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");

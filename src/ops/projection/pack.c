@@ -18,7 +18,7 @@ qkv_status qkv_check_weights(int64_t type, int64_t in_features, int64_t out_feat
 }
 
 qkv_status qkv_check_arithmetic(int64_t arithmetic, int64_t type, qkv_problem *why) {
-    if (arithmetic != QKV_ARITHMETIC_F32 && arithmetic != QKV_ARITHMETIC_INT8)
+    if (arithmetic < QKV_ARITHMETIC_F32 || arithmetic > QKV_ARITHMETIC_BF16)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is %, none that there is", arithmetic, 0);
     if (arithmetic == QKV_ARITHMETIC_INT8 && type != QKV_INT8 && qkv_weight_terms((int)type) == 1)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is %, but weights of type % are no integers",

@@ -18,7 +18,7 @@
  * more than WIDE_TILE panels wide. */
 enum { MAX_BLOCK_TOKENS = 192, WIDE_TILE = 4 };
 
-/* So many blocks of 32 terms of rows in 8 bits, and a phase that makes them for all tasks pays. */
+/* So many blocks of 32 terms of rows in 8 bits or bfloat16, and a phase that makes them for all tasks pays. */
 enum { SHARED_BLOCKS = 512 };
 
 /* Panels of a tile: those of whole heads, at most all of the part, where the heads have steps. */
@@ -173,9 +173,14 @@ static bool batches_join(const qkv_projection_desc *d) {
     return join;
 }
 
-/* Bytes of blocks of rows in 8 bits, or more than a workspace may have. */
-static int64_t quantized_size(int64_t blocks, int64_t rows, int64_t in_features) {
-    const int64_t factors[4] = {qkv_ceil_div(in_features, QKV_BLOCK_TERMS), blocks, rows, (int64_t)sizeof(qkv_terms)};
+/* Bytes of 32 terms of a row in 8 bits, or in bfloat16. */
+static int64_t bytes_of_terms(const qkv_projection_desc *d) {
+    return d->arithmetic == QKV_ARITHMETIC_INT8 ? (int64_t)sizeof(qkv_terms) : QKV_BLOCK_TERMS * (int64_t)sizeof(float);
+}
+
+/* Bytes of blocks of such rows, or more than a workspace may have. */
+static int64_t converted_size(const qkv_projection_desc *d, int64_t blocks, int64_t rows) {
+    const int64_t factors[4] = {qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), blocks, rows, bytes_of_terms(d)};
     int64_t size;
     return qkv_product(factors, 4, QKV_MOST_WORKSPACE, &size) ? qkv_round_up(size, 64) : 2 * QKV_MOST_WORKSPACE;
 }
@@ -226,20 +231,20 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     shape->widened = shape->at;
     if (first_rotated(d) >= 0)
         shape->widened += qkv_round_up(shape->block_rows * (int64_t)sizeof(ptrdiff_t), 64);
-    shape->quantized = shape->widened;
-    if (d->arithmetic == QKV_ARITHMETIC_F32 && widens(d))
-        shape->quantized += (QKV_CHAIN + kernels->few_rows) * QKV_PANEL * (int64_t)sizeof(float);
-    shape->worker_size = shape->quantized;
-    if (d->arithmetic != QKV_ARITHMETIC_INT8)
+    shape->converted = shape->widened;
+    if (d->arithmetic == QKV_ARITHMETIC_BF16 || (d->arithmetic == QKV_ARITHMETIC_F32 && widens(d)))
+        shape->converted += (QKV_CHAIN + kernels->few_rows) * QKV_PANEL * (int64_t)sizeof(float);
+    shape->worker_size = shape->converted;
+    if (d->arithmetic == QKV_ARITHMETIC_F32)
         return;
     const int64_t of_row = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
     if (shape->panel_groups == 1 || shape->block_rows * of_row < SHARED_BLOCKS) {
-        shape->worker_size += quantized_size(1, shape->block_rows, d->in_features);
+        shape->worker_size += converted_size(d, 1, shape->block_rows);
         return;
     }
-    shape->shared_size = shape->workers = quantized_size(all, shape->block_rows, d->in_features);
+    shape->shared_size = shape->workers = converted_size(d, all, shape->block_rows);
     shape->k_chunks = qkv_min(of_row, qkv_ceil_div(4 * (int64_t)max_workers, all));
-    shape->quantize_tasks = all * shape->k_chunks;
+    shape->convert_tasks = all * shape->k_chunks;
 }
 
 /* Rows of a finished tile to their heads: columns [first, first + n) of the part, row t at out + t·token. */
@@ -269,7 +274,8 @@ typedef struct task_rows {
     const float *x;
     int64_t x_token, rows, in_features;
     float *widened, *sums; /* [QKV_CHAIN][64], [few_rows][64] */
-    const qkv_terms *quantized; /* x, [⌈in_features / 32⌉][rows], or NULL: the arithmetic is f32 */
+    int64_t arithmetic;
+    const void *converted; /* x in the arithmetic, unless that is f32: see convert_rows */
 } task_rows;
 
 /* X·W of a panel, `columns` of it. follows: another panel lies behind this one and comes next. */
@@ -277,11 +283,12 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
                      bool follows) {
     const qkv_kernels *kernels = t->kernels;
     const int64_t rows = t->rows;
-    if (t->quantized) {
-        kernels->gemm_weights(tile, ld, t->quantized, rows, panel, type, (size_t)rows, columns, (size_t)t->in_features);
+    if (t->arithmetic == QKV_ARITHMETIC_INT8) {
+        kernels->gemm_weights(tile, ld, t->converted, rows, panel, type, (size_t)rows, columns, (size_t)t->in_features);
         return;
     }
-    const bool few = rows <= kernels->few_rows && (type == QKV_F16 || type == QKV_BF16);
+    const bool bf16 = t->arithmetic == QKV_ARITHMETIC_BF16;
+    const bool few = !bf16 && rows <= kernels->few_rows && (type == QKV_F16 || type == QKV_BF16);
     /* Bytes of QKV_CHAIN terms, of which two are whole groups of any type. */
     const int64_t chain = (qkv_panel_bytes(type, 4 * QKV_CHAIN) - qkv_panel_bytes(type, 2 * QKV_CHAIN)) / 2;
     int64_t k = 0;
@@ -293,7 +300,11 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
         const bool ahead = 2 * rows >= kernels->tile_rows && (follows || k + terms < t->in_features);
         const qkv_soon next = {from + bytes, QKV_WORD_ROW, (size_t)(bytes / QKV_WORD_ROW), QKV_WORD_ROW};
         const qkv_soon *soon = ahead ? &next : NULL;
-        if (few) {
+        if (bf16) {
+            kernels->weights_bf16(t->widened, panel, type, (size_t)k, (size_t)terms);
+            kernels->gemm_bf16(tile, ld, t->converted, qkv_round_up(t->in_features, QKV_BLOCK_TERMS), (size_t)k, t->widened,
+                               (size_t)rows, columns, (size_t)terms, k > 0, soon);
+        } else if (few) {
             kernels->gemm_stored(k > 0 ? t->sums : tile, k > 0 ? QKV_PANEL : ld, x, t->x_token, from,
                                  QKV_PANEL * (ptrdiff_t)sizeof(uint16_t), type, (size_t)rows, columns, (size_t)terms, 0,
                                  soon);
@@ -312,25 +323,37 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
     } while (k < t->in_features);
 }
 
-/* Block of rows number `block` of all batches: in 8 bits, of which it has so many bytes in the workspace. */
-static qkv_terms *shared_rows(const qkv_projection_shape *shape, const qkv_projection_desc *d, void *workspace,
-                              int64_t block) {
-    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS);
-    qkv_terms *first = (qkv_terms *)(void *)((unsigned char *)workspace + shape->shared);
-    return first + block * blocks * shape->block_rows;
+/* Terms [first, first + n) of rows to 8 bits, [⌈in_features / 32⌉][rows] terms, or to bfloat16, [rows][in_features] as
+ * rows_bf16 stores them, in_features rounded up to whole blocks. first is a multiple of 32. */
+static void convert_rows(const qkv_kernels *kernels, const qkv_projection_desc *d, void *to, const float *x,
+                         int64_t x_token, int64_t rows, int64_t first, int64_t n) {
+    if (n <= 0)
+        return;
+    if (d->arithmetic == QKV_ARITHMETIC_INT8)
+        kernels->quantize_rows((qkv_terms *)to + first / QKV_BLOCK_TERMS * rows, rows, x + first, x_token, (size_t)rows,
+                               (size_t)n);
+    else
+        kernels->rows_bf16(to, qkv_round_up(d->in_features, QKV_BLOCK_TERMS), (size_t)first, x + first, x_token,
+                           (size_t)rows, (size_t)n);
 }
 
-void qkv_projection_quantize(const qkv_kernels *kernels, const qkv_projection_shape *shape,
-                             const qkv_projection_desc *d, void *workspace, int64_t index) {
+/* Block of rows number `block` of all batches, converted, of which it has so many bytes in the workspace. */
+static void *shared_rows(const qkv_projection_shape *shape, const qkv_projection_desc *d, void *workspace,
+                         int64_t block) {
+    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS);
+    return (unsigned char *)workspace + shape->shared + block * blocks * shape->block_rows * bytes_of_terms(d);
+}
+
+void qkv_projection_convert(const qkv_kernels *kernels, const qkv_projection_shape *shape,
+                            const qkv_projection_desc *d, void *workspace, int64_t index) {
     int64_t chunk = index % shape->k_chunks, block = index / shape->k_chunks;
     int64_t b = block / shape->row_blocks, row = block % shape->row_blocks * shape->block_rows;
-    int64_t rows = qkv_min(shape->block_rows, shape->tokens - row);
-    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), each = qkv_ceil_div(blocks, shape->k_chunks);
-    int64_t k = chunk * each * QKV_BLOCK_TERMS, n = qkv_min(each * QKV_BLOCK_TERMS, d->in_features - k);
-    const float *x = (const float *)d->x.data + b * d->x.batch + row * shape->x_token + k;
-    if (n > 0)
-        kernels->quantize_rows(shared_rows(shape, d, workspace, block) + chunk * each * rows, rows, x, shape->x_token,
-                               (size_t)rows, (size_t)n);
+    int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS);
+    int64_t terms = qkv_ceil_div(blocks, shape->k_chunks) * QKV_BLOCK_TERMS;
+    const float *x = (const float *)d->x.data + b * d->x.batch + row * shape->x_token;
+    convert_rows(kernels, d, shared_rows(shape, d, workspace, block), x, shape->x_token,
+                 qkv_min(shape->block_rows, shape->tokens - row), chunk * terms,
+                 qkv_min(terms, d->in_features - chunk * terms));
 }
 
 void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
@@ -345,18 +368,19 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     /* Without an inner dimension x and the weights may be NULL, and strides any: nothing is read. */
     bool empty = d->in_features == 0;
     task_rows t = {.kernels = kernels, .x = tile, .rows = rows, .in_features = d->in_features,
-                   .widened = (float *)(void *)(scratch + shape->widened)};
+                   .widened = (float *)(void *)(scratch + shape->widened), .arithmetic = empty ? QKV_ARITHMETIC_F32 : d->arithmetic};
     t.sums = t.widened + QKV_CHAIN * QKV_PANEL;
     if (!empty) {
         t.x_token = shape->x_token;
         t.x = (const float *)d->x.data + b * d->x.batch + row * t.x_token;
     }
-    if (shape->quantize_tasks > 0) {
-        t.quantized = shared_rows(shape, d, workspace, block);
-    } else if (d->arithmetic == QKV_ARITHMETIC_INT8 && !empty) {
-        qkv_terms *quantized = (qkv_terms *)(void *)(scratch + shape->quantized);
-        kernels->quantize_rows(quantized, rows, t.x, t.x_token, (size_t)rows, (size_t)d->in_features);
-        t.quantized = quantized;
+    if (shape->convert_tasks > 0) {
+        t.converted = shared_rows(shape, d, workspace, block);
+    } else {
+        void *converted = scratch + shape->converted;
+        if (d->arithmetic != QKV_ARITHMETIC_F32 && !empty)
+            convert_rows(kernels, d, converted, t.x, t.x_token, rows, 0, d->in_features);
+        t.converted = converted;
     }
     const unsigned char *packed = empty ? scratch : d->packed; /* of part i */
 
@@ -456,7 +480,7 @@ static void qkv_projection_run_one(const qkv_plan *plan, const void *desc, void 
     qkv_projection_shape shape;
     memcpy(&shape, plan->geometry, sizeof shape);
     if (phase + 1 < plan->num_phases)
-        qkv_projection_quantize(plan->kernels, &shape, desc, workspace, index);
+        qkv_projection_convert(plan->kernels, &shape, desc, workspace, index);
     else
         qkv_projection_execute(plan->kernels, &shape, desc, workspace, index, worker);
 }
@@ -469,8 +493,8 @@ static qkv_status qkv_projection_make_plan(const qkv_ctx *ctx, const qkv_project
     if (!qkv_product(factors, 2, QKV_MOST_WORKSPACE, &size) || shape.shared_size > QKV_MOST_WORKSPACE)
         return QKV_ERROR_OVERFLOW;
     plan->workspace_size = (size_t)(shape.shared_size + size);
-    if (shape.quantize_tasks > 0)
-        plan->num_tasks[plan->num_phases++] = shape.quantize_tasks;
+    if (shape.convert_tasks > 0)
+        plan->num_tasks[plan->num_phases++] = shape.convert_tasks;
     plan->num_tasks[plan->num_phases++] = shape.num_tasks;
     _Static_assert(sizeof shape <= sizeof plan->geometry, "the plan holds the shape");
     memcpy(plan->geometry, &shape, sizeof shape);
