@@ -20,6 +20,8 @@ class Decoder:
         self.window = get("attention.sliding_window", 0) if self.gemma else 0
         self.every = {"gemma2": 2, "gemma3": 6}.get(self.architecture, 0)
         self.local_base = 10000.0 if self.architecture == "gemma3" else self.base
+        large = {"gemma2": 46, "gemma3": 62}.get(self.architecture) == self.layers # the two of 27B
+        self.scale = (self.dim // self.heads if large else self.head_dim) ** -0.5
 
     def norm(self, x, name):
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.epsilon) * self.file.matrix(name)
@@ -63,7 +65,7 @@ class Decoder:
         out = np.empty_like(q)
         for h in range(self.heads):
             shared = h // (self.heads // self.kv_heads)
-            s = q[:, h] @ k[:, shared].T / np.sqrt(self.head_dim)
+            s = q[:, h] @ k[:, shared].T * self.scale
             if self.attention_softcap:
                 s = self.attention_softcap * np.tanh(s / self.attention_softcap)
             s[hidden] = -np.inf

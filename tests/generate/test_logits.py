@@ -56,11 +56,13 @@ def small_models():
     cases += [(kind, "llama", {}, ()) for kind in gguf_file.TYPES if kind != "F32"]
     cases += [("F16", "llama", {}, ("output", "rope_freqs")),
               ("F32", "qwen3", {"qwen3.rope.dimension_count": 8}, ("output",))]
+    cases += [("F32", a, {f"{a}.block_count": n}, ()) for a, n in (("gemma2", 46), ("gemma3", 62))] # those of 27B
     for kind, architecture, changes, extra in cases:
         with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
             wide = gguf_file.TYPES[kind][1] == 256
             tiny_decoder.write(file.name, architecture, kind, wide=wide, extra=extra, **changes)
-            compare(" ".join((f"small {architecture} of {kind}", *extra)), file.name, text, 30, 2e-4, "--chunk", "11")
+            name = " ".join((f"small {architecture} of {kind}", *extra, *(f"{k}={v}" for k, v in changes.items())))
+            compare(name, file.name, text, 30, 2e-4, "--chunk", "11")
 
 
 if __name__ == "__main__":
