@@ -57,14 +57,16 @@ static const struct architecture *find_architecture(const struct gguf *file) {
         (int)(name.size < 40 ? name.size : 40), name.text ? name.text : "");
 }
 
+/* Without a type a factor is linear, as llama.cpp takes it; 0 is none. */
 static double rope_factor(struct values *values) {
     const struct gguf_string scaling = gguf_text(values->file, full_key(values, "rope.scaling.type"));
-    if (!scaling.text || is(&scaling, "none"))
+    if (scaling.text && is(&scaling, "none"))
         return 1;
-    if (!is(&scaling, "linear"))
+    if (scaling.text && !is(&scaling, "linear"))
         die("%s: RoPE scaled by \"%.*s\", which is not known here", values->file->path,
             (int)(scaling.size < 40 ? scaling.size : 40), scaling.text);
-    return number(values, "rope.scaling.factor", 1);
+    const double factor = number(values, "rope.scaling.factor", number(values, "rope.scale_linear", 1));
+    return factor > 0 ? factor : 1;
 }
 
 void read_decoder_config(struct decoder_config *config, const struct gguf *file) {
@@ -99,7 +101,9 @@ void read_decoder_config(struct decoder_config *config, const struct gguf *file)
     config->embedding_scale = architecture->gemma ? sqrtf((float)config->model_dim) : 1;
     if (architecture->window_every > 0) {
         config->window = gguf_integer(file, full_key(&values, "attention.sliding_window"), 0, INT32_MAX, 0);
-        config->window_every = config->window > 0 ? architecture->window_every : 0;
+        if (config->window > 0)
+            config->window_every =
+                integer(&values, "attention.sliding_window_pattern", 1000, architecture->window_every);
     }
     config->num_tokens = (int64_t)gguf_strings(file, "tokenizer.ggml.tokens").count;
 }
