@@ -87,7 +87,7 @@ static void add_turn(const struct program *program, struct text *text, const cha
 static void begin_text(const struct program *program, struct text *text) {
     *text = (struct text){.sequence = -1,
                           .stream = {.stops = program->settings.stops, .num_stops = program->settings.num_stops}};
-    start_sampler(&text->sampler, &program->settings.sampling, program->tokens.lexicon.num_tokens);
+    start_sampler(&text->sampler, &program->settings.sampling);
 }
 
 static void answer_prompt(struct program *program) {

@@ -16,17 +16,19 @@ void start_generation(struct generation *generation, struct decoder *decoder, co
                       volatile sig_atomic_t *interrupted) {
     const size_t count = (size_t)(decoder->options.num_sequences * decoder->config.num_tokens);
     *generation = (struct generation){.decoder = decoder, .tokens = tokens, .interrupted = interrupted,
-                                      .logits = allocate_floats(count)};
+                                      .logits = allocate_floats(count),
+                                      .choices = allocate((size_t)decoder->config.num_tokens,
+                                                          sizeof *generation->choices)};
 }
 
 void free_generation(struct generation *generation) {
     free(generation->logits);
+    free(generation->choices);
     *generation = (struct generation){0};
 }
 
 void free_text(struct text *text) {
     free(text->tokens.ids);
-    free_sampler(&text->sampler);
     free_stream(&text->stream);
     *text = (struct text){0};
 }
@@ -40,7 +42,8 @@ static void end_text(struct generation *generation, struct text *text, enum endi
 }
 
 static void take_token(struct generation *generation, struct text *text, float *logits) {
-    const int32_t token = sample_token(&text->sampler, logits, text->tokens.ids, text->tokens.count);
+    const int32_t token = sample_token(&text->sampler, logits, (int32_t)generation->decoder->config.num_tokens,
+                                       text->tokens.ids, text->tokens.count, generation->choices);
     if (ends_answer(generation->tokens, token)) {
         end_text(generation, text, ENDED_BY_MODEL);
         return;

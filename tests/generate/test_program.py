@@ -68,6 +68,9 @@ def samples(model):
     results.check("a seed gives the same text again", get("--temperature", 1, "--seed", 7) ==
                   get("--temperature", 1, "--seed", 7))
     results.check("another seed another", get("--temperature", 1, "--seed", 7) != get("--temperature", 1, "--seed", 8))
+    kept = ("--temperature", 3, "--top-p", 1, "--min-p", 0.02) # some dozens
+    results.check("the likeliest few, and all that there are, come in the same order",
+                  get("--top-k", 256, *kept) == get("--top-k", 0, *kept))
     most = max(greedy.count(t) for t in greedy)
     punished = get("--repeat-penalty", 5)
     results.check("a penalty on repetition has less of it", max(punished.count(t) for t in punished) < most)
