@@ -48,7 +48,7 @@ static int print_tokens(const char *path) {
 }
 
 static struct sides with_context(const char *path, int32_t threads, enum ggml_type cache, int32_t tokens) {
-    struct sides s = {.model = open_model(path, false)};
+    struct llama_model *model = open_model(path, false);
     struct llama_context_params p = llama_context_default_params();
     p.n_ctx = (uint32_t)tokens;
     p.n_batch = 2048;
@@ -57,9 +57,8 @@ static struct sides with_context(const char *path, int32_t threads, enum ggml_ty
     p.flash_attn_type = cache == GGML_TYPE_F32 ? LLAMA_FLASH_ATTN_TYPE_DISABLED : LLAMA_FLASH_ATTN_TYPE_ENABLED;
     p.type_k = p.type_v = cache;
     p.no_perf = true;
-    s.vocab = llama_model_get_vocab(s.model);
-    s.side[0] = (struct side){"llama.cpp", need(llama_init_from_model(s.model, p))};
-    return s;
+    return (struct sides){.vocab = llama_model_get_vocab(model),
+                          .side = {{"llama.cpp", model, need(llama_init_from_model(model, p))}}};
 }
 
 static int greedy(const char *path, int32_t threads, int32_t steps, const char *text) {
