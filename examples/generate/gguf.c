@@ -185,7 +185,7 @@ void read_gguf(struct gguf *file, const char *path, const void *bytes, size_t si
         file->tensors[i] = at;
         take_tensor(file, &at, &axes);
     }
-    const uint64_t alignment = (uint64_t)gguf_integer(file, "general.alignment", 1, 1 << 20, 32);
+    const uint64_t alignment = (uint64_t)gguf_integer(file, "general.alignment", 8, 1 << 20, 32);
     if ((alignment & (alignment - 1)) != 0)
         damaged(file, "its alignment is no power of two");
     const size_t gap = (size_t)((alignment - at % alignment) % alignment);
