@@ -225,22 +225,24 @@ static void open_decoder(struct program *program, qkv_pthreads *pool) {
 /* What is measured, and nothing else. */
 static int measure(struct program *program) {
     const struct settings *settings = &program->settings;
-    if (settings->perplexity)
+    if (settings->perplexity) {
+        catch_interrupts();
         measure_perplexity(&program->decoder, &program->tokens, settings->perplexity, &interrupted);
-    else if (settings->speed)
+    } else if (settings->speed) {
         measure_speed(&program->decoder, settings->speed, 32);
-    else if (settings->logits)
+    } else if (settings->logits) {
         write_logits(&program->decoder, &program->tokens, settings->prompt, settings->logits);
-    else
+    } else {
         return 0;
+    }
     return 1;
 }
 
 static void run_model(struct program *program) {
     const struct settings *settings = &program->settings;
-    catch_interrupts();
     if (measure(program))
         return;
+    catch_interrupts();
     if (!program->chat && !settings->raw)
         note("the model's file describes no talk that is known here: the prompt goes to it as it is");
     if (settings->interactive)

@@ -120,6 +120,25 @@ def interruption(model):
     out.decode()
     results.check("Ctrl-C ends a text: its line, and the closing one", process.returncode == 130 and
                   out.endswith(b"\n") and b"answer" in err, err.decode()[-200:].strip())
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+        text.write("the string of a thing on the shore " * 100000)
+        text.flush()
+        for options, status in ((("--perplexity", text.name), 130), (("--speed", "190000"), -signal.SIGINT),
+                                (("--logits", "/dev/null", "the " * 30000), -signal.SIGINT)):
+            process = subprocess.Popen([GENERATE, "--model", model, "--ctx", "200000", *options],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            if status == 130:
+                while b"perplexity" not in (os.read(process.stderr.fileno(), 1 << 16) or b"perplexity"):
+                    pass # its bar
+            else:
+                time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            try:
+                found = process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                found = "not in two seconds"
+            results.check(f"Ctrl-C ends {options[0]}", found == status, str(found))
 
 
 def talk(model):
