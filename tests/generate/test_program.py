@@ -110,6 +110,18 @@ def batches(model):
                   found["prompt_tokens"] + len(found["tokens"]) == 41, found["ended_by"])
 
 
+def bad_lines(model):
+    long = "the " * 100
+    done = run(model, "--ctx", 60, "--interactive", "--tokens", 5, stdin=f"the\n{long}\nthe\n".encode())
+    results.check("a talk ends where a line does not fit, with a closing line", done.returncode == 0 and
+                  b"don't fit" in done.stderr and b"answer 5 tokens" in done.stderr and done.stdout.count(b"\n") == 1,
+                  done.stderr.decode()[-250:].strip())
+    for what, line in (("is empty", ""), ("does not fit", long)):
+        done = run(model, "--ctx", 60, "--batch-prompts", "-", stdin=f"the\n{line}\nthe\n".encode())
+        results.check(f"a line of a batch that {what} is named", done.returncode == 1 and done.stdout == b"" and
+                      b"-: line 2: " in done.stderr, done.stderr.decode()[-100:].strip())
+
+
 def interruption(model):
     process = subprocess.Popen([GENERATE, "--model", model, "--ctx", "1000000", "--tokens", "1000000", "the"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -162,6 +174,7 @@ with tempfile.TemporaryDirectory() as directory:
     samples(tiny)
     distribution(tiny)
     batches(tiny)
+    bad_lines(tiny)
     interruption(tiny)
 for path in MODELS:
     talk(path)
