@@ -87,18 +87,13 @@ static void read_option(struct options *options, int option) {
     case OPTION_TOKENS:
         options->json = options->tokens_only = 1;
         break;
-    case 'h':
-        fputs(help, stdout);
-        exit(0);
-    default: /* getopt has said what is wrong */
-        fputs("encoder: --help lists what can be asked for\n", stderr);
-        exit(1);
+    default:
+        end_options(option, help);
     }
 }
 
 void read_options(struct options *options, int argc, char **argv) {
-    const char *isa = getenv("QKV_ISA");
-    *options = (struct options){.num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL};
+    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels()};
     for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:w:t:h", long_options, NULL)) != -1;)
         read_option(options, option);
     options->sentences = argv + optind;

@@ -128,20 +128,14 @@ static void read_setting(struct settings *settings, int option) {
     case SPEED: settings->speed = whole_number(optarg, "speed", 1, 1 << 24); break;
     case TOKENIZE: settings->tokenize = optarg; break;
     case LOGITS: settings->logits = optarg; break;
-    case 'h':
-        fputs(help, stdout);
-        exit(0);
-    default: /* getopt has said what is wrong */
-        fputs("generate: --help lists what can be asked for\n", stderr);
-        exit(1);
+    default: end_options(option, help);
     }
 }
 
 void read_settings(struct settings *settings, int argc, char **argv) {
-    const char *isa = getenv("QKV_ISA");
     *settings = (struct settings){
         .max_answer = 256, .chunk = 256, .sequences = 4, .cache_type = QKV_F16, .cache_name = "f16",
-        .num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL,
+        .num_threads = num_cpus(), .isa = wanted_kernels(),
         .sampling = {.top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .repeat_tokens = 64, .seed = 1}};
     for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:a:t:h", long_options, NULL)) != -1;)
         read_setting(settings, option);

@@ -5,11 +5,6 @@
 
 #include <stdlib.h>
 
-static void must(qkv_status status, const char *what) {
-    if (status != QKV_OK)
-        die("%s: %s", what, qkv_status_string(status));
-}
-
 static int has_window(const struct decoder_config *config, int64_t layer) {
     return config->window_every > 0 && (layer + 1) % config->window_every != 0;
 }

@@ -315,8 +315,8 @@ static struct gguf_array find_array(const struct gguf *file, const char *key, ui
     size_t at = find_value(file, key, &type);
     if (!at)
         return array;
-    array.type = type == ARRAY ? (uint32_t)take(file, &at, 4) : NUM_VALUE_TYPES;
-    if (array.type != wanted && !(wanted == I32 && array.type == U32))
+    const uint32_t found = type == ARRAY ? (uint32_t)take(file, &at, 4) : NUM_VALUE_TYPES;
+    if (found != wanted && !(wanted == I32 && found == U32))
         wrong_kind(file, key, kind);
     array.count = (size_t)take(file, &at, 8);
     array.data = file->bytes + at;
