@@ -1,6 +1,6 @@
 #!/bin/sh
-# scripts/demo.sh and generate.sh --help print what their programs do, where nothing is installed to build them; and
-# that names every kernel set.
+# scripts/demo.sh, why.sh and generate.sh --help print what their programs do, where nothing is installed to build them,
+# and every kernel set is named.
 #   sh scripts/check/help.sh [BUILD_DIR]
 # SPDX-License-Identifier: MIT
 set -u
@@ -22,6 +22,7 @@ while read -r script program; do
     diff "$work/program" "$work/script" && echo "$script: $(wc -l <"$work/script") lines, the same" || failed=1
 done <<'TABLE'
 demo encoder
+why why_projections
 generate generate
 TABLE
 test $compared -gt 0 || { echo "neither program is built: libcjson or libutf8proc is missing"; exit 77; }
