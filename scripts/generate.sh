@@ -79,6 +79,7 @@ while [ $left -gt 0 ]; do # all arguments but the model's, in their order
         name=$1 left=$((left - 1))
         shift
         ;;
+    -m?*) name=${argument#-m} ;;
     --model=*) name=${argument#--model=} ;;
     *) set -- "$@" "$argument" ;;
     esac

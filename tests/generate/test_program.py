@@ -122,6 +122,20 @@ def bad_lines(model):
                       b"-: line 2: " in done.stderr, done.stderr.decode()[-100:].strip())
 
 
+def script(model):
+    """scripts/generate.sh finds the model among its arguments, and brings none of its own then."""
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+    if not os.path.samefile(GENERATE, os.path.join(root, "build/release/examples/generate")):
+        results.skip("scripts/generate.sh", "it runs what is built in build/release", 4)
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        for options in (("--model", model), (f"--model={model}",), ("-m", model), (f"-m{model}",)):
+            done = results.run("sh", os.path.join(root, "scripts/generate.sh"), *options, "--tokens", 2, "the",
+                               XDG_CACHE_HOME=cache, PIP_NO_INDEX="1")
+            results.check("scripts/generate.sh " + " ".join(options).replace(model, "MODEL"), done.returncode == 0 and
+                          b"answer 2 tokens" in done.stderr, done.stderr.decode()[-150:].strip())
+
+
 def interruption(model):
     process = subprocess.Popen([GENERATE, "--model", model, "--ctx", "1000000", "--tokens", "1000000", "the"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -175,6 +189,7 @@ with tempfile.TemporaryDirectory() as directory:
     distribution(tiny)
     batches(tiny)
     bad_lines(tiny)
+    script(tiny)
     interruption(tiny)
 for path in MODELS:
     talk(path)
