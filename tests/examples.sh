@@ -14,6 +14,11 @@ skip() { # COUNT REASON
     skipped=$((skipped + $1))
 }
 
+fail() { # REASON
+    echo "FAILED  $1"
+    failed=$((failed + 1))
+}
+
 run() { # NAME PYTHON SCRIPT ARGUMENT…
     echo "-- $1"
     name=$1
@@ -23,8 +28,8 @@ run() { # NAME PYTHON SCRIPT ARGUMENT…
     grep -v '^counts ' "$log"
     counts=$(grep '^counts ' "$log")
     if [ -z "$counts" ]; then
-        echo "FAILED  $name ended with status $status before its last line"
-        counts='counts 0 1 0'
+        fail "$name ended with status $status before its last line"
+        return
     fi
     # shellcheck disable=SC2086  # words
     set -- $counts

@@ -1,9 +1,9 @@
 """Tables of examples/generate for docs/generate.md, beside llama.cpp on the same files, made in turns.
 
-    python3 generate_tables.py speed GENERATE LLAMA_REFERENCE MODEL… [--threads N] [--rounds N] [--prompt N…]
+    python3 generate_tables.py speed GENERATE LLAMA_REFERENCE MODEL… [--threads N] [--rounds N] [--prompt N…] [--sides …]
     python3 generate_tables.py perplexity GENERATE TEXT MODEL… [--caches f32 f16 …]
 
-LLAMA_REFERENCE is tests/generate/llama_reference.c, which tests/generate/run.sh builds where llama.cpp is.
+generate.sh beside this file brings what it needs and runs it.
 SPDX-License-Identifier: MIT"""
 import argparse
 import os
@@ -24,10 +24,11 @@ def speed(options):
     clock = 1 if options.threads == 1 else 0
     print(f"{options.threads} thread{'s' * (options.threads > 1)}, medians of {options.rounds} rounds in turns: tokens "
           f"a second by {'processor time' if clock else 'the clock'}\n")
-    print("| Model | Tokens before | What | f32 | int8 | llama.cpp | int8 / llama.cpp |\n|---|---|---|---|---|---|---|")
+    print("| Model | Tokens before | What | " + " | ".join(options.sides) + " | int8 / llama.cpp |\n|---|---|---|" +
+          "---|" * len(options.sides) + "---|")
     for model in options.files:
         for tokens in options.prompt:
-            found = {"f32": [], "int8": [], "llama.cpp": []}
+            found = {side: [] for side in options.sides}
             for _ in range(options.rounds):
                 for side, values in found.items():
                     if side == "llama.cpp":
@@ -69,6 +70,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, nargs="+", default=[512])
+    parser.add_argument("--sides", nargs="+", default=["f32", "int8", "llama.cpp"], help="the last two at least")
     parser.add_argument("--caches", nargs="+", default=["f32", "f16", "bf16", "int8"])
     options = parser.parse_args()
     options.llama = options.text = options.other

@@ -227,58 +227,22 @@ static int speed(const char *model, const char *adapter, int32_t threads, int ro
 
 /* --------------------------------------------------------------------------------------------------- perplexity */
 
-static char *read_text(const char *path) {
-    FILE *file = need(fopen(path, "rb"));
-    char *text = need(calloc(1, 1 << 20));
-    if (fread(text, 1, (1 << 20) - 1, file) == 0)
-        fprintf(stderr, "llama_compare: %s is empty\n", path);
-    fclose(file);
-    return text;
-}
-
-static double surprise(const float *logits, int32_t n, llama_token token) {
-    double sum = 0, largest = -INFINITY;
-    for (int32_t i = 0; i < n; i++)
-        largest = fmax(largest, (double)logits[i]);
-    for (int32_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - largest);
-    return log(sum) + largest - (double)logits[token];
-}
-
 static int perplexity(const char *model, const char *adapter, int32_t threads, const char *path) {
     enum { CONTEXT = 2048, PARTS = 2 };
     struct sides s = open_sides(model, adapter, flash_sides, CONTEXT, threads);
     char *text = read_text(path);
     int32_t n;
+    int64_t count;
     llama_token *tokens = tokens_of(&s, text, false, &n);
-    const int32_t vocab = llama_vocab_n_tokens(s.vocab);
     if (n < CONTEXT * PARTS) {
         fprintf(stderr, "llama_compare: %s has %d tokens, less than %d\n", path, (int)n, CONTEXT * PARTS);
         return 1;
     }
-    struct llama_batch batch = llama_batch_init(CONTEXT, 0, 1);
     for (int i = FLASH; i < NUM_SIDES; i++) {
-        double sum = 0;
-        int64_t count = 0;
-        for (int part = 0; part < PARTS; part++) {
-            keep_tokens(&s.side[i], 0);
-            for (int32_t t = 0; t < CONTEXT; t++) {
-                batch.token[t] = tokens[part * CONTEXT + t];
-                batch.pos[t] = t;
-                batch.n_seq_id[t] = 1;
-                batch.seq_id[t][0] = 0;
-                batch.logits[t] = t >= CONTEXT / 2; /* those that have a context to speak of */
-            }
-            batch.n_tokens = CONTEXT;
-            if (llama_decode(s.side[i].context, batch) != 0)
-                return 1;
-            for (int32_t t = CONTEXT / 2; t + 1 < CONTEXT; t++, count++)
-                sum += surprise(llama_get_logits_ith(s.side[i].context, t), vocab, batch.token[t + 1]);
-        }
-        printf("%-20s perplexity %.4f over %lld tokens\n", i == QKV ? "llama.cpp with qkv" : "llama.cpp",
-               exp(sum / (double)count), (long long)count);
+        const double found = perplexity_of(&s, &s.side[i], tokens, CONTEXT * PARTS, CONTEXT, &count);
+        printf("%-20s perplexity %.4f over %lld tokens\n", i == QKV ? "llama.cpp with qkv" : "llama.cpp", found,
+               (long long)count);
     }
-    llama_batch_free(batch);
     free(tokens);
     free(text);
     close_sides(&s);

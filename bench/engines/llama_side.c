@@ -2,6 +2,7 @@
 #include "llama_side.h"
 
 #include <ggml-backend.h> /* BACKENDS: the folder of ggml's own, from the build */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +132,52 @@ llama_token *tokens_of(const struct sides *sides, const char *text, bool special
     if (*n <= 0)
         give_up("no tokens in the text", "");
     return tokens;
+}
+
+char *read_text(const char *path) {
+    FILE *file = need(fopen(path, "rb"));
+    char *text = need(calloc(1, 1 << 20));
+    if (fread(text, 1, (1 << 20) - 1, file) == 0)
+        give_up("nothing in ", path);
+    fclose(file);
+    return text;
+}
+
+/* −ln of the probability that these logits give a token. */
+static double surprise(const float *logits, int32_t n, llama_token token) {
+    double sum = 0, largest = -INFINITY;
+    for (int32_t i = 0; i < n; i++)
+        largest = fmax(largest, (double)logits[i]);
+    for (int32_t i = 0; i < n; i++)
+        sum += exp((double)logits[i] - largest);
+    return log(sum) + largest - (double)logits[token];
+}
+
+double perplexity_of(const struct sides *sides, struct side *side, const llama_token *tokens, int32_t n,
+                     int32_t context, int64_t *count) {
+    const int32_t vocab = llama_vocab_n_tokens(sides->vocab);
+    struct llama_batch batch = llama_batch_init(context, 0, 1);
+    double sum = 0;
+    *count = 0;
+    for (int32_t begin = 0; begin + context <= n; begin += context) {
+        keep_tokens(side, 0);
+        for (int32_t t = 0; t < context; t++) {
+            batch.token[t] = tokens[begin + t];
+            batch.pos[t] = t;
+            batch.n_seq_id[t] = 1;
+            batch.seq_id[t][0] = 0;
+            batch.logits[t] = t >= context / 2;
+        }
+        if (llama_vocab_get_add_bos(sides->vocab))
+            batch.token[0] = llama_vocab_bos(sides->vocab);
+        batch.n_tokens = context;
+        if (llama_decode(side->context, batch) != 0)
+            give_up("the model can't take so many tokens", "");
+        for (int32_t t = context / 2; t + 1 < context; t++, (*count)++)
+            sum += surprise(llama_get_logits_ith(side->context, t), vocab, batch.token[t + 1]);
+    }
+    llama_batch_free(batch);
+    return exp(sum / (double)*count);
 }
 
 void print_token(const struct sides *sides, llama_token token) {

@@ -41,7 +41,13 @@ llama_token likeliest_token(const struct sides *sides, struct side *side);
 llama_token *tokens_of(const struct sides *sides, const char *text, bool special, int32_t *n);
 void print_token(const struct sides *sides, llama_token token);
 
+/* As llama.cpp counts it: in pieces of `context` tokens, which the side has room for, of each the second half, given
+ * all before it in the piece. What makes no whole piece is left out. `count`: of so many tokens. */
+double perplexity_of(const struct sides *sides, struct side *side, const llama_token *tokens, int32_t n,
+                     int32_t context, int64_t *count);
+
 double seconds_now(void);
+char *read_text(const char *path); /* the first MiB of a file, to be freed */
 void *need(void *memory); /* or the end of the program */
 
 #endif

@@ -37,6 +37,11 @@ void note(const char *format, ...) {
     fputc('\n', stderr);
 }
 
+void must(qkv_status status, const char *what) {
+    if (status != QKV_OK)
+        die("%s: %s", what, qkv_status_string(status));
+}
+
 void *allocate(size_t count, size_t element_size) {
     void *memory = calloc(count ? count : 1, element_size);
     if (!memory)
@@ -95,6 +100,18 @@ int64_t whole_number(const char *text, const char *option, int64_t low, int64_t 
     if (end == text || *end || value < low || value > high)
         die("--%s takes a whole number from %lld to %lld, not \"%s\"", option, (long long)low, (long long)high, text);
     return value;
+}
+
+_Noreturn void end_options(int option, const char *help) {
+    if (option != 'h')
+        die("--help lists what can be asked for");
+    fputs(help, stdout);
+    exit(0);
+}
+
+const char *wanted_kernels(void) {
+    const char *isa = getenv("QKV_ISA");
+    return isa && *isa ? isa : NULL;
 }
 
 void choose_kernels(qkv_ctx *ctx, const char *isa) {

@@ -16,6 +16,9 @@ _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2))
 /* The same with "note: "; the program goes on. */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* Ends the program with `what` and the reason unless status is QKV_OK. */
+void must(qkv_status status, const char *what);
+
 /* Memory or the end of the program. */
 void *allocate(size_t count, size_t element_size);
 void *reallocate(void *memory, size_t count, size_t element_size);
@@ -30,6 +33,13 @@ char *read_file(const char *path, size_t *size, int optional);
 
 /* The value of --option, a whole number from low to high, or the end of the program. */
 int64_t whole_number(const char *text, const char *option, int64_t low, int64_t high);
+
+/* What ends the program of all that getopt_long returns: 'h' prints the help, exit status 0; the rest, of which getopt
+ * has complained, exit status 1. */
+_Noreturn void end_options(int option, const char *help);
+
+/* The kernel set that the environment asks for by QKV_ISA, or NULL. */
+const char *wanted_kernels(void);
 
 /* The kernel set of that name, or the best of this machine for NULL, or the end of the program. */
 void choose_kernels(qkv_ctx *ctx, const char *isa);

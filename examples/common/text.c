@@ -1,4 +1,4 @@
-/* Text in UTF-8, and as JSON has it.  SPDX-License-Identifier: MIT */
+/* Text in UTF-8, as JSON has it, and hashed.  SPDX-License-Identifier: MIT */
 #include "text.h"
 
 size_t decode_utf8(const char *text, size_t size, int32_t *c) {
@@ -36,6 +36,13 @@ size_t encode_utf8(int32_t c, char *text) {
         text[i] = (char)(0x80 | (c & 0x3f));
     text[0] = (char)(length == 1 ? c : c | (int32_t)(0xf00u >> length & 0xffu));
     return length;
+}
+
+size_t hash_bytes(const char *bytes, size_t size) {
+    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001b3);
+    return (size_t)(hash ^ hash >> 32);
 }
 
 void write_json_string(FILE *file, const char *text, size_t size) {

@@ -25,17 +25,12 @@ struct batch {
     size_t workspace_size;
 };
 
-static void check(qkv_status status, const char *what) {
-    if (status != QKV_OK)
-        die("%s: %s", what, qkv_status_string(status));
-}
-
 static void reserve_workspace(struct batch *batch, const qkv_plan *plan) {
     if (plan->workspace_size <= batch->workspace_size)
         return;
     free(batch->workspace);
     batch->workspace_size = plan->workspace_size;
-    batch->workspace = allocate_floats(plan->workspace_size / sizeof(float) + 1);
+    batch->workspace = allocate_bytes(plan->workspace_size);
 }
 
 /* y = attention of x. With probabilities, a [head][token][token] of the first sentence, they are written too. */
@@ -70,11 +65,11 @@ static void attend(const struct encoder *encoder, const struct encoder_layer *la
                       .probabilities = {.data = probabilities, .head = tokens * tokens, .query = tokens, .key = 1}},
     };
     qkv_plan plan;
-    check(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning attention");
+    must(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning attention");
     reserve_workspace(batch, &plan);
-    check(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
-                                 encoder->pool),
-          "attention");
+    must(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
+                                encoder->pool),
+         "attention");
 }
 
 /* The same without Wq, Wk, Wv and Wo: every head compares the whole embeddings, so all heads are alike. */
@@ -96,11 +91,11 @@ static void attend_raw(const struct encoder *encoder, struct batch *batch, float
                       .probabilities = {.data = probabilities, .head = tokens * tokens, .query = tokens, .key = 1}},
     };
     qkv_plan plan;
-    check(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning raw attention");
+    must(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning raw attention");
     reserve_workspace(batch, &plan);
-    check(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
-                                 encoder->pool),
-          "raw attention");
+    must(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
+                                encoder->pool),
+         "raw attention");
     free(out);
 }
 
@@ -122,11 +117,11 @@ static void project(const struct encoder *encoder, const struct linear *linear, 
         .arithmetic = weight_arithmetic(encoder->weight_type),
     };
     qkv_plan plan;
-    check(qkv_projection_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning a projection");
+    must(qkv_projection_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning a projection");
     reserve_workspace(batch, &plan);
-    check(qkv_projection_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
-                                      encoder->pool),
-          "projection");
+    must(qkv_projection_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
+                                     encoder->pool),
+         "projection");
 }
 
 static void run_layer(const struct encoder *encoder, const struct encoder_layer *layer, struct batch *batch) {

@@ -26,12 +26,9 @@ static void *pack_weights(const struct encoder *encoder, int64_t in_features, in
         desc.part[i].layout = QKV_OUT_IN;
         round_weights(encoder->weight_type, weights[i], in_features, &desc.part[i]);
     }
-    qkv_status status = qkv_packed_size(&desc, &bytes);
-    void *packed = status == QKV_OK ? allocate_floats(bytes / sizeof(float)) : NULL;
-    if (status == QKV_OK)
-        status = qkv_pack(&encoder->ctx, &desc, packed);
-    if (status != QKV_OK)
-        die("packing weights: %s", qkv_status_string(status));
+    must(qkv_packed_size(&desc, &bytes), "packing weights");
+    void *packed = allocate_bytes(bytes);
+    must(qkv_pack(&encoder->ctx, &desc, packed), "packing weights");
     for (int64_t i = 0; i < num_parts; i++) {
         free((void *)(uintptr_t)desc.part[i].data);
         free((void *)(uintptr_t)desc.part[i].scales);

@@ -28,7 +28,7 @@ static const char help[] =
     "  -w, --weights TYPE  round the model's matrices to bf16, int8 or q8_0, which takes less memory; the\n"
     "                      report says how close the vectors stay to those of f32 (default: f32)\n"
     "  -t, --threads N     default: one for every CPU\n"
-    "      --isa NAME      kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
+    "      --isa NAME      kernel set: avx512, avx2, neon, portable or ref (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
 
 enum { OPTION_ISA = 256, OPTION_TOKENS };
@@ -87,18 +87,13 @@ static void read_option(struct options *options, int option) {
     case OPTION_TOKENS:
         options->json = options->tokens_only = 1;
         break;
-    case 'h':
-        fputs(help, stdout);
-        exit(0);
-    default: /* getopt has said what is wrong */
-        fputs("encoder: --help lists what can be asked for\n", stderr);
-        exit(1);
+    default:
+        end_options(option, help);
     }
 }
 
 void read_options(struct options *options, int argc, char **argv) {
-    const char *isa = getenv("QKV_ISA");
-    *options = (struct options){.num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL};
+    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels()};
     for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:w:t:h", long_options, NULL)) != -1;)
         read_option(options, option);
     options->sentences = argv + optind;

@@ -7,16 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t hash_word(const char *word, size_t length) {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ (unsigned char)word[i]) * UINT64_C(0x100000001b3);
-    return (size_t)(hash ^ hash >> 32);
-}
-
 /* The slot that holds the word, or the free one where it would go. */
 static size_t find_slot(const struct vocabulary *vocabulary, const char *word, size_t length) {
-    size_t mask = vocabulary->num_slots - 1, slot = hash_word(word, length) & mask;
+    size_t mask = vocabulary->num_slots - 1, slot = hash_bytes(word, length) & mask;
     for (; vocabulary->slots[slot] >= 0; slot = (slot + 1) & mask) {
         const char *other = vocabulary->words[vocabulary->slots[slot]];
         if (strncmp(other, word, length) == 0 && other[length] == '\0')

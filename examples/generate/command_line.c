@@ -36,7 +36,7 @@ static const char help[] =
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
     "  -a, --arithmetic HOW    of products: f32 (default), or int8 where weights are integers: faster\n"
     "  -t, --threads N         default: one for every CPU\n"
-    "      --isa NAME          kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
+    "      --isa NAME          kernel set: avx512, avx2, neon, portable or ref (default: QKV_ISA, else the best)\n"
     "\n"
     "      --perplexity FILE   of a text, and nothing else\n"
     "      --speed N           seconds and processor seconds of a prompt of N tokens, and of 32 steps behind it\n"
@@ -128,20 +128,14 @@ static void read_setting(struct settings *settings, int option) {
     case SPEED: settings->speed = whole_number(optarg, "speed", 1, 1 << 24); break;
     case TOKENIZE: settings->tokenize = optarg; break;
     case LOGITS: settings->logits = optarg; break;
-    case 'h':
-        fputs(help, stdout);
-        exit(0);
-    default: /* getopt has said what is wrong */
-        fputs("generate: --help lists what can be asked for\n", stderr);
-        exit(1);
+    default: end_options(option, help);
     }
 }
 
 void read_settings(struct settings *settings, int argc, char **argv) {
-    const char *isa = getenv("QKV_ISA");
     *settings = (struct settings){
         .max_answer = 256, .chunk = 256, .sequences = 4, .cache_type = QKV_F16, .cache_name = "f16",
-        .num_threads = num_cpus(), .isa = isa && *isa ? isa : NULL,
+        .num_threads = num_cpus(), .isa = wanted_kernels(),
         .sampling = {.top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .repeat_tokens = 64, .seed = 1}};
     for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:a:t:h", long_options, NULL)) != -1;)
         read_setting(settings, option);

@@ -8,11 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void must(qkv_status status, const char *what) {
-    if (status != QKV_OK)
-        die("%s: %s", what, qkv_status_string(status));
-}
-
 static void need_workspace(struct decoder *decoder, const qkv_plan *plan) {
     if (plan->workspace_size <= decoder->workspace_size)
         return;

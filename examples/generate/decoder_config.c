@@ -14,9 +14,11 @@ static const struct architecture {
     int gemma;                /* GeGLU, embeddings times √model_dim */
     int64_t window_every;     /* one layer of so many has no window */
     double local_rope_base;   /* of layers with a window; 0: that of all */
+    int64_t layers_27b;       /* the model of so many divides q by √(model_dim/num_heads), the others by √head_dim */
 } architectures[] = {
-    {"llama", QKV_ROPE_INTERLEAVED, 0, 0, 0}, {"qwen2", QKV_ROPE_HALF, 0, 0, 0}, {"qwen3", QKV_ROPE_HALF, 0, 0, 0},
-    {"gemma2", QKV_ROPE_HALF, 1, 2, 0},       {"gemma3", QKV_ROPE_HALF, 1, 6, 10000},
+    {"llama", QKV_ROPE_INTERLEAVED, 0, 0, 0, 0}, {"qwen2", QKV_ROPE_HALF, 0, 0, 0, 0},
+    {"qwen3", QKV_ROPE_HALF, 0, 0, 0, 0},        {"gemma2", QKV_ROPE_HALF, 1, 2, 0, 46},
+    {"gemma3", QKV_ROPE_HALF, 1, 6, 10000, 62},
 };
 
 /* Values are named "<architecture>.<key>". */
@@ -55,14 +57,16 @@ static const struct architecture *find_architecture(const struct gguf *file) {
         (int)(name.size < 40 ? name.size : 40), name.text ? name.text : "");
 }
 
+/* Without a type a factor is linear, as llama.cpp takes it; 0 is none. */
 static double rope_factor(struct values *values) {
     const struct gguf_string scaling = gguf_text(values->file, full_key(values, "rope.scaling.type"));
-    if (!scaling.text || is(&scaling, "none"))
+    if (scaling.text && is(&scaling, "none"))
         return 1;
-    if (!is(&scaling, "linear"))
+    if (scaling.text && !is(&scaling, "linear"))
         die("%s: RoPE scaled by \"%.*s\", which is not known here", values->file->path,
             (int)(scaling.size < 40 ? scaling.size : 40), scaling.text);
-    return number(values, "rope.scaling.factor", 1);
+    const double factor = number(values, "rope.scaling.factor", number(values, "rope.scale_linear", 1));
+    return factor > 0 ? factor : 1;
 }
 
 void read_decoder_config(struct decoder_config *config, const struct gguf *file) {
@@ -85,6 +89,8 @@ void read_decoder_config(struct decoder_config *config, const struct gguf *file)
         die("%s: %lld heads, %lld of keys, with %lld channels, %lld of them rotated; the file is damaged or of a model "
             "that is not known here", file->path, (long long)config->num_heads, (long long)config->num_kv_heads,
             (long long)config->head_dim, (long long)config->rotary_dim);
+    if (config->num_layers == architecture->layers_27b)
+        config->attention_scale = 1 / sqrtf((float)(config->model_dim / config->num_heads));
     config->norm_epsilon = (float)number(&values, "attention.layer_norm_rms_epsilon", 1e-5);
     config->rope_base = number(&values, "rope.freq_base", 10000);
     config->rope_factor = rope_factor(&values);
@@ -95,7 +101,9 @@ void read_decoder_config(struct decoder_config *config, const struct gguf *file)
     config->embedding_scale = architecture->gemma ? sqrtf((float)config->model_dim) : 1;
     if (architecture->window_every > 0) {
         config->window = gguf_integer(file, full_key(&values, "attention.sliding_window"), 0, INT32_MAX, 0);
-        config->window_every = config->window > 0 ? architecture->window_every : 0;
+        if (config->window > 0)
+            config->window_every =
+                integer(&values, "attention.sliding_window_pattern", 1000, architecture->window_every);
     }
     config->num_tokens = (int64_t)gguf_strings(file, "tokenizer.ggml.tokens").count;
 }

@@ -13,6 +13,7 @@ struct decoder_config {
     double rope_base, local_rope_base; /* the second is of layers with a window */
     double rope_factor;                /* divides the positions of layers without */
     float norm_epsilon, embedding_scale, logit_softcap, attention_softcap; /* caps: 0: none */
+    float attention_scale; /* of q·k; 0: 1/√head_dim */
     int gelu;             /* GeGLU, else SwiGLU */
     int64_t window;       /* tokens that a layer sees … */
     int64_t window_every; /* … but every n-th, which sees all; 0: all do */

@@ -5,11 +5,6 @@
 
 #include <stdlib.h>
 
-static void must(qkv_status status, const char *what) {
-    if (status != QKV_OK)
-        die("%s: %s", what, qkv_status_string(status));
-}
-
 static int has_window(const struct decoder_config *config, int64_t layer) {
     return config->window_every > 0 && (layer + 1) % config->window_every != 0;
 }
@@ -85,7 +80,7 @@ static void make_cache(struct decoder *decoder, int64_t index) {
     layer->attention = (qkv_attention_desc){
         .size = sizeof layer->attention, .batch = options->num_sequences, .num_heads = config->num_heads,
         .q = {decoder->q, 0, dim, stride}, .out = {decoder->heads, 0, dim, stride}, .q_start = decoder->row_begin,
-        .flags = QKV_RIGHT | QKV_FROM_END, .softcap = config->attention_softcap};
+        .flags = QKV_RIGHT | QKV_FROM_END, .scale = config->attention_scale, .softcap = config->attention_softcap};
     must(qkv_cache_attach(layer->cache, 0, &layer->attention), "attention over the cache");
 }
 

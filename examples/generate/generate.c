@@ -70,31 +70,37 @@ struct program {
     const struct chat *chat;
     struct decoder decoder;
     struct generation generation;
+    char reason[96];
 };
 
-static void add_turn(const struct program *program, struct text *text, const char *words, size_t size) {
+/* Adds words to a text. Returns NULL, or why the model can't go on from there. */
+static const char *add_turn(struct program *program, struct text *text, const char *words, size_t size) {
     tokenize_turn(&program->tokens, program->chat, words, size, text->tokens.count == 0, &text->tokens);
     text->num_prompt = text->tokens.count;
     text->most_tokens = (size_t)program->settings.max_answer;
     text->ending = GOES_ON;
     if (text->num_prompt == 0)
-        die("the prompt has no token; say something");
-    if (text->num_prompt > (size_t)program->decoder.options.max_tokens)
-        die("%zu tokens don't fit into the context of %lld; see --ctx", text->num_prompt,
-            (long long)program->decoder.options.max_tokens);
+        return "there is no token in it; say something";
+    if (text->num_prompt <= (size_t)program->decoder.options.max_tokens)
+        return NULL;
+    snprintf(program->reason, sizeof program->reason, "%zu tokens don't fit into the context of %lld; see --ctx",
+             text->num_prompt, (long long)program->decoder.options.max_tokens);
+    return program->reason;
 }
 
 static void begin_text(const struct program *program, struct text *text) {
     *text = (struct text){.sequence = -1,
                           .stream = {.stops = program->settings.stops, .num_stops = program->settings.num_stops}};
-    start_sampler(&text->sampler, &program->settings.sampling, program->tokens.lexicon.num_tokens);
+    start_sampler(&text->sampler, &program->settings.sampling);
 }
 
 static void answer_prompt(struct program *program) {
     const struct settings *settings = &program->settings;
     struct text text;
     begin_text(program, &text);
-    add_turn(program, &text, settings->prompt, strlen(settings->prompt));
+    const char *reason = add_turn(program, &text, settings->prompt, strlen(settings->prompt));
+    if (reason)
+        die("the prompt: %s", reason);
     program->generation.show = settings->json ? NULL : show_stream;
     generate_texts(&program->generation, &text, 1, 0);
     if (settings->json)
@@ -119,7 +125,11 @@ static void talk(struct program *program) {
         const size_t length = (size_t)size - (line[size - 1] == '\n');
         if (length == 0)
             continue;
-        add_turn(program, &text, line, length);
+        const char *reason = add_turn(program, &text, line, length);
+        if (reason) {
+            note("%s", reason);
+            break;
+        }
         free_stream(&text.stream);
         text.stream.stops = program->settings.stops;
         text.stream.num_stops = program->settings.num_stops;
@@ -170,7 +180,9 @@ static void answer_batch(struct program *program) {
     struct text *texts = allocate(count, sizeof *texts);
     for (size_t i = 0; i < count; i++) {
         begin_text(program, &texts[i]);
-        add_turn(program, &texts[i], lines + begin[i], line_size(lines, begin, i));
+        const char *reason = add_turn(program, &texts[i], lines + begin[i], line_size(lines, begin, i));
+        if (reason)
+            die("%s: line %zu: %s", program->settings.batch, i + 1, reason);
     }
     generate_texts(&program->generation, texts, count, 0);
     for (size_t i = 0; i < count; i++) {
@@ -225,22 +237,24 @@ static void open_decoder(struct program *program, qkv_pthreads *pool) {
 /* What is measured, and nothing else. */
 static int measure(struct program *program) {
     const struct settings *settings = &program->settings;
-    if (settings->perplexity)
+    if (settings->perplexity) {
+        catch_interrupts();
         measure_perplexity(&program->decoder, &program->tokens, settings->perplexity, &interrupted);
-    else if (settings->speed)
+    } else if (settings->speed) {
         measure_speed(&program->decoder, settings->speed, 32);
-    else if (settings->logits)
+    } else if (settings->logits) {
         write_logits(&program->decoder, &program->tokens, settings->prompt, settings->logits);
-    else
+    } else {
         return 0;
+    }
     return 1;
 }
 
 static void run_model(struct program *program) {
     const struct settings *settings = &program->settings;
-    catch_interrupts();
     if (measure(program))
         return;
+    catch_interrupts();
     if (!program->chat && !settings->raw)
         note("the model's file describes no talk that is known here: the prompt goes to it as it is");
     if (settings->interactive)

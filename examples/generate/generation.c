@@ -16,17 +16,19 @@ void start_generation(struct generation *generation, struct decoder *decoder, co
                       volatile sig_atomic_t *interrupted) {
     const size_t count = (size_t)(decoder->options.num_sequences * decoder->config.num_tokens);
     *generation = (struct generation){.decoder = decoder, .tokens = tokens, .interrupted = interrupted,
-                                      .logits = allocate_floats(count)};
+                                      .logits = allocate_floats(count),
+                                      .choices = allocate((size_t)decoder->config.num_tokens,
+                                                          sizeof *generation->choices)};
 }
 
 void free_generation(struct generation *generation) {
     free(generation->logits);
+    free(generation->choices);
     *generation = (struct generation){0};
 }
 
 void free_text(struct text *text) {
     free(text->tokens.ids);
-    free_sampler(&text->sampler);
     free_stream(&text->stream);
     *text = (struct text){0};
 }
@@ -40,7 +42,8 @@ static void end_text(struct generation *generation, struct text *text, enum endi
 }
 
 static void take_token(struct generation *generation, struct text *text, float *logits) {
-    const int32_t token = sample_token(&text->sampler, logits, text->tokens.ids, text->tokens.count);
+    const int32_t token = sample_token(&text->sampler, logits, (int32_t)generation->decoder->config.num_tokens,
+                                       text->tokens.ids, text->tokens.count, generation->choices);
     if (ends_answer(generation->tokens, token)) {
         end_text(generation, text, ENDED_BY_MODEL);
         return;
@@ -96,50 +99,53 @@ static void run_step(struct generation *generation, struct text **active, int64_
 
 /* ------------------------------------------------------------------------------------------------ all texts */
 
-/* The text that has this sequence, and is not at its end. */
-static struct text *text_of(struct text *texts, size_t count, int64_t sequence) {
-    for (size_t i = 0; i < count; i++)
-        if (texts[i].sequence == sequence && texts[i].ending == GOES_ON)
-            return &texts[i];
-    return NULL;
-}
-
-static struct text *next_waiting(struct text *texts, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (texts[i].sequence < 0 && texts[i].ending == GOES_ON)
-            return &texts[i];
-    return NULL;
-}
-
 static void begin_text(struct generation *generation, struct text *text, int64_t sequence) {
     text->sequence = sequence;
     truncate_sequence(generation->decoder, sequence, 0);
 }
 
+static void interrupt_texts(struct generation *generation, struct text *texts, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (texts[i].ending == GOES_ON)
+            end_text(generation, &texts[i], ENDED_BY_USER);
+}
+
 void generate_texts(struct generation *generation, struct text *texts, size_t count, int keep_sequences) {
-    const int64_t num_sequences = generation->decoder->options.num_sequences;
-    struct text **active = allocate((size_t)num_sequences, sizeof *active);
+    const size_t num_sequences = (size_t)generation->decoder->options.num_sequences;
+    struct text **by_sequence = allocate(num_sequences, sizeof *by_sequence); /* NULL: nobody has it */
+    struct text **active = allocate(num_sequences, sizeof *active);
+    size_t next = 0; /* all before it have or had a sequence */
+    for (size_t i = 0; i < count; i++)
+        if (texts[i].sequence >= 0)
+            by_sequence[texts[i].sequence] = &texts[i];
     for (;;) {
         int64_t num_active = 0;
-        for (int64_t s = 0; s < num_sequences; s++) {
-            struct text *text = text_of(texts, count, s);
-            if (!text && (text = next_waiting(texts, count)) != NULL)
-                begin_text(generation, text, s);
-            if (text)
-                active[num_active++] = text;
+        for (size_t s = 0; s < num_sequences; s++) {
+            if (!by_sequence[s]) {
+                while (next < count && texts[next].sequence >= 0)
+                    next++;
+                if (next == count)
+                    continue;
+                by_sequence[s] = &texts[next++];
+                begin_text(generation, by_sequence[s], (int64_t)s);
+            }
+            active[num_active++] = by_sequence[s];
         }
         if (num_active == 0)
             break;
         if (*generation->interrupted) {
-            for (size_t i = 0; i < count; i++)
-                if (texts[i].ending == GOES_ON)
-                    end_text(generation, &texts[i], ENDED_BY_USER);
+            interrupt_texts(generation, texts, count);
             break;
         }
         run_step(generation, active, num_active);
-        for (int64_t i = 0; i < num_active && !keep_sequences; i++)
-            if (active[i]->ending != GOES_ON)
+        for (int64_t i = 0; i < num_active; i++) {
+            if (active[i]->ending == GOES_ON)
+                continue;
+            by_sequence[active[i]->sequence] = NULL;
+            if (!keep_sequences)
                 active[i]->sequence = -1;
+        }
     }
     free(active);
+    free(by_sequence);
 }

@@ -185,7 +185,7 @@ void read_gguf(struct gguf *file, const char *path, const void *bytes, size_t si
         file->tensors[i] = at;
         take_tensor(file, &at, &axes);
     }
-    const uint64_t alignment = (uint64_t)gguf_integer(file, "general.alignment", 1, 1 << 20, 32);
+    const uint64_t alignment = (uint64_t)gguf_integer(file, "general.alignment", 8, 1 << 20, 32);
     if ((alignment & (alignment - 1)) != 0)
         damaged(file, "its alignment is no power of two");
     const size_t gap = (size_t)((alignment - at % alignment) % alignment);
@@ -315,8 +315,8 @@ static struct gguf_array find_array(const struct gguf *file, const char *key, ui
     size_t at = find_value(file, key, &type);
     if (!at)
         return array;
-    array.type = type == ARRAY ? (uint32_t)take(file, &at, 4) : NUM_VALUE_TYPES;
-    if (array.type != wanted && !(wanted == I32 && array.type == U32))
+    const uint32_t found = type == ARRAY ? (uint32_t)take(file, &at, 4) : NUM_VALUE_TYPES;
+    if (found != wanted && !(wanted == I32 && found == U32))
         wrong_kind(file, key, kind);
     array.count = (size_t)take(file, &at, 8);
     array.data = file->bytes + at;

@@ -26,7 +26,6 @@ struct gguf_tensor {
 };
 
 struct gguf_array {
-    uint32_t type;          /* of its elements, private */
     size_t count;
     const unsigned char *data;
 };

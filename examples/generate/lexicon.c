@@ -7,13 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t hash_bytes(const char *bytes, size_t size) {
-    uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ (unsigned char)bytes[i]) * UINT64_C(0x100000001b3);
-    return (size_t)(hash ^ hash >> 32);
-}
-
 /* The slot that holds the token, or the free one where it would go. */
 static size_t find_slot(const struct lexicon *lexicon, const char *bytes, size_t size) {
     const size_t mask = lexicon->num_slots - 1;

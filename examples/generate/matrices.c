@@ -72,11 +72,6 @@ static int64_t type_of(const struct gguf_tensor *tensor) {
     return types[i].type;
 }
 
-static void must(qkv_status status) {
-    if (status != QKV_OK)
-        die("packing weights: %s", qkv_status_string(status));
-}
-
 static qkv_pack_desc part_of(const struct gguf_tensor *tensor, int64_t first, int64_t rows) {
     return (qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = tensor->columns, .num_parts = 1,
         .part = {{.data = tensor->data + (size_t)first * tensor->row_size, .out_features = rows,
@@ -86,7 +81,7 @@ static qkv_pack_desc part_of(const struct gguf_tensor *tensor, int64_t first, in
 static size_t packed_bytes(const struct gguf_tensor *tensor, int64_t rows) {
     const qkv_pack_desc desc = part_of(tensor, 0, rows);
     size_t bytes = 0;
-    must(qkv_packed_size(&desc, &bytes));
+    must(qkv_packed_size(&desc, &bytes), "packing weights");
     return bytes;
 }
 
@@ -103,7 +98,7 @@ static void pack_task(void *arg, int64_t index, int32_t worker) {
     const int64_t first = index * TASK_ROWS, rest = packing->tensor->rows - first;
     const qkv_pack_desc desc = part_of(packing->tensor, first, rest < TASK_ROWS ? rest : TASK_ROWS);
     (void)worker;
-    must(qkv_pack(packing->ctx, &desc, packing->packed + packed_bytes(packing->tensor, first)));
+    must(qkv_pack(packing->ctx, &desc, packing->packed + packed_bytes(packing->tensor, first)), "packing weights");
 }
 
 void pack_tensors(const struct decoder *decoder, struct projection *projection, const struct gguf_tensor *tensors,
@@ -138,9 +133,9 @@ void embed_rows(struct decoder *decoder, int64_t rows) {
                    decoder->embedding.data + (size_t)decoder->row_tokens[at + i] * some.row_size, some.row_size);
         qkv_pack_desc desc = part_of(&some, 0, some.rows);
         float *x = decoder->x + at * some.columns;
-        must(qkv_pack(&decoder->ctx, &desc, decoder->embedding_panel));
+        must(qkv_pack(&decoder->ctx, &desc, decoder->embedding_panel), "packing embeddings");
         desc.part[0].unpacked = x;
-        must(qkv_unpack(&desc, decoder->embedding_panel));
+        must(qkv_unpack(&desc, decoder->embedding_panel), "unpacking embeddings");
         for (int64_t i = 0; i < some.rows * some.columns; i++)
             x[i] *= decoder->config.embedding_scale;
     }

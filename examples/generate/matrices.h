@@ -8,7 +8,6 @@
 struct weights {
     const struct gguf *file;
     unsigned char *used;
-    size_t num_used;
 };
 
 void open_weights(struct weights *weights, const struct gguf *file);

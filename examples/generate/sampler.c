@@ -2,26 +2,11 @@
  * random number.  SPDX-License-Identifier: MIT */
 #include "sampler.h"
 
-#include "support.h"
-
 #include <math.h>
 #include <stdlib.h>
 
-struct choice {
-    float logit;
-    int32_t token;
-    double weight;
-};
-
-void start_sampler(struct sampler *sampler, const struct sampling *how, int32_t num_tokens) {
-    *sampler = (struct sampler){.how = *how, .state = how->seed, .num_tokens = num_tokens};
-    if (how->temperature > 0)
-        sampler->choices = allocate((size_t)num_tokens, sizeof *sampler->choices);
-}
-
-void free_sampler(struct sampler *sampler) {
-    free(sampler->choices);
-    *sampler = (struct sampler){0};
+void start_sampler(struct sampler *sampler, const struct sampling *how) {
+    *sampler = (struct sampler){.how = *how, .state = how->seed};
 }
 
 static double random_share(struct sampler *sampler) { /* splitmix64; in [0, 1) */
@@ -59,24 +44,38 @@ static int likelier_first(const void *a, const void *b) {
     return (x->token > y->token) - (x->token < y->token);
 }
 
-int32_t sample_token(struct sampler *sampler, float *logits, const int32_t *before, size_t count) {
+/* The likeliest tokens in their order, at most `most`, and none so unlikely beside the best that its probability is 0
+ * in double. A few are put into their places one by one, which takes a small part of the time of sorting all. */
+static int32_t find_likeliest(struct choice *choices, int32_t most, const float *logits, int32_t count, float best,
+                              float temperature) {
+    const int few = most <= 256;
+    int32_t left = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const int full = few && left == most;
+        if ((full && logits[i] <= choices[most - 1].logit) || !((logits[i] - best) / temperature > -700))
+            continue;
+        int32_t at = full ? most - 1 : left++;
+        for (; few && at > 0 && choices[at - 1].logit < logits[i]; at--)
+            choices[at] = choices[at - 1];
+        choices[at] = (struct choice){.logit = logits[i], .token = i};
+    }
+    if (!few && left > 0)
+        qsort(choices, (size_t)left, sizeof *choices, likelier_first);
+    return left < most ? left : most;
+}
+
+int32_t sample_token(struct sampler *sampler, float *logits, int32_t num_tokens, const int32_t *before, size_t count,
+                     struct choice *choices) {
     const struct sampling *how = &sampler->how;
     if (how->repeat_penalty != 1)
         punish_repetition(how, logits, before, count);
-    const int32_t best = likeliest(logits, sampler->num_tokens);
+    const int32_t best = likeliest(logits, num_tokens);
     if (how->temperature <= 0)
         return best;
-    struct choice *choices = sampler->choices;
-    int32_t left = 0;
-    /* What is this unlikely beside the best has a probability of 0 in double. */
-    for (int32_t i = 0; i < sampler->num_tokens; i++)
-        if ((logits[i] - logits[best]) / how->temperature > -700)
-            choices[left++] = (struct choice){.logit = logits[i], .token = i};
+    const int32_t left = find_likeliest(choices, how->top_k > 0 ? how->top_k : num_tokens, logits, num_tokens,
+                                        logits[best], how->temperature);
     if (left == 0) /* NaN */
         return best;
-    qsort(choices, (size_t)left, sizeof *choices, likelier_first);
-    if (how->top_k > 0 && left > how->top_k)
-        left = how->top_k;
     double sum = 0, used = 0;
     for (int32_t i = 0; i < left; i++)
         sum += choices[i].weight = exp((double)((choices[i].logit - choices[0].logit) / how->temperature));

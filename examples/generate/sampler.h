@@ -18,15 +18,21 @@ struct sampling {
 
 struct sampler {
     struct sampling how;
-    uint64_t state;            /* of the random numbers */
-    struct choice *choices;    /* [num_tokens] */
-    int32_t num_tokens;
+    uint64_t state; /* of the random numbers */
 };
 
-void start_sampler(struct sampler *sampler, const struct sampling *how, int32_t num_tokens);
-void free_sampler(struct sampler *sampler);
+/* A token that may be chosen. */
+struct choice {
+    float logit;
+    int32_t token;
+    double weight;
+};
 
-/* The next token after `count` tokens; may change the logits. Among equals the lowest number is the likeliest. */
-int32_t sample_token(struct sampler *sampler, float *logits, const int32_t *before, size_t count);
+void start_sampler(struct sampler *sampler, const struct sampling *how);
+
+/* The next token after `count` tokens; may change the logits. Among equals the lowest number is the likeliest.
+ * `choices` is room for num_tokens. */
+int32_t sample_token(struct sampler *sampler, float *logits, int32_t num_tokens, const int32_t *before, size_t count,
+                     struct choice *choices);
 
 #endif

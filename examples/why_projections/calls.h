@@ -5,9 +5,6 @@
 
 #include <qkv.h>
 
-/* Ends the program with `what` and the reason unless status is QKV_OK. */
-void check(qkv_status status, const char *what);
-
 /* y[tokens][out] = x[tokens][in] · w[in][out]. */
 void project(const qkv_ctx *ctx, const float *x, const float *w, int64_t tokens, int64_t in, int64_t out, float *y);
 

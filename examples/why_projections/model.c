@@ -49,15 +49,15 @@ static qkv_pack_desc pack_desc(const struct matrix *matrices, int64_t count) {
 static void pack(struct model *model) {
     qkv_pack_desc qkv = pack_desc(&model->matrices[WQ], 3), o = pack_desc(&model->matrices[WO], 1);
     if (model->packed_qkv)
-        check(qkv_pack(model->ctx, &qkv, model->packed_qkv), "qkv_pack");
-    check(qkv_pack(model->ctx, &o, model->packed_o), "qkv_pack");
+        must(qkv_pack(model->ctx, &qkv, model->packed_qkv), "qkv_pack");
+    must(qkv_pack(model->ctx, &o, model->packed_o), "qkv_pack");
 }
 
 static void *allocate_packed(const struct matrix *matrices, int64_t count) {
     qkv_pack_desc desc = pack_desc(matrices, count);
     size_t size;
-    check(qkv_packed_size(&desc, &size), "qkv_packed_size");
-    return allocate_floats(size / sizeof(float));
+    must(qkv_packed_size(&desc, &size), "qkv_packed_size");
+    return allocate_bytes(size);
 }
 
 static qkv_layer_desc layer_desc(const struct model *model, int64_t batch) {
@@ -80,13 +80,13 @@ static void plan_model(struct model *model) {
         .grad_v = {.data = model->matrices[WV].gradient}, .grad_o = {.data = model->matrices[WO].gradient}};
     model->forward.out.data = model->out;
     int32_t workers = model->pool->num_threads;
-    check(qkv_layer_plan(model->ctx, &model->forward, workers, &model->forward_plan), "qkv_layer_plan");
-    check(qkv_layer_backward_plan(model->ctx, &model->backward, workers, &model->backward_plan),
-          "qkv_layer_backward_plan");
+    must(qkv_layer_plan(model->ctx, &model->forward, workers, &model->forward_plan), "qkv_layer_plan");
+    must(qkv_layer_backward_plan(model->ctx, &model->backward, workers, &model->backward_plan),
+         "qkv_layer_backward_plan");
     model->workspace_size = model->forward_plan.workspace_size;
     if (model->backward_plan.workspace_size > model->workspace_size)
         model->workspace_size = model->backward_plan.workspace_size;
-    model->workspace = allocate_floats(model->workspace_size / sizeof(float));
+    model->workspace = allocate_bytes(model->workspace_size);
 }
 
 void make_model(struct model *model, const struct design *design, const qkv_ctx *ctx, qkv_pthreads *pool,
@@ -125,8 +125,8 @@ void free_model(struct model *model) {
 
 const float *run_model(struct model *model, const float *x) {
     model->forward.x.data = x;
-    check(qkv_layer_run_parallel(&model->forward_plan, &model->forward, model->workspace, model->workspace_size,
-                                 qkv_pthreads_for, model->pool), "qkv_layer_run");
+    must(qkv_layer_run_parallel(&model->forward_plan, &model->forward, model->workspace, model->workspace_size,
+                                qkv_pthreads_for, model->pool), "qkv_layer_run");
     return model->out;
 }
 
@@ -139,9 +139,9 @@ double train_model(struct model *model, const float *x, const float *target, flo
         model->grad_out[i] = error * (2.0f / (BATCH * TOKENS)); /* of the mean over tokens of Σ error² */
     }
     model->backward.forward.x.data = x;
-    check(qkv_layer_backward_run_parallel(&model->backward_plan, &model->backward, model->workspace,
-                                          model->workspace_size, qkv_pthreads_for, model->pool),
-          "qkv_layer_backward_run");
+    must(qkv_layer_backward_run_parallel(&model->backward_plan, &model->backward, model->workspace,
+                                         model->workspace_size, qkv_pthreads_for, model->pool),
+         "qkv_layer_backward_run");
     for (int i = 0; i < NUM_MATRICES; i++) {
         struct matrix *matrix = &model->matrices[i];
         if (matrix->gradient)
@@ -156,9 +156,9 @@ static void run_sentence(const struct model *model, qkv_layer_desc *desc, const 
     qkv_plan plan;
     desc->x.data = x;
     desc->out.data = out;
-    check(qkv_layer_plan(model->ctx, desc, 1, &plan), "qkv_layer_plan");
-    void *workspace = allocate_floats(plan.workspace_size / sizeof(float));
-    check(qkv_layer_run(&plan, desc, workspace, plan.workspace_size), "qkv_layer_run");
+    must(qkv_layer_plan(model->ctx, desc, 1, &plan), "qkv_layer_plan");
+    void *workspace = allocate_bytes(plan.workspace_size);
+    must(qkv_layer_run(&plan, desc, workspace, plan.workspace_size), "qkv_layer_run");
     free(workspace);
 }
 

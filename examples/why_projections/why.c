@@ -40,7 +40,7 @@ static const char help[] =
     "  -s, --seed N      another language, other sentences, other first weights (default: 1)\n"
     "  -q, --quick       ten steps a layer in place of 400: for testing, little is learned\n"
     "  -t, --threads N   default: 1; the layers are so small that more of them gain nothing\n"
-    "      --isa NAME    kernel set: avx512, avx2, neon or ref (default: QKV_ISA, else the best)\n"
+    "      --isa NAME    kernel set: avx512, avx2, neon, portable or ref (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
 
 static const struct option long_options[] = {
@@ -58,8 +58,7 @@ struct options {
 };
 
 static void read_options(struct options *options, int argc, char **argv) {
-    const char *isa = getenv("QKV_ISA");
-    *options = (struct options){.folder = "why-pictures", .isa = isa && *isa ? isa : NULL, .seed = 1,
+    *options = (struct options){.folder = "why-pictures", .isa = wanted_kernels(), .seed = 1,
                                 .num_threads = 1};
     for (int option; (option = getopt_long(argc, argv, "o:s:qt:h", long_options, NULL)) != -1;) {
         switch (option) {
@@ -78,11 +77,8 @@ static void read_options(struct options *options, int argc, char **argv) {
         case 'i':
             options->isa = optarg;
             break;
-        case 'h':
-            fputs(help, stdout);
-            exit(0);
-        default: /* getopt has said what is wrong */
-            die("--help lists what can be asked for");
+        default:
+            end_options(option, help);
         }
     }
     if (optind < argc)

@@ -3,6 +3,7 @@
  *   llama_reference tokens MODEL <lines                     the tokens of each line, [1,2,3]
  *   llama_reference greedy MODEL THREADS N "text"           the N likeliest next tokens, with K and V in f32
  *   llama_reference speed MODEL THREADS TOKENS STEPS        seconds and processor seconds of both
+ *   llama_reference perplexity MODEL THREADS TEXT           in pieces of 512 tokens, with K and V in f32
  *   llama_reference quantize MODEL OUT TYPE                 weights as f16, q8_0, q5_1, q5_0, q4_1 or q4_0
  *
  * SPDX-License-Identifier: MIT */
@@ -48,7 +49,7 @@ static int print_tokens(const char *path) {
 }
 
 static struct sides with_context(const char *path, int32_t threads, enum ggml_type cache, int32_t tokens) {
-    struct sides s = {.model = open_model(path, false)};
+    struct llama_model *model = open_model(path, false);
     struct llama_context_params p = llama_context_default_params();
     p.n_ctx = (uint32_t)tokens;
     p.n_batch = 2048;
@@ -57,9 +58,8 @@ static struct sides with_context(const char *path, int32_t threads, enum ggml_ty
     p.flash_attn_type = cache == GGML_TYPE_F32 ? LLAMA_FLASH_ATTN_TYPE_DISABLED : LLAMA_FLASH_ATTN_TYPE_ENABLED;
     p.type_k = p.type_v = cache;
     p.no_perf = true;
-    s.vocab = llama_model_get_vocab(s.model);
-    s.side[0] = (struct side){"llama.cpp", need(llama_init_from_model(s.model, p))};
-    return s;
+    return (struct sides){.vocab = llama_model_get_vocab(model),
+                          .side = {{"llama.cpp", model, need(llama_init_from_model(model, p))}}};
 }
 
 static int greedy(const char *path, int32_t threads, int32_t steps, const char *text) {
@@ -99,6 +99,17 @@ static int speed(const char *path, int32_t threads, int32_t count, int32_t steps
     return 0;
 }
 
+static int perplexity(const char *path, int32_t threads, const char *text) {
+    enum { PIECE = 512 };
+    int32_t n;
+    int64_t count;
+    struct sides s = with_context(path, threads, GGML_TYPE_F32, PIECE);
+    const llama_token *tokens = tokens_of(&s, read_text(text), false, &n);
+    const double found = perplexity_of(&s, &s.side[0], tokens, n, PIECE, &count);
+    printf("perplexity %.4f of %lld tokens\n", found, (long long)count);
+    return count == 0;
+}
+
 static int quantize(const char *from, const char *to, const char *type) {
     static const struct {
         const char *name;
@@ -124,6 +135,8 @@ int main(int argc, char **argv) {
         return greedy(argv[2], atoi(argv[3]), atoi(argv[4]), argv[5]);
     if (argc == 6 && strcmp(argv[1], "speed") == 0)
         return speed(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
+    if (argc == 5 && strcmp(argv[1], "perplexity") == 0)
+        return perplexity(argv[2], atoi(argv[3]), argv[4]);
     if (argc == 5 && strcmp(argv[1], "quantize") == 0)
         return quantize(argv[2], argv[3], argv[4]);
     fputs("usage: see the beginning of the source\n", stderr);

@@ -14,12 +14,17 @@ class Decoder:
         self.head_dim = get("attention.key_length", self.dim // self.heads)
         self.rotary = get("rope.dimension_count", self.head_dim)
         self.base = get("rope.freq_base", 10000.0)
+        self.factor = get("rope.scaling.factor", get("rope.scale_linear", 1)) or 1
+        if get("rope.scaling.type") == "none":
+            self.factor = 1
         self.epsilon = get("attention.layer_norm_rms_epsilon", 1e-5)
         self.softcap, self.attention_softcap = get("final_logit_softcapping", 0), get("attn_logit_softcapping", 0)
         self.gemma = self.architecture.startswith("gemma")
         self.window = get("attention.sliding_window", 0) if self.gemma else 0
-        self.every = {"gemma2": 2, "gemma3": 6}.get(self.architecture, 0)
+        self.every = get("attention.sliding_window_pattern", {"gemma2": 2, "gemma3": 6}.get(self.architecture, 0))
         self.local_base = 10000.0 if self.architecture == "gemma3" else self.base
+        large = {"gemma2": 46, "gemma3": 62}.get(self.architecture) == self.layers # the two of 27B
+        self.scale = (self.dim // self.heads if large else self.head_dim) ** -0.5
 
     def norm(self, x, name):
         return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.epsilon) * self.file.matrix(name)
@@ -27,10 +32,10 @@ class Decoder:
     def maybe(self, name):
         return self.file.matrix(name) if name in self.file.tensors else None
 
-    def rotate(self, x, base):
+    def rotate(self, x, base, factor):
         """x is (tokens, heads, head_dim)."""
         pairs = self.rotary // 2
-        angles = np.arange(len(x))[:, None] * base ** (-np.arange(pairs) / pairs)[None, :]
+        angles = np.arange(len(x))[:, None] / factor * base ** (-np.arange(pairs) / pairs)[None, :]
         factors = self.maybe("rope_freqs.weight")
         if factors is not None:
             angles = angles / factors
@@ -55,15 +60,15 @@ class Decoder:
                 y = self.norm(y, name(part) + "_norm.weight")
             return y
 
-        base = self.local_base if local else self.base
-        q, k = self.rotate(heads("q", self.heads), base), self.rotate(heads("k", self.kv_heads), base)
+        rope = (self.local_base, 1) if local else (self.base, self.factor)
+        q, k = self.rotate(heads("q", self.heads), *rope), self.rotate(heads("k", self.kv_heads), *rope)
         v = heads("v", self.kv_heads)
         distance = np.arange(len(x))[:, None] - np.arange(len(x))[None, :]
         hidden = (distance < 0) | ((distance >= self.window) if local else False)
         out = np.empty_like(q)
         for h in range(self.heads):
             shared = h // (self.heads // self.kv_heads)
-            s = q[:, h] @ k[:, shared].T / np.sqrt(self.head_dim)
+            s = q[:, h] @ k[:, shared].T * self.scale
             if self.attention_softcap:
                 s = self.attention_softcap * np.tanh(s / self.attention_softcap)
             s[hidden] = -np.inf

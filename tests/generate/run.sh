@@ -24,17 +24,6 @@ build_asan() {
         "$build/libqkv.a" $(pkg-config --libs libutf8proc) -lm -lpthread
 }
 
-# llama.cpp, where scripts/llama.sh has put it: takes ten minutes, so it is not built here.
-build_llama_reference() {
-    version=$(sed -n 's/^llama-cpp-python==//p' "$root/bench/peers/sources.txt")
-    cache=${XDG_CACHE_HOME:-$HOME/.cache}/qkv/ggml
-    sources=$cache/$version/vendor/llama.cpp libraries=$cache/build-$version/bin
-    test -e "$libraries/libllama.so" || { echo "llama.cpp is not built (sh scripts/llama.sh does)"; return 1; }
-    ${CC:-cc} -O2 -std=c11 -D_POSIX_C_SOURCE=200809L "-DBACKENDS=\"$libraries\"" -I"$sources/include" \
-        -I"$sources/ggml/include" "$tests/llama_reference.c" "$root/bench/engines/llama_side.c" -L"$libraries" -lllama \
-        -lggml -lggml-base -Wl,-rpath,"$libraries" -lm -o "$build/llama_reference"
-}
-
 if [ ! -x "$generate" ]; then
     skip 1 "examples/generate is not built in ${1:-build/release}: libutf8proc is missing, or the build failed"
     finish
@@ -44,7 +33,16 @@ model=$(sh "$root/scripts/generate.sh" --fetch 2>"$log") || model=
 [ -n "$model" ] || reason=$(tail -n 1 "$log")
 gemma=${XDG_CACHE_HOME:-$HOME/.cache}/qkv/gemma-3-270m-q4_k_m.gguf
 reference=$build/llama_reference
-build_llama_reference >"$log" 2>&1 || { reference=; llama_reason=$(tail -n 1 "$log"); }
+sh "$tests/llama_reference.sh" "$reference" >"$log" 2>&1
+case $? in
+0) ;;
+77) reference= llama_reason=$(tail -n 1 "$log") ;;
+*)
+    cat "$log"
+    fail "tests/generate/llama_reference.c does not compile"
+    reference= llama_reason="see above"
+    ;;
+esac
 
 if ! has "$python" numpy; then
     skip 190 "everything, as NumPy is not there and can't be installed"

@@ -74,6 +74,8 @@ def changed_values():
         "llama.rope.freq_base": -1.0, "llama.attention.layer_norm_rms_epsilon": float("nan"),
     }.items():
         yield f"{key} = {value}", gguf_file.pack({**VALUES, key: value}, TENSORS)
+    for alignment in (1, 2, 4):
+        yield f"an alignment of {alignment}", gguf_file.pack({**VALUES, "general.alignment": alignment}, TENSORS)
     for key in ("general.architecture", "llama.block_count", "llama.embedding_length", "llama.context_length",
                 "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.pre"):
         yield f"no {key}", gguf_file.pack({k: v for k, v in VALUES.items() if k != key}, TENSORS)

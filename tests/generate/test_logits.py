@@ -56,11 +56,19 @@ def small_models():
     cases += [(kind, "llama", {}, ()) for kind in gguf_file.TYPES if kind != "F32"]
     cases += [("F16", "llama", {}, ("output", "rope_freqs")),
               ("F32", "qwen3", {"qwen3.rope.dimension_count": 8}, ("output",))]
+    cases += [("F32", a, {f"{a}.block_count": n}, ()) for a, n in (("gemma2", 46), ("gemma3", 62))] # those of 27B
+    cases += [("F32", a, {f"{a}.{key}": value for key, value in changes.items()}, ()) for a, changes in (
+        ("gemma3", {"attention.sliding_window_pattern": 3}),
+        ("llama", {"rope.scaling.type": "linear", "rope.scaling.factor": 3.0}),
+        ("llama", {"rope.scaling.type": "none", "rope.scaling.factor": 3.0}),
+        ("llama", {"rope.scaling.factor": 3.0}), ("llama", {"rope.scaling.factor": 0.0}),
+        ("gemma3", {"rope.scale_linear": 3.0}))]
     for kind, architecture, changes, extra in cases:
         with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
             wide = gguf_file.TYPES[kind][1] == 256
             tiny_decoder.write(file.name, architecture, kind, wide=wide, extra=extra, **changes)
-            compare(" ".join((f"small {architecture} of {kind}", *extra)), file.name, text, 30, 2e-4, "--chunk", "11")
+            name = " ".join((f"small {architecture} of {kind}", *extra, *(f"{k}={v}" for k, v in changes.items())))
+            compare(name, file.name, text, 30, 2e-4, "--chunk", "11")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ def samples(model):
     results.check("a seed gives the same text again", get("--temperature", 1, "--seed", 7) ==
                   get("--temperature", 1, "--seed", 7))
     results.check("another seed another", get("--temperature", 1, "--seed", 7) != get("--temperature", 1, "--seed", 8))
+    kept = ("--temperature", 3, "--top-p", 1, "--min-p", 0.02) # some dozens
+    results.check("the likeliest few, and all that there are, come in the same order",
+                  get("--top-k", 256, *kept) == get("--top-k", 0, *kept))
     most = max(greedy.count(t) for t in greedy)
     punished = get("--repeat-penalty", 5)
     results.check("a penalty on repetition has less of it", max(punished.count(t) for t in punished) < most)
@@ -107,6 +110,32 @@ def batches(model):
                   found["prompt_tokens"] + len(found["tokens"]) == 41, found["ended_by"])
 
 
+def bad_lines(model):
+    long = "the " * 100
+    done = run(model, "--ctx", 60, "--interactive", "--tokens", 5, stdin=f"the\n{long}\nthe\n".encode())
+    results.check("a talk ends where a line does not fit, with a closing line", done.returncode == 0 and
+                  b"don't fit" in done.stderr and b"answer 5 tokens" in done.stderr and done.stdout.count(b"\n") == 1,
+                  done.stderr.decode()[-250:].strip())
+    for what, line in (("is empty", ""), ("does not fit", long)):
+        done = run(model, "--ctx", 60, "--batch-prompts", "-", stdin=f"the\n{line}\nthe\n".encode())
+        results.check(f"a line of a batch that {what} is named", done.returncode == 1 and done.stdout == b"" and
+                      b"-: line 2: " in done.stderr, done.stderr.decode()[-100:].strip())
+
+
+def script(model):
+    """scripts/generate.sh finds the model among its arguments, and brings none of its own then."""
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+    if not os.path.samefile(GENERATE, os.path.join(root, "build/release/examples/generate")):
+        results.skip("scripts/generate.sh", "it runs what is built in build/release", 4)
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        for options in (("--model", model), (f"--model={model}",), ("-m", model), (f"-m{model}",)):
+            done = results.run("sh", os.path.join(root, "scripts/generate.sh"), *options, "--tokens", 2, "the",
+                               XDG_CACHE_HOME=cache, PIP_NO_INDEX="1")
+            results.check("scripts/generate.sh " + " ".join(options).replace(model, "MODEL"), done.returncode == 0 and
+                          b"answer 2 tokens" in done.stderr, done.stderr.decode()[-150:].strip())
+
+
 def interruption(model):
     process = subprocess.Popen([GENERATE, "--model", model, "--ctx", "1000000", "--tokens", "1000000", "the"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -117,6 +146,25 @@ def interruption(model):
     out.decode()
     results.check("Ctrl-C ends a text: its line, and the closing one", process.returncode == 130 and
                   out.endswith(b"\n") and b"answer" in err, err.decode()[-200:].strip())
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+        text.write("the string of a thing on the shore " * 100000)
+        text.flush()
+        for options, status in ((("--perplexity", text.name), 130), (("--speed", "190000"), -signal.SIGINT),
+                                (("--logits", "/dev/null", "the " * 30000), -signal.SIGINT)):
+            process = subprocess.Popen([GENERATE, "--model", model, "--ctx", "200000", *options],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            if status == 130:
+                while b"perplexity" not in (os.read(process.stderr.fileno(), 1 << 16) or b"perplexity"):
+                    pass # its bar
+            else:
+                time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            try:
+                found = process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                found = "not in two seconds"
+            results.check(f"Ctrl-C ends {options[0]}", found == status, str(found))
 
 
 def talk(model):
@@ -140,6 +188,8 @@ with tempfile.TemporaryDirectory() as directory:
     samples(tiny)
     distribution(tiny)
     batches(tiny)
+    bad_lines(tiny)
+    script(tiny)
     interruption(tiny)
 for path in MODELS:
     talk(path)
