@@ -133,9 +133,16 @@ static unsigned long long nanoseconds_now(void) {
     return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
-static bool needs_one_of(const struct ggml_tensor *op, struct ggml_tensor *const *ops, int count) {
+static bool overlap(const struct ggml_tensor *a, const struct ggml_tensor *b) {
+    const char *of_a = a->data, *of_b = b->data;
+    return of_a < of_b + ggml_nbytes(b) && of_b < of_a + ggml_nbytes(a);
+}
+
+/* Whether a product reads what one of those before it writes, or writes what one of them reads or writes: ggml gives
+ * memory away once the last op that reads it is done. */
+static bool waits_for_one_of(const struct ggml_tensor *op, struct ggml_tensor *const *ops, int count) {
     for (int i = 0; i < count; i++)
-        if (op->src[1] == ops[i] || op->src[1]->view_src == ops[i])
+        if (overlap(op->src[1], ops[i]) || overlap(op, ops[i]->src[1]) || overlap(op, ops[i]))
             return true;
     return false;
 }
@@ -154,7 +161,7 @@ static const char *compute_nodes(struct backend *b, struct ggml_cgraph *graph, i
         while (*number < ggml_graph_n_nodes(graph) && count < MAX_TOGETHER) {
             struct ggml_tensor *next = ggml_graph_node(graph, *number);
             const bool is_product = next->op == GGML_OP_MUL_MAT && is_computed(next);
-            if (is_product && needs_one_of(next, products, count))
+            if (is_product && waits_for_one_of(next, products, count))
                 break;
             if (is_product)
                 products[count++] = next;

@@ -19,7 +19,7 @@ struct product_state {
     int64_t ops; /* that were computed */
 };
 
-/* Computes some that need no result of each other, 1 … MAX_TOGETHER. NULL, or why not. */
+/* Computes some, 1 … MAX_TOGETHER, none of which writes what another reads or writes. NULL, or why not. */
 const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops,
                          int count);
 

@@ -296,6 +296,45 @@ static void the_scheduler_copies_nothing_but_weights_for_others(const char *name
     free_product(&q);
 }
 
+/* y = W0·x, z = W1·y, u = W2·x, where ggml gives y's memory to u, as z was the last that reads y. */
+static void memory_that_is_used_again_is_not_written_too_early(const char *names) {
+    enum ggml_type type = types[0];
+    for (int t = 0; t < NUM_TYPES; t++)
+        if (takes(types[t], names))
+            type = types[t];
+    const int64_t block = ggml_blck_size(type);
+    struct product first = make_product(qkv, type, block, 16384, 32, 1, 0);
+    struct product second = make_product(qkv, type, 16384, 64, 1, 1, 0);
+    struct product third = make_product(qkv, type, block, 16384, 1, 1, 0);
+    struct ggml_context *context = ggml_init((struct ggml_init_params){.mem_size = 1 << 20, .no_alloc = true});
+    struct ggml_cgraph *graph = ggml_new_graph(context);
+    struct ggml_tensor *y = ggml_mul_mat(context, first.weights, first.x);
+    struct ggml_tensor *z = ggml_mul_mat(context, second.weights, y);
+    struct ggml_tensor *u = ggml_mul_mat(context, third.weights, first.x);
+    ggml_build_forward_expand(graph, z);
+    ggml_build_forward_expand(graph, u);
+    ggml_gallocr_t allocator = ggml_gallocr_new(ggml_backend_cpu_buffer_type());
+    const bool is_shared = ggml_gallocr_alloc_graph(allocator, graph) && u->data == y->data;
+    float *alone = malloc(ggml_nbytes(z));
+    int different = 0;
+    for (int n = 0; n < 100; n++) {
+        set_threads(qkv, n == 0 ? 1 : 3);
+        different += ggml_backend_graph_compute(qkv, graph) != GGML_STATUS_SUCCESS;
+        if (n == 0)
+            memcpy(alone, z->data, ggml_nbytes(z));
+        different += memcmp(alone, z->data, ggml_nbytes(z)) != 0;
+    }
+    set_threads(qkv, 2);
+    check(is_shared, "ggml gives a result the memory of one that has been read");
+    check(different == 0, "which is not written before");
+    free(alone);
+    ggml_gallocr_free(allocator);
+    ggml_free(context);
+    free_product(&first);
+    free_product(&second);
+    free_product(&third);
+}
+
 static void bits_do_not_depend_on_threads(const char *names) {
     int different = 0;
     for (int t = 0; t < NUM_TYPES; t++)
@@ -341,6 +380,7 @@ int main(int argc, char **argv) {
     what_is_written_is_read();
     what_is_not_in_its_buffers_is_left_to_ggml(names);
     the_scheduler_copies_nothing_but_weights_for_others(names);
+    memory_that_is_used_again_is_not_written_too_early(names);
     bits_do_not_depend_on_threads(names);
     ggml_backend_free(qkv);
     ggml_backend_free(cpu);
