@@ -22,9 +22,11 @@ static bool has_rows_of_floats(const struct ggml_tensor *t) {
 
 bool supports_product(const struct ggml_tensor *op) {
     const struct ggml_tensor *weights = op->src[WEIGHTS], *x = op->src[X];
-    /* A matrix without memory yet is a leaf of a graph that is only tried. */
-    const bool is_ours = weights->buffer ? is_weights_buffer_type(weights->buffer->buft) : weights->op == GGML_OP_NONE;
-    return is_ours && is_matrix_of_blocks(weights) && has_rows_of_floats(x) && has_rows_of_floats(op);
+    const ggml_backend_buffer_t buffer = weights->buffer;
+    /* Hosts try an op before its weights have memory: in an empty buffer, or as a leaf that is no input of a graph. */
+    const bool may_be_ours = buffer ? buffer->size == 0 && is_weights_buffer_type(buffer->buft)
+                                    : weights->op == GGML_OP_NONE && !(weights->flags & GGML_TENSOR_FLAG_INPUT);
+    return (may_be_ours || is_in_panels(weights)) && is_matrix_of_blocks(weights) && has_rows_of_floats(x) && has_rows_of_floats(op);
 }
 
 /* Some columns of an op, from a panel on, and their call: for the rows of one index of the last axis. */

@@ -3,9 +3,9 @@
  * ggml asks one type for two kinds of memory. Of the weights of a model the data must not be touched but through the
  * buffer, as they are not what ggml thinks they are: that is what a type says that is not "host". What the scheduler
  * takes for the results of this device's ops is plain memory, which the CPU shall read and write without a copy:
- * "host". Which of them a buffer is, is known when its first tensor is placed: the scheduler marks its own before. So
- * there are two types: the one that is asked for says host, as that is what the scheduler plans by; a buffer is made of
- * the other, and becomes one of the first when it turns out to be the scheduler's.
+ * "host". Which of them a buffer is, is known when its tensors are placed: the scheduler marks its own before. So there
+ * are two types: buffers are made of the one that says host, as that is what the scheduler plans by; one that is not the
+ * scheduler's becomes the other with its first matrix of blocks.
  *
  * SPDX-License-Identifier: MIT */
 #include "weights_buffer.h"
@@ -40,9 +40,8 @@ static void *buffer_base(ggml_backend_buffer_t buffer) {
 }
 
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor) {
-    (void)tensor;
-    if (buffer->usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE)
-        buffer->buft = &plain_type;
+    if (buffer->usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE && is_matrix_of_blocks(tensor))
+        buffer->buft = &packed_type;
     return GGML_STATUS_SUCCESS;
 }
 
@@ -122,7 +121,7 @@ static ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t 
     if (data && size >= HUGE_PAGE)
         madvise(data, size, MADV_HUGEPAGE);
 #endif
-    return data ? ggml_backend_buffer_init(&packed_type, buffer_interface, data, size) : NULL;
+    return data ? ggml_backend_buffer_init(&plain_type, buffer_interface, data, size) : NULL;
 }
 
 static size_t type_alignment(ggml_backend_buffer_type_t type) {

@@ -213,6 +213,31 @@ static void what_is_not_in_its_buffers_is_left_to_ggml(const char *names) {
     struct ggml_tensor *by_half = ggml_mul_mat(p.of_rest, p.weights, ggml_cast(p.of_rest, p.x, GGML_TYPE_F16));
     check(!ggml_backend_dev_supports_op(device, by_view), "not those by a view of weights");
     check(!ggml_backend_dev_supports_op(device, by_half), "not those of rows in f16");
+    struct ggml_tensor *leaf = ggml_new_tensor_2d(p.of_rest, types[1], 512, 64);
+    struct ggml_tensor *by_leaf = ggml_mul_mat(p.of_rest, leaf, p.x);
+    const bool takes_tried = ggml_backend_dev_supports_op(device, by_leaf);
+    ggml_set_input(leaf);
+    check(takes_tried == takes(types[1], names) && !ggml_backend_dev_supports_op(device, by_leaf),
+          "those by weights without memory yet, but not by an input of the graph");
+    ggml_backend_buffer_t of_scheduler = ggml_backend_alloc_buffer(qkv, ggml_nbytes(leaf) + 64);
+    ggml_backend_buffer_set_usage(of_scheduler, GGML_BACKEND_BUFFER_USAGE_COMPUTE);
+    leaf->flags = 0;
+    ggml_backend_tensor_alloc(of_scheduler, leaf, ggml_backend_buffer_get_base(of_scheduler));
+    check(!ggml_backend_dev_supports_op(device, by_leaf), "nor by a matrix in memory that is the scheduler's");
+    ggml_backend_buffer_free(of_scheduler);
+    free_product(&p);
+}
+
+/* llama.cpp puts a model's adapters into the type of buffer that its weights lie in. */
+static void what_is_no_matrix_of_blocks_lies_in_plain_memory(void) {
+    struct product p = make_product(qkv, types[1], 512, 64, 1, 1, 0);
+    struct ggml_context *context = ggml_init((struct ggml_init_params){.mem_size = 1 << 16, .no_alloc = true});
+    struct ggml_tensor *half = ggml_new_tensor_2d(context, GGML_TYPE_F16, 512, 8);
+    ggml_backend_buffer_t buffer =
+        ggml_backend_alloc_ctx_tensors_from_buft(context, ggml_backend_buffer_get_type(p.weights_buffer));
+    check(ggml_backend_buffer_is_host(half->buffer), "a buffer without a matrix of blocks is read without a copy");
+    ggml_backend_buffer_free(buffer);
+    ggml_free(context);
     free_product(&p);
 }
 
@@ -379,6 +404,7 @@ int main(int argc, char **argv) {
     an_error_is_below_that_of_ggml(names);
     what_is_written_is_read();
     what_is_not_in_its_buffers_is_left_to_ggml(names);
+    what_is_no_matrix_of_blocks_lies_in_plain_memory();
     the_scheduler_copies_nothing_but_weights_for_others(names);
     memory_that_is_used_again_is_not_written_too_early(names);
     bits_do_not_depend_on_threads(names);
