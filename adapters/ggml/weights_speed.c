@@ -98,22 +98,25 @@ static double seconds_now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void take_turns(struct runner *runner, struct products *qkv, ggml_backend_t cpu, struct products *ggml,
+/* False if either could not compute it. */
+static bool take_turns(struct runner *runner, struct products *qkv, ggml_backend_t cpu, struct products *ggml,
                        struct comparison *result) {
     struct product_state state = {NULL, 0, 0};
+    bool done = true;
     double least[2][2] = {{INFINITY, INFINITY}, {INFINITY, INFINITY}};
     for (int round = 0; round < ROUNDS; round++)
         for (int many = 0; many < 2; many++)
-            for (int step = many ? STEPS - 1 : 0; step < STEPS; step++) {
+            for (int step = many ? STEPS - 1 : 0; step < STEPS && done; step++) {
                 const double begin = seconds_now();
-                run_products(runner, &state, &qkv->op[many], 1);
+                done = run_products(runner, &state, &qkv->op[many], 1) == NULL;
                 const double middle = seconds_now();
-                ggml_backend_graph_compute(cpu, ggml->graph[many]);
+                done = done && ggml_backend_graph_compute(cpu, ggml->graph[many]) == GGML_STATUS_SUCCESS;
                 least[many][0] = fmin(least[many][0], middle - begin);
                 least[many][1] = fmin(least[many][1], seconds_now() - middle);
             }
     free_product_state(&state);
     *result = (struct comparison){least[0][1] / least[0][0], least[1][1] / least[1][0]};
+    return done;
 }
 
 bool compare_products(const qkv_ctx *ctx, ggml_backend_buffer_type_t type_of_qkv, enum ggml_type type,
@@ -130,12 +133,12 @@ bool compare_products(const qkv_ctx *ctx, ggml_backend_buffer_type_t type_of_qkv
     set_threads(cpu, 1);
     struct runner runner = {.ctx = *ctx, .team.num_threads = 1};
     struct products qkv, ggml;
-    const bool made = make_products(&qkv, type, type_of_qkv, dev), both = make_products(&ggml, type, NULL, dev) && made;
-    if (both)
-        take_turns(&runner, &qkv, cpu, &ggml, result);
+    const bool made = make_products(&qkv, type, type_of_qkv, dev);
+    const bool made_both = make_products(&ggml, type, NULL, dev) && made;
+    const bool done = made_both && take_turns(&runner, &qkv, cpu, &ggml, result);
     free_products(&qkv);
     free_products(&ggml);
     free(runner.workspace);
     ggml_backend_free(cpu);
-    return both;
+    return done;
 }
