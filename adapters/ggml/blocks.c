@@ -154,17 +154,17 @@ static void put_row(unsigned char *to, const struct ggml_tensor *matrix, const u
 /* A panel's rows as ggml has them, and what of the bytes asked for lies in them. */
 struct piece {
     unsigned char *panel;
-    int64_t first_row, rows;
+    int64_t rows;
     size_t begin, end; /* bytes from the panel's first row on */
     size_t at;         /* of the bytes asked for */
 };
 
 static struct piece piece_of(const struct ggml_tensor *matrix, const void *panels, int64_t number, size_t offset,
                              size_t size) {
-    struct piece p = {.first_row = number * QKV_PANEL};
-    p.rows = matrix->ne[1] - p.first_row < QKV_PANEL ? matrix->ne[1] - p.first_row : QKV_PANEL;
+    const int64_t first_row = number * QKV_PANEL, left = matrix->ne[1] - first_row;
+    struct piece p = {.rows = left < QKV_PANEL ? left : QKV_PANEL};
     p.panel = (unsigned char *)panels + (size_t)number * bytes_of_panel(matrix);
-    const size_t first = (size_t)p.first_row * matrix->nb[1], all = (size_t)p.rows * matrix->nb[1];
+    const size_t first = (size_t)first_row * matrix->nb[1], all = (size_t)p.rows * matrix->nb[1];
     p.begin = offset > first ? offset - first : 0;
     p.end = offset + size - first < all ? offset + size - first : all;
     p.at = first + p.begin - offset;

@@ -89,21 +89,14 @@ static void buffer_memset(ggml_backend_buffer_t buffer, struct ggml_tensor *tens
     free(bytes);
 }
 
-static bool buffer_copy(ggml_backend_buffer_t buffer, const struct ggml_tensor *from, struct ggml_tensor *to) {
-    if (!ggml_backend_buffer_is_host(from->buffer))
-        return false;
-    buffer_set(buffer, to, from->data, 0, ggml_nbytes(from));
-    return true;
-}
-
+/* 0, which is 0 in blocks too; ggml's hosts clear with nothing else. */
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
     memset(buffer->context, value, buffer->size);
 }
 
 static const struct ggml_backend_buffer_i buffer_interface = {
     .free_buffer = buffer_free, .get_base = buffer_base, .init_tensor = buffer_init_tensor,
-    .memset_tensor = buffer_memset, .set_tensor = buffer_set, .get_tensor = buffer_get, .cpy_tensor = buffer_copy,
-    .clear = buffer_clear};
+    .memset_tensor = buffer_memset, .set_tensor = buffer_set, .get_tensor = buffer_get, .clear = buffer_clear};
 
 /* ----------------------------------------------------------------------------------------------------------- types */
 
