@@ -102,7 +102,7 @@ tests)
     fetch
     build_host "ggml ggml-cpu"
     test "$version" = $oldest || more=test-backend-ops # which is of the newest only, and slow to compile
-    build_adapter "ggml-qkv test_ggml test_products ${more:-}" -DQKV_GGML_TESTS=ON
+    build_adapter "ggml-qkv test_ggml test_products test_experts ${more:-}" -DQKV_GGML_TESTS=ON
     echo "$cache/build-$version/bin"
     ;;
 llama)

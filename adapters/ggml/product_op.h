@@ -7,7 +7,11 @@
 #include <ggml.h>
 #include <stdbool.h>
 
-/* Whether this op is a product by a matrix in panels, or one that will be. */
+/* Whether an op's weights are in panels, or will be, and rows of it and of what it multiplies are floats that follow
+ * each other. */
+bool multiplies_rows(const struct ggml_tensor *op);
+
+/* Whether this op is such a product by one matrix. */
 bool supports_product(const struct ggml_tensor *op);
 
 #define MAX_TOGETHER 8

@@ -4,8 +4,8 @@
  * buffer, as they are not what ggml thinks they are: that is what a type says that is not "host". What the scheduler
  * takes for the results of this device's ops is plain memory, which the CPU shall read and write without a copy:
  * "host". Which of them a buffer is, is known when its tensors are placed: the scheduler marks its own before. So there
- * are two types: buffers are made of the one that says host, as that is what the scheduler plans by; one that is not the
- * scheduler's becomes the other with its first matrix of blocks.
+ * are two types: buffers are made of the one that says host, as that is what the scheduler plans by; one that is not
+ * the scheduler's becomes the other with its first matrix of blocks.
  *
  * SPDX-License-Identifier: MIT */
 #include "weights_buffer.h"
@@ -26,7 +26,7 @@ bool is_weights_buffer_type(ggml_backend_buffer_type_t type) {
 }
 
 bool is_in_panels(const struct ggml_tensor *tensor) {
-    return tensor->buffer && tensor->buffer->buft == &packed_type && is_matrix_of_blocks(tensor);
+    return tensor->buffer && tensor->buffer->buft == &packed_type && holds_matrices_of_blocks(tensor);
 }
 
 /* --------------------------------------------------------------------------------------------------------- buffers */
@@ -40,13 +40,13 @@ static void *buffer_base(ggml_backend_buffer_t buffer) {
 }
 
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor) {
-    if (buffer->usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE && is_matrix_of_blocks(tensor))
+    if (buffer->usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE && holds_matrices_of_blocks(tensor))
         buffer->buft = &packed_type;
     return GGML_STATUS_SUCCESS;
 }
 
-/* The matrix in panels that a tensor is, or is a view of; then its offset counts from the matrix. NULL: plain data. */
-static const struct ggml_tensor *matrix_of(const struct ggml_tensor *tensor, size_t *offset) {
+/* The tensor in panels that a tensor is, or is a view of; then its offset counts from that. NULL: plain data. */
+static const struct ggml_tensor *in_panels(const struct ggml_tensor *tensor, size_t *offset) {
     const struct ggml_tensor *all = tensor->view_src ? tensor->view_src : tensor;
     if (!is_in_panels(all))
         return NULL;
@@ -63,9 +63,9 @@ static void need(bool done) {
 
 static void buffer_set(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, const void *data, size_t offset,
                        size_t size) {
-    const struct ggml_tensor *matrix = matrix_of(tensor, &offset);
-    if (matrix)
-        need(write_blocks(buffer->buft->context, matrix, matrix->data, data, offset, size));
+    const struct ggml_tensor *all = in_panels(tensor, &offset);
+    if (all)
+        need(write_blocks(buffer->buft->context, all, all->data, data, offset, size));
     else
         memcpy((char *)tensor->data + offset, data, size);
 }
@@ -73,9 +73,9 @@ static void buffer_set(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor,
 static void buffer_get(ggml_backend_buffer_t buffer, const struct ggml_tensor *tensor, void *data, size_t offset,
                        size_t size) {
     (void)buffer;
-    const struct ggml_tensor *matrix = matrix_of(tensor, &offset);
-    if (matrix)
-        need(read_blocks(matrix, matrix->data, data, offset, size));
+    const struct ggml_tensor *all = in_panels(tensor, &offset);
+    if (all)
+        need(read_blocks(all, all->data, data, offset, size));
     else
         memcpy(data, (const char *)tensor->data + offset, size);
 }
@@ -124,7 +124,8 @@ static size_t type_alignment(ggml_backend_buffer_type_t type) {
 
 static size_t type_alloc_size(ggml_backend_buffer_type_t type, const struct ggml_tensor *tensor) {
     (void)type;
-    const size_t plain = ggml_nbytes(tensor), packed = is_matrix_of_blocks(tensor) ? bytes_in_panels(tensor) : 0;
+    const size_t plain = ggml_nbytes(tensor);
+    const size_t packed = holds_matrices_of_blocks(tensor) ? bytes_in_panels(tensor) : 0;
     return packed > plain ? packed : plain;
 }
 
