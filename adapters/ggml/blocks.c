@@ -1,4 +1,5 @@
-/* Blocks to panels by qkv_pack, a panel of 64 rows at a time; back by the description of the panels.
+/* Blocks to panels by qkv_pack, a panel of 64 rows at a time; back by the description of the panels. Several matrices
+ * in one tensor lie behind each other, each from a panel of its own on.
  *
  * ggml writes whole tensors when it loads a model, and reads none of them: the way back is for those who ask for a
  * tensor (tests, ops that another device computes), and need not be fast.
@@ -25,32 +26,43 @@ bool type_of_blocks(enum ggml_type from, int64_t *to) {
     }
 }
 
-bool is_matrix_of_blocks(const struct ggml_tensor *tensor) {
+bool holds_matrices_of_blocks(const struct ggml_tensor *tensor) {
     int64_t type;
-    return type_of_blocks(tensor->type, &type) && tensor->ne[0] > 0 && tensor->ne[1] > 0 && tensor->ne[2] == 1 &&
-           tensor->ne[3] == 1 && !tensor->view_src && ggml_is_contiguous(tensor) &&
-           tensor->ne[0] % ggml_blck_size(tensor->type) == 0;
+    return type_of_blocks(tensor->type, &type) && !ggml_is_empty(tensor) && tensor->ne[3] == 1 && !tensor->view_src &&
+           ggml_is_contiguous(tensor) && tensor->ne[0] % ggml_blck_size(tensor->type) == 0;
 }
 
-static qkv_pack_desc describe(const struct ggml_tensor *matrix, const void *rows, int64_t count) {
-    qkv_pack_desc d = {.size = sizeof d, .in_features = matrix->ne[0], .num_parts = 1};
+static qkv_pack_desc describe(const struct ggml_tensor *matrices, const void *rows, int64_t count) {
+    qkv_pack_desc d = {.size = sizeof d, .in_features = matrices->ne[0], .num_parts = 1};
     d.part[0] = (qkv_weight){.data = rows, .out_features = count, .layout = QKV_OUT_IN};
-    type_of_blocks(matrix->type, &d.part[0].type);
+    type_of_blocks(matrices->type, &d.part[0].type);
     return d;
 }
 
-static size_t bytes_of_rows(const struct ggml_tensor *matrix, int64_t rows) {
-    const qkv_pack_desc d = describe(matrix, NULL, rows);
+size_t bytes_of_panel(const struct ggml_tensor *matrices) {
+    const qkv_pack_desc d = describe(matrices, NULL, QKV_PANEL);
     size_t bytes;
     return qkv_packed_size(&d, &bytes) == QKV_OK ? bytes : SIZE_MAX / 2; /* nobody has so much */
 }
 
-size_t bytes_in_panels(const struct ggml_tensor *matrix) {
-    return bytes_of_rows(matrix, matrix->ne[1]);
+int64_t num_panels(const struct ggml_tensor *matrices) {
+    return (matrices->ne[1] + QKV_PANEL - 1) / QKV_PANEL;
 }
 
-size_t bytes_of_panel(const struct ggml_tensor *matrix) {
-    return bytes_of_rows(matrix, QKV_PANEL);
+size_t bytes_in_panels(const struct ggml_tensor *matrices) {
+    const size_t panels = (size_t)(num_panels(matrices) * matrices->ne[2]), bytes = bytes_of_panel(matrices);
+    return bytes > SIZE_MAX / 2 / panels ? SIZE_MAX / 2 : panels * bytes;
+}
+
+qkv_projection_desc product_by(const struct ggml_tensor *matrices, int64_t index, int64_t first, int64_t panels) {
+    const int64_t left = matrices->ne[1] - first * QKV_PANEL, most = panels * QKV_PANEL;
+    qkv_projection_desc d = {.size = sizeof d, .in_features = matrices->ne[0], .num_parts = 1,
+                             .arithmetic = QKV_ARITHMETIC_INT8};
+    const size_t before = (size_t)(index * num_panels(matrices) + first);
+    d.packed = (const char *)matrices->data + before * bytes_of_panel(matrices);
+    d.part[0].out_features = left < most ? left : most;
+    type_of_blocks(matrices->type, &d.part[0].type);
+    return d;
 }
 
 /* ------------------------------------------------------------------------------------------- from panels to blocks */
@@ -134,11 +146,12 @@ static void put_q6_k(unsigned char *to, const struct column *c) {
     put_half(to + 16, c, 0);
 }
 
-static void put_row(unsigned char *to, const struct ggml_tensor *matrix, const unsigned char *panel, size_t number) {
+static void put_row(unsigned char *to, const struct ggml_tensor *matrices, const unsigned char *panel, size_t number) {
     int64_t type = QKV_Q4_0;
-    type_of_blocks(matrix->type, &type);
+    type_of_blocks(matrices->type, &type);
     struct column c = {.type = (int)type, .bits = qkv_weight_bits((int)type), .number = number};
-    for (int64_t k = 0; k < matrix->ne[0]; k += ggml_blck_size(matrix->type), to += ggml_type_size(matrix->type)) {
+    for (int64_t k = 0; k < matrices->ne[0];
+         k += ggml_blck_size(matrices->type), to += ggml_type_size(matrices->type)) {
         c.group = qkv_weight_group(c.type, panel, (size_t)(k / QKV_BLOCK_TERMS));
         if (type == QKV_Q6_K)
             put_q6_k(to, &c);
@@ -154,39 +167,50 @@ static void put_row(unsigned char *to, const struct ggml_tensor *matrix, const u
 /* A panel's rows as ggml has them, and what of the bytes asked for lies in them. */
 struct piece {
     unsigned char *panel;
-    int64_t first_row, rows;
+    int64_t rows;
     size_t begin, end; /* bytes from the panel's first row on */
     size_t at;         /* of the bytes asked for */
 };
 
-static struct piece piece_of(const struct ggml_tensor *matrix, const void *panels, int64_t number, size_t offset,
+/* Panels are numbered through all matrices. Of a number its first row's place, in bytes of the tensor. */
+static size_t first_byte(const struct ggml_tensor *matrices, int64_t number) {
+    const int64_t panels = num_panels(matrices);
+    return (size_t)(number / panels) * matrices->nb[2] + (size_t)(number % panels * QKV_PANEL) * matrices->nb[1];
+}
+
+static int64_t panel_at(const struct ggml_tensor *matrices, size_t offset) {
+    const size_t in_matrix = offset % matrices->nb[2] / (QKV_PANEL * matrices->nb[1]);
+    return (int64_t)(offset / matrices->nb[2]) * num_panels(matrices) + (int64_t)in_matrix;
+}
+
+static struct piece piece_of(const struct ggml_tensor *matrices, const void *panels, int64_t number, size_t offset,
                              size_t size) {
-    struct piece p = {.first_row = number * QKV_PANEL};
-    p.rows = matrix->ne[1] - p.first_row < QKV_PANEL ? matrix->ne[1] - p.first_row : QKV_PANEL;
-    p.panel = (unsigned char *)panels + (size_t)number * bytes_of_panel(matrix);
-    const size_t first = (size_t)p.first_row * matrix->nb[1], all = (size_t)p.rows * matrix->nb[1];
+    const int64_t left = matrices->ne[1] - number % num_panels(matrices) * QKV_PANEL;
+    struct piece p = {.rows = left < QKV_PANEL ? left : QKV_PANEL};
+    p.panel = (unsigned char *)panels + (size_t)number * bytes_of_panel(matrices);
+    const size_t first = first_byte(matrices, number), all = (size_t)p.rows * matrices->nb[1];
     p.begin = offset > first ? offset - first : 0;
     p.end = offset + size - first < all ? offset + size - first : all;
     p.at = first + p.begin - offset;
     return p;
 }
 
-static void put_rows(unsigned char *to, const struct ggml_tensor *matrix, const struct piece *p) {
+static void put_rows(unsigned char *to, const struct ggml_tensor *matrices, const struct piece *p) {
     for (int64_t row = 0; row < p->rows; row++)
-        put_row(to + (size_t)row * matrix->nb[1], matrix, p->panel, (size_t)row);
+        put_row(to + (size_t)row * matrices->nb[1], matrices, p->panel, (size_t)row);
 }
 
-static bool for_panels(const qkv_ctx *ctx, const struct ggml_tensor *matrix, const void *panels, unsigned char *to,
+static bool for_panels(const qkv_ctx *ctx, const struct ggml_tensor *matrices, const void *panels, unsigned char *to,
                        const unsigned char *from, size_t offset, size_t size) {
-    const size_t bytes = QKV_PANEL * matrix->nb[1];
-    unsigned char *rows = malloc(bytes);
+    unsigned char *rows = malloc(QKV_PANEL * matrices->nb[1]);
     if (!rows)
         return false;
-    for (size_t number = offset / bytes; number * bytes < offset + size; number++) {
-        const struct piece p = piece_of(matrix, panels, (int64_t)number, offset, size);
-        const bool whole = p.begin == 0 && p.end == (size_t)p.rows * matrix->nb[1];
+    const int64_t end = size > 0 ? panel_at(matrices, offset + size - 1) + 1 : 0;
+    for (int64_t number = panel_at(matrices, offset); number < end; number++) {
+        const struct piece p = piece_of(matrices, panels, number, offset, size);
+        const bool whole = p.begin == 0 && p.end == (size_t)p.rows * matrices->nb[1];
         if (to || !whole)
-            put_rows(rows, matrix, &p);
+            put_rows(rows, matrices, &p);
         if (to) {
             memcpy(to + p.at, rows + p.begin, p.end - p.begin);
             continue;
@@ -194,18 +218,18 @@ static bool for_panels(const qkv_ctx *ctx, const struct ggml_tensor *matrix, con
         const bool is_aligned = ((uintptr_t)from + p.at) % sizeof(uint16_t) == 0;
         if (!whole || !is_aligned)
             memcpy(rows + p.begin, from + p.at, p.end - p.begin);
-        const qkv_pack_desc d = describe(matrix, whole && is_aligned ? from + p.at : rows, p.rows);
+        const qkv_pack_desc d = describe(matrices, whole && is_aligned ? from + p.at : rows, p.rows);
         qkv_pack(ctx, &d, p.panel);
     }
     free(rows);
     return true;
 }
 
-bool write_blocks(const qkv_ctx *ctx, const struct ggml_tensor *matrix, void *panels, const void *from, size_t offset,
+bool write_blocks(const qkv_ctx *ctx, const struct ggml_tensor *matrices, void *panels, const void *from, size_t offset,
                   size_t size) {
-    return for_panels(ctx, matrix, panels, NULL, from, offset, size);
+    return for_panels(ctx, matrices, panels, NULL, from, offset, size);
 }
 
-bool read_blocks(const struct ggml_tensor *matrix, const void *panels, void *to, size_t offset, size_t size) {
-    return for_panels(NULL, matrix, panels, to, NULL, offset, size);
+bool read_blocks(const struct ggml_tensor *matrices, const void *panels, void *to, size_t offset, size_t size) {
+    return for_panels(NULL, matrices, panels, to, NULL, offset, size);
 }

@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: MIT */
 #include "attention_op.h"
 #include "blocks.h"
+#include "experts_op.h"
 #include "weights_speed.h"
 #include "product_op.h"
 #include "settings.h"
@@ -40,7 +41,7 @@ static struct {
     atomic_ullong nanoseconds[NUM_DEVICES]; /* in graphs, of all backends of each device */
     atomic_int num_threads;
     atomic_bool has_openmp;
-    atomic_int takes[GGML_TYPE_COUNT]; /* weights of this type: UNKNOWN before a host has offered some */
+    atomic_int takes[GGML_TYPE_COUNT][2]; /* weights of a type, [1] of experts: UNKNOWN before a host has offered some */
 } device;
 
 static struct ggml_backend_device devices[NUM_DEVICES];
@@ -58,6 +59,7 @@ struct backend {
     struct runner runner;
     struct attention_state attention;
     struct product_state products;
+    struct experts_state experts;
     bool was_told_threads;
     const struct ggml_tensor *first_node; /* of this epoch */
 };
@@ -88,9 +90,11 @@ static void backend_free(ggml_backend_t backend) {
         fprintf(stderr, "qkv: %lld ops, %lld of them with a mask that is no ranges, %.3f s in all contexts\n",
                 (long long)b->attention.ops, (long long)b->attention.biased_ops, attention_seconds());
     else if (device.settings.log)
-        fprintf(stderr, "qkv: %lld products, %.3f s in all contexts\n", (long long)b->products.ops, product_seconds());
+        fprintf(stderr, "qkv: %lld products, %.3f s in all contexts\n",
+                (long long)(b->products.ops + b->experts.ops), product_seconds());
     free_attention_state(&b->attention);
     free_product_state(&b->products);
+    free_experts_state(&b->experts);
     free(b->runner.workspace);
     free(b);
     free(backend);
@@ -133,11 +137,27 @@ static unsigned long long nanoseconds_now(void) {
     return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
-static bool needs_one_of(const struct ggml_tensor *op, struct ggml_tensor *const *ops, int count) {
+static bool overlap(const struct ggml_tensor *a, const struct ggml_tensor *b) {
+    const char *of_a = a->data, *of_b = b->data;
+    return of_a < of_b + ggml_nbytes(b) && of_b < of_a + ggml_nbytes(a);
+}
+
+/* Whether a product writes what another one reads, which are its rows and experts chosen for them, or writes. */
+static bool writes_what_is_of(const struct ggml_tensor *op, const struct ggml_tensor *other) {
+    return overlap(op, other) || overlap(op, other->src[1]) || (other->src[2] && overlap(op, other->src[2]));
+}
+
+/* Whether a product reads what one of those before it writes, or writes what one of them reads or writes: ggml gives
+ * memory away once the last op that reads it is done. */
+static bool waits_for_one_of(const struct ggml_tensor *op, struct ggml_tensor *const *ops, int count) {
     for (int i = 0; i < count; i++)
-        if (op->src[1] == ops[i] || op->src[1]->view_src == ops[i])
+        if (writes_what_is_of(op, ops[i]) || writes_what_is_of(ops[i], op))
             return true;
     return false;
+}
+
+static bool is_product(const struct ggml_tensor *node) {
+    return node->op == GGML_OP_MUL_MAT || node->op == GGML_OP_MUL_MAT_ID;
 }
 
 /* Computes the node of a number and perhaps those behind it; *number is then the next one's. */
@@ -151,16 +171,18 @@ static const char *compute_nodes(struct backend *b, struct ggml_cgraph *graph, i
         meet_node(b, node);
         return run_attention(&b->runner, &b->attention, node);
     case GGML_OP_MUL_MAT: /* Wk and Wv, the gate and what passes it: of the same rows, one behind the other */
+    case GGML_OP_MUL_MAT_ID:
         while (*number < ggml_graph_n_nodes(graph) && count < MAX_TOGETHER) {
             struct ggml_tensor *next = ggml_graph_node(graph, *number);
-            const bool is_product = next->op == GGML_OP_MUL_MAT && is_computed(next);
-            if (is_product && needs_one_of(next, products, count))
-                break;
-            if (is_product)
+            if (is_product(next) && is_computed(next)) {
+                if (next->op != node->op || waits_for_one_of(next, products, count))
+                    break;
                 products[count++] = next;
+            }
             ++*number;
         }
-        return run_products(&b->runner, &b->products, products, count);
+        return node->op == GGML_OP_MUL_MAT ? run_products(&b->runner, &b->products, products, count)
+                                           : run_experts(&b->runner, &b->experts, products, count);
     default: return NULL; /* views, which take no work */
     }
 }
@@ -256,7 +278,7 @@ static bool claims(const struct ggml_tensor *op) {
 
 /* Weights are packed when they are loaded, so it is decided for their type, once. Without OpenMP threads would be
  * started for each op, for which rows of single tokens are too short. */
-static bool decide_on(enum ggml_type type) {
+static bool decide_on(enum ggml_type type, bool of_experts) {
     int64_t unused;
     struct team team = {.num_threads = 1};
     if (!type_of_blocks(type, &unused))
@@ -265,24 +287,26 @@ static bool decide_on(enum ggml_type type) {
         return names_weights(device.settings.weights, ggml_type_name(type));
     find_openmp(&team);
     struct comparison found = {0, 0};
-    if (!team.parallel || !compare_products(&device.ctx, device.weights_buffer_type, type, &found))
+    if (!team.parallel || !compare_products(&device.ctx, device.weights_buffer_type, type, of_experts, &found))
         return false;
     const bool takes = found.one_row >= LEAST_GAIN && found.many_rows >= 1;
     if (device.settings.log)
-        fprintf(stderr, "qkv: products by %s take ggml %.2f times as long for one row, %.2f for many: %s\n",
-                ggml_type_name(type), found.one_row, found.many_rows, takes ? "taken" : "left to ggml");
+        fprintf(stderr, "qkv: products by %s%s take ggml %.2f times as long for one row, %.2f for many: %s\n",
+                ggml_type_name(type), of_experts ? " of experts" : "", found.one_row, found.many_rows,
+                takes ? "taken" : "left to ggml");
     return takes;
 }
 
-static bool takes_weights(enum ggml_type type) {
+static bool takes_weights(enum ggml_type type, bool of_experts) {
     static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    int takes = atomic_load(&device.takes[type]);
+    atomic_int *known = &device.takes[type][of_experts];
+    int takes = atomic_load(known);
     if (takes == UNKNOWN) {
         pthread_mutex_lock(&mutex);
-        takes = atomic_load(&device.takes[type]);
+        takes = atomic_load(known);
         if (takes == UNKNOWN) {
-            takes = decide_on(type) ? YES : NO;
-            atomic_store(&device.takes[type], takes);
+            takes = decide_on(type, of_experts) ? YES : NO;
+            atomic_store(known, takes);
         }
         pthread_mutex_unlock(&mutex);
     }
@@ -297,7 +321,9 @@ static bool device_supports(ggml_backend_dev_t dev, const struct ggml_tensor *op
     case GGML_OP_PERMUTE:
     case GGML_OP_TRANSPOSE: return true;
     case GGML_OP_MUL_MAT:
-        return number_of(dev) == WEIGHTS && supports_product(op) && takes_weights(op->src[0]->type);
+        return number_of(dev) == WEIGHTS && supports_product(op) && takes_weights(op->src[0]->type, false);
+    case GGML_OP_MUL_MAT_ID:
+        return number_of(dev) == WEIGHTS && supports_experts(op) && takes_weights(op->src[0]->type, true);
     case GGML_OP_FLASH_ATTN_EXT:
         if (number_of(dev) != ATTENTION)
             return false;

@@ -20,11 +20,18 @@ static bool has_rows_of_floats(const struct ggml_tensor *t) {
            t->nb[2] % sizeof(float) == 0 && t->nb[3] % sizeof(float) == 0;
 }
 
+bool multiplies_rows(const struct ggml_tensor *op) {
+    const struct ggml_tensor *weights = op->src[WEIGHTS];
+    const ggml_backend_buffer_t buffer = weights->buffer;
+    /* Hosts try an op before its weights have memory: in an empty buffer, or as a leaf that is no input of a graph. */
+    const bool may_be_ours = buffer ? buffer->size == 0 && is_weights_buffer_type(buffer->buft)
+                                    : weights->op == GGML_OP_NONE && !(weights->flags & GGML_TENSOR_FLAG_INPUT);
+    return (may_be_ours || is_in_panels(weights)) && holds_matrices_of_blocks(weights) &&
+           has_rows_of_floats(op->src[X]) && has_rows_of_floats(op);
+}
+
 bool supports_product(const struct ggml_tensor *op) {
-    const struct ggml_tensor *weights = op->src[WEIGHTS], *x = op->src[X];
-    /* A matrix without memory yet is a leaf of a graph that is only tried. */
-    const bool is_ours = weights->buffer ? is_weights_buffer_type(weights->buffer->buft) : weights->op == GGML_OP_NONE;
-    return is_ours && is_matrix_of_blocks(weights) && has_rows_of_floats(x) && has_rows_of_floats(op);
+    return multiplies_rows(op) && op->src[WEIGHTS]->ne[2] == 1;
 }
 
 /* Some columns of an op, from a panel on, and their call: for the rows of one index of the last axis. */
@@ -35,26 +42,18 @@ struct piece {
     char *workspace;
 };
 
-static int64_t num_panels(const struct ggml_tensor *op) {
-    return (op->ne[0] + QKV_PANEL - 1) / QKV_PANEL;
-}
-
-/* From panel number `first`, which lies so many bytes behind that of number 0. */
-static bool describe(struct piece *p, struct ggml_tensor *op, int64_t first, int64_t bytes, int64_t panels,
+static bool describe(struct piece *p, struct ggml_tensor *op, int64_t first, int64_t panels,
                      const struct runner *runner, int32_t workers) {
-    const struct ggml_tensor *weights = op->src[WEIGHTS], *x = op->src[X];
-    const int64_t columns = op->ne[0] - first * QKV_PANEL, most = panels * QKV_PANEL;
+    const struct ggml_tensor *x = op->src[X];
     qkv_projection_desc *d = &p->desc;
     p->op = op;
-    *d = (qkv_projection_desc){.size = sizeof *d, .batch = x->ne[2], .tokens = x->ne[1], .in_features = x->ne[0],
-                               .num_parts = 1, .arithmetic = QKV_ARITHMETIC_INT8};
-    d->packed = (const char *)weights->data + bytes;
+    *d = product_by(op->src[WEIGHTS], 0, first, panels);
+    d->batch = x->ne[2];
+    d->tokens = x->ne[1];
     d->x = (qkv_input){x->data, .token = (int64_t)(x->nb[1] / sizeof(float)),
                        .batch = (int64_t)(x->nb[2] / sizeof(float))};
-    d->part[0].out_features = columns < most ? columns : most;
     d->part[0].out = (qkv_output){(float *)op->data + first * QKV_PANEL, .token = (int64_t)(op->nb[1] / sizeof(float)),
                                   .batch = (int64_t)(op->nb[2] / sizeof(float))};
-    type_of_blocks(weights->type, &d->part[0].type);
     return qkv_projection_plan(&runner->ctx, d, workers, &p->plan) == QKV_OK;
 }
 
@@ -86,7 +85,7 @@ static const char *run_with_all_threads(struct runner *runner, struct product_st
     if (!reserve_pieces(state, 1))
         return "out of memory";
     struct piece *p = state->pieces;
-    if (!describe(p, op, 0, 0, num_panels(op), runner, runner->team.num_threads))
+    if (!describe(p, op, 0, num_panels(op->src[WEIGHTS]), runner, runner->team.num_threads))
         return "an op that was not claimed";
     if (!reserve_workspaces(runner, p, 1))
         return "out of memory";
@@ -121,7 +120,7 @@ static int cut(const struct runner *runner, struct product_state *state, struct 
             const int64_t end = ((number + 1) * bytes + pieces - 1) / pieces;
             int64_t n = (end - done + of_panel / 2) / of_panel;
             n = n < 1 ? 1 : n > panels - first ? panels - first : n;
-            if (!describe(&state->pieces[made++], ops[i], first, first * of_panel, n, runner, 1))
+            if (!describe(&state->pieces[made++], ops[i], first, n, runner, 1))
                 return -1;
             first += n;
             done += n * of_panel;
@@ -144,7 +143,8 @@ static const char *run_together(struct runner *runner, struct product_state *sta
     struct share shares[MAX_TOGETHER];
     int64_t bytes = 0, panels = 0;
     for (int i = 0; i < count; i++) {
-        shares[i] = (struct share){num_panels(ops[i]), (int64_t)bytes_of_panel(ops[i]->src[WEIGHTS])};
+        const struct ggml_tensor *weights = ops[i]->src[WEIGHTS];
+        shares[i] = (struct share){num_panels(weights), (int64_t)bytes_of_panel(weights)};
         panels += shares[i].panels;
         bytes += shares[i].panels * shares[i].bytes;
     }

@@ -7,7 +7,11 @@
 #include <ggml.h>
 #include <stdbool.h>
 
-/* Whether this op is a product by a matrix in panels, or one that will be. */
+/* Whether an op's weights are in panels, or will be, and rows of it and of what it multiplies are floats that follow
+ * each other. */
+bool multiplies_rows(const struct ggml_tensor *op);
+
+/* Whether this op is such a product by one matrix. */
 bool supports_product(const struct ggml_tensor *op);
 
 #define MAX_TOGETHER 8
@@ -19,7 +23,7 @@ struct product_state {
     int64_t ops; /* that were computed */
 };
 
-/* Computes some that need no result of each other, 1 … MAX_TOGETHER. NULL, or why not. */
+/* Computes some, 1 … MAX_TOGETHER, none of which writes what another reads or writes. NULL, or why not. */
 const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops,
                          int count);
 

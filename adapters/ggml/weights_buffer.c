@@ -3,9 +3,9 @@
  * ggml asks one type for two kinds of memory. Of the weights of a model the data must not be touched but through the
  * buffer, as they are not what ggml thinks they are: that is what a type says that is not "host". What the scheduler
  * takes for the results of this device's ops is plain memory, which the CPU shall read and write without a copy:
- * "host". Which of them a buffer is, is known when its first tensor is placed: the scheduler marks its own before. So
- * there are two types: the one that is asked for says host, as that is what the scheduler plans by; a buffer is made of
- * the other, and becomes one of the first when it turns out to be the scheduler's.
+ * "host". Which of them a buffer is, is known when its tensors are placed: the scheduler marks its own before. So there
+ * are two types: buffers are made of the one that says host, as that is what the scheduler plans by; one that is not
+ * the scheduler's becomes the other with its first matrix of blocks.
  *
  * SPDX-License-Identifier: MIT */
 #include "weights_buffer.h"
@@ -26,7 +26,7 @@ bool is_weights_buffer_type(ggml_backend_buffer_type_t type) {
 }
 
 bool is_in_panels(const struct ggml_tensor *tensor) {
-    return tensor->buffer && tensor->buffer->buft == &packed_type && is_matrix_of_blocks(tensor);
+    return tensor->buffer && tensor->buffer->buft == &packed_type && holds_matrices_of_blocks(tensor);
 }
 
 /* --------------------------------------------------------------------------------------------------------- buffers */
@@ -40,14 +40,13 @@ static void *buffer_base(ggml_backend_buffer_t buffer) {
 }
 
 static enum ggml_status buffer_init_tensor(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor) {
-    (void)tensor;
-    if (buffer->usage == GGML_BACKEND_BUFFER_USAGE_COMPUTE)
-        buffer->buft = &plain_type;
+    if (buffer->usage != GGML_BACKEND_BUFFER_USAGE_COMPUTE && holds_matrices_of_blocks(tensor))
+        buffer->buft = &packed_type;
     return GGML_STATUS_SUCCESS;
 }
 
-/* The matrix in panels that a tensor is, or is a view of; then its offset counts from the matrix. NULL: plain data. */
-static const struct ggml_tensor *matrix_of(const struct ggml_tensor *tensor, size_t *offset) {
+/* The tensor in panels that a tensor is, or is a view of; then its offset counts from that. NULL: plain data. */
+static const struct ggml_tensor *in_panels(const struct ggml_tensor *tensor, size_t *offset) {
     const struct ggml_tensor *all = tensor->view_src ? tensor->view_src : tensor;
     if (!is_in_panels(all))
         return NULL;
@@ -64,9 +63,9 @@ static void need(bool done) {
 
 static void buffer_set(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor, const void *data, size_t offset,
                        size_t size) {
-    const struct ggml_tensor *matrix = matrix_of(tensor, &offset);
-    if (matrix)
-        need(write_blocks(buffer->buft->context, matrix, matrix->data, data, offset, size));
+    const struct ggml_tensor *all = in_panels(tensor, &offset);
+    if (all)
+        need(write_blocks(buffer->buft->context, all, all->data, data, offset, size));
     else
         memcpy((char *)tensor->data + offset, data, size);
 }
@@ -74,9 +73,9 @@ static void buffer_set(ggml_backend_buffer_t buffer, struct ggml_tensor *tensor,
 static void buffer_get(ggml_backend_buffer_t buffer, const struct ggml_tensor *tensor, void *data, size_t offset,
                        size_t size) {
     (void)buffer;
-    const struct ggml_tensor *matrix = matrix_of(tensor, &offset);
-    if (matrix)
-        need(read_blocks(matrix, matrix->data, data, offset, size));
+    const struct ggml_tensor *all = in_panels(tensor, &offset);
+    if (all)
+        need(read_blocks(all, all->data, data, offset, size));
     else
         memcpy(data, (const char *)tensor->data + offset, size);
 }
@@ -90,21 +89,14 @@ static void buffer_memset(ggml_backend_buffer_t buffer, struct ggml_tensor *tens
     free(bytes);
 }
 
-static bool buffer_copy(ggml_backend_buffer_t buffer, const struct ggml_tensor *from, struct ggml_tensor *to) {
-    if (!ggml_backend_buffer_is_host(from->buffer))
-        return false;
-    buffer_set(buffer, to, from->data, 0, ggml_nbytes(from));
-    return true;
-}
-
+/* 0, which is 0 in blocks too; ggml's hosts clear with nothing else. */
 static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
     memset(buffer->context, value, buffer->size);
 }
 
 static const struct ggml_backend_buffer_i buffer_interface = {
     .free_buffer = buffer_free, .get_base = buffer_base, .init_tensor = buffer_init_tensor,
-    .memset_tensor = buffer_memset, .set_tensor = buffer_set, .get_tensor = buffer_get, .cpy_tensor = buffer_copy,
-    .clear = buffer_clear};
+    .memset_tensor = buffer_memset, .set_tensor = buffer_set, .get_tensor = buffer_get, .clear = buffer_clear};
 
 /* ----------------------------------------------------------------------------------------------------------- types */
 
@@ -122,7 +114,7 @@ static ggml_backend_buffer_t type_alloc(ggml_backend_buffer_type_t type, size_t 
     if (data && size >= HUGE_PAGE)
         madvise(data, size, MADV_HUGEPAGE);
 #endif
-    return data ? ggml_backend_buffer_init(&packed_type, buffer_interface, data, size) : NULL;
+    return data ? ggml_backend_buffer_init(&plain_type, buffer_interface, data, size) : NULL;
 }
 
 static size_t type_alignment(ggml_backend_buffer_type_t type) {
@@ -132,7 +124,8 @@ static size_t type_alignment(ggml_backend_buffer_type_t type) {
 
 static size_t type_alloc_size(ggml_backend_buffer_type_t type, const struct ggml_tensor *tensor) {
     (void)type;
-    const size_t plain = ggml_nbytes(tensor), packed = is_matrix_of_blocks(tensor) ? bytes_in_panels(tensor) : 0;
+    const size_t plain = ggml_nbytes(tensor);
+    const size_t packed = holds_matrices_of_blocks(tensor) ? bytes_in_panels(tensor) : 0;
     return packed > plain ? packed : plain;
 }
 

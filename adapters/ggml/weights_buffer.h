@@ -12,7 +12,7 @@ ggml_backend_buffer_type_t weights_buffer_type(ggml_backend_dev_t device, const 
 /* Whether buffers of this type are such memory. */
 bool is_weights_buffer_type(ggml_backend_buffer_type_t type);
 
-/* Whether a tensor is a matrix whose data are panels. */
+/* Whether a tensor holds matrices whose data are panels. */
 bool is_in_panels(const struct ggml_tensor *tensor);
 
 #endif

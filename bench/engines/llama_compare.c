@@ -21,7 +21,7 @@ static const bool all_sides[NUM_SIDES] = {true, true, true}, flash_sides[NUM_SID
 
 /* The prompt in the words that the model was trained to be asked in. */
 static char *as_chat(const struct sides *s, const char *prompt) {
-    const char *template = llama_model_chat_template(s->side[QKV].model, NULL);
+    const char *template = llama_model_chat_template(s->side[PLAIN].model, NULL);
     const struct llama_chat_message message = {"user", prompt};
     const size_t size = 2 * strlen(prompt) + 1024;
     char *text = need(calloc(1, size));

@@ -297,6 +297,8 @@ def takes(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None, gqa: b
     """Whether ``attention`` has what such a call needs: what it has not is PyTorch's to compute, or to refuse."""
     if not (q.is_cpu and k.is_cpu and v.is_cpu and q.dim() == k.dim() == v.dim() == 4):
         return False
+    if q.is_nested or k.is_nested or v.is_nested:  # whose shape can't be asked for
+        return False
     dtype = q.dtype
     if dtype not in _HALVES_AND_FLOAT or k.dtype != dtype or v.dtype != dtype:
         return False
@@ -319,8 +321,7 @@ def _fits(q: Tensor, k: Tensor, mask: Tensor) -> bool:
 def _is_plain(*tensors: Tensor) -> bool:
     """No subclass, no transform of torch.func, no forward-mode derivative: what only PyTorch's dispatcher knows of."""
     return (not has_torch_function(tensors) and forward_ad._current_level < 0 and
-            not _are_functorch_transforms_active() and all(t.layout is torch.strided for t in tensors) and
-            not any(t.is_nested for t in tensors))
+            not _are_functorch_transforms_active() and all(t.layout is torch.strided for t in tensors))
 
 
 @functools.wraps(_pytorch, assigned=("__name__",), updated=())
@@ -332,7 +333,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     if _is_any_autocast_enabled() and torch.is_autocast_enabled("cpu") and q.is_cpu:
         dtype = torch.get_autocast_dtype("cpu")
         q, k, v = (t.to(dtype) if t.dtype == torch.float32 else t for t in (q, k, v))
-    unbatched = q.dim() == k.dim() == v.dim() == 3
+    unbatched = q.dim() == k.dim() == v.dim() == 3 and not q.is_nested
     if unbatched:
         q, k, v = q[None], k[None], v[None]
     if attn_mask is None and dropout_p == 0:

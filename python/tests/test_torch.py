@@ -211,6 +211,19 @@ def test_what_is_not_ours_is_pytorchs(monkeypatch):
     assert len(calls) == 8
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_pytorchs():
+    flat = torch.nested.nested_tensor([torch.randn(n, 16) for n in (3, 5)])
+    heads = torch.nested.nested_tensor([torch.randn(2, n, 8) for n in (3, 5)])
+    jagged = torch.nested.nested_tensor([torch.randn(n, 16) for n in (3, 5)], layout=torch.jagged)
+    for nested in (flat, heads, jagged.unflatten(-1, (2, 8)).transpose(1, 2)):  # of ranks 3, 4 and 4
+        want = pytorch(nested, nested, nested)
+        with qkv.torch.enable(always=True):
+            enabled = F.scaled_dot_product_attention(nested, nested, nested)
+        for got in (sdpa(nested, nested, nested), enabled):
+            assert all(map(torch.equal, got.unbind(), want.unbind()))
+
+
 def test_autocast():
     q = torch.randn(1, 2, 30, 8)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,24 +1,15 @@
 /* Draws calls of FLASH_ATTN_EXT and computes them in double.  SPDX-License-Identifier: MIT */
 #include "drawn_op.h"
 
+#include "host.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static uint64_t next(uint64_t *seed) { /* SplitMix64 */
-    uint64_t z = *seed += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 double uniform(uint64_t *seed) {
     return (double)(next(seed) >> 11) * 0x1p-53;
-}
-
-static int64_t below(uint64_t *seed, int64_t n) {
-    return (int64_t)(next(seed) % (uint64_t)n);
 }
 
 static bool one_in(uint64_t *seed, int64_t n) {

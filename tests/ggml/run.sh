@@ -35,6 +35,7 @@ for version in $versions; do
     own QKV_MIN_WORK=0 test_ggml
     own QKV_WEIGHTS=1 test_products
     own QKV_WEIGHTS=q4_1,q6_K test_products q4_1,q6_K
+    own QKV_WEIGHTS=1 test_experts
 
     test $version = newest || continue # the others' cases say nothing new of it
     ops() { # OP DEVICE PATTERN LEFT: cases of ggml's tests; what those are that are left to ggml
@@ -49,7 +50,9 @@ for version in $versions; do
         test "$good" -gt 100 || { echo "FAILED: too few cases"; tail -n 5 "$work/ops"; failed=$((failed + 1)); }
     }
     ops FLASH_ATTN_EXT QKV "$cases" "other types of K and V"
-    ops MUL_MAT QKV_WEIGHTS 'type_a=(q4_0|q4_1|q5_0|q5_1|q8_0|q4_K|q5_K|q6_K),' "several matrices, views, rows in f16"
+    types='type_a=(q4_0|q4_1|q5_0|q5_1|q8_0|q4_K|q5_K|q6_K),'
+    ops MUL_MAT QKV_WEIGHTS "$types" "several matrices, views, rows in f16"
+    ops MUL_MAT_ID QKV_WEIGHTS "$types.*n_mats=[0-9]{1,2}," "none" # some with 128 experts take 5 GB
 
     if QKV_WEIGHTS=0 "$build/test_products" "$host" "$adapter" >"$work/none" 2>&1 ||
         ! grep -q 'there is no QKV_WEIGHTS' "$work/none"; then

@@ -5,6 +5,7 @@
  *
  * SPDX-License-Identifier: MIT */
 #include "drawn_op.h"
+#include "host.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,26 +14,7 @@
 
 #define NUM_DRAWN 200
 
-static ggml_backend_dev_t device;
-static ggml_backend_t cpu, qkv;
-static ggml_backend_set_n_threads_t set_threads;
-static int passed, failed;
-
-static void check(bool is_true, const char *what) {
-    if (is_true)
-        passed++;
-    else
-        failed++;
-    printf("%s: %s\n", is_true ? "ok" : "FAILED", what);
-}
-
-static ggml_backend_set_n_threads_t threads_function(ggml_backend_t backend) {
-    void *address = ggml_backend_reg_get_proc_address(
-        ggml_backend_dev_backend_reg(ggml_backend_get_device(backend)), "ggml_backend_set_n_threads");
-    ggml_backend_set_n_threads_t function;
-    memcpy(&function, &address, sizeof function);
-    return function;
-}
+static struct host host;
 
 static bool computed(struct drawn_op *d, ggml_backend_t backend) {
     memset(d->op->data, 0xff, ggml_nbytes(d->op)); /* NaN */
@@ -40,7 +22,7 @@ static bool computed(struct drawn_op *d, ggml_backend_t backend) {
 }
 
 static bool is_claimed(const struct ggml_tensor *op) {
-    return ggml_backend_dev_supports_op(device, op);
+    return ggml_backend_dev_supports_op(host.device, op);
 }
 
 /* ---------------------------------------------------------------------------------------------------- accuracy */
@@ -56,7 +38,7 @@ static void an_error_is_below_that_of_ggml(void) {
     int claimed = 0, wrong = 0;
     for (int n = 0; n < NUM_DRAWN; n++) {
         struct shape s = draw_shape(&seed);
-        struct drawn_op d = make_op(&s, &seed, cpu);
+        struct drawn_op d = make_op(&s, &seed, host.cpu);
         double *exact = malloc((size_t)ggml_nelements(d.op) * sizeof *exact);
         attend_in_double(&d, exact);
         if (!is_claimed(d.op)) {
@@ -65,9 +47,9 @@ static void an_error_is_below_that_of_ggml(void) {
             wrong++;
         } else {
             claimed++;
-            const bool ok = computed(&d, qkv);
+            const bool ok = computed(&d, host.qkv);
             const double error = relative_error(&d, exact);
-            const double of_ggml = computed(&d, cpu) ? relative_error(&d, exact) : NAN;
+            const double of_ggml = computed(&d, host.cpu) ? relative_error(&d, exact) : NAN;
             /* A single call of f32 may go either way in the last bit. */
             if (!ok || !(error <= fmax(of_ggml, 1e-6))) {
                 printf("error %.2e, ggml's %.2e: ", error, of_ggml);
@@ -89,7 +71,7 @@ static void an_error_is_below_that_of_ggml(void) {
             printf("  K in %-5s %4d calls  qkv %.2e  ggml %.2e\n", ggml_type_name((enum ggml_type)type), e->calls,
                    sqrt(e->qkv / e->calls), sqrt(e->ggml / e->calls));
     }
-    check(wrong == 0, "every drawn call is claimed, its error at most that of ggml's own op");
+    check(&host, wrong == 0, "every drawn call is claimed, its error at most that of ggml's own op");
 }
 
 /* ------------------------------------------------------------------------------------------------ what is claimed */
@@ -100,30 +82,32 @@ static const struct shape deep_step = {.head_dim = 64, .head_dim_v = 64, .kv_hea
 static bool claims(struct shape s, enum ggml_type type) {
     uint64_t seed = 2;
     s.k_type = s.v_type = type;
-    struct drawn_op d = make_op(&s, &seed, cpu);
+    struct drawn_op d = make_op(&s, &seed, host.cpu);
     const bool yes = is_claimed(d.op);
     free_op(&d);
     return yes;
 }
 
 static void single_queries_wait_for_the_number_of_threads(void) {
-    check(claims(deep_step, GGML_TYPE_F16), "a single query over 4096 keys is claimed");
-    ggml_backend_t second = ggml_backend_dev_init(device, NULL);
-    check(!claims(deep_step, GGML_TYPE_F16), "none while a context has not set its threads: llama.cpp may be trying");
+    check(&host, claims(deep_step, GGML_TYPE_F16), "a single query over 4096 keys is claimed");
+    ggml_backend_t second = ggml_backend_dev_init(host.device, NULL);
+    check(&host, !claims(deep_step, GGML_TYPE_F16),
+          "none while a context has not set its threads: llama.cpp may be trying");
     struct shape prompt = deep_step;
     prompt.queries = 512;
-    check(claims(prompt, GGML_TYPE_F16), "prompts are, then too");
-    set_threads(second, 1);
-    check(claims(deep_step, GGML_TYPE_F16), "and single queries once it has");
+    check(&host, claims(prompt, GGML_TYPE_F16), "prompts are, then too");
+    host.set_threads(second, 1);
+    check(&host, claims(deep_step, GGML_TYPE_F16), "and single queries once it has");
     ggml_backend_free(second);
-    second = ggml_backend_dev_init(device, NULL);
+    second = ggml_backend_dev_init(host.device, NULL);
     ggml_backend_free(second);
-    check(claims(deep_step, GGML_TYPE_F16), "or once it has gone");
+    check(&host, claims(deep_step, GGML_TYPE_F16), "or once it has gone");
 }
 
 static void what_qkv_does_not_store_is_left_to_ggml(void) {
-    check(!claims(deep_step, GGML_TYPE_Q4_0), "K and V in q4_0 are left to ggml");
-    check(claims(deep_step, GGML_TYPE_Q8_0) && claims(deep_step, GGML_TYPE_BF16) && claims(deep_step, GGML_TYPE_F32),
+    check(&host, !claims(deep_step, GGML_TYPE_Q4_0), "K and V in q4_0 are left to ggml");
+    check(&host,
+          claims(deep_step, GGML_TYPE_Q8_0) && claims(deep_step, GGML_TYPE_BF16) && claims(deep_step, GGML_TYPE_F32),
           "q8_0, bf16 and f32 are not");
 }
 
@@ -133,16 +117,16 @@ static void no_mask_outlives_its_numbers(void) {
     uint64_t seed = 3;
     struct shape s = {.head_dim = 64, .head_dim_v = 64, .kv_heads = 2, .group = 2, .queries = 40, .keys = 300,
                       .batch = 1, .k_type = GGML_TYPE_F16, .v_type = GGML_TYPE_F16, .mask = CAUSAL};
-    struct drawn_op d = make_op(&s, &seed, cpu);
+    struct drawn_op d = make_op(&s, &seed, host.cpu);
     double *exact = malloc((size_t)ggml_nelements(d.op) * sizeof *exact), worst = 0;
     static const enum mask_kind kinds[] = {CAUSAL, PADDED, NUMBERS, TWO_SEQUENCES, WINDOW, NUMBERS};
     for (int n = 0; n < 6; n++) {
         fill_mask(&d, kinds[n], &seed);
         attend_in_double(&d, exact);
-        computed(&d, qkv);
+        computed(&d, host.qkv);
         worst = fmax(worst, relative_error(&d, exact));
     }
-    check(worst < 1e-6, "one graph, six masks in the same memory");
+    check(&host, worst < 1e-6, "one graph, six masks in the same memory");
     free(exact);
     free_op(&d);
 }
@@ -153,7 +137,7 @@ static void the_scheduler_copies_nothing(void) {
     uint64_t seed = 4;
     struct shape s = {.head_dim = 64, .head_dim_v = 64, .kv_heads = 2, .group = 2, .queries = 64, .keys = 512,
                       .batch = 1, .k_type = GGML_TYPE_F32, .v_type = GGML_TYPE_F32, .mask = CAUSAL};
-    struct drawn_op d = make_op(&s, &seed, cpu);
+    struct drawn_op d = make_op(&s, &seed, host.cpu);
     struct ggml_context *context =
         ggml_init((struct ggml_init_params){.mem_size = 1 << 20, .no_alloc = true});
     struct ggml_cgraph *graph = ggml_new_graph(context);
@@ -166,7 +150,7 @@ static void the_scheduler_copies_nothing(void) {
     x = ggml_cont(context, x);
     ggml_build_forward_expand(graph, x);
 
-    ggml_backend_t both[] = {qkv, cpu};
+    ggml_backend_t both[] = {host.qkv, host.cpu};
     float *found[2] = {NULL, NULL};
     const size_t size = ggml_nbytes(x);
     bool is_ours = true, is_direct = true;
@@ -189,9 +173,9 @@ static void the_scheduler_copies_nothing(void) {
     double worst = 0;
     for (size_t i = 0; i < size / sizeof(float); i++)
         worst = fmax(worst, fabs((double)found[0][i] - (double)found[1][i]));
-    check(is_ours, "the scheduler gives three layers to QKV");
-    check(is_direct, "without a copy of K, V or mask");
-    check(worst < 1e-3, "and they are those of the CPU");
+    check(&host, is_ours, "the scheduler gives three layers to QKV");
+    check(&host, is_direct, "without a copy of K, V or mask");
+    check(&host, worst < 1e-3, "and they are those of the CPU");
     free(found[0]);
     free(found[1]);
     ggml_free(context);
@@ -204,12 +188,12 @@ static void bits_do_not_depend_on_threads(void) {
     int different = 0;
     for (int n = 0; n < 20; n++) {
         struct shape s = draw_shape(&seed);
-        d = make_op(&s, &seed, cpu);
+        d = make_op(&s, &seed, host.cpu);
         const size_t size = ggml_nbytes(d.op);
         float *first = malloc(size);
         for (int threads = 1; threads <= 3; threads++) {
-            set_threads(qkv, threads);
-            computed(&d, qkv);
+            host.set_threads(host.qkv, threads);
+            computed(&d, host.qkv);
             if (threads == 1)
                 memcpy(first, d.op->data, size);
             else
@@ -218,7 +202,7 @@ static void bits_do_not_depend_on_threads(void) {
         free(first);
         free_op(&d);
     }
-    check(different == 0, "one, two and three threads give the same bits");
+    check(&host, different == 0, "one, two and three threads give the same bits");
 }
 
 int main(int argc, char **argv) {
@@ -226,28 +210,13 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: test_ggml FOLDER_OF_BACKENDS libggml-qkv.so\n");
         return 2;
     }
-    ggml_backend_load_all_from_path(argv[1]);
-    ggml_backend_reg_t reg = ggml_backend_load(argv[2]);
-    cpu = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, NULL);
-    if (!reg || !cpu) {
-        fprintf(stderr, "%s could not be loaded\n", reg ? "the CPU backend" : argv[2]);
+    if (!open_host(&host, argv[1], argv[2], 0))
         return 1;
-    }
-    device = ggml_backend_reg_dev_get(reg, 0);
-    qkv = ggml_backend_dev_init(device, NULL);
-    printf("%s\n", ggml_backend_dev_description(device));
-    set_threads = threads_function(qkv);
-    set_threads(qkv, 2);
-    threads_function(cpu)(cpu, 2);
-
     an_error_is_below_that_of_ggml();
     single_queries_wait_for_the_number_of_threads();
     what_qkv_does_not_store_is_left_to_ggml();
     no_mask_outlives_its_numbers();
     the_scheduler_copies_nothing();
     bits_do_not_depend_on_threads();
-    ggml_backend_free(qkv);
-    ggml_backend_free(cpu);
-    printf("%d passed, %d failed, 0 skipped\n", passed, failed);
-    return failed > 0;
+    return close_host(&host);
 }
