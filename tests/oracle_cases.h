@@ -102,7 +102,7 @@ void *case_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc);
 /* A context that runs the reference. */
 qkv_ctx case_reference(void);
 
-/* How many cases of a test to run: all; a third of them where builds are slow (QKV_QUICK=1), an eighth on an emulated
+/* How many cases of a test to run: all; a fifth of them where builds are slow (QKV_QUICK=1), a sixteenth on an emulated
  * CPU, but at least 25. */
 uint64_t case_count(uint64_t all);
 

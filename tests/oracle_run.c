@@ -11,7 +11,7 @@ qkv_ctx case_reference(void) {
 }
 
 uint64_t case_count(uint64_t all) {
-    const uint64_t some = qt_emulated() ? all / 8 : qt_quick() ? all / 3 : all;
+    const uint64_t some = qt_emulated() ? all / 16 : qt_quick() ? all / 5 : all;
     return some > 25 ? some : all < 25 ? all : 25;
 }
 

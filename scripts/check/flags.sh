@@ -10,11 +10,12 @@ work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 failed=0 checked=0 refused=0
 jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 
+# Those after "gcc" it refuses one by one; clang takes them, and has them all in -funsafe-math-optimizations.
 options='-ffinite-math-only
 -funsafe-math-optimizations
--fassociative-math -fno-signed-zeros -fno-trapping-math
--freciprocal-math
--fno-signed-zeros
+gcc -fassociative-math -fno-signed-zeros -fno-trapping-math
+gcc -freciprocal-math
+gcc -fno-signed-zeros
 -ffast-math
 -ffast-math -fno-finite-math-only
 -Ofast
@@ -67,6 +68,7 @@ for cc in ${*:-gcc clang}; do
     (cd "$work/idle" && "$cc" -O1 -I"$root/include" -c "$root"/src/kernels/${idle#kernels_}/$idle.c) 2>/dev/null ||
         "$cc" -x c -c /dev/null -o "$work/idle/none.o"
     while read -r line; do
+        case $line in gcc*) case ${cc##*/} in gcc*) line=${line#gcc} ;; *) continue ;; esac ;; esac
         # shellcheck disable=SC2086  # several options a line
         check "$cc" $line
     done <<OPTIONS

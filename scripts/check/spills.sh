@@ -1,6 +1,7 @@
 #!/bin/sh
 # No hot loop of a kernel set uses the stack, from -O1 to -O3, by each compiler that is there; nor may such loops be
-# missing. What is hot: scripts/check/loops.awk.   sh scripts/check/spills.sh [SET…]
+# missing. What is hot: scripts/check/loops.awk. And what stack.sh asks of the rest of the library: no frame of a kernel
+# is over 4096 bytes or not bounded.   sh scripts/check/spills.sh [SET…]
 # QKV_SPILL_COMPILERS lists other compilers than gcc and clang, commands without options; for a foreign set only those
 # named clang… (which get --target) or aarch64… are asked.
 # SPDX-License-Identifier: MIT
@@ -31,8 +32,13 @@ check() { # SET FMAS-OF-A-HOT-LOOP OBJDUMP COMPILER [OPTION…]
         command -v "$tool" >/dev/null 2>&1 || { echo "skipped: $set by $cc: $tool is not installed"; return; }
     done
     for level in ${QKV_SPILL_LEVELS:--O1 -O2 -O3}; do
-        $cc "$@" -std=c11 $level -Iinclude -c "src/kernels/$set/kernels_$set.c" -o "$work/kernels.o" &&
+        rm -f "$work/kernels.su"
+        $cc "$@" -std=c11 $level -fstack-usage -Iinclude -c "src/kernels/$set/kernels_$set.c" -o "$work/kernels.o" &&
             $objdump -d --no-show-raw-insn "$work/kernels.o" >"$work/text" || { failed=1; continue; }
+        test "${cc##*/}" = zig || # which writes none
+            awk -F '\t' -v what="$set $cc $level" -v limit=4096 '
+            $2 > limit || $3 == "dynamic" { print what ": over " limit " bytes or not bounded: " $0; bad = 1 }
+            END { exit bad }' "$work/kernels.su" || failed=1
         awk -v tile="$tile" -f scripts/check/loops.awk "$work/text" |
             awk -v what="$set $cc $level" -v least="$least" -v allowed="$(allowed "$set")" '
             BEGIN {

@@ -27,7 +27,7 @@ exports() { # OBJECT
 }
 "$cc" -E -P -DQKV_API= -Iinclude include/qkv.h | grep -oE '\bqkv_[a-z0-9_]+ *\(' | tr -d ' (' | sort -u >"$work/public"
 # shellcheck disable=SC2046  # no spaces below src/
-"$cc" -std=c11 -O0 -fPIC -shared -DQKV_SHARED -DQKV_UNOPTIMIZED -Iinclude $(find src -name '*.c') \
+"$cc" -std=c11 -Og -fPIC -shared -DQKV_SHARED -Iinclude $(find src -name '*.c') \
     -o "$work/libqkv.so" || failed=1
 exports "$work/libqkv.so" | comm -3 - "$work/public" >"$work/bad"
 test -s "$work/bad" && fail "the shared library does not export exactly qkv.h: only there, or missing" "$work/bad"

@@ -55,7 +55,7 @@ static void draw_strides(qt_rng *rng, const int64_t size[4], bool nested, int64_
  * is of the kind that is refused though it does not. */
 static void test_random_layouts(void) {
     int accepted = 0, refused = 0, wrongly = 0, families = 0, family_refused = 0;
-    for (uint64_t i = 0; i < case_count(20000); i++) {
+    for (uint64_t i = 0; i < case_count(40000); i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
