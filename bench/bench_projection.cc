@@ -57,7 +57,7 @@ public:
         x_ = random_floats(s.tokens * s.in, 1.0f, 1);
         if (c.has("bias")) bias_ = random_floats(s.out, 1.0f, 2);
         out_ = floats(s.tokens * s.out);
-        rounded_ = c.has("rounded");
+        rounded_ = c.has("rounded"), in_bf16_ = c.has("in_bf16");
         for (const StoredType &type : kStoredTypes) {
             if (c.has(type.name)) stored_ = &type;
         }
@@ -104,6 +104,10 @@ public:
         desc_.part[0].out = {out_.as(), 0, 0, s.out};
         if (stored_) desc_.part[0].type = stored_->type;
         if (rounded_) desc_.arithmetic = QKV_ARITHMETIC_INT8;
+        if (in_bf16_) {
+            desc_.arithmetic = QKV_ARITHMETIC_BF16;
+            for (int64_t i = 0; i < weight_size_; i++) weights_.as()[i] = to_bf16(weights_.as()[i]);
+        }
     }
 
     double flops() const override { return 2.0 * static_cast<double>(shape_.tokens * weight_size_); }
@@ -197,7 +201,15 @@ public:
     }
 
 private:
-    // A row as it is multiplied: in 8 bits, of 32 terms with one scale, where the case says so.
+    static float to_bf16(float x) {
+        uint32_t bits;
+        std::memcpy(&bits, &x, sizeof bits);
+        bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+        std::memcpy(&x, &bits, sizeof bits);
+        return x;
+    }
+
+    // A row as it is multiplied: in 8 bits, of 32 terms with one scale, or in bfloat16, where the case says so.
     std::vector<double> row_of_x(int64_t row) const {
         std::vector<double> all(x_.as() + row * shape_.in, x_.as() + (row + 1) * shape_.in);
         for (size_t first = 0; rounded_ && first < all.size(); first += 32) {
@@ -206,6 +218,7 @@ private:
             for (size_t i = first; i < end; i++) most = std::max(most, std::abs(all[i]));
             for (size_t i = first; i < end; i++) all[i] = std::nearbyint(all[i] * 127 / most) * most / 127;
         }
+        for (double &x : all) x = in_bf16_ ? to_bf16(static_cast<float>(x)) : x;
         return all;
     }
 
@@ -225,7 +238,7 @@ private:
     }
 
     ProjectionShape shape_;
-    bool cold_, rounded_ = false;
+    bool cold_, rounded_ = false, in_bf16_ = false;
     const StoredType *stored_ = nullptr; // nullptr: floats
     int64_t weight_size_ = 0, packed_size_ = 0, copies_ = 1;
     Buffer x_, bias_, weights_, more_, packed_, out_, reference_;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <ctime>
 #include <fstream>
+#include <map>
 #include <set>
 
 namespace bench {
@@ -190,11 +191,29 @@ ReadBandwidth &Bench::bandwidth(Pages pages, int32_t threads) {
     return *entry;
 }
 
+namespace {
+
+// Sets that differ from another one in products in 8 bits and bfloat16 only.
+const std::map<std::string, std::string> kVariants = {
+    {"avx512bf16", "avx512"}, {"avx512vnni", "avx512"}, {"avxvnni", "avx2"}, {"dotprod", "neon"}};
+
+// Whose peak a set's products are compared with.
+std::string peak_of(const std::string &set, const Case &c) {
+    const auto variant = kVariants.find(set);
+    if (variant == kVariants.end()) return set;
+    if (c.has("rounded") && variant->second == "avx512") return "int8";
+    if (c.has("in_bf16") && set == "avx512bf16") return "bf16";
+    return variant->second;
+}
+
+} // namespace
+
 std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) {
     std::vector<std::string> names;
     for (const std::string &set : sets_) {
         if ((set == "ref" || set == "portable") && !c.has("ref")) continue;
-        if (threads > 1 && set != sets_[0]) continue; // says little new
+        if (kVariants.count(set) && !c.has("rounded") && !c.has("in_bf16")) continue;
+        if (threads > 1 && !names.empty()) continue; // says little new
         names.push_back(set);
     }
     // What Problem::openblas and Problem::onednn are written for. Their memory is on 4 KiB pages.
@@ -241,7 +260,7 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
     result.bytes = problem_->bytes(), result.elements = problem_->elements();
     if (Buffer *output = problem_->output()) std::memset(output->as<void>(), 0xff, output->bytes());
     const bool ours = std::find(sets_.begin(), sets_.end(), subject.name) != sets_.end();
-    subject.peak_isa = ours ? subject.name : sets_[0];
+    subject.peak_isa = peak_of(ours ? subject.name : sets_[0], c);
     for (auto &peer : peers_) {
         if (peer->name() == subject.name) subject.peer = peer.get();
     }

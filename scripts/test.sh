@@ -233,7 +233,7 @@ on_fastest_set() { # PRESET SET [CTest option…]
     QKV_ISA=$set QKV_QUICK=1 run_tests "$preset" "$@"
 }
 
-# The same where sets are emulated that differ in products of packed weights only: those by all of them.
+# The same where sets are emulated that differ in products in 8 bits and bfloat16 only: those by all.
 on_set_and_variants() { # PRESET SET [CTest option…]
     on_fastest_set "$@"
     status=$?

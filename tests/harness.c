@@ -388,7 +388,7 @@ static void add_for_set(const char *name, void (*per_set)(const qt_set *set), co
     t->set = set;
 }
 
-/* Whether all but products of packed weights is another set's. */
+/* Whether all but products in 8 bits and bfloat16 is another set's. */
 static bool is_variant(size_t number) {
     for (size_t i = number + 1; i < qt.num_sets; i++) {
         if (qt.sets[i].kernels->gemm == qt.sets[number].kernels->gemm)

@@ -237,8 +237,8 @@ qt_outcome qt_in_child(void (*body)(void *arg), void *arg);
 /* -------------------------------------------------------------------------------------------------- main program */
 
 void qt_init(int argc, char **argv);
-/* One test per set, called name/set; and also one for each that differs from another only in products of packed weights
- * (as "avxvnni" does from "avx2"), for tests of these. A set asked for by name is always tested. */
+/* One test per set, called name/set; and also one for each that differs from another only in products in 8 bits and
+ * bfloat16 (as "avxvnni" does from "avx2"), for tests of these. A set asked for by name is always tested. */
 void qt_each_set(const char *name, void (*test)(const qt_set *set));
 void qt_each_set_and_variant(const char *name, void (*test)(const qt_set *set));
 void qt_once(const char *name, void (*test)(void));

@@ -35,6 +35,10 @@ static const char *next_feature(uint64_t features, int *bit) {
     return NULL;
 }
 
+static int has(const qkv_kernel_set *set, int arithmetic) {
+    return set->available && (set->arithmetics >> arithmetic & 1);
+}
+
 static void print_text(const qkv_ctx *ctx, const qkv_cpu *cpu) {
     const char *feature;
     printf("qkv       %s\n", qkv_version());
@@ -52,9 +56,10 @@ static void print_text(const qkv_ctx *ctx, const qkv_cpu *cpu) {
         qkv_kernel_set set;
         if (qkv_kernel_set_query(ctx, i, &set) != QKV_OK)
             continue;
-        printf("  %-10s %s%s%s\n", set.name,
+        printf("  %-10s %s%s%s%s%s\n", set.name,
                set.selected ? "selected" : set.available ? "available" : "unavailable", set.reason[0] ? ": " : "",
-               set.reason);
+               set.reason, has(&set, QKV_ARITHMETIC_INT8) ? "; dot products in int8" : "",
+               has(&set, QKV_ARITHMETIC_BF16) ? " and bf16" : "");
     }
 }
 
@@ -92,6 +97,8 @@ static void print_json(const qkv_ctx *ctx, const qkv_cpu *cpu) {
         print_json_string("name", set.name, ", ");
         printf("\"available\": %s, \"selected\": %s, ", set.available ? "true" : "false",
                set.selected ? "true" : "false");
+        printf("\"arithmetics\": [\"f32\"%s%s], ", set.arithmetics >> QKV_ARITHMETIC_INT8 & 1 ? ", \"int8\"" : "",
+               set.arithmetics >> QKV_ARITHMETIC_BF16 & 1 ? ", \"bf16\"" : "");
         print_json_string("reason", set.reason, "}");
     }
     printf("]}\n");

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "command_line.h"
 
+#include "decoder.h"
 #include "support.h"
 
 #include <getopt.h>
@@ -34,9 +35,10 @@ static const char help[] =
     "  -c, --ctx N             tokens that a text can have (default: the model's, at most 8192)\n"
     "      --chunk N           tokens of a prompt that are taken at once (default: 256)\n"
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
-    "  -a, --arithmetic HOW    of products: f32 (default), or int8 where weights are integers: faster\n"
+    "  -a, --arithmetic HOW    of products: f32 (default); int8 where weights are integers: faster; or bf16: faster on\n"
+    "                          CPUs with AVX-512 BF16\n"
     "  -t, --threads N         default: one for every CPU\n"
-    "      --isa NAME          kernel set: avx512, avx2, neon, portable or ref (default: QKV_ISA, else the best)\n"
+    "      --isa NAME          kernel set: avx512, avx2, neon, portable, ref … (default: QKV_ISA, else the best)\n"
     "\n"
     "      --perplexity FILE   of a text, and nothing else\n"
     "      --speed N           seconds and processor seconds of a prompt of N tokens, and of 32 steps behind it\n"
@@ -82,9 +84,11 @@ static int32_t cache_type(const char *name) {
 }
 
 static int64_t arithmetic(const char *name) {
-    if (strcmp(name, "f32") != 0 && strcmp(name, "int8") != 0)
-        die("--arithmetic takes f32 or int8, not \"%s\"", name);
-    return strcmp(name, "int8") == 0 ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
+    for (int64_t i = 0; i < 3; i++) {
+        if (strcmp(name, arithmetic_names[i]) == 0)
+            return i;
+    }
+    die("--arithmetic takes f32, bf16 or int8, not \"%s\"", name);
 }
 
 static void add_stop(struct settings *settings, const char *stop) {

@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const arithmetic_names[3] = {
+    [QKV_ARITHMETIC_F32] = "f32", [QKV_ARITHMETIC_INT8] = "int8", [QKV_ARITHMETIC_BF16] = "bf16"};
+
 static void need_workspace(struct decoder *decoder, const qkv_plan *plan) {
     if (plan->workspace_size <= decoder->workspace_size)
         return;

@@ -15,8 +15,10 @@ struct decoder_options {
     int64_t num_sequences, max_tokens; /* sequences at the same time, tokens of each */
     int64_t max_rows;                  /* tokens in one call of run_decoder */
     int32_t cache_type;                /* QKV_F32, _F16, _BF16, _INT8 */
-    int64_t arithmetic;                /* QKV_ARITHMETIC_F32, or _INT8 where weights are integers */
+    int64_t arithmetic;                /* QKV_ARITHMETIC_…, of which INT8 where weights are integers */
 };
+
+extern const char *const arithmetic_names[3]; /* by QKV_ARITHMETIC_… */
 
 /* Y = X·W: the descriptor, and the plan for as many rows as the last call had. */
 struct projection {

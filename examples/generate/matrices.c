@@ -110,7 +110,7 @@ void pack_tensors(const struct decoder *decoder, struct projection *projection, 
     for (int64_t i = 0; i < count; i++) {
         desc->part[i] = (qkv_projection_part){.out_features = tensors[i].rows, .type = type_of(&tensors[i])};
         bytes += packed_bytes(&tensors[i], tensors[i].rows);
-        if (desc->part[i].type <= QKV_BF16) /* not made of integers */
+        if (desc->arithmetic == QKV_ARITHMETIC_INT8 && desc->part[i].type <= QKV_BF16) /* not made of integers */
             desc->arithmetic = QKV_ARITHMETIC_F32;
     }
     desc->packed = projection->packed = allocate_bytes(bytes);

@@ -173,7 +173,7 @@ void print_closing_line(const struct generation *generation, const char *cache_n
     print_speed("answer", generation->answer_tokens, generation->answer_seconds);
     fprintf(stderr, "%ld MiB; %s, %d thread%s, products in %s, cache %s; ", usage.ru_maxrss >> 10, decoder->ctx.isa,
             (int)decoder->pool->num_threads, decoder->pool->num_threads == 1 ? "" : "s",
-            decoder->options.arithmetic == QKV_ARITHMETIC_INT8 ? "int8" : "f32", cache_name);
+            arithmetic_names[decoder->options.arithmetic], cache_name);
     fprintf(stderr, "products %.0f %%, logits %.0f %%, attention %.0f %%\n", 100 * seconds[SECONDS_PRODUCTS] / total,
             100 * seconds[SECONDS_LOGITS] / total, 100 * seconds[SECONDS_ATTENTION] / total);
 }

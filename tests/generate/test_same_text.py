@@ -16,7 +16,7 @@ PROMPTS = ["Why is the sky blue? Explain it to a child.", "Name three rivers of 
 
 
 def kernel_sets():
-    return [name for name in ("avx512", "avx2", "neon", "portable", "ref")
+    return [name for name in ("avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "dotprod", "neon", "portable", "ref")
             if results.run(INFO, QKV_ISA=name).returncode == 0]
 
 
@@ -45,7 +45,8 @@ def compare(model, name, prompts, count, variants, *options):
 def small_models():
     for kind, architecture, cache, arithmetic in (
             ("Q8_0", "llama", "f16", "int8"), ("Q4_1", "qwen3", "f32", "f32"), ("Q6_K", "gemma3", "int8", "int8"),
-            ("Q5_0", "gemma3", "f16", "f32"), ("Q4_K", "llama", "bf16", "int8"), ("BF16", "qwen2", "f32", "f32")):
+            ("Q5_0", "gemma3", "f16", "f32"), ("Q4_K", "llama", "bf16", "int8"), ("BF16", "qwen2", "f32", "f32"),
+            ("Q4_0", "qwen3", "bf16", "bf16")):
         with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
             tiny_decoder.write(file.name, architecture, kind, wide=gguf_file.TYPES[kind][1] == 256,
                                **{f"{architecture}.context_length": 512})
