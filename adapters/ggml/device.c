@@ -41,7 +41,7 @@ static struct {
     atomic_ullong nanoseconds[NUM_DEVICES]; /* in graphs, of all backends of each device */
     atomic_int num_threads;
     atomic_bool has_openmp;
-    atomic_int takes[GGML_TYPE_COUNT][2]; /* weights of a type, [1] of experts: UNKNOWN before a host has offered some */
+    atomic_int takes[GGML_TYPE_COUNT][2]; /* weights of a type, [1] of experts: UNKNOWN before a host offered some */
 } device;
 
 static struct ggml_backend_device devices[NUM_DEVICES];

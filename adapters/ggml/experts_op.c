@@ -243,6 +243,8 @@ const char *run_experts(struct runner *runner, struct experts_state *state, stru
         rows += num_rows(ops[i]);
         experts += num_experts(ops[i]);
     }
+    if (rows == 0)
+        return NULL;
     state->rows = grow(state->rows, &state->rows_room, rows, sizeof *state->rows);
     state->ends = grow(state->ends, &state->ends_room, experts, sizeof *state->ends);
     if (!state->rows || !state->ends)

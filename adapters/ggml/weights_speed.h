@@ -13,8 +13,9 @@ struct comparison {
     double one_row, many_rows;
 };
 
-/* Some hundredths of a second of one thread. Of experts: two of eight for each row. ggml's weights are where its hosts would put them, so repacked where it
- * has that; qkv's are in buffers of `type_of_qkv`. False without memory or a CPU backend. */
+/* Some hundredths of a second of one thread. Of experts: two of eight for each row. ggml's weights are where its hosts
+ * would put them, so repacked where it has that; qkv's are in buffers of `type_of_qkv`. False without memory or a CPU
+ * backend. */
 bool compare_products(const qkv_ctx *ctx, ggml_backend_buffer_type_t type_of_qkv, enum ggml_type type, bool of_experts,
                       struct comparison *result);
 

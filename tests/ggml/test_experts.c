@@ -266,6 +266,13 @@ static void what_is_not_in_its_buffers_is_left_to_ggml(void) {
     struct ggml_tensor *four = ggml_new_tensor_3d(d.of_rest, GGML_TYPE_F32, 256, 3, 4);
     check(&host, !is_claimed(ggml_mul_mat(d.of_rest, d.weights, four)),
           "nor a product of each matrix by rows of its own");
+    struct ggml_tensor *no_x = ggml_new_tensor_3d(d.of_rest, GGML_TYPE_F32, 256, 1, 0);
+    struct ggml_tensor *no_ids = ggml_new_tensor_2d(d.of_rest, GGML_TYPE_I32, 2, 0);
+    struct ggml_cgraph *graph = ggml_new_graph(d.of_rest);
+    ggml_build_forward_expand(graph, ggml_mul_mat_id(d.of_rest, d.weights, no_x, no_ids));
+    ggml_backend_t fresh = ggml_backend_dev_init(host.device, NULL);
+    check(&host, ggml_backend_graph_compute(fresh, graph) == GGML_STATUS_SUCCESS, "no rows are no work");
+    ggml_backend_free(fresh);
     *(int32_t *)d.ids->data = 4;
     check(&host, !computed(&d, host.qkv), "a choice of an expert that there is not ends the graph");
     free_op(&d);
