@@ -36,7 +36,7 @@ static const char help[] =
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
     "  -a, --arithmetic HOW    of products: f32 (default), or int8 where weights are integers: faster\n"
     "  -t, --threads N         default: one for every CPU\n"
-    "      --isa NAME          kernel set: avx512, avx2, neon, portable or ref (default: QKV_ISA, else the best)\n"
+    "      --isa NAME          kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "\n"
     "      --perplexity FILE   of a text, and nothing else\n"
     "      --speed N           seconds and processor seconds of a prompt of N tokens, and of 32 steps behind it\n"
