@@ -146,8 +146,8 @@ typedef struct qkv_kernel_set {
     const char *name;
     int32_t available; /* this build, CPU and operating system can run it */
     int32_t selected;  /* this context runs it */
-    uint32_t arithmetics; /* bit 1 << QKV_ARITHMETIC_… is set: it has instructions for products in that one. In others it
-                           * gives the same bits by those it has, in bfloat16 at the speed of floats. */
+    uint32_t arithmetics; /* bit 1 << QKV_ARITHMETIC_… is set: it has instructions for products in that one. The others
+                           * have the same bits by other instructions, bfloat16 at the speed of floats. */
     char reason[112];  /* why it is not selected: the missing feature by name, the caller's cap, …; "" when it is */
 } qkv_kernel_set;
 
@@ -369,8 +369,8 @@ typedef struct qkv_head_steps {
 /* x in int8 with a scale for each 32 terms of a row, products of integers, sums of these in f32 (docs/numerics.md):
  * bits of its own, the same on every CPU. For weights in QKV_INT8 or in blocks; else QKV_ERROR_FLAGS. */
 #define QKV_ARITHMETIC_INT8 1
-/* x and weights of any type rounded to bfloat16, sums of products in f32, two terms at a time (docs/numerics.md): bits of
- * its own, the same on every CPU. Values below 2⁻⁵⁶ are taken as 0. */
+/* x and weights of any type rounded to bfloat16, sums of products in f32, two terms at a time (docs/numerics.md): bits
+ * of its own, the same on every CPU. Values below 2⁻⁵⁶ are taken as 0. */
 #define QKV_ARITHMETIC_BF16 2
 
 /* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).

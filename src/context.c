@@ -135,7 +135,8 @@ qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_se
     if (set->selected)
         return QKV_OK;
     if (!kernels) {
-        append(set->reason, sizeof set->reason, of_x86(set->name) ? "built by a compiler that does not know it" : "built for another architecture");
+        append(set->reason, sizeof set->reason,
+               of_x86(set->name) ? "built by a compiler that does not know it" : "built for another architecture");
     } else if (!set->available) {
         append(set->reason, sizeof set->reason, "missing:");
         uint64_t missing = kernels->needs & ~ctx->features;

@@ -56,10 +56,11 @@ static void print_text(const qkv_ctx *ctx, const qkv_cpu *cpu) {
         qkv_kernel_set set;
         if (qkv_kernel_set_query(ctx, i, &set) != QKV_OK)
             continue;
-        printf("  %-10s %s%s%s%s%s\n", set.name,
+        printf("  %-10s %s%s%s%s\n", set.name,
                set.selected ? "selected" : set.available ? "available" : "unavailable", set.reason[0] ? ": " : "",
-               set.reason, has(&set, QKV_ARITHMETIC_INT8) ? "; dot products in int8" : "",
-               has(&set, QKV_ARITHMETIC_BF16) ? " and bf16" : "");
+               set.reason, has(&set, QKV_ARITHMETIC_BF16)   ? " (dot products in int8 and bf16)"
+                         : has(&set, QKV_ARITHMETIC_INT8) ? " (dot products in int8)"
+                                                          : "");
     }
 }
 

@@ -28,7 +28,7 @@ static const char help[] =
     "  -w, --weights TYPE  round the model's matrices to bf16, int8 or q8_0, which takes less memory; the\n"
     "                      report says how close the vectors stay to those of f32 (default: f32)\n"
     "  -t, --threads N     default: one for every CPU\n"
-    "      --isa NAME      kernel set: avx512, avx2, neon, portable, ref … (default: QKV_ISA, else the best)\n"
+    "      --isa NAME      kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
 
 enum { OPTION_ISA = 256, OPTION_TOKENS };

@@ -40,7 +40,7 @@ static const char help[] =
     "  -s, --seed N      another language, other sentences, other first weights (default: 1)\n"
     "  -q, --quick       ten steps a layer in place of 400: for testing, little is learned\n"
     "  -t, --threads N   default: 1; the layers are so small that more of them gain nothing\n"
-    "      --isa NAME    kernel set: avx512, avx2, neon, portable, ref … (default: QKV_ISA, else the best)\n"
+    "      --isa NAME    kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
 
 static const struct option long_options[] = {

@@ -2,7 +2,7 @@
  * term first; the entries are rows_bf16_dots, weights_bf16_dots and gemm_bf16_dots. Pairs are words, the first term in
  * the lower half.
  *
- * Needs bf16.inc.h, and of the instruction set, inside a target region of its own: p_dot(sum, b, a), sums + the products
+ * Needs bf16.inc.h, and of the instruction set, inside a target region of its own: p_dot(sum, b, a), sum + the products
  * of pairs.
  *
  * SPDX-License-Identifier: MIT */
@@ -11,7 +11,7 @@ static void rows_bf16_dots(void *dst, ptrdiff_t ldd, size_t first, const float *
                            size_t k) {
     for (size_t i = 0; i < rows; i++) {
         const float *from = x + (ptrdiff_t)i * ldx;
-        unsigned char *to = (unsigned char *)dst + ((ptrdiff_t)i * ldd + (ptrdiff_t)first) * (ptrdiff_t)sizeof(uint16_t);
+        unsigned char *to = (unsigned char *)dst + 2 * ((ptrdiff_t)i * ldd + (ptrdiff_t)first);
         size_t j = 0;
         for (; j + VLEN <= k; j += VLEN)
             v_store_bf16(to + 2 * j, v_bf16(v_load(from + j)));

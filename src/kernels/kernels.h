@@ -131,8 +131,8 @@ struct qkv_kernels {
     /* Terms first … first + k of a packed panel, as widen_weights gives them. */
     void (*weights_bf16)(void *dst, const void *panel, int type, size_t first, size_t k);
 
-    /* As gemm, with terms first … first + k of A, made by rows_bf16, and B of weights_bf16, cols ≤ 64. The fma chain takes
-     * terms in pairs, ascending, of each pair the second one first: 1, 0, 3, 2, … k is even, or ends the rows: an
+    /* As gemm, with terms first … first + k of A, made by rows_bf16, and B of weights_bf16, cols ≤ 64. The fma chain
+     * takes terms in pairs, ascending, of each pair the second one first: 1, 0, 3, 2, … k is even, or ends the rows: an
      * odd one is followed by a term 0·0. */
     void (*gemm_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon);

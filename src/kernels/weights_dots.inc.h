@@ -1,5 +1,6 @@
-/* Template: the product of packed weights and activations in 8 bits, where an instruction adds four products of bytes to
- * a word. Its sums are the integers of weights.inc.h, hence its results are the same; the entry is gemm_weights_dots.
+/* Template: the product of packed weights and activations in 8 bits, where an instruction adds four products of bytes
+ * to a word. Its sums are the integers of weights.inc.h, hence its results are the same; the entry is
+ * gemm_weights_dots.
  *
  * Needs weights.inc.h, and of the instruction set, inside a target region of its own: DOT_VECTORS, how many vectors of
  * columns a tile has; vterms, d_terms and d_dot; SIGNED_DOTS, whether d_dot takes w from −128 to 127, else from 0 to

@@ -179,7 +179,8 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #include "kernels/table.inc.h"
 
 static inline simde__m512i add_dots(simde__m512i sum, simde__m512i w, simde__m512i a) {
-    simde__m512i_private x = simde__m512i_to_private(sum), y = simde__m512i_to_private(w), z = simde__m512i_to_private(a);
+    simde__m512i_private x = simde__m512i_to_private(sum);
+    const simde__m512i_private y = simde__m512i_to_private(w), z = simde__m512i_to_private(a);
     for (int half = 0; half < 2; half++)
         x.m256i[half] = emulated_dpbusd(x.m256i[half], y.m256i[half], z.m256i[half]);
     return simde__m512i_from_private(x);

@@ -45,11 +45,11 @@ case $? in
 esac
 
 if ! has "$python" numpy; then
-    skip 190 "everything, as NumPy is not there and can't be installed"
+    skip 217 "everything, as NumPy is not there and can't be installed"
     finish
 fi
 if [ -z "$model" ]; then
-    skip 25 "the real model: $reason"
+    skip 38 "the real model: $reason"
 else
     [ -n "$reference" ] || skip 16 "comparison of tokens with llama.cpp: $llama_reason"
     run "tokens" "$python" "$tests/test_tokens.py" "$generate" "$model" ${reference:+"$reference"}

@@ -16,8 +16,8 @@ PROMPTS = ["Why is the sky blue? Explain it to a child.", "Name three rivers of 
 
 
 def kernel_sets():
-    return [name for name in ("avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "dotprod", "neon", "portable", "ref")
-            if results.run(INFO, QKV_ISA=name).returncode == 0]
+    lines = results.run(INFO).stdout.decode().split("kernel sets")[1].splitlines()
+    return [line.split()[0] for line in lines if line.split()[1:2] in (["selected"], ["available:"])]
 
 
 def answers(model, prompts, count, *options):

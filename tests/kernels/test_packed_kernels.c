@@ -387,10 +387,11 @@ static void check_bf16(const qt_set *set, qt_rng *rng, int type, size_t rows, si
     const size_t k = draw_k(rng, type, 300), ldc = draw_tile_ld(rng, cols);
     const size_t from = (size_t)qt_range(rng, 0, (int64_t)k / 32) * 32, left = k - from,
                  n = qt_chance(rng, 50) ? left : (size_t)qt_range(rng, 0, (int64_t)left / 2) * 2;
-    const ptrdiff_t ldx = (ptrdiff_t)k + qt_range(rng, 0, 3), lda = (ptrdiff_t)(k + 1) / 2 * 2 + 2 * qt_range(rng, 0, 2);
+    const ptrdiff_t ldx = (ptrdiff_t)k + qt_range(rng, 0, 3);
+    const ptrdiff_t lda = (ptrdiff_t)(k + 1) / 2 * 2 + 2 * qt_range(rng, 0, 2);
     const int accumulate = qt_chance(rng, 50);
-    qt_describe("%s rows=%zu cols=%zu terms %zu + %zu of %zu lda=%td ldc=%zu where=%d", case_type_name[type], rows, cols,
-                from, n, k, lda, ldc, where);
+    qt_describe("%s rows=%zu cols=%zu terms %zu + %zu of %zu lda=%td ldc=%zu where=%d", case_type_name[type], rows,
+                cols, from, n, k, lda, ldc, where);
     const unsigned char *panel = draw_panel(rng, type, k, where);
     float *x = qt_floats(rows > 0 ? (rows - 1) * (size_t)ldx + k : 0, where);
     qt_fill(rng, x, rows > 0 ? (rows - 1) * (size_t)ldx + k : 0, qt_range(rng, 0, 2) ? QT_NORMAL : QT_SPRINKLED);

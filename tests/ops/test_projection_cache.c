@@ -41,11 +41,11 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
     c->d = (qkv_projection_desc){.size = sizeof c->d, .batch = batch, .tokens = tokens, .in_features = in,
                                  .num_parts = 3, .first_sequence = first,
                                  .arithmetic = typed ? qt_range(rng, QKV_ARITHMETIC_F32, QKV_ARITHMETIC_BF16) : 0};
+    const bool integers = c->d.arithmetic == QKV_ARITHMETIC_INT8;
     for (int i = 0; i < 3; i++) {
         const float *unused;
         if (typed)
-            pack.part[i] = case_weight(rng, case_weight_type(rng, c->d.arithmetic == QKV_ARITHMETIC_INT8, in), in, columns[i], false,
-                                       &unused);
+            pack.part[i] = case_weight(rng, case_weight_type(rng, integers, in), in, columns[i], false, &unused);
         else
             pack.part[i] = (qkv_weight){.data = case_normal(rng, in * columns[i]), .out_features = columns[i]};
         c->d.part[i] = (qkv_projection_part){.out_features = columns[i], .head_dim = dims[i],

@@ -1,6 +1,6 @@
 /* Weights in every type: packing and its inverse; projections over them. In f32 the words of the same projection over
- * the floats that they mean; in int8 those of its definition, written once more here, and within a bound of them; in bfloat16
- * those of the f32 call on rounded operands.
+ * the floats that they mean; in int8 those of its definition, written once more here, and within a bound of them; in
+ * bfloat16 those of the f32 call on rounded operands.
  *
  * SPDX-License-Identifier: MIT */
 #include "oracle_cases.h"

@@ -302,8 +302,8 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
         const qkv_soon *soon = ahead ? &next : NULL;
         if (bf16) {
             kernels->weights_bf16(t->widened, panel, type, (size_t)k, (size_t)terms);
-            kernels->gemm_bf16(tile, ld, t->converted, qkv_round_up(t->in_features, QKV_BLOCK_TERMS), (size_t)k, t->widened,
-                               (size_t)rows, columns, (size_t)terms, k > 0, soon);
+            kernels->gemm_bf16(tile, ld, t->converted, qkv_round_up(t->in_features, QKV_BLOCK_TERMS), (size_t)k,
+                               t->widened, (size_t)rows, columns, (size_t)terms, k > 0, soon);
         } else if (few) {
             kernels->gemm_stored(k > 0 ? t->sums : tile, k > 0 ? QKV_PANEL : ld, x, t->x_token, from,
                                  QKV_PANEL * (ptrdiff_t)sizeof(uint16_t), type, (size_t)rows, columns, (size_t)terms, 0,
@@ -368,7 +368,8 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     /* Without an inner dimension x and the weights may be NULL, and strides any: nothing is read. */
     bool empty = d->in_features == 0;
     task_rows t = {.kernels = kernels, .x = tile, .rows = rows, .in_features = d->in_features,
-                   .widened = (float *)(void *)(scratch + shape->widened), .arithmetic = empty ? QKV_ARITHMETIC_F32 : d->arithmetic};
+                   .widened = (float *)(void *)(scratch + shape->widened),
+                   .arithmetic = empty ? QKV_ARITHMETIC_F32 : d->arithmetic};
     t.sums = t.widened + QKV_CHAIN * QKV_PANEL;
     if (!empty) {
         t.x_token = shape->x_token;
