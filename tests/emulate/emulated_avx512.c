@@ -117,6 +117,13 @@ static inline simde__m512 from_integers(simde__m512i x) {
     return simde__m512_from_private(z);
 }
 
+static inline simde__m512 swap_pairs(simde__m512 x) {
+    simde__m512_private y = simde__m512_to_private(x);
+    for (int half = 0; half < 2; half++)
+        y.m256[half] = _mm256_permute_ps(y.m256[half], 0xb1);
+    return simde__m512_from_private(y);
+}
+
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_cvtepu16_epi32
@@ -128,7 +135,9 @@ static inline simde__m512 from_integers(simde__m512i x) {
 #undef _mm512_cvtepi32_epi8
 #undef _mm512_srai_epi32
 #undef _mm512_madd_epi16
+#undef _mm512_permute_ps
 #define _mm512_cvtph_ps from_halves
+#define _mm512_permute_ps(x, swapped) swap_pairs(x)
 #define _mm512_cvtps_ph(x, rounding) to_halves(x)
 #define _mm512_cvtepu16_epi32 widen_words
 #define _mm512_cvtepi8_epi32 widen_bytes
