@@ -53,8 +53,12 @@ QKV_INLINE vint d_word(int bits, const unsigned char *integers, int g) {
 #define FOLD_ROW_2(i, scales) QKV_PAIRS(2, FOLD_DOTS, i, scales)
 #define FOLD_ROW_4(i, scales) QKV_PAIRS(4, FOLD_DOTS, i, scales)
 
+#ifndef DOT_FENCE
+#define DOT_FENCE /* where compilers load words ahead, and spill: loads below stay below */
+#endif
 #define DOT_WORD(rows, vectors, g)                                                                                   \
     {                                                                                                                \
+        DOT_FENCE                                                                                                    \
         QKV_COLS(vectors, LOAD_DOT_WORD, g)                                                                          \
         QKV_ROWS(rows, DOT_ROW_##vectors, g)                                                                         \
     }
