@@ -195,7 +195,8 @@ namespace {
 
 // Sets that differ from another one in products in 8 bits and bfloat16 only.
 const std::map<std::string, std::string> kVariants = {
-    {"avx512bf16", "avx512"}, {"avx512vnni", "avx512"}, {"avxvnni", "avx2"}, {"dotprod", "neon"}};
+    {"avx512bf16", "avx512"}, {"avx512vnni", "avx512"}, {"avxvnni", "avx2"}, {"dotprod", "neon"},
+    {"i8mm", "neon"}};
 
 // Whose peak a set's products are compared with.
 std::string peak_of(const std::string &set, const Case &c) {

@@ -109,6 +109,7 @@ QKV_API const char *qkv_status_string(qkv_status status);
 #define QKV_CPU_AVX512BF16 (UINT64_C(1) << 11)
 #define QKV_CPU_AVXVNNI (UINT64_C(1) << 12)
 #define QKV_CPU_DOTPROD (UINT64_C(1) << 13)
+#define QKV_CPU_I8MM (UINT64_C(1) << 14)
 
 typedef struct qkv_cpu {
     char name[64];                  /* as the CPU calls itself; "" when it does not tell */

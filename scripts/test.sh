@@ -297,7 +297,7 @@ with_aarch64() {
     have qemu-aarch64 || have qemu-aarch64-static || skip "qemu-user is not installed"
     test -e build/aarch64-deps/usr/include/cmocka.h || skip "libcmocka for arm64 could not be fetched"
     # what examples and adapters do is seen natively; under emulation their speed tables and teams take minutes
-    build aarch64 && QKV_QEMU=1 on_set_and_variants aarch64 dotprod -E '^(engine|test_pthreads|test_openmp)$'
+    build aarch64 && QKV_QEMU=1 on_set_and_variants aarch64 i8mm -E '^(engine|test_pthreads|test_openmp)$'
 }
 
 with_one_set() { # chosen by name, as a user would

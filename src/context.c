@@ -32,6 +32,7 @@ static const struct {
     {"avx512", X86(qkv_kernels_avx512)},
     {"avxvnni", X86_DOTS(qkv_kernels_avxvnni)},
     {"avx2", X86(qkv_kernels_avx2)},
+    {"i8mm", ARM(qkv_kernels_i8mm)},
     {"dotprod", ARM(qkv_kernels_dotprod)},
     {"neon", ARM(qkv_kernels_neon)},
     {"portable", &qkv_kernels_portable},

@@ -91,11 +91,12 @@ void qkv_cpu_query(qkv_cpu *cpu) {
     x86_caches(cpu);
     x86_name(cpu->name);
 #elif QKV_AARCH64
-    enum { HWCAP_ASIMD = 1 << 1, HWCAP_ASIMDDP = 1 << 20 };
+    enum { HWCAP_ASIMD = 1 << 1, HWCAP_ASIMDDP = 1 << 20, HWCAP2_I8MM = 1 << 13 };
     uint64_t hwcap = qkv_hwcap();
     /* Without an auxiliary vector (bare metal, other systems) the architecture's base holds. */
     cpu->features = hwcap == 0 || (hwcap & HWCAP_ASIMD) ? QKV_CPU_NEON : 0;
     cpu->features |= hwcap & HWCAP_ASIMDDP ? QKV_CPU_DOTPROD : 0;
+    cpu->features |= qkv_hwcap2() & HWCAP2_I8MM ? QKV_CPU_I8MM : 0;
 #endif
 }
 
@@ -113,6 +114,7 @@ const char *qkv_cpu_feature_name(uint64_t feature) {
     case QKV_CPU_AVXVNNI: return "avxvnni";
     case QKV_CPU_NEON: return "neon";
     case QKV_CPU_DOTPROD: return "dotprod";
+    case QKV_CPU_I8MM: return "i8mm";
     case QKV_CPU_OS_YMM: return "os_ymm";
     case QKV_CPU_OS_ZMM: return "os_zmm";
     default: return NULL;

@@ -8,8 +8,9 @@
 
 QKV_INTERNAL_BEGIN
 
-/* AT_HWCAP of the operating system's auxiliary vector; 0 where there is none. The only question to an OS. */
-uint64_t qkv_hwcap(void);
+/* AT_HWCAP and AT_HWCAP2 of the operating system's auxiliary vector; 0 where there is none. The only question to an
+ * OS. */
+uint64_t qkv_hwcap(void), qkv_hwcap2(void);
 
 QKV_INTERNAL_END
 

@@ -7,8 +7,14 @@
 uint64_t qkv_hwcap(void) {
     return getauxval(AT_HWCAP);
 }
+uint64_t qkv_hwcap2(void) {
+    return getauxval(AT_HWCAP2);
+}
 #else
 uint64_t qkv_hwcap(void) {
+    return 0;
+}
+uint64_t qkv_hwcap2(void) {
     return 0;
 }
 #endif

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define DEFAULT_SEED UINT64_C(0x51ab1e5eed)
-#define MAX_SETS 9
+#define MAX_SETS 10
 #define MAX_TESTS 512
 #define MAX_SKIPS 64
 #define EXIT_SKIPPED 77 /* what CTest counts as skipped: SKIP_RETURN_CODE */

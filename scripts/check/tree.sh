@@ -38,10 +38,10 @@ files() {
         CMakeLists.txt CMakePresets.json .ci/run $(files cmake) $(files scripts ! -name tree.sh ! -name flags.sh) \
         $(files adapters tests examples bench tools python -name CMakeLists.txt)
     for isa in $(cd src/kernels && find . -mindepth 1 -maxdepth 1 -type d | sed 's:./::'); do
-        # Beside system headers: the contract, the templates, its own vector header, the scalar functions.
+        # Beside system headers: the contract, the templates, its own headers, the scalar functions.
         for header in $(cat $(files "src/kernels/$isa") | sed -n 's/^ *# *include *"\(.*\)".*/\1/p' | sort -u); do
             case $header in
-            ../kernels.h | ../*.inc.h | "simd_$isa.h" | ../repeat.h | ../../ref/*.h | ../../config.h) ;;
+            ../kernels.h | ../*.inc.h | *"_$isa.h" | ../repeat.h | ../../ref/*.h | ../../config.h) ;;
             *)
                 echo "src/kernels/$isa includes $header"
                 failed=1

@@ -225,7 +225,7 @@ extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
 extern const qkv_kernels qkv_kernels_avxvnni, qkv_kernels_avx512vnni, qkv_kernels_avx512bf16;
 #endif
 #elif QKV_AARCH64
-extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod;
+extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod, qkv_kernels_i8mm;
 #endif
 
 QKV_INTERNAL_END

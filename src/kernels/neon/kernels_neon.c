@@ -71,4 +71,27 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) {
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
 
+/* "i8mm": the same, but for products in 8 bits of several rows. */
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod,i8mm"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("arch=armv8.2-a+dotprod+i8mm")
+#endif
+
+#include "squares_neon.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#define KERNELS qkv_kernels_i8mm
+#define KERNELS_NAME "i8mm"
+#define KERNELS_NEEDS (QKV_CPU_NEON | QKV_CPU_DOTPROD | QKV_CPU_I8MM)
+#define GEMM_WEIGHTS gemm_weights_squares
+#define NATIVE (1 << QKV_ARITHMETIC_INT8)
+#include "../table.inc.h"
+
 #endif
