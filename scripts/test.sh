@@ -428,8 +428,13 @@ all_stages() {
     stage set-ref 5 with_one_set ref
     stage set-portable 5 with_one_set portable
     stage set-avx2 5 with_one_set avx2
+    stage set-avxvnni 5 with_one_set avxvnni
     stage set-avx512 5 with_one_set avx512
+    stage set-avx512bf16 5 with_one_set avx512bf16
+    stage set-avx512vnni 5 with_one_set avx512vnni
     stage set-neon 5 with_one_set neon
+    stage set-i8mm 5 with_one_set i8mm
+    stage set-dotprod 5 with_one_set dotprod
     stage matrix-gcc12 220 matrix compiler gcc-12
     stage matrix-gcc13 220 matrix compiler gcc-13
     stage matrix-gcc14 220 matrix compiler gcc-14
