@@ -371,7 +371,7 @@ typedef struct qkv_head_steps {
  * bits of its own, the same on every CPU. For weights in QKV_INT8 or in blocks; else QKV_ERROR_FLAGS. */
 #define QKV_ARITHMETIC_INT8 1
 /* x and weights of any type rounded to bfloat16, sums of products in f32, two terms at a time (docs/numerics.md): bits
- * of its own, the same on every CPU. Values below 2⁻⁵⁶ are taken as 0. */
+ * of its own, the same on every CPU. Magnitudes below 2⁻⁵⁶ are taken as 0. */
 #define QKV_ARITHMETIC_BF16 2
 
 /* Y = X·W + bias. A sum of more than 128 terms is cut into chains of 128 (docs/numerics.md).

@@ -27,15 +27,22 @@
 #ifndef QKV_X86_64
 #define QKV_X86_64 0
 #endif
-/* Whether the compiler knows AVX-VNNI, AVX-512 VNNI and AVX-512 BF16. */
-#if QKV_X86_64 && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#define QKV_X86_DOTS 1
-#else
-#define QKV_X86_DOTS 0
-#endif
 #ifndef QKV_AARCH64
 #define QKV_AARCH64 0
 #endif
+
+/* Whether the compiler knows AVX-VNNI, AVX-512 VNNI and BF16, or dotprod and i8mm. 0 on the command line is for an
+ * assembler that does not. */
+#if defined(QKV_DOTS)
+#elif defined(__apple_build_version__)
+#define QKV_DOTS (__clang_major__ >= 13)
+#elif defined(__clang__)
+#define QKV_DOTS (__clang_major__ >= 12)
+#else
+#define QKV_DOTS (__GNUC__ >= 11)
+#endif
+#define QKV_X86_DOTS (QKV_X86_64 && QKV_DOTS)
+#define QKV_ARM_DOTS (QKV_AARCH64 && QKV_DOTS)
 
 /* a·b + c is two roundings wherever the source does not say fma. GCC takes this per function, clang per file.
  * float_control undoes what -funsafe-math-optimizations, -fno-honor-nans and their like allow; clang has it for most

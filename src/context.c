@@ -20,6 +20,11 @@
 #else
 #define ARM(table) NULL
 #endif
+#if QKV_ARM_DOTS
+#define ARM_DOTS(table) &table
+#else
+#define ARM_DOTS(table) NULL
+#endif
 
 /* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture, or one that the
  * compiler does not know, has no table. */
@@ -32,8 +37,8 @@ static const struct {
     {"avx512", X86(qkv_kernels_avx512)},
     {"avxvnni", X86_DOTS(qkv_kernels_avxvnni)},
     {"avx2", X86(qkv_kernels_avx2)},
-    {"i8mm", ARM(qkv_kernels_i8mm)},
-    {"dotprod", ARM(qkv_kernels_dotprod)},
+    {"i8mm", ARM_DOTS(qkv_kernels_i8mm)},
+    {"dotprod", ARM_DOTS(qkv_kernels_dotprod)},
     {"neon", ARM(qkv_kernels_neon)},
     {"portable", &qkv_kernels_portable},
     {"ref", &qkv_kernels_ref},
@@ -48,9 +53,9 @@ static bool same(const char *a, const char *b) {
     return *a == *b;
 }
 
-/* Whether a set is one of this architecture that has no table all the same. */
-static bool of_x86(const char *name) {
-    return QKV_X86_64 && name[0] == 'a';
+/* Whether a set is one for this architecture: those for x86-64 begin with an a. */
+static bool is_of_architecture(const char *name) {
+    return name[0] == 'a' ? QKV_X86_64 : QKV_AARCH64;
 }
 
 static int find_set(const char *name) {
@@ -136,8 +141,9 @@ qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_se
     if (set->selected)
         return QKV_OK;
     if (!kernels) {
+        const bool unknown = is_of_architecture(set->name);
         append(set->reason, sizeof set->reason,
-               of_x86(set->name) ? "built by a compiler that does not know it" : "built for another architecture");
+               unknown ? "built by a compiler that does not know it" : "built for another architecture");
     } else if (!set->available) {
         append(set->reason, sizeof set->reason, "missing:");
         uint64_t missing = kernels->needs & ~ctx->features;

@@ -97,6 +97,12 @@ void qkv_cpu_query(qkv_cpu *cpu) {
     cpu->features = hwcap == 0 || (hwcap & HWCAP_ASIMD) ? QKV_CPU_NEON : 0;
     cpu->features |= hwcap & HWCAP_ASIMDDP ? QKV_CPU_DOTPROD : 0;
     cpu->features |= qkv_hwcap2() & HWCAP2_I8MM ? QKV_CPU_I8MM : 0;
+#if defined(__ARM_FEATURE_DOTPROD) /* all code here may use it */
+    cpu->features |= QKV_CPU_DOTPROD;
+#endif
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    cpu->features |= QKV_CPU_I8MM;
+#endif
 #endif
 }
 

@@ -5,9 +5,12 @@
  *
  * SPDX-License-Identifier: MIT */
 
-/* Rounded to nearest even; what is below 2⁻⁵⁶ is 0. */
+/* A magnitude below 2⁻⁵⁶ is 0. */
+QKV_INLINE vec v_not_tiny(vec x) {
+    return v_select(v_less(v_abs(x), v_set(0x1p-56f)), v_zero(), x);
+}
 QKV_INLINE vec v_bf16(vec x) {
-    return v_round_bf16(v_select(v_less(v_abs(x), v_set(0x1p-56f)), v_zero(), x));
+    return v_round_bf16(v_not_tiny(x));
 }
 
 static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows, size_t k) {
@@ -26,41 +29,38 @@ static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, pt
     v_leave();
 }
 
-/* A row of a panel, from floats or as it is stored. */
-QKV_INLINE void row_to_bf16(int type, float *dst, const unsigned char *row) {
-    for (size_t j = 0; j < QKV_PANEL; j += VLEN)
-        v_store(dst + j, v_bf16(v_load_stored(type, row + j * (size_t)qkv_stored_bytes(type, 1))));
+/* Two rows of a panel, swapped; without a lower one the other is 0. dst may be where they lie. */
+QKV_INLINE void pair_to_bf16(int type, float *dst, const unsigned char *rows, int has_lower) {
+    const size_t size = (size_t)qkv_stored_bytes(type, 1);
+    for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
+        const vec upper = v_bf16(v_load_stored(type, rows + j * size));
+        const vec lower = has_lower ? v_bf16(v_load_stored(type, rows + (QKV_PANEL + j) * size)) : v_zero();
+        v_store(dst + j, lower);
+        v_store(dst + QKV_PANEL + j, upper);
+    }
 }
 
-QKV_INLINE void rows_of_panel_to_bf16(int type, float *dst, const unsigned char *rows, size_t k) {
+QKV_INLINE void rows_to_bf16(int type, float *dst, const unsigned char *rows, size_t k) {
     const size_t row = QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);
     size_t x = 0;
-    for (; x + 2 <= k; x += 2) {
-        row_to_bf16(type, dst + (x + 1) * QKV_PANEL, rows + x * row);
-        row_to_bf16(type, dst + x * QKV_PANEL, rows + (x + 1) * row);
-    }
-    if (x < k) {
-        row_to_bf16(type, dst + (x + 1) * QKV_PANEL, rows + x * row);
-        memset(dst + x * QKV_PANEL, 0, QKV_WORD_ROW);
-    }
+    for (; x + 2 <= k; x += 2)
+        pair_to_bf16(type, dst + x * QKV_PANEL, rows + x * row, 1);
+    if (x < k)
+        pair_to_bf16(type, dst + x * QKV_PANEL, rows + x * row, 0);
 }
 
 static void weights_bf16(void *dst, const void *panel, int type, size_t first, size_t k) {
     const unsigned char *rows = (const unsigned char *)panel + first * QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);
     float *to = (float *)dst;
     if (type == QKV_F32) {
-        rows_of_panel_to_bf16(QKV_F32, to, rows, k);
+        rows_to_bf16(QKV_F32, to, rows, k);
     } else if (type == QKV_F16) {
-        rows_of_panel_to_bf16(QKV_F16, to, rows, k);
+        rows_to_bf16(QKV_F16, to, rows, k);
     } else if (type == QKV_BF16) {
-        rows_of_panel_to_bf16(QKV_BF16, to, rows, k);
+        rows_to_bf16(QKV_BF16, to, rows, k);
     } else {
-        _Alignas(64) float block[QKV_BLOCK_TERMS * QKV_PANEL];
-        for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS) {
-            const size_t n = k - x < QKV_BLOCK_TERMS ? k - x : QKV_BLOCK_TERMS;
-            widen_weights(block, panel, type, first + x, n);
-            rows_of_panel_to_bf16(QKV_F32, to + x * QKV_PANEL, (const unsigned char *)block, n);
-        }
+        widen_weights(to, panel, type, first, k);
+        rows_to_bf16(QKV_F32, to, (const unsigned char *)dst, k);
     }
     v_leave();
 }

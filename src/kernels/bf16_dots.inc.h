@@ -14,24 +14,24 @@ static void rows_bf16_dots(void *dst, ptrdiff_t ldd, size_t first, const float *
         unsigned char *to = (unsigned char *)dst + 2 * ((ptrdiff_t)i * ldd + (ptrdiff_t)first);
         size_t j = 0;
         for (; j + VLEN <= k; j += VLEN)
-            v_store_bf16(to + 2 * j, v_bf16(v_load(from + j)));
+            v_store_bf16(to + 2 * j, v_not_tiny(v_load(from + j)));
         if (j < k) {
             unsigned char last[2 * VLEN];
-            v_store_bf16(last, v_bf16(v_load_tail(from + j, v_tail(k - j))));
+            v_store_bf16(last, v_not_tiny(v_load_tail(from + j, v_tail(k - j))));
             memcpy(to + 2 * j, last, (k - j + 1) / 2 * 4);
         }
     }
     v_leave();
 }
 
-/* Rows of a panel in pairs: the upper of two rows, and the lower or, in the last pair of an odd number, none. */
+/* Rows of a panel in pairs; the last pair of an odd number has no second one. */
 QKV_INLINE void pairs_of_panel(int type, uint32_t *dst, const unsigned char *rows, size_t k) {
     const size_t size = (size_t)qkv_stored_bytes(type, 1), row = QKV_PANEL * size;
     for (size_t x = 0; x < k; x += 2, dst += QKV_PANEL, rows += 2 * row) {
         for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
-            const vec upper = v_bf16(v_load_stored(type, rows + j * size));
-            const vec lower = x + 1 < k ? v_bf16(v_load_stored(type, rows + row + j * size)) : v_zero();
-            i_store(dst + j, i_or(i_shift(i_bits(upper), -16), i_bits(lower)));
+            const vec of_first = v_bf16(v_load_stored(type, rows + j * size));
+            const vec of_second = x + 1 < k ? v_bf16(v_load_stored(type, rows + row + j * size)) : v_zero();
+            i_store(dst + j, i_or(i_shift(i_bits(of_first), -16), i_bits(of_second)));
         }
     }
 }
@@ -46,12 +46,8 @@ static void weights_bf16_dots(void *dst, const void *panel, int type, size_t fir
     } else if (type == QKV_BF16) {
         pairs_of_panel(QKV_BF16, to, rows, k);
     } else {
-        _Alignas(64) float block[QKV_BLOCK_TERMS * QKV_PANEL];
-        for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS) {
-            const size_t n = k - x < QKV_BLOCK_TERMS ? k - x : QKV_BLOCK_TERMS;
-            widen_weights(block, panel, type, first + x, n);
-            pairs_of_panel(QKV_F32, to + x / 2 * QKV_PANEL, (const unsigned char *)block, n);
-        }
+        widen_weights((float *)dst, panel, type, first, k);
+        pairs_of_panel(QKV_F32, to, (const unsigned char *)dst, k); /* a row of pairs never meets what comes */
     }
     v_leave();
 }

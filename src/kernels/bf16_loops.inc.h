@@ -5,8 +5,8 @@
  *
  * SPDX-License-Identifier: MIT */
 
-/* Rounded to nearest even; what is below 2⁻⁵⁶ is 0. */
-static float to_bf16(float x) {
+/* Rounded to nearest even; a magnitude below 2⁻⁵⁶ is 0. */
+static float rounded_to_bf16(float x) {
     return qkv_from_bf16(qkv_to_bf16(x > -0x1p-56f && x < 0x1p-56f ? 0.0f : x));
 }
 
@@ -15,20 +15,20 @@ static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, pt
         const float *from = x + (ptrdiff_t)i * ldx;
         float *to = (float *)dst + (ptrdiff_t)i * ldd + (ptrdiff_t)first;
         for (size_t j = 0; j < k; j += 2) {
-            to[j] = j + 1 < k ? to_bf16(from[j + 1]) : 0.0f;
-            to[j + 1] = to_bf16(from[j]);
+            to[j] = j + 1 < k ? rounded_to_bf16(from[j + 1]) : 0.0f;
+            to[j + 1] = rounded_to_bf16(from[j]);
         }
     }
 }
 
 static void weights_bf16(void *dst, const void *panel, int type, size_t first, size_t k) {
-    float block[QKV_BLOCK_TERMS * QKV_PANEL], *to = (float *)dst;
-    for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS, to += QKV_BLOCK_TERMS * QKV_PANEL) {
-        const size_t n = k - x < QKV_BLOCK_TERMS ? k - x : QKV_BLOCK_TERMS;
-        widen_weights(block, panel, type, first + x, n);
-        for (size_t j = 0; j < (n + 1) / 2 * 2 * QKV_PANEL; j++) {
-            const size_t term = j / QKV_PANEL ^ 1;
-            to[j] = term < n ? to_bf16(block[term * QKV_PANEL + j % QKV_PANEL]) : 0.0f;
+    float *to = (float *)dst;
+    widen_weights(to, panel, type, first, k);
+    for (size_t x = 0; x < k; x += 2, to += 2 * QKV_PANEL) {
+        for (size_t j = 0; j < QKV_PANEL; j++) {
+            const float upper = rounded_to_bf16(to[j]);
+            to[j] = x + 1 < k ? rounded_to_bf16(to[QKV_PANEL + j]) : 0.0f;
+            to[QKV_PANEL + j] = upper;
         }
     }
 }

@@ -121,14 +121,15 @@ struct qkv_kernels {
                          size_t rows, size_t cols, size_t k);
 
     /* Products in bfloat16 (docs/numerics.md). What the first two entries write is for the third one of the same table
-     * only: at most 4 bytes a term, k rounded up to an even number of terms. Values are rounded to nearest even, those
-     * below 2⁻⁵⁶ are 0. dst: 4-byte aligned, that of weights 64. */
+     * only: at most 4 bytes a term, k rounded up to an even number of terms. Values are rounded to nearest even,
+     * magnitudes below 2⁻⁵⁶ are 0. dst: 4-byte aligned, that of weights 64. */
 
     /* Terms first … first + k of rows of activations, which are x[i·ldx + 0 … k); first is a multiple of 32. ldd and
      * below lda count terms, and are even. */
     void (*rows_bf16)(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows, size_t k);
 
-    /* Terms first … first + k of a packed panel, as widen_weights gives them. */
+    /* Terms first … first + k of a packed panel, as widen_weights gives them. dst has room for 64 floats a term, terms
+     * rounded up to a multiple of 32: what lies past k becomes anything. */
     void (*weights_bf16)(void *dst, const void *panel, int type, size_t first, size_t k);
 
     /* As gemm, with terms first … first + k of A, made by rows_bf16, and B of weights_bf16, cols ≤ 64. The fma chain
@@ -225,7 +226,10 @@ extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
 extern const qkv_kernels qkv_kernels_avxvnni, qkv_kernels_avx512vnni, qkv_kernels_avx512bf16;
 #endif
 #elif QKV_AARCH64
-extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod, qkv_kernels_i8mm;
+extern const qkv_kernels qkv_kernels_neon;
+#if QKV_ARM_DOTS
+extern const qkv_kernels qkv_kernels_dotprod, qkv_kernels_i8mm;
+#endif
 #endif
 
 QKV_INTERNAL_END

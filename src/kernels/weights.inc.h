@@ -314,11 +314,12 @@ QKV_INLINE void fetch_weights(const unsigned char *at, const unsigned char *end)
 static void multiply_weights(product_function *product, float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda,
                              const void *panel, int type, size_t rows, size_t cols, size_t k) {
     const weight_functions *kind = &weight_kinds[type];
+    const size_t width = (cols + QKV_LANES - 1) / QKV_LANES * QKV_LANES; /* products may read what they write */
     _Alignas(64) float factors[2 * QKV_PANEL];
     for (size_t n; rows > 0; rows -= n, c += (ptrdiff_t)n * ldc, a += n) {
         n = rows < WEIGHT_ROWS ? rows : WEIGHT_ROWS;
         for (size_t i = 0; i < n; i++) {
-            for (size_t j = 0; j < cols; j += VLEN)
+            for (size_t j = 0; j < width; j += VLEN)
                 v_store(c + (ptrdiff_t)i * ldc + j, v_zero());
         }
         for (size_t j = 0; j < QKV_PANEL; j += VLEN)

@@ -112,10 +112,13 @@ QKV_INLINE vint d_word(int bits, const unsigned char *integers, int g) {
             dots_##rows##x##narrow(bits, halves, minimum, c + j, ldc, a, integers + 4 * j, factors + j, less);       \
     }
 DOTS_ROWS(1)
+#ifdef __OPTIMIZE__ /* else every temporary of a tile has a place of its own on the stack */
 DOTS_ROWS(2)
 DOTS_ROWS(4)
+#endif
 
 /* Rows by integers that are spread: with one scale, with a minimum, with a scale for each half. */
+#ifdef __OPTIMIZE__
 #define SPREAD_DOTS(name, halves, minimum)                                                                           \
     static QKV_NOINLINE void name(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows, size_t cols,             \
                                   const unsigned char *spread, const float *factors, uint32_t less) {                \
@@ -128,6 +131,14 @@ DOTS_ROWS(4)
         if (rows > 0)                                                                                                \
             dots_1(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                 \
     }
+#else
+#define SPREAD_DOTS(name, halves, minimum)                                                                           \
+    static QKV_NOINLINE void name(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows, size_t cols,             \
+                                  const unsigned char *spread, const float *factors, uint32_t less) {                \
+        for (; rows > 0; rows--, a++, c += ldc)                                                                      \
+            dots_1(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                 \
+    }
+#endif
 SPREAD_DOTS(spread_dots, 0, 0)
 SPREAD_DOTS(spread_dots_minimum, 0, 1)
 SPREAD_DOTS(spread_dots_halves, 1, 0)
@@ -144,7 +155,8 @@ QKV_INLINE void dots_block(int bits, int zero, int minimum, float *c, ptrdiff_t 
     _Alignas(64) unsigned char memory[8 * QKV_WORD_ROW];
     unsigned char *spread = memory;
     QKV_OPAQUE(spread);
-    for (size_t j = 0; j < 4 * cols; j += 4 * VLEN) {
+    const size_t width = (cols + QKV_LANES - 1) / QKV_LANES * QKV_LANES;
+    for (size_t j = 0; j < 4 * width; j += 4 * VLEN) {
         QKV_ROWS(8, SPREAD_DOT_WORD, j)
     }
     (halves ? spread_dots_halves : minimum ? spread_dots_minimum : spread_dots)(c, ldc, a, rows, cols, spread, factors,

@@ -389,18 +389,21 @@ static void check_bf16(const qt_set *set, qt_rng *rng, int type, size_t rows, si
                  n = qt_chance(rng, 50) ? left : (size_t)qt_range(rng, 0, (int64_t)left / 2) * 2;
     const ptrdiff_t ldx = (ptrdiff_t)k + qt_range(rng, 0, 3);
     const ptrdiff_t lda = (ptrdiff_t)(k + 1) / 2 * 2 + 2 * qt_range(rng, 0, 2);
-    const int accumulate = qt_chance(rng, 50);
+    const bool tiny = qt_chance(rng, 20); /* about where magnitudes become 0 */
+    const int accumulate = !tiny && qt_chance(rng, 50);
     qt_describe("%s rows=%zu cols=%zu terms %zu + %zu of %zu lda=%td ldc=%zu where=%d", case_type_name[type], rows,
                 cols, from, n, k, lda, ldc, where);
     const unsigned char *panel = draw_panel(rng, type, k, where);
     float *x = qt_floats(rows > 0 ? (rows - 1) * (size_t)ldx + k : 0, where);
     qt_fill(rng, x, rows > 0 ? (rows - 1) * (size_t)ldx + k : 0, qt_range(rng, 0, 2) ? QT_NORMAL : QT_SPRINKLED);
+    for (size_t i = 0; tiny && rows > 0 && i < (rows - 1) * (size_t)ldx + k; i++)
+        x[i] = ldexpf(qt_uniform(rng, -1, 1), -59) * (qt_chance(rng, 50) ? 16 : 1);
     qt_read_only(x);
     float *a = qt_alloc(rows * (size_t)lda * sizeof *a, 4, where);
     const size_t cut = (size_t)qt_range(rng, 0, (int64_t)k / 32) * 32;
     set->kernels->rows_bf16(a, lda, 0, x, ldx, rows, cut);
     set->kernels->rows_bf16(a, lda, cut, x + cut, ldx, rows, k - cut);
-    float *b = qt_alloc((n + 1) / 2 * 2 * 64 * sizeof *b, 64, where);
+    float *b = qt_alloc((n + 31) / 32 * 32 * 64 * sizeof *b, 64, where);
     set->kernels->weights_bf16(b, panel, type, from, n);
     float *got = qt_tile(rows, ldc, where), *want = qt_tile(rows, ldc, where);
     float *w = qt_alloc((n + 31) / 32 * 32 * 64 * sizeof *w, 64, where);

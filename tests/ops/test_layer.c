@@ -259,8 +259,8 @@ static void test_sets_agree_within_the_bound(void) {
     qt_note("worst error/bound %.3f", worst);
 }
 
-/* So many tokens that their rows in 8 bits serve several tasks, those of x and of x_kv side by side. */
-static void test_rows_in_8_bits_are_shared(const qt_set *set) {
+/* So many tokens that their rows in 8 bits or bfloat16 serve several tasks, those of x and of x_kv side by side. */
+static void test_converted_rows_are_shared(const qt_set *set) {
     for (uint64_t i = 0; i < 12; i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
@@ -279,6 +279,7 @@ static void test_rows_in_8_bits_are_shared(const qt_set *set) {
         a->head_dim = c.dv = 64;
         c.width = 4 * 64;
         draw_tensors(&rng, &set->ctx, &c);
+        c.desc.arithmetic = i % 2 ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_INT8;
         const float *want = step_by_step(&rng, &set->ctx, &c);
         const size_t n = (size_t)(a->batch * c.tokens * c.desc.out_features);
         qt_poison(c.desc.out.data);
@@ -315,7 +316,7 @@ static void test_raw_heads_are_plain_attention(const qt_set *set) {
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("layer_equals_its_steps", test_layer_equals_its_steps);
-    qt_each_set_and_variant("rows_in_8_bits_are_shared", test_rows_in_8_bits_are_shared);
+    qt_each_set_and_variant("converted_rows_are_shared", test_converted_rows_are_shared);
     qt_once("sets_agree_within_the_bound", test_sets_agree_within_the_bound);
     qt_each_set("raw_heads_are_plain_attention", test_raw_heads_are_plain_attention);
     return qt_run();

@@ -6,6 +6,12 @@
 #include <arm_neon.h>
 #include <string.h>
 
+/* Whatever the command line has: what is inlined into the regions below must not ask for more than they do. */
+#if !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC target("arch=armv8-a")
+#endif
+
 #include "../../ref/philox.h"
 #include "../../ref/scalar.h"
 #include "../../ref/storage.h"
@@ -23,10 +29,16 @@
 #include "../weights.inc.h"
 #include "../bf16.inc.h"
 
+#if !defined(__clang__)
+#pragma GCC pop_options
+#endif
+
 #define KERNELS qkv_kernels_neon
 #define KERNELS_NAME "neon"
 #define KERNELS_NEEDS QKV_CPU_NEON
 #include "../table.inc.h"
+
+#if QKV_ARM_DOTS
 
 /* "dotprod": the same, but for products of packed weights. The instruction is text, as clang before 16 has no intrinsic
  * for a function's own target. */
@@ -93,5 +105,7 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) {
 #define GEMM_WEIGHTS gemm_weights_squares
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
+
+#endif
 
 #endif
