@@ -30,7 +30,8 @@ static uint64_t xgetbv0(void) {
 
 static uint64_t x86_features(void) {
     enum { YMM = 0x6, ZMM = 0xe6 }; /* XCR0: SSE, AVX; opmask, upper halves of zmm0–15, zmm16–31 */
-    cpuid_leaf one = cpuid(1, 0), seven = cpuid(7, 0);
+    const cpuid_leaf one = cpuid(1, 0), seven = cpuid(7, 0);
+    const uint32_t more = seven.eax > 0 ? cpuid(7, 1).eax : 0;
     uint64_t xcr0 = one.ecx >> 27 & 1 ? xgetbv0() : 0; /* OSXSAVE */
     uint64_t found = 0;
     if ((xcr0 & YMM) == YMM) {
@@ -38,7 +39,7 @@ static uint64_t x86_features(void) {
         found |= one.ecx >> 12 & 1 ? QKV_CPU_FMA : 0;
         found |= one.ecx >> 29 & 1 ? QKV_CPU_F16C : 0;
         found |= seven.ebx >> 5 & 1 ? QKV_CPU_AVX2 : 0;
-        found |= seven.eax >= 1 && cpuid(7, 1).eax >> 4 & 1 ? QKV_CPU_AVXVNNI : 0;
+        found |= more >> 4 & 1 ? QKV_CPU_AVXVNNI : 0;
     }
     if ((xcr0 & ZMM) == ZMM) {
         found |= QKV_CPU_OS_ZMM;
@@ -47,7 +48,7 @@ static uint64_t x86_features(void) {
         found |= seven.ebx >> 30 & 1 ? QKV_CPU_AVX512BW : 0;
         found |= seven.ebx >> 31 & 1 ? QKV_CPU_AVX512VL : 0;
         found |= seven.ecx >> 11 & 1 ? QKV_CPU_AVX512VNNI : 0;
-        found |= seven.eax >= 1 && cpuid(7, 1).eax >> 5 & 1 ? QKV_CPU_AVX512BF16 : 0;
+        found |= more >> 5 & 1 ? QKV_CPU_AVX512BF16 : 0;
     }
     return found;
 }

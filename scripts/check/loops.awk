@@ -16,9 +16,6 @@ BEGIN {
     # stack's instructions ran no faster.
     cold = "fold logits sum_visible tanh_array log_array widen narrow pack_stored stored_edge"
     for (i = split(cold, names, " "); i > 0; i--) is_cold[names[i]] = 1
-    # Products in 8 bits pass a block of 32 terms at once: their loops are over columns, and what a row brings to all of
-    # them is on the stack with some compilers, as are constants of the rounding to bfloat16 at -O1.
-    cold_kinds = "^(multiply_weights|spread_|dots_[4-8]|squares_[4-8]|rows_bf16|weights_bf16)"
 }
 
 # Marks in body the instructions that can be reached from head and lead to jump, between the two; returns how many.
@@ -85,7 +82,7 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
             if (i != j && head[i] >= head[j] && jump[i] <= jump[j] && (work[i] || !work[j])) inner = 0
         if (!inner) continue
         walk(head[j], jump[j])
-        hot = !(name in is_cold) && name !~ cold_kinds && name !~ /^gemm_nt/ && \
+        hot = !(name in is_cold) && name !~ /^gemm_nt/ && \
             (name ~ /gemm/ && name !~ /gemm_weights_/ ? fma[j] >= tile : name ~ /^stored_/ ? fma[j] > 0 : loads[j] > 0)
         print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other",
             jumps[j] == 1 ? "straight" : "branches"
@@ -96,9 +93,10 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
     split("", at); split("", goal); split("", target); split("", leaves)
 }
 
-# Products with stored elements keep account of more addresses than there are registers: only their vectors count.
+# Products with stored elements, and those in 8 bits of several rows, keep account of more addresses than there are
+# registers: only their vectors count.
 function in_stack(i) {
-    if (name ~ /^stored_/) return text[i] ~ stack && text[i] ~ /%[xyz]mm|[\t ,]q[0-9]/
+    if (name ~ /^(stored|spread|dots|squares)_/) return text[i] ~ stack && text[i] ~ /%[xyz]mm|[\t ,]q[0-9]/
     return op[i] ~ /^(push|pop|call)/ || (text[i] ~ stack && op[i] !~ /^(lea|nop)/)
 }
 

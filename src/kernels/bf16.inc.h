@@ -29,7 +29,7 @@ static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, pt
     v_leave();
 }
 
-/* Two rows of a panel, swapped; without a lower one the other is 0. dst may be where they lie. */
+/* Two rows of a panel, swapped; without a lower one the other is 0. */
 QKV_INLINE void pair_to_bf16(int type, float *dst, const unsigned char *rows, int has_lower) {
     const size_t size = (size_t)qkv_stored_bytes(type, 1);
     for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
@@ -40,8 +40,9 @@ QKV_INLINE void pair_to_bf16(int type, float *dst, const unsigned char *rows, in
     }
 }
 
-QKV_INLINE void rows_to_bf16(int type, float *dst, const unsigned char *rows, size_t k) {
+QKV_INLINE void rows_to_bf16(int type, void *to, const unsigned char *rows, size_t k) {
     const size_t row = QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);
+    float *dst = (float *)to;
     size_t x = 0;
     for (; x + 2 <= k; x += 2)
         pair_to_bf16(type, dst + x * QKV_PANEL, rows + x * row, 1);
@@ -49,21 +50,23 @@ QKV_INLINE void rows_to_bf16(int type, float *dst, const unsigned char *rows, si
         pair_to_bf16(type, dst + x * QKV_PANEL, rows + x * row, 0);
 }
 
-static void weights_bf16(void *dst, const void *panel, int type, size_t first, size_t k) {
-    const unsigned char *rows = (const unsigned char *)panel + first * QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);
-    float *to = (float *)dst;
-    if (type == QKV_F32) {
-        rows_to_bf16(QKV_F32, to, rows, k);
-    } else if (type == QKV_F16) {
-        rows_to_bf16(QKV_F16, to, rows, k);
-    } else if (type == QKV_BF16) {
-        rows_to_bf16(QKV_BF16, to, rows, k);
-    } else {
-        widen_weights(to, panel, type, first, k);
-        rows_to_bf16(QKV_F32, to, (const unsigned char *)dst, k);
+/* The entry, by a function for rows of a panel that lie as floats or in 16 bits. dst may be where they lie. */
+#define WEIGHTS_BF16(name, rows_function)                                                                            \
+    static void name(void *dst, const void *panel, int type, size_t first, size_t k) {                               \
+        const size_t begin = first * QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);                                  \
+        if (type == QKV_F32) {                                                                                       \
+            rows_function(QKV_F32, dst, (const unsigned char *)panel + begin, k);                                    \
+        } else if (type == QKV_F16) {                                                                                \
+            rows_function(QKV_F16, dst, (const unsigned char *)panel + begin, k);                                    \
+        } else if (type == QKV_BF16) {                                                                               \
+            rows_function(QKV_BF16, dst, (const unsigned char *)panel + begin, k);                                   \
+        } else {                                                                                                     \
+            widen_weights((float *)dst, panel, type, first, k);                                                      \
+            rows_function(QKV_F32, dst, (const unsigned char *)dst, k);                                              \
+        }                                                                                                            \
+        v_leave();                                                                                                   \
     }
-    v_leave();
-}
+WEIGHTS_BF16(weights_bf16, rows_to_bf16)
 
 static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon) {

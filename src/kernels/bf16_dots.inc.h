@@ -24,8 +24,10 @@ static void rows_bf16_dots(void *dst, ptrdiff_t ldd, size_t first, const float *
     v_leave();
 }
 
-/* Rows of a panel in pairs; the last pair of an odd number has no second one. */
-QKV_INLINE void pairs_of_panel(int type, uint32_t *dst, const unsigned char *rows, size_t k) {
+/* Rows of a panel in pairs; the last pair of an odd number has no second one. In place, too: a row of pairs never meets
+ * rows that are still to come. */
+QKV_INLINE void pairs_of_panel(int type, void *to, const unsigned char *rows, size_t k) {
+    uint32_t *dst = (uint32_t *)to;
     const size_t size = (size_t)qkv_stored_bytes(type, 1), row = QKV_PANEL * size;
     for (size_t x = 0; x < k; x += 2, dst += QKV_PANEL, rows += 2 * row) {
         for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
@@ -36,23 +38,9 @@ QKV_INLINE void pairs_of_panel(int type, uint32_t *dst, const unsigned char *row
     }
 }
 
-static void weights_bf16_dots(void *dst, const void *panel, int type, size_t first, size_t k) {
-    const unsigned char *rows = (const unsigned char *)panel + first * QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);
-    uint32_t *to = (uint32_t *)dst;
-    if (type == QKV_F32) {
-        pairs_of_panel(QKV_F32, to, rows, k);
-    } else if (type == QKV_F16) {
-        pairs_of_panel(QKV_F16, to, rows, k);
-    } else if (type == QKV_BF16) {
-        pairs_of_panel(QKV_BF16, to, rows, k);
-    } else {
-        widen_weights((float *)dst, panel, type, first, k);
-        pairs_of_panel(QKV_F32, to, (const unsigned char *)dst, k); /* a row of pairs never meets what comes */
-    }
-    v_leave();
-}
+WEIGHTS_BF16(weights_bf16_dots, pairs_of_panel)
 
-/* ROWS rows × vectors of a panel: every sum in a register. */
+/* Tiles of rows × vectors of a panel: every sum in a register. */
 #define DECLARE_SUM(i, j) vec sum_##i##_##j = v_zero();
 #define LOAD_PAIRS(x, j) const vint b_##j = i_load(b + j * VLEN);
 #define ADD_PAIRS(i, x, j) sum_##i##_##j = p_dot(sum_##i##_##j, b_##j, a_##i);

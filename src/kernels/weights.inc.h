@@ -218,40 +218,37 @@ typedef void widen_function(float *dst, const unsigned char *integers, const flo
 typedef void product_function(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows, size_t cols,
                               const unsigned char *integers, const float *factors);
 
-#define WEIGHT_FUNCTIONS(bits, zero, minimum)                                                                        \
+/* f(bits, zero, minimum) for every kind of integers, and functions of these kinds by type. */
+#define EACH_WEIGHT_KIND(f) f(4, 8, 0) f(4, 0, 1) f(5, 16, 0) f(5, 0, 1) f(6, 32, 0) f(8, 0, 0)
+#define BY_WEIGHT_TYPE(name)                                                                                         \
+    {[QKV_Q8_0] = name##_8_0,  [QKV_INT8] = name##_8_0, [QKV_Q4_0] = name##_4_8, [QKV_Q4_1] = name##_4_0,            \
+     [QKV_Q5_0] = name##_5_16, [QKV_Q5_1] = name##_5_0, [QKV_Q4_K] = name##_4_0, [QKV_Q5_K] = name##_5_0,            \
+     [QKV_Q6_K] = name##_6_32}
+
+#define WIDEN_KIND(bits, zero, minimum)                                                                              \
     static QKV_NOINLINE void widen_weights_##bits##_##zero(float *dst, const unsigned char *integers,                \
                                                            const float *factors) {                                   \
         widen_block(bits, zero, minimum, dst, integers, factors);                                                    \
-    }                                                                                                                \
-    static QKV_NOINLINE void gemm_weights_##bits##_##zero(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows,  \
-                                                          size_t cols, const unsigned char *integers,                \
-                                                          const float *factors) {                                    \
-        multiply_block(bits, zero, minimum, c, ldc, a, rows, cols, integers, factors);                               \
     }
-WEIGHT_FUNCTIONS(4, 8, 0)
-WEIGHT_FUNCTIONS(4, 0, 1)
-WEIGHT_FUNCTIONS(5, 16, 0)
-WEIGHT_FUNCTIONS(5, 0, 1)
-WEIGHT_FUNCTIONS(6, 32, 0)
-WEIGHT_FUNCTIONS(8, 0, 0)
+#define PRODUCT_KIND(name, block, bits, zero, minimum)                                                               \
+    static QKV_NOINLINE void name##_##bits##_##zero(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows,        \
+                                                    size_t cols, const unsigned char *integers,                      \
+                                                    const float *factors) {                                          \
+        block(bits, zero, minimum, c, ldc, a, rows, cols, integers, factors);                                        \
+    }
+#define GEMM_KIND(bits, zero, minimum) PRODUCT_KIND(gemm_weights, multiply_block, bits, zero, minimum)
+EACH_WEIGHT_KIND(WIDEN_KIND)
+EACH_WEIGHT_KIND(GEMM_KIND)
 
-typedef struct weight_functions {
-    factors_function *factors; /* NULL: of QKV_INT8, whose factors are those of the panel, or 1 */
-    widen_function *widen;
-    product_function *product;
-} weight_functions;
-
-#define WEIGHT_KIND(bits, zero) widen_weights_##bits##_##zero, gemm_weights_##bits##_##zero
-static const weight_functions weight_kinds[] = {
-    [QKV_Q8_0] = {block_scales, WEIGHT_KIND(8, 0)},
-    [QKV_INT8] = {NULL, WEIGHT_KIND(8, 0)},
-    [QKV_Q4_0] = {block_scales, WEIGHT_KIND(4, 8)},
-    [QKV_Q4_1] = {block_scales_and_minima, WEIGHT_KIND(4, 0)},
-    [QKV_Q5_0] = {block_scales, WEIGHT_KIND(5, 16)},
-    [QKV_Q5_1] = {block_scales_and_minima, WEIGHT_KIND(5, 0)},
-    [QKV_Q4_K] = {block_products, WEIGHT_KIND(4, 0)},
-    [QKV_Q5_K] = {block_products, WEIGHT_KIND(5, 0)},
-    [QKV_Q6_K] = {block_half_scales, WEIGHT_KIND(6, 32)},
+static widen_function *const widen_kinds[] = BY_WEIGHT_TYPE(widen_weights);
+static product_function *const gemm_kinds[] = BY_WEIGHT_TYPE(gemm_weights);
+/* NULL: of QKV_INT8, whose factors are those of the panel, or 1. */
+static factors_function *const factors_of_type[] = {
+    [QKV_Q8_0] = block_scales,   [QKV_INT8] = NULL,
+    [QKV_Q4_0] = block_scales,   [QKV_Q4_1] = block_scales_and_minima,
+    [QKV_Q5_0] = block_scales,   [QKV_Q5_1] = block_scales_and_minima,
+    [QKV_Q4_K] = block_products, [QKV_Q5_K] = block_products,
+    [QKV_Q6_K] = block_half_scales,
 };
 
 /* The blocks of a panel one after the other. */
@@ -288,15 +285,15 @@ static void widen_weights(float *dst, const void *panel, int type, size_t first,
         widen(dst, QKV_PANEL, (const unsigned char *)panel + (int64_t)first * row, (ptrdiff_t)row, type, k, QKV_PANEL);
         return;
     }
-    const weight_functions *kind = &weight_kinds[type];
+    factors_function *const make_factors = factors_of_type[type];
     weight_blocks at = weight_blocks_from(type, (const unsigned char *)panel, first / QKV_BLOCK_TERMS);
     _Alignas(64) float factors[2 * QKV_PANEL];
     if (type == QKV_INT8)
         memcpy(factors, panel, QKV_WORD_ROW);
     for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS, dst += QKV_BLOCK_TERMS * QKV_PANEL) {
-        if (kind->factors)
-            kind->factors(factors, at.group, at.block);
-        kind->widen(dst, at.integers, factors);
+        if (make_factors)
+            make_factors(factors, at.group, at.block);
+        widen_kinds[type](dst, at.integers, factors);
         weight_blocks_next(&at);
     }
     v_leave();
@@ -311,9 +308,9 @@ QKV_INLINE void fetch_weights(const unsigned char *at, const unsigned char *end)
 }
 
 /* The entry gemm_weights, a block by `product`. */
-static void multiply_weights(product_function *product, float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda,
-                             const void *panel, int type, size_t rows, size_t cols, size_t k) {
-    const weight_functions *kind = &weight_kinds[type];
+static void gemm_by_blocks(product_function *product, float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda,
+                           const void *panel, int type, size_t rows, size_t cols, size_t k) {
+    factors_function *const make_factors = factors_of_type[type];
     const size_t width = (cols + QKV_LANES - 1) / QKV_LANES * QKV_LANES; /* products may read what they write */
     _Alignas(64) float factors[2 * QKV_PANEL];
     for (size_t n; rows > 0; rows -= n, c += (ptrdiff_t)n * ldc, a += n) {
@@ -327,8 +324,8 @@ static void multiply_weights(product_function *product, float *c, ptrdiff_t ldc,
         const qkv_terms *terms = a;
         weight_blocks at = weight_blocks_from(type, (const unsigned char *)panel, 0);
         for (size_t x = 0; x < k; x += QKV_BLOCK_TERMS, terms += lda) {
-            if (kind->factors)
-                kind->factors(factors, at.group, at.block);
+            if (make_factors)
+                make_factors(factors, at.group, at.block);
             const unsigned char *block = at.block;
             product(c, ldc, terms, n, cols, at.integers, factors);
             weight_blocks_next(&at);
@@ -344,7 +341,7 @@ static void multiply_weights(product_function *product, float *c, ptrdiff_t ldc,
 
 static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                          size_t rows, size_t cols, size_t k) {
-    multiply_weights(weight_kinds[type].product, c, ldc, a, lda, panel, type, rows, cols, k);
+    gemm_by_blocks(gemm_kinds[type], c, ldc, a, lda, panel, type, rows, cols, k);
 }
 
 /* ---------------------------------------------------------------------------------------------------- activations */

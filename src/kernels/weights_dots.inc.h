@@ -3,8 +3,8 @@
  * gemm_weights_dots.
  *
  * Needs weights.inc.h, and of the instruction set, inside a target region of its own: DOT_VECTORS, how many vectors of
- * columns a tile has; vterms, d_terms and d_dot; SIGNED_DOTS, whether d_dot takes w from −128 to 127, else from 0 to
- * 255.
+ * columns a tile has; SIGNED_DOTS, whether w is from −128 to 127, else from 0 to 255; i_dots(sum, w, a), where a word
+ * of a is in every lane, or vterms, d_terms and d_dot, and DOTS_OF_LANES.
  *
  * A tile passes a block of 32 terms word by word, each of four terms: all sums are in registers, and each word of
  * weights serves all rows. For one row the integers of a block are spread to bytes on the way, for more they are spread
@@ -22,12 +22,21 @@ QKV_INLINE vint d_word(int bits, const unsigned char *integers, int g) {
     return bits == 8 && !SIGNED_DOTS ? i_sub_bytes(w, i_set(0x80808080)) : w;
 }
 
+/* The 32 terms of a row, and the products of word g. */
+#ifndef DOTS_OF_LANES
+typedef const int8_t *vterms;
+QKV_INLINE vterms d_terms(const int8_t *q) { return q; }
+QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return i_dots(sum, w, i_words(a + 4 * g)); }
+#endif
+
 #define TERMS_OF_ROW(i, j) const vterms a_##i = d_terms(a[i].q);
 #define DECLARE_DOTS(i, j) vint sum_##i##_##j;
 #define START_DOTS(i, j) sum_##i##_##j = i_set((uint32_t)(halves ? a[i].sum - a[i].upper_sum : a[i].sum) * less);
 #define RESTART_DOTS(i, j) sum_##i##_##j = i_set((uint32_t)a[i].upper_sum * less);
 #define LOAD_DOT_WORD(g, j) const vint w_##j = d_word(bits, integers + 4 * VLEN * j, g);
-#define ADD_DOT(i, g, j) sum_##i##_##j = d_dot(sum_##i##_##j, w_##j, a_##i, g);
+#define ADD_DOT(i, g, j)                                                                                             \
+    sum_##i##_##j = d_dot(sum_##i##_##j, w_##j, a_##i, g);                                                           \
+    V_ORDERED(sum_##i##_##j); /* clang would load all words first, to the stack, and finish one sum after the other */
 #define FOLD_DOTS(i, scales, j)                                                                                      \
     {                                                                                                                \
         float *to = c + i * ldc + j * VLEN;                                                                          \
@@ -67,6 +76,7 @@ QKV_INLINE vint d_word(int bits, const unsigned char *integers, int g) {
                                             const qkv_terms *a, const unsigned char *integers, const float *factors, \
                                             uint32_t less) {                                                         \
         const float *second = factors + QKV_PANEL;                                                                   \
+        QKV_OPAQUE(a); /* else compilers load what all columns share before them, and spill it */                    \
         QKV_ROWS(rows, TERMS_OF_ROW, 0)                                                                              \
         QKV_ROWS(rows, DECLARE_ROW_##vectors, 0)                                                                     \
         QKV_ROWS(rows, START_ROW_##vectors, 0)                                                                       \
@@ -112,33 +122,26 @@ QKV_INLINE vint d_word(int bits, const unsigned char *integers, int g) {
             dots_##rows##x##narrow(bits, halves, minimum, c + j, ldc, a, integers + 4 * j, factors + j, less);       \
     }
 DOTS_ROWS(1)
-#ifdef __OPTIMIZE__ /* else every temporary of a tile has a place of its own on the stack */
+#ifdef __OPTIMIZE__
 DOTS_ROWS(2)
 DOTS_ROWS(4)
+#define TALL_DOTS(halves, minimum)                                                                                   \
+    for (; rows >= 4; rows -= 4, a += 4, c += 4 * ldc)                                                               \
+        dots_4(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                     \
+    for (; rows >= 2; rows -= 2, a += 2, c += 2 * ldc)                                                               \
+        dots_2(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);
+#else /* every temporary of a tile has a place of its own on the stack */
+#define TALL_DOTS(halves, minimum)
 #endif
 
 /* Rows by integers that are spread: with one scale, with a minimum, with a scale for each half. */
-#ifdef __OPTIMIZE__
 #define SPREAD_DOTS(name, halves, minimum)                                                                           \
     static QKV_NOINLINE void name(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows, size_t cols,             \
                                   const unsigned char *spread, const float *factors, uint32_t less) {                \
-        for (; rows >= 4; rows -= 4, a += 4, c += 4 * ldc)                                                           \
-            dots_4(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                 \
-        if (rows >= 2) {                                                                                             \
-            dots_2(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                 \
-            rows -= 2, a += 2, c += 2 * ldc;                                                                         \
-        }                                                                                                            \
-        if (rows > 0)                                                                                                \
-            dots_1(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                 \
-    }
-#else
-#define SPREAD_DOTS(name, halves, minimum)                                                                           \
-    static QKV_NOINLINE void name(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows, size_t cols,             \
-                                  const unsigned char *spread, const float *factors, uint32_t less) {                \
+        TALL_DOTS(halves, minimum)                                                                                   \
         for (; rows > 0; rows--, a++, c += ldc)                                                                      \
             dots_1(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                 \
     }
-#endif
 SPREAD_DOTS(spread_dots, 0, 0)
 SPREAD_DOTS(spread_dots_minimum, 0, 1)
 SPREAD_DOTS(spread_dots_halves, 1, 0)
@@ -163,24 +166,11 @@ QKV_INLINE void dots_block(int bits, int zero, int minimum, float *c, ptrdiff_t 
                                                                                less);
 }
 
-#define DOTS_KIND(bits, zero, minimum)                                                                               \
-    static QKV_NOINLINE void dots_##bits##_##zero(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows,          \
-                                                  size_t cols, const unsigned char *integers, const float *factors) { \
-        dots_block(bits, zero, minimum, c, ldc, a, rows, cols, integers, factors);                                   \
-    }
-DOTS_KIND(4, 8, 0)
-DOTS_KIND(4, 0, 1)
-DOTS_KIND(5, 16, 0)
-DOTS_KIND(5, 0, 1)
-DOTS_KIND(6, 32, 0)
-DOTS_KIND(8, 0, 0)
-
-static product_function *const dots_kinds[] = {
-    [QKV_Q8_0] = dots_8_0, [QKV_INT8] = dots_8_0, [QKV_Q4_0] = dots_4_8, [QKV_Q4_1] = dots_4_0, [QKV_Q5_0] = dots_5_16,
-    [QKV_Q5_1] = dots_5_0, [QKV_Q4_K] = dots_4_0, [QKV_Q5_K] = dots_5_0, [QKV_Q6_K] = dots_6_32,
-};
+#define DOTS_KIND(bits, zero, minimum) PRODUCT_KIND(dots, dots_block, bits, zero, minimum)
+EACH_WEIGHT_KIND(DOTS_KIND)
+static product_function *const dots_kinds[] = BY_WEIGHT_TYPE(dots);
 
 static void gemm_weights_dots(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                               size_t rows, size_t cols, size_t k) {
-    multiply_weights(dots_kinds[type], c, ldc, a, lda, panel, type, rows, cols, k);
+    gemm_by_blocks(dots_kinds[type], c, ldc, a, lda, panel, type, rows, cols, k);
 }

@@ -11,6 +11,7 @@
 #include "emulated_dpbusd.h"
 
 #define V_PIN(x)
+#define V_ORDERED(x)
 
 /* What SIMDe 0.7.4 does not have. */
 static inline simde__mmask16 first_lanes(unsigned bits) {
@@ -197,9 +198,7 @@ static inline simde__m512i add_dots(simde__m512i sum, simde__m512i w, simde__m51
 
 #define DOT_VECTORS 4
 #define SIGNED_DOTS 0
-typedef const int8_t *vterms;
-QKV_INLINE vterms d_terms(const int8_t *q) { return q; }
-QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return add_dots(sum, w, i_words(a + 4 * g)); }
+#define i_dots add_dots
 #include "kernels/weights_dots.inc.h"
 
 #define KERNELS qkv_kernels_avx512vnni

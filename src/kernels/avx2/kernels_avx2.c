@@ -56,9 +56,7 @@
 
 #define DOT_VECTORS 2
 #define SIGNED_DOTS 0
-typedef const int8_t *vterms;
-QKV_INLINE vterms d_terms(const int8_t *q) { return q; }
-QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return _mm256_dpbusd_avx_epi32(sum, w, i_words(a + 4 * g)); }
+QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm256_dpbusd_avx_epi32(sum, w, a); }
 #include "../weights_dots.inc.h"
 
 #if defined(__clang__)

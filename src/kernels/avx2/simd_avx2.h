@@ -19,6 +19,8 @@ QKV_INLINE vec v_set(float x) { return _mm256_set1_ps(x); }
 QKV_INLINE vec v_load(const float *p) { return _mm256_loadu_ps(p); }
 /* x is in a register here. */
 #define V_PIN(x) __asm__("" : "+x"(x))
+/* … and is computed before what follows with one. */
+#define V_ORDERED(x) __asm__ volatile("" : "+x"(x))
 QKV_INLINE void v_store(float *p, vec x) { _mm256_storeu_ps(p, x); }
 
 QKV_INLINE vtail v_tail(size_t n) { /* 1 ≤ n ≤ VLEN */

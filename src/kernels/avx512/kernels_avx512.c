@@ -51,11 +51,12 @@
 #pragma GCC pop_options
 #endif
 
-#define KERNELS qkv_kernels_avx512
-#define KERNELS_NAME "avx512"
-#define KERNELS_NEEDS                                                                                             \
+#define NEEDS                                                                                                     \
     (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
      QKV_CPU_AVX512VL | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
+#define KERNELS qkv_kernels_avx512
+#define KERNELS_NAME "avx512"
+#define KERNELS_NEEDS NEEDS
 #include "../table.inc.h"
 
 /* "avx512vnni": the same, but for products in 8 bits. */
@@ -69,9 +70,7 @@
 
 #define DOT_VECTORS 4
 #define SIGNED_DOTS 0
-typedef const int8_t *vterms;
-QKV_INLINE vterms d_terms(const int8_t *q) { return q; }
-QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return _mm512_dpbusd_epi32(sum, w, i_words(a + 4 * g)); }
+QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm512_dpbusd_epi32(sum, w, a); }
 #include "../weights_dots.inc.h"
 
 #if defined(__clang__)
@@ -82,9 +81,7 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return _mm512_dpbusd_
 
 #define KERNELS qkv_kernels_avx512vnni
 #define KERNELS_NAME "avx512vnni"
-#define KERNELS_NEEDS                                                                                             \
-    (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
-     QKV_CPU_AVX512VL | QKV_CPU_AVX512VNNI | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
+#define KERNELS_NEEDS (NEEDS | QKV_CPU_AVX512VNNI)
 #define GEMM_WEIGHTS gemm_weights_dots
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
@@ -108,9 +105,7 @@ QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return _mm512_dpbf16_ps(sum, (__
 
 #define KERNELS qkv_kernels_avx512bf16
 #define KERNELS_NAME "avx512bf16"
-#define KERNELS_NEEDS                                                                                             \
-    (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
-     QKV_CPU_AVX512VL | QKV_CPU_AVX512VNNI | QKV_CPU_AVX512BF16 | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
+#define KERNELS_NEEDS (NEEDS | QKV_CPU_AVX512VNNI | QKV_CPU_AVX512BF16)
 #define GEMM_WEIGHTS gemm_weights_dots
 #define BF16(entry) entry##_dots
 #define NATIVE (1 << QKV_ARITHMETIC_INT8 | 1 << QKV_ARITHMETIC_BF16)

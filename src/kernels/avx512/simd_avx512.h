@@ -18,6 +18,8 @@ QKV_INLINE vec v_load(const float *p) { return _mm512_loadu_ps(p); }
 #ifndef V_PIN /* emulated vectors are no registers */
 /* x is in a register here. */
 #define V_PIN(x) __asm__("" : "+v"(x))
+/* … and is computed before what follows with one. */
+#define V_ORDERED(x) __asm__ volatile("" : "+v"(x))
 #endif
 QKV_INLINE void v_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
 

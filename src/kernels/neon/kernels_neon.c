@@ -51,6 +51,7 @@
 
 #define DOT_VECTORS 4
 #define SIGNED_DOTS 1
+#define DOTS_OF_LANES
 #define DOT_FENCE __asm__("" ::: "memory");
 typedef struct vterms {
     int8x16_t lower, upper;

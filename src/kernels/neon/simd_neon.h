@@ -19,6 +19,8 @@ QKV_INLINE vec v_set(float x) { return vdupq_n_f32(x); }
 QKV_INLINE vec v_load(const float *p) { return vld1q_f32(p); }
 /* x is in a register here. */
 #define V_PIN(x) __asm__("" : "+w"(x))
+/* … and is computed before what follows with one. */
+#define V_ORDERED(x) __asm__ volatile("" : "+w"(x))
 QKV_INLINE void v_store(float *p, vec x) { vst1q_f32(p, x); }
 
 QKV_INLINE vtail v_tail(size_t n) { return n; } /* 1 ≤ n ≤ VLEN */

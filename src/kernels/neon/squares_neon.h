@@ -29,7 +29,7 @@ enum { PAIRS_OF_COLUMNS = 16 * QKV_PANEL / 2 }; /* bytes of eight terms of all c
 #define START_SQUARE(i, p) sum_##i##_##p = start;
 #define LOAD_PAIR(i, h)                                                                                              \
     const int8x16_t a_##i = vcombine_s8(vld1_s8(a[2 * i]->q + 8 * h), vld1_s8(a[2 * i + 1]->q + 8 * h));
-#define ADD_SQUARE(i, p) SMMLA(sum_##i##_##p, a_##i, of_b);
+#define ADD_SQUARE(i, p) SMMLA(sum_##i##_##p, a_##i, of_b); V_ORDERED(sum_##i##_##p);
 #define ADD_SQUARES_1(h, p)                                                                                          \
     {                                                                                                                \
         const int8x16_t of_b = vld1q_s8((const int8_t *)spread + h * PAIRS_OF_COLUMNS + p * 16);                     \
@@ -142,28 +142,13 @@ QKV_INLINE void squares_block(int bits, int zero, int minimum, float *c, ptrdiff
                                                                                         factors, -zero);
 }
 
-#define SQUARES_KIND(bits, zero, minimum)                                                                            \
-    static QKV_NOINLINE void squares_##bits##_##zero(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows,       \
-                                                     size_t cols, const unsigned char *integers,                     \
-                                                     const float *factors) {                                         \
-        squares_block(bits, zero, minimum, c, ldc, a, rows, cols, integers, factors);                                \
-    }
-SQUARES_KIND(4, 8, 0)
-SQUARES_KIND(4, 0, 1)
-SQUARES_KIND(5, 16, 0)
-SQUARES_KIND(5, 0, 1)
-SQUARES_KIND(6, 32, 0)
-SQUARES_KIND(8, 0, 0)
-
-static product_function *const squares_kinds[] = {
-    [QKV_Q8_0] = squares_8_0,  [QKV_INT8] = squares_8_0, [QKV_Q4_0] = squares_4_8,
-    [QKV_Q4_1] = squares_4_0,  [QKV_Q5_0] = squares_5_16, [QKV_Q5_1] = squares_5_0,
-    [QKV_Q4_K] = squares_4_0,  [QKV_Q5_K] = squares_5_0,  [QKV_Q6_K] = squares_6_32,
-};
+#define SQUARES_KIND(bits, zero, minimum) PRODUCT_KIND(squares, squares_block, bits, zero, minimum)
+EACH_WEIGHT_KIND(SQUARES_KIND)
+static product_function *const squares_kinds[] = BY_WEIGHT_TYPE(squares);
 
 static void gemm_weights_squares(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel,
                                  int type, size_t rows, size_t cols, size_t k) {
-    multiply_weights(squares_kinds[type], c, ldc, a, lda, panel, type, rows, cols, k);
+    gemm_by_blocks(squares_kinds[type], c, ldc, a, lda, panel, type, rows, cols, k);
 }
 
 #endif
