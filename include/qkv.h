@@ -148,7 +148,7 @@ typedef struct qkv_kernel_set {
     int32_t available; /* this build, CPU and operating system can run it */
     int32_t selected;  /* this context runs it */
     uint32_t arithmetics; /* bit 1 << QKV_ARITHMETIC_… is set: it has instructions for products in that one. The others
-                           * have the same bits by other instructions, bfloat16 at the speed of floats. */
+                           * have the same bits by other instructions, more slowly. */
     char reason[112];  /* why it is not selected: the missing feature by name, the caller's cap, …; "" when it is */
 } qkv_kernel_set;
 

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: MIT */
 #include "weights_speed.h"
 
+#include "choice_of_ggml.h"
 #include "experts_op.h"
 #include "product_op.h"
 
@@ -20,26 +21,6 @@ struct products {
     struct ggml_tensor *weights, *op[2];
     struct ggml_cgraph *graph[2];
 };
-
-static void *function_of(ggml_backend_dev_t dev, const char *name) {
-    return ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(dev), name);
-}
-
-/* The type of buffer in which ggml itself would hold the weights: the first that is for such an op. */
-static ggml_backend_buffer_type_t choice_of_ggml(ggml_backend_dev_t cpu, struct products *p) {
-    void *address = function_of(cpu, "ggml_backend_dev_get_extra_bufts");
-    ggml_backend_dev_get_extra_bufts_t get_types;
-    memcpy(&get_types, &address, sizeof get_types);
-    for (ggml_backend_buffer_type_t *type = address ? get_types(cpu) : NULL; type && *type; type++) {
-        p->weights->buffer = ggml_backend_buft_alloc_buffer(*type, 0);
-        const bool takes = ggml_backend_dev_supports_op(cpu, p->op[1]);
-        ggml_backend_buffer_free(p->weights->buffer);
-        p->weights->buffer = NULL;
-        if (takes)
-            return *type;
-    }
-    return ggml_backend_dev_buffer_type(cpu);
-}
 
 static void fill(float *numbers, int64_t n) {
     uint32_t seed = 1;
@@ -81,7 +62,7 @@ static bool make_products(struct products *p, enum ggml_type type, bool of_exper
         ggml_build_forward_expand(p->graph[i], p->op[i]);
     }
     if (!where)
-        where = choice_of_ggml(cpu, p);
+        where = choice_of_ggml(cpu, p->weights, p->op[1]);
     p->weights_buffer = ggml_backend_alloc_ctx_tensors_from_buft(p->of_weights, where);
     p->rest_buffer = ggml_backend_alloc_ctx_tensors_from_buft(p->of_rest, ggml_backend_dev_buffer_type(cpu));
     const size_t row = ggml_row_size(type, IN);
@@ -142,7 +123,8 @@ bool compare_products(const qkv_ctx *ctx, ggml_backend_buffer_type_t type_of_qkv
                       struct comparison *result) {
     ggml_backend_dev_t dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     ggml_backend_t cpu = dev ? ggml_backend_dev_init(dev, NULL) : NULL;
-    void *address = dev ? function_of(dev, "ggml_backend_set_n_threads") : NULL;
+    ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : NULL;
+    void *address = reg ? ggml_backend_reg_get_proc_address(reg, "ggml_backend_set_n_threads") : NULL;
     ggml_backend_set_n_threads_t set_threads;
     memcpy(&set_threads, &address, sizeof set_threads);
     if (!cpu || !address) {

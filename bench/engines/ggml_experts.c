@@ -6,6 +6,7 @@
  * experts than the one before. Printed are medians, and the median of the ratios of each round.
  *
  * SPDX-License-Identifier: MIT */
+#include "../../adapters/ggml/choice_of_ggml.h"
 #include "../../tests/ggml/host.h"
 
 #include <ggml.h>
@@ -41,24 +42,6 @@ static void *need(void *memory) {
     return memory;
 }
 
-/* Where a host would hold them for ggml's own CPU backend. */
-static ggml_backend_buffer_type_t choice_of_ggml(struct host *host, struct side *s) {
-    ggml_backend_dev_t cpu = ggml_backend_get_device(host->cpu);
-    void *address =
-        ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(cpu), "ggml_backend_dev_get_extra_bufts");
-    ggml_backend_dev_get_extra_bufts_t get_types;
-    memcpy(&get_types, &address, sizeof get_types);
-    for (ggml_backend_buffer_type_t *type = address ? get_types(cpu) : NULL; type && *type; type++) {
-        s->weights->buffer = ggml_backend_buft_alloc_buffer(*type, 0);
-        const bool takes = ggml_backend_dev_supports_op(cpu, s->op[1]);
-        ggml_backend_buffer_free(s->weights->buffer);
-        s->weights->buffer = NULL;
-        if (takes)
-            return *type;
-    }
-    return ggml_backend_dev_buffer_type(cpu);
-}
-
 static void fill(float *numbers, int64_t n) {
     uint64_t seed = 1;
     for (int64_t i = 0; i < n; i++)
@@ -78,7 +61,8 @@ static struct side open_side(struct host *host, const struct model *m, enum ggml
         ggml_build_forward_expand(s.graph[i], s.op[i]);
     }
     ggml_backend_buffer_type_t where =
-        by_qkv ? ggml_backend_dev_buffer_type(host->device) : choice_of_ggml(host, &s);
+        by_qkv ? ggml_backend_dev_buffer_type(host->device)
+               : choice_of_ggml(ggml_backend_get_device(host->cpu), s.weights, s.op[1]);
     s.weights_buffer = need(ggml_backend_alloc_ctx_tensors_from_buft(s.of_weights, where));
     ggml_backend_buffer_set_usage(s.weights_buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     s.rest_buffer = need(ggml_backend_alloc_ctx_tensors(s.of_rest, host->cpu));

@@ -36,7 +36,7 @@ static const char help[] =
     "      --chunk N           tokens of a prompt that are taken at once (default: 256)\n"
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
     "  -a, --arithmetic HOW    of products: f32 (default); int8 where weights are integers: faster;\n"
-    "                          or bf16: faster on CPUs with AVX-512 BF16\n"
+    "                          or bf16: for CPUs with AVX-512 BF16\n"
     "  -t, --threads N         default: one for every CPU\n"
     "      --isa NAME          kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "\n"

@@ -68,7 +68,11 @@
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #endif
 
+#ifdef __OPTIMIZE__
 #define DOT_VECTORS 4
+#else /* every temporary of a tile has a place of its own on the stack */
+#define DOT_VECTORS 1
+#endif
 #define SIGNED_DOTS 0
 QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm512_dpbusd_epi32(sum, w, a); }
 #include "../weights_dots.inc.h"
