@@ -102,7 +102,7 @@ static void check_against_oracle(const attention_case *c, const case_results *go
 }
 
 static void test_forward(void) {
-    const uint64_t count = case_count(1500);
+    const uint64_t count = case_count(qt_quick() ? 1500 : 2500);
     const qkv_ctx reference = case_reference();
     totals t = {0};
     for (uint64_t i = 0; i < count; i++) {
