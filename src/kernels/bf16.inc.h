@@ -20,11 +20,8 @@ static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, pt
         size_t j = 0;
         for (; j + VLEN <= k; j += VLEN)
             v_store(to + j, v_swap(v_bf16(v_load(from + j))));
-        if (j < k) {
-            float last[VLEN];
-            v_store(last, v_swap(v_bf16(v_load_tail(from + j, v_tail(k - j)))));
-            memcpy(to + j, last, (k - j + 1) / 2 * 2 * sizeof *last);
-        }
+        if (j < k)
+            v_store_tail(to + j, v_swap(v_bf16(v_load_tail(from + j, v_tail(k - j)))), v_tail((k - j + 1) / 2 * 2));
     }
     v_leave();
 }

@@ -16,9 +16,9 @@ static void rows_bf16_dots(void *dst, ptrdiff_t ldd, size_t first, const float *
         for (; j + VLEN <= k; j += VLEN)
             v_store_bf16(to + 2 * j, v_not_tiny(v_load(from + j)));
         if (j < k) {
-            unsigned char last[2 * VLEN];
-            v_store_bf16(last, v_not_tiny(v_load_tail(from + j, v_tail(k - j))));
-            memcpy(to + 2 * j, last, (k - j + 1) / 2 * 4);
+            float last[VLEN] = {0}; /* words of two, not floats */
+            v_store_bf16((unsigned char *)last, v_not_tiny(v_load_tail(from + j, v_tail(k - j))));
+            v_store_tail((float *)(void *)(to + 2 * j), v_load(last), v_tail((k - j + 1) / 2));
         }
     }
     v_leave();
