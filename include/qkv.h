@@ -529,6 +529,11 @@ typedef struct qkv_attention_desc {
 
     int64_t k_layout;     /* QKV_KEY_ROWS or QKV_KEY_PANELS: not with QKV_Q8_0 or k_start; pages are of whole panels */
     int64_t first_tokens; /* with QKV_LEFT: keys that stay visible; 0: none. (Attention sinks, after StreamingLLM.) */
+
+    /* QKV_ARITHMETIC_F32 or QKV_ARITHMETIC_BF16: q·scale, k, v and exp(s) are rounded to bfloat16 for the two products,
+     * magnitudes below 2^−56 taken as 0; sums, softmax and all options stay in f32. Other bits than in F32, the same in
+     * every kernel set. No gradients. */
+    int64_t arithmetic;
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it

@@ -13,6 +13,9 @@
  * O·(1/ℓ), and weights of less than 2^−126, which may be dropped. With dropout v_j is what its factor makes of it; the
  * factor is rounded once, its product with the weight too.
  *
+ * In bfloat16 the operands of products are off by 2^−8 of themselves, or by 2^−56: q·c, k and v as if they were given
+ * so, the weights of the numerator in each of its terms.
+ *
  * SPDX-License-Identifier: MIT */
 #include "oracle.h"
 
@@ -22,6 +25,8 @@
 #include <string.h>
 
 #define LOG2E 1.4426950408889634
+#define BF16_U 0x1p-8 /* of a rounding to bfloat16; what is below BF16_TINY becomes 0 */
+#define BF16_TINY 0x1p-56
 #define TOO_LARGE 0x1.fp127 /* a value of this size may be infinite in float */
 
 void *oracle_alloc(size_t count, size_t size) {
@@ -137,6 +142,7 @@ static logit scaled_dot(const oracle *o, int64_t i, int64_t j) {
     const double scale = d->scale == 0 ? 1 / sqrt((double)(n > 0 ? n : 1)) : (double)d->scale, cap = (double)d->softcap;
     const double factor = cap > 0 ? scale / cap : scale * LOG2E; /* c: what q is multiplied by */
     const double unit = cap > 0 ? cap : 1 / LOG2E;               /* what a dot product of q·c is worth in s */
+    const int in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
     double dot = 0, sum = 0, sum_tiny = 0, sum_given = 0, largest_q = 0;
     for (int64_t x = 0; x < n; x++) {
         const double q = o->q[i * n + x], k = o->k[j * n + x];
@@ -144,10 +150,12 @@ static logit scaled_dot(const oracle *o, int64_t i, int64_t j) {
         sum += fabs(q * k);
         sum_tiny += (fabs(q) + 1) * fabs(k);
         largest_q = fmax(largest_q, fabs(q));
-        if (o->q_error) {
-            const double qe = o->q_error[i * n + x], ke = o->k_error[j * n + x];
-            sum_given += fabs(q) * ke + fabs(k) * qe + qe * ke;
+        double qe = o->q_error ? o->q_error[i * n + x] : 0, ke = o->k_error ? o->k_error[j * n + x] : 0;
+        if (in_bf16) {
+            qe += BF16_U * (fabs(q) + qe) + (factor != 0 ? BF16_TINY / fabs(factor) : 0);
+            ke += BF16_U * (fabs(k) + ke) + BF16_TINY;
         }
+        sum_given += fabs(q) * ke + fabs(k) * qe + qe * ke;
     }
     /* c is two roundings (log2 e, the product), or one with softcap; q·c one more; the default 1/√D two more. Below the
      * normal range c and q·c are off by 2^−150 instead, as is every fma. */
@@ -270,21 +278,28 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
         }
     const int has_sink = !isnan(w->sink);
     double moved = has_sink ? weight_error(w, w->sink, w->sink_error) * fabs(out) : 0;
-    double reach = has_sink ? fabs(out) : 0, given = 0, largest_given = 0, mean = 0, largest = 0;
+    double reach = has_sink ? fabs(out) : 0, given = 0, largest_given = 0, mean = 0, largest = 0, all = 0;
+    const int in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
     for (int64_t j = 0; j < d->seq_k; j++)
         if (r->visible[j]) {
             const double kept = o->factor[j] * v[j * ld], distance = fabs(kept - out);
-            const double high = o->largest_weight[j], e = v_error ? o->factor[j] * v_error[j * ld] : 0;
+            const double high = o->largest_weight[j];
+            double e = v_error ? o->factor[j] * v_error[j * ld] : 0;
+            if (in_bf16)
+                e += BF16_U * (fabs(kept) + e) + o->factor[j] * BF16_TINY;
             moved += o->weight_error[j] * distance;
             reach = fmax(reach, distance);
             given += high * e;
             largest_given = fmax(largest_given, e);
             mean += high * (fabs(kept) + e);
             largest = fmax(largest, fabs(kept) + e);
+            all += fabs(kept) + e;
         }
     const double shrink = bounded_exp(w->log_mid - w->log_low); /* 1 / Σ p·e^−δ */
     double bound = fmin(moved * shrink, reach) + fmin(given, largest_given);
     bound += (w->gamma_out + (d->dropout != 0 ? 2 * ORACLE_U : 0)) * fmin(mean, largest);
+    if (in_bf16) /* weights, of which the largest before it is divided is 1 */
+        bound += BF16_U * (1 + w->gamma_out) * mean + BF16_TINY * all;
     bound += (fabs(out) + bound) * (w->gamma_sum + 3 * ORACLE_U); /* ℓ, 1/ℓ, O·(1/ℓ) */
     bound += ORACLE_TINY * ((double)d->seq_k + 2 * w->folds + 2);  /* products and sums below the normal range */
     r->out[c] = out;

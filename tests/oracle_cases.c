@@ -294,11 +294,11 @@ static void describe(const attention_case *c) {
         snprintf(window + strlen(window), sizeof window - strlen(window), " right=%" PRId64, d->right);
     qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " D=%" PRId64 ",%" PRId64
                 " q[%" PRId64 " %" PRId64 " %" PRId64 "] %s scale=%g softcap=%g%s q_offset=%" PRId64
-                " dropout=%g stage=%u%s%s%s%s%s%s%s%s",
+                " dropout=%g stage=%u%s%s%s%s%s%s%s%s%s",
                 d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v, d->q.batch,
                 d->q.head, d->q.token, case_data_name[c->data], (double)d->scale, (double)d->softcap, window,
                 d->q_offset, (double)d->dropout, d->scores.data ? d->scores_stage : 99,
-                d->q_offsets ? " q_offsets" : "", d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
+                d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "", d->q_offsets ? " q_offsets" : "", d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
                 d->sinks ? " sinks" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
                 d->lse.data ? " lse" : "", d->probabilities.data ? " probabilities" : "");
 }
@@ -317,6 +317,8 @@ void case_attention(qt_rng *rng, int64_t work, attention_case *c) {
         draw_keep(rng, d);
     if (qt_chance(rng, 20))
         draw_dropout(rng, d);
+    if (qt_chance(rng, 20))
+        d->arithmetic = QKV_ARITHMETIC_BF16;
     d->out = case_output(rng, d->batch, d->num_heads, d->seq_q, c->dv);
     if (qt_chance(rng, 70))
         d->lse = case_output(rng, d->batch, d->num_heads, d->seq_q, 1);

@@ -39,6 +39,11 @@ typedef struct attention_case {
     bool ordinary;           /* logits of a size that float can tell apart: fit for comparing accuracies */
 } attention_case;
 
+/* Whether its errors are those of float. */
+static inline bool case_is_comparable(const attention_case *c) {
+    return c->ordinary && c->desc.arithmetic == QKV_ARITHMETIC_F32;
+}
+
 /* Every feature at random. `work` limits batch·heads·seq_q·seq_k·(head_dim + head_dim_v). Calls qt_describe. */
 void case_attention(qt_rng *rng, int64_t work, attention_case *c);
 

@@ -44,6 +44,7 @@ static bool draw_interleaved(qt_rng *rng, gradient_case *c) {
 void gradient_draw(qt_rng *rng, int64_t work, gradient_case *c) {
     memset(c, 0, sizeof *c);
     case_attention(rng, work, &c->attention);
+    c->attention.desc.arithmetic = QKV_ARITHMETIC_F32;
     qkv_attention_desc *d = &c->attention.desc;
     const int64_t hkv = c->attention.kv_heads;
     if (!d->lse.data)

@@ -26,44 +26,77 @@ static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, pt
     v_leave();
 }
 
-/* Two rows of a panel, swapped; without a lower one the other is 0. */
-QKV_INLINE void pair_to_bf16(int type, float *dst, const unsigned char *rows, int has_lower) {
-    const size_t size = (size_t)qkv_stored_bytes(type, 1);
-    for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
-        const vec upper = v_bf16(v_load_stored(type, rows + j * size));
-        const vec lower = has_lower ? v_bf16(v_load_stored(type, rows + (QKV_PANEL + j) * size)) : v_zero();
-        v_store(dst + j, lower);
-        v_store(dst + QKV_PANEL + j, upper);
+/* Elements j … of a stored row of cols; beyond these, and of no row, zeros. Magnitudes below 2⁻⁵⁶ are 0. */
+QKV_INLINE vec v_operands(int type, const unsigned char *row, size_t j, size_t cols) {
+    return !row               ? v_zero()
+           : cols - j >= VLEN ? v_not_tiny(v_load_at(type, row, j))
+                              : v_not_tiny(v_load_at_tail(type, row, j, cols - j));
+}
+
+/* Two rows of a panel, swapped; one that is NULL is zeros. */
+enum { PAIR_BYTES = 2 * QKV_PANEL * sizeof(float) };
+QKV_INLINE void pair_to_bf16(int type, void *to, const unsigned char *first, const unsigned char *second, size_t cols) {
+    float *dst = (float *)to;
+    for (size_t j = 0; j < cols; j += VLEN) {
+        const vec of_first = v_operands(type, first, j, cols), of_second = v_operands(type, second, j, cols);
+        v_store(dst + j, v_round_bf16(of_second));
+        v_store(dst + QKV_PANEL + j, v_round_bf16(of_first));
     }
 }
 
-QKV_INLINE void rows_to_bf16(int type, void *to, const unsigned char *rows, size_t k) {
-    const size_t row = QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);
-    float *dst = (float *)to;
-    size_t x = 0;
-    for (; x + 2 <= k; x += 2)
-        pair_to_bf16(type, dst + x * QKV_PANEL, rows + x * row, 1);
-    if (x < k)
-        pair_to_bf16(type, dst + x * QKV_PANEL, rows + x * row, 0);
-}
+/* Rows first … first + rows of a panel, in pairs, by a function for two rows. In place, too: a pair never meets rows
+ * that are still to come. */
+#define ROWS_BF16(name, pair_function, pair_bytes)                                                                   \
+    QKV_INLINE void name(int type, unsigned char *dst, const unsigned char *src, ptrdiff_t stride, size_t first,     \
+                         size_t rows, size_t cols) {                                                                 \
+        dst += first / 2 * (pair_bytes);                                                                             \
+        if (rows > 0 && first % 2 == 1) {                                                                            \
+            pair_function(type, dst, NULL, src, cols);                                                               \
+            src += rows > 1 ? stride : 0;                                                                            \
+            dst += (pair_bytes);                                                                                     \
+            rows--;                                                                                                  \
+        }                                                                                                            \
+        for (; rows >= 2; rows -= 2, dst += (pair_bytes)) {                                                          \
+            pair_function(type, dst, src, src + stride, cols);                                                       \
+            src += rows > 2 ? 2 * stride : 0;                                                                        \
+        }                                                                                                            \
+        if (rows > 0)                                                                                                \
+            pair_function(type, dst, src, NULL, cols);                                                               \
+    }
+ROWS_BF16(rows_to_bf16, pair_to_bf16, PAIR_BYTES)
 
-/* The entry, by a function for rows of a panel that lie as floats or in 16 bits. dst may be where they lie. */
-#define WEIGHTS_BF16(name, rows_function)                                                                            \
-    static void name(void *dst, const void *panel, int type, size_t first, size_t k) {                               \
-        const size_t begin = first * QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);                                  \
-        if (type == QKV_F32) {                                                                                       \
-            rows_function(QKV_F32, dst, (const unsigned char *)panel + begin, k);                                    \
-        } else if (type == QKV_F16) {                                                                                \
-            rows_function(QKV_F16, dst, (const unsigned char *)panel + begin, k);                                    \
-        } else if (type == QKV_BF16) {                                                                               \
-            rows_function(QKV_BF16, dst, (const unsigned char *)panel + begin, k);                                   \
-        } else {                                                                                                     \
-            widen_weights((float *)dst, panel, type, first, k);                                                      \
-            rows_function(QKV_F32, dst, (const unsigned char *)dst, k);                                              \
+/* Entries, by a function of ROWS_BF16. dst may be where the rows lie. */
+#define VALUES_BF16(name, rows_function)                                                                             \
+    static void name(void *dst, const void *src, ptrdiff_t stride, int type, size_t first, size_t rows,              \
+                     size_t cols) {                                                                                  \
+        unsigned char *to = (unsigned char *)dst;                                                                    \
+        const unsigned char *from = (const unsigned char *)src;                                                      \
+        switch (type) {                                                                                              \
+        case QKV_F16: rows_function(QKV_F16, to, from, stride, first, rows, cols); break;                            \
+        case QKV_BF16: rows_function(QKV_BF16, to, from, stride, first, rows, cols); break;                          \
+        case QKV_INT8: rows_function(QKV_INT8, to, from, stride, first, rows, cols); break;                          \
+        case QKV_Q8_0: rows_function(QKV_Q8_0, to, from, stride, first, rows, cols); break;                          \
+        default: rows_function(QKV_F32, to, from, stride, first, rows, cols);                                        \
         }                                                                                                            \
         v_leave();                                                                                                   \
     }
-WEIGHTS_BF16(weights_bf16, rows_to_bf16)
+#define WEIGHTS_BF16(name, values)                                                                                   \
+    static void name(void *dst, const void *panel, int type, size_t first, size_t k) {                               \
+        if (type == QKV_F32 || type == QKV_F16 || type == QKV_BF16) {                                                \
+            const ptrdiff_t row = QKV_PANEL * (ptrdiff_t)qkv_stored_bytes(type, 1);                                  \
+            values(dst, (const unsigned char *)panel + (ptrdiff_t)first * row, row, type, 0, k, QKV_PANEL);          \
+        } else {                                                                                                     \
+            widen_weights((float *)dst, panel, type, first, k);                                                      \
+            values(dst, dst, QKV_PANEL * sizeof(float), QKV_F32, 0, k, QKV_PANEL);                                   \
+        }                                                                                                            \
+    }
+VALUES_BF16(values_bf16, rows_to_bf16)
+WEIGHTS_BF16(weights_bf16, values_bf16)
+
+static void keys_bf16(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k) {
+    pack_stored((float *)dst, QKV_PANEL, src, stride, type, rows, k);
+    values_bf16(dst, dst, QKV_PANEL * sizeof(float), QKV_F32, 0, k, QKV_PANEL);
+}
 
 static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon) {

@@ -1,44 +1,80 @@
 /* Template: products of operands in bfloat16 by an instruction that adds two products to a float, that of the second
- * term first; the entries are rows_bf16_dots, weights_bf16_dots and gemm_bf16_dots. Pairs are words, the first term in
- * the lower half.
+ * term first; the entries end in _bf16_dots. Pairs are words, the first term in the lower half.
  *
  * Needs bf16.inc.h, and of the instruction set, inside a target region of its own: p_dot(sum, b, a), sum + the products
- * of pairs.
+ * of pairs; of operands that are not tiny, rounded to nearest even, p_zip(first, second), a pair of each lane, and
+ * p_pack(a, b), pairs of neighbours, those of b in the upper half; p_load(at), 2·VLEN bfloat16 values as they lie in
+ * memory, but 0 below 2⁻⁵⁶.
  *
  * SPDX-License-Identifier: MIT */
+
+/* Words of a row, its terms from x on. */
+QKV_INLINE vint words_at(int type, const unsigned char *row, size_t x, size_t k) {
+    if (type == QKV_BF16 && row && k - x >= 2 * VLEN)
+        return p_load(row + 2 * x);
+    return p_pack(v_operands(type, row, x, k), k - x > VLEN ? v_operands(type, row, x + VLEN, k) : v_zero());
+}
 
 static void rows_bf16_dots(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows,
                            size_t k) {
     for (size_t i = 0; i < rows; i++) {
-        const float *from = x + (ptrdiff_t)i * ldx;
+        const unsigned char *from = (const unsigned char *)(x + (ptrdiff_t)i * ldx);
         unsigned char *to = (unsigned char *)dst + 2 * ((ptrdiff_t)i * ldd + (ptrdiff_t)first);
         size_t j = 0;
-        for (; j + VLEN <= k; j += VLEN)
-            v_store_bf16(to + 2 * j, v_not_tiny(v_load(from + j)));
-        if (j < k) {
-            float last[VLEN] = {0}; /* words of two, not floats */
-            v_store_bf16((unsigned char *)last, v_not_tiny(v_load_tail(from + j, v_tail(k - j))));
-            v_store_tail((float *)(void *)(to + 2 * j), v_load(last), v_tail((k - j + 1) / 2));
-        }
+        for (; j + 2 * VLEN <= k; j += 2 * VLEN)
+            i_store(to + 2 * j, words_at(QKV_F32, from, j, k));
+        if (j < k)
+            v_store_tail((float *)(void *)(to + 2 * j), v_bits(words_at(QKV_F32, from, j, k)), v_tail((k - j + 1) / 2));
     }
     v_leave();
 }
 
-/* Rows of a panel in pairs; the last pair of an odd number has no second one. In place, too: a row of pairs never meets
- * rows that are still to come. */
-QKV_INLINE void pairs_of_panel(int type, void *to, const unsigned char *rows, size_t k) {
+/* A row of pairs of a panel. */
+QKV_INLINE void pair_to_words(int type, void *to, const unsigned char *first, const unsigned char *second,
+                              size_t cols) {
     uint32_t *dst = (uint32_t *)to;
-    const size_t size = (size_t)qkv_stored_bytes(type, 1), row = QKV_PANEL * size;
-    for (size_t x = 0; x < k; x += 2, dst += QKV_PANEL, rows += 2 * row) {
-        for (size_t j = 0; j < QKV_PANEL; j += VLEN) {
-            const vec of_first = v_bf16(v_load_stored(type, rows + j * size));
-            const vec of_second = x + 1 < k ? v_bf16(v_load_stored(type, rows + row + j * size)) : v_zero();
-            i_store(dst + j, i_or(i_shift(i_bits(of_first), -16), i_bits(of_second)));
+    for (size_t j = 0; j < cols; j += VLEN)
+        i_store(dst + j, p_zip(v_operands(type, first, j, cols), v_operands(type, second, j, cols)));
+}
+ROWS_BF16(rows_to_words, pair_to_words, QKV_PANEL * sizeof(uint32_t))
+VALUES_BF16(values_bf16_dots, rows_to_words)
+WEIGHTS_BF16(weights_bf16_dots, values_bf16_dots)
+
+/* VLEN rows × VLEN words, turned. */
+#define WORDS_OF_ROW(i, j) square[i] = v_bits(words_at(type, (size_t)(i) < present ? row + i * stride : NULL, x, k));
+#define STORE_WORDS(i, j) i_store(to + i * QKV_PANEL, i_bits(square[i]));
+QKV_INLINE void keys_to_words(int type, uint32_t *dst, const unsigned char *src, ptrdiff_t stride, size_t rows,
+                              size_t k) {
+    for (size_t r = 0; r < QKV_PANEL; r += VLEN) {
+        const size_t present = r >= rows ? 0 : rows - r < VLEN ? rows - r : VLEN;
+        const unsigned char *row = present > 0 ? src + (ptrdiff_t)r * stride : src;
+        for (size_t x = 0; x < k; x += 2 * VLEN) {
+            uint32_t *to = dst + x / 2 * QKV_PANEL + r;
+            vec square[VLEN];
+            QKV_ROWS(VLEN, WORDS_OF_ROW, 0)
+            v_transpose(square);
+            if (k - x >= 2 * VLEN) {
+                QKV_ROWS(VLEN, STORE_WORDS, 0)
+                continue;
+            }
+            for (size_t i = 0; i < (k - x + 1) / 2; i++)
+                i_store(to + i * QKV_PANEL, i_bits(square[i]));
         }
     }
 }
 
-WEIGHTS_BF16(weights_bf16_dots, pairs_of_panel)
+static void keys_bf16_dots(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k) {
+    uint32_t *to = (uint32_t *)dst;
+    const unsigned char *from = (const unsigned char *)src;
+    switch (type) {
+    case QKV_F16: keys_to_words(QKV_F16, to, from, stride, rows, k); break;
+    case QKV_BF16: keys_to_words(QKV_BF16, to, from, stride, rows, k); break;
+    case QKV_INT8: keys_to_words(QKV_INT8, to, from, stride, rows, k); break;
+    case QKV_Q8_0: keys_to_words(QKV_Q8_0, to, from, stride, rows, k); break;
+    default: keys_to_words(QKV_F32, to, from, stride, rows, k);
+    }
+    v_leave();
+}
 
 /* Tiles of rows × vectors of a panel: every sum in a register. */
 #define DECLARE_SUM(i, j) vec sum_##i##_##j = v_zero();

@@ -5,19 +5,36 @@
  *
  * SPDX-License-Identifier: MIT */
 
-/* Rounded to nearest even; a magnitude below 2⁻⁵⁶ is 0. */
-static float rounded_to_bf16(float x) {
-    return qkv_from_bf16(qkv_to_bf16(x > -0x1p-56f && x < 0x1p-56f ? 0.0f : x));
-}
-
 static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows, size_t k) {
     for (size_t i = 0; i < rows; i++) {
         const float *from = x + (ptrdiff_t)i * ldx;
         float *to = (float *)dst + (ptrdiff_t)i * ldd + (ptrdiff_t)first;
         for (size_t j = 0; j < k; j += 2) {
-            to[j] = j + 1 < k ? rounded_to_bf16(from[j + 1]) : 0.0f;
-            to[j + 1] = rounded_to_bf16(from[j]);
+            const float first_of_pair = qkv_bf16_operand(from[j]);
+            to[j] = j + 1 < k ? qkv_bf16_operand(from[j + 1]) : 0.0f;
+            to[j + 1] = first_of_pair;
         }
+    }
+}
+
+static void keys_bf16(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k) {
+    float *panel = (float *)dst;
+    for (size_t r = 0; r < QKV_PANEL; r++) {
+        const unsigned char *from = (const unsigned char *)src + (r < rows ? (ptrdiff_t)r * stride : 0);
+        for (size_t x = 0; x < k + k % 2; x++)
+            panel[(x ^ 1) * QKV_PANEL + r] = r < rows && x < k ? qkv_bf16_operand(load_stored(from, type, x)) : 0.0f;
+    }
+}
+
+static void values_bf16(void *dst, const void *src, ptrdiff_t stride, int type, size_t first, size_t rows,
+                        size_t cols) {
+    float *panel = (float *)dst;
+    const size_t end = first + rows;
+    for (size_t x = first - first % 2; x < end + end % 2; x++) {
+        const int there = x >= first && x < end;
+        const unsigned char *from = (const unsigned char *)src + (there ? (ptrdiff_t)(x - first) * stride : 0);
+        for (size_t j = 0; j < cols; j++)
+            panel[(x ^ 1) * QKV_PANEL + j] = there ? qkv_bf16_operand(load_stored(from, type, j)) : 0.0f;
     }
 }
 
@@ -26,8 +43,8 @@ static void weights_bf16(void *dst, const void *panel, int type, size_t first, s
     widen_weights(to, panel, type, first, k);
     for (size_t x = 0; x < k; x += 2, to += 2 * QKV_PANEL) {
         for (size_t j = 0; j < QKV_PANEL; j++) {
-            const float upper = rounded_to_bf16(to[j]);
-            to[j] = x + 1 < k ? rounded_to_bf16(to[QKV_PANEL + j]) : 0.0f;
+            const float upper = qkv_bf16_operand(to[j]);
+            to[j] = x + 1 < k ? qkv_bf16_operand(to[QKV_PANEL + j]) : 0.0f;
             to[QKV_PANEL + j] = upper;
         }
     }

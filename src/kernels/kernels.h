@@ -68,6 +68,7 @@ struct qkv_kernels {
     int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
     int32_t few_rows;  /* the most rows gemm_nt takes; with more, packing pays */
     uint32_t native;   /* bit QKV_ARITHMETIC_… : products in it have instructions of their own */
+    int32_t bf16_bytes; /* of a term of a product in bfloat16: 2, or 4 where it is a float */
 
     /* dst[i·ldd + j] = what stored element j of row i means (enum qkv_type; of QKV_INT8 the integer, without its scale,
      * here and below), for i < rows, j < n. Rows are `stride` bytes apart; blocks of QKV_Q8_0 are whole. */
@@ -120,21 +121,28 @@ struct qkv_kernels {
     void (*gemm_weights)(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                          size_t rows, size_t cols, size_t k);
 
-    /* Products in bfloat16 (docs/numerics.md). What the first two entries write is for the third one of the same table
-     * only: at most 4 bytes a term, k rounded up to an even number of terms. Values are rounded to nearest even,
-     * magnitudes below 2⁻⁵⁶ are 0. dst: 4-byte aligned, that of weights 64. */
+    /* Products in bfloat16 (docs/numerics.md). What the first four entries write is for the last one of the same table
+     * only: bf16_bytes a term, k rounded up to an even number of terms. Values are rounded to nearest even, magnitudes
+     * below 2⁻⁵⁶ are 0. dst: 4-byte aligned, that of panels 64. A panel has 64 columns, and room for each of them. */
 
-    /* Terms first … first + k of rows of activations, which are x[i·ldx + 0 … k); first is a multiple of 32. ldd and
-     * below lda count terms, and are even. */
+    /* Terms first … first + k of rows of A, which are x[i·ldx + 0 … k); first is even. ldd and below lda count terms,
+     * and are even. Works in place: x = (float *)dst + first with ldx = ldd. */
     void (*rows_bf16)(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows, size_t k);
+
+    /* A panel whose column r is stored row r, for r < rows ≤ 64: k terms. Other columns are 0. As pack_stored. */
+    void (*keys_bf16)(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k);
+
+    /* Terms first … first + rows of a panel, which are stored rows of cols ≤ 64 elements. Where they begin or end within
+     * a pair, its other term is 0. Columns from cols on become anything. */
+    void (*values_bf16)(void *dst, const void *src, ptrdiff_t stride, int type, size_t first, size_t rows, size_t cols);
 
     /* Terms first … first + k of a packed panel, as widen_weights gives them. dst has room for 64 floats a term, terms
      * rounded up to a multiple of 32: what lies past k becomes anything. */
     void (*weights_bf16)(void *dst, const void *panel, int type, size_t first, size_t k);
 
-    /* As gemm, with terms first … first + k of A, made by rows_bf16, and B of weights_bf16, cols ≤ 64. The fma chain
-     * takes terms in pairs, ascending, of each pair the second one first: 1, 0, 3, 2, … k is even, or ends the rows: an
-     * odd one is followed by a term 0·0. */
+    /* As gemm, with terms first … first + k of A, made by rows_bf16, and B some columns of a panel, from a multiple of
+     * QKV_LANES on. The fma chain takes terms in pairs, ascending, of each pair the second one first: 1, 0, 3, 2, … k is
+     * even, or ends the rows: an odd one is followed by a term 0·0. */
     void (*gemm_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 

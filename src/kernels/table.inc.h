@@ -1,6 +1,7 @@
 /* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME,
  * KERNELS_NEEDS, TILE_ROWS, NT_ROWS, and the entries as static functions. Included again it makes the table of a set
- * that shares them, but for those that macros name: GEMM_WEIGHTS, BF16(entry), and what NATIVE says.
+ * that shares them, but for those that macros name: GEMM_WEIGHTS, BF16(entry) with BF16_BYTES, and what NATIVE
+ * says.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef GEMM_WEIGHTS
@@ -8,6 +9,7 @@
 #endif
 #ifndef BF16
 #define BF16(entry) entry
+#define BF16_BYTES 4
 #endif
 #ifndef NATIVE
 #define NATIVE 0
@@ -18,6 +20,7 @@ const qkv_kernels KERNELS = {
     .tile_rows = 2 * TILE_ROWS,
     .few_rows = NT_ROWS,
     .native = 1 << QKV_ARITHMETIC_F32 | NATIVE,
+    .bf16_bytes = BF16_BYTES,
     .widen = widen,
     .narrow = narrow,
     .pack = pack,
@@ -29,6 +32,8 @@ const qkv_kernels KERNELS = {
     .quantize_rows = quantize_rows,
     .gemm_weights = GEMM_WEIGHTS,
     .rows_bf16 = BF16(rows_bf16),
+    .keys_bf16 = BF16(keys_bf16),
+    .values_bf16 = BF16(values_bf16),
     .weights_bf16 = BF16(weights_bf16),
     .gemm_bf16 = BF16(gemm_bf16),
     .scale_columns = scale_columns,
@@ -55,4 +60,5 @@ const qkv_kernels KERNELS = {
 #undef KERNELS_NEEDS
 #undef GEMM_WEIGHTS
 #undef BF16
+#undef BF16_BYTES
 #undef NATIVE

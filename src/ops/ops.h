@@ -150,6 +150,7 @@ typedef struct qkv_attention_shape {
     int64_t copies_values;             /* tasks copy each block of V to where its rows are aligned */
     int64_t keep_rows, bias_rows;      /* rows of masks and biases that are gathered at once */
     int64_t packed_size, states_size, worker_size; /* bytes: K in panels, block states, scratch of one worker */
+    int64_t key_bytes;                 /* of a key in panels */
     int64_t ld_q, ld_o;                /* of the scratch tiles */
     float q_scale, cap;                /* of the logits in base 2 */
 } qkv_attention_shape;
@@ -178,6 +179,10 @@ void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d
 /* All that a run may not change except whether there is an lse, which gradients require. */
 enum { QKV_ATTENTION_FIELDS = 80 };
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]);
+
+static inline bool qkv_in_bf16(const qkv_attention_desc *d) {
+    return d->arithmetic == QKV_ARITHMETIC_BF16;
+}
 
 static inline bool qkv_attention_is_stored(const qkv_attention_desc *d) {
     return d->q_type != QKV_F32 || d->k_type != QKV_F32 || d->v_type != QKV_F32 || d->out_type != QKV_F32;

@@ -56,4 +56,9 @@ QKV_INLINE uint16_t qkv_to_bf16(float x) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* An operand of a product in bfloat16: rounded to nearest even; a magnitude below 2⁻⁵⁶ is 0. */
+QKV_INLINE float qkv_bf16_operand(float x) {
+    return qkv_from_bf16(qkv_to_bf16(x > -0x1p-56f && x < 0x1p-56f ? 0.0f : x));
+}
+
 #endif

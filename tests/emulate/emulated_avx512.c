@@ -223,6 +223,29 @@ static inline simde__m512 add_pairs(simde__m512 sum, simde__m512i b, simde__m512
 }
 
 QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return add_pairs(sum, b, a); }
+QKV_INLINE vint p_pack(vec a, vec b) {
+    simde__m512i_private words;
+    float x[2 * VLEN];
+    v_store(x, a);
+    v_store(x + VLEN, b);
+    for (int i = 0; i < 2 * VLEN; i++)
+        words.u16[i] = qkv_to_bf16(x[i]);
+    return simde__m512i_from_private(words);
+}
+QKV_INLINE vint p_zip(vec first, vec second) {
+    const simde__m512i_private halves = simde__m512i_to_private(p_pack(first, second));
+    simde__m512i_private words;
+    for (int i = 0; i < VLEN; i++)
+        words.u32[i] = halves.u16[i] | (uint32_t)halves.u16[VLEN + i] << 16;
+    return simde__m512i_from_private(words);
+}
+QKV_INLINE vint p_load(const unsigned char *at) {
+    simde__m512i_private words;
+    memcpy(&words, at, sizeof words);
+    for (int i = 0; i < 2 * VLEN; i++)
+        words.u16[i] = (words.u16[i] & 0x7fff) < 0x2380 ? 0 : words.u16[i];
+    return simde__m512i_from_private(words);
+}
 #include "kernels/bf16_dots.inc.h"
 
 #define KERNELS qkv_kernels_avx512bf16
@@ -230,5 +253,6 @@ QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return add_pairs(sum, b, a); }
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
 #define GEMM_WEIGHTS gemm_weights_dots
 #define BF16(entry) entry##_dots
+#define BF16_BYTES 2
 #define NATIVE (1 << QKV_ARITHMETIC_INT8 | 1 << QKV_ARITHMETIC_BF16)
 #include "kernels/table.inc.h"

@@ -44,7 +44,7 @@ static void check_row(const attention_case *c, const oracle_row *r, const case_r
     if (r->kind == ORACLE_ANY)
         return;
     double *worst[3] = {NULL, NULL, NULL};
-    if (c->ordinary) {
+    if (case_is_comparable(c)) {
         worst[0] = &t->worst_out;
         worst[1] = &t->worst_lse;
         worst[2] = &t->worst_probability;
@@ -76,7 +76,7 @@ static void check_scores(const attention_case *c, const oracle *o, int64_t b, in
         oracle_score(o, b, h, i, j, &want, &bound);
         t->scores++;
         t->unjudged_scores += bound < 0;
-        QT_EXPECT(bound < 0 || oracle_within((double)got[j], want, bound, c->ordinary ? &t->worst_score : NULL),
+        QT_EXPECT(bound < 0 || oracle_within((double)got[j], want, bound, case_is_comparable(c) ? &t->worst_score : NULL),
                   "score of row %lld, key %lld: want %.9g ± %.3g, got %.9g", (long long)i, (long long)j, want, bound,
                   (double)got[j]);
     }
@@ -94,7 +94,7 @@ static void check_against_oracle(const attention_case *c, const case_results *go
                 check_row(c, r, got, row, t);
                 if (got->scores)
                     check_scores(c, o, b, h, i, got->scores + row * (size_t)d->seq_k, t);
-                if (c->ordinary && r->kind == ORACLE_NUMBER && i < 4)
+                if (case_is_comparable(c) && r->kind == ORACLE_NUMBER && i < 4)
                     compare_accuracy(c, r, b, h, i, got->out + row * (size_t)c->dv, t);
             }
         }

@@ -24,13 +24,34 @@ static float exp2_or_zero(float y) {
     return y;
 }
 
-/* Chains of 128 terms, added in order. */
-static float dot(const float *x, const float *y, int64_t stride_y, int64_t n) {
+/* An operand of a product in bfloat16. Multiples of 2^16 words are the values; a tie goes to the even one. */
+static float to_bf16(float x) {
+    uint32_t word;
+    memcpy(&word, &x, sizeof word);
+    if (isnan(x) || fabsf(x) < 0x1p-56f)
+        return isnan(x) ? x : 0;
+    const uint32_t rest = word % 0x10000;
+    word -= rest;
+    if (rest > 0x8000 || (rest == 0x8000 && word / 0x10000 % 2 == 1))
+        word += 0x10000;
+    memcpy(&x, &word, sizeof x);
+    return x;
+}
+
+/* Term number n of a sum of so many is this one: in bfloat16 the second of each pair comes first. */
+static int64_t nth_term(bool in_bf16, int64_t n, int64_t terms) {
+    return !in_bf16 || (terms % 2 == 1 && n == terms - 1) ? n : n ^ 1;
+}
+
+/* Chains of 128 terms, added in order. In bfloat16 x is rounded already. */
+static float dot(bool in_bf16, const float *x, const float *y, int64_t stride_y, int64_t n) {
     float total = 0;
     for (int64_t first = 0; first < n; first += 128) {
         float chain = 0;
-        for (int64_t i = first; i < n && i < first + 128; i++)
-            chain = fmaf(x[i], y[i * stride_y], chain);
+        for (int64_t at = first; at < n && at < first + 128; at++) {
+            const int64_t i = nth_term(in_bf16, at, n);
+            chain = fmaf(x[i], in_bf16 ? to_bf16(y[i * stride_y]) : y[i * stride_y], chain);
+        }
         total = first == 0 ? chain : total + chain;
     }
     return total;
@@ -57,7 +78,7 @@ static const float *row_of(const qkv_input *in, int64_t b, int64_t h, int64_t t)
 /* The base-2 logit of a key that the row sees. q is multiplied by c already. */
 static float logit(const qkv_attention_desc *d, const float *q, int64_t b, int64_t h, int64_t kv, int64_t i,
                    int64_t j) {
-    float t = dot(q, row_of(&d->k, b, kv, j), 1, d->head_dim);
+    float t = dot(d->arithmetic == QKV_ARITHMETIC_BF16, q, row_of(&d->k, b, kv, j), 1, d->head_dim);
     if (d->softcap != 0) {
         kernels->tanh(&t, 1);
         t = d->softcap * log2e * t;
@@ -85,14 +106,20 @@ static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, i
     }
     memset(block->o, 0, (size_t)dv * sizeof(float));
     for (int64_t j = first; j < end; j++) {
-        if (t[j - first] == -INFINITY)
+        float *p = &t[j - first];
+        if (*p == -INFINITY)
             continue;
-        float p = exp2_or_zero(t[j - first] - block->m);
-        lane[j % 16] += p;
+        *p = exp2_or_zero(*p - block->m);
+        lane[j % 16] += *p;
         if (d->dropout != 0)
-            p *= (float)oracle_dropout_factor(d, b, h, i, j);
-        for (int64_t x = 0; x < dv; x++)
-            block->o[x] = fmaf(p, row_of(&d->v, b, kv, j)[x], block->o[x]);
+            *p *= (float)oracle_dropout_factor(d, b, h, i, j);
+    }
+    const bool in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
+    for (int64_t n = 0; n < end - first; n++) {
+        const int64_t j = nth_term(in_bf16, n, end - first);
+        const float *v = row_of(&d->v, b, kv, first + j), p = in_bf16 ? to_bf16(t[j]) : t[j];
+        for (int64_t x = 0; x < dv && t[j] != -INFINITY; x++)
+            block->o[x] = fmaf(p, in_bf16 ? to_bf16(v[x]) : v[x], block->o[x]);
     }
     for (int step = 8; step > 0; step /= 2)
         for (int x = 0; x < step; x++)
@@ -108,6 +135,8 @@ static float one_row(const attention_case *c, int64_t b, int64_t h, int64_t i, f
     float *q = scratch + dv;
     for (int64_t x = 0; x < d->head_dim; x++)
         q[x] = row_of(&d->q, b, h, i)[x] * factor;
+    for (int64_t x = 0; x < d->head_dim && d->arithmetic == QKV_ARITHMETIC_BF16; x++)
+        q[x] = to_bf16(q[x]);
     state s = {-FLT_MAX, 0, out}, block = {0, 0, scratch};
     memset(out, 0, (size_t)dv * sizeof(float));
     for (int64_t first = 0; first < d->seq_k; first += QKV_KEY_BLOCK) {
@@ -172,7 +201,7 @@ static void test_projections_follow_the_rules_to_the_bit(const qt_set *set) {
         case_run_projection(&set->ctx, &d, 0, 0);
         for (int64_t t = 0; t < m; t++)
             for (int64_t c = 0; c < n; c++) {
-                const float want = dot(x + t * k, w + c, n, k) + bias[c];
+                const float want = dot(false, x + t * k, w + c, n, k) + bias[c];
                 qt_expect_words("y", &want, y + t * n + c, 1, 0);
             }
     }

@@ -201,6 +201,7 @@ static void test_int8_times_powers_of_two(const qt_set *set) {
             continue;
         attention_case c;
         case_attention(&rng, 200000, &c);
+        c.desc.arithmetic = QKV_ARITHMETIC_F32; /* in bfloat16 what is tiny becomes 0, before or after the scale */
         if (c.desc.scale != 0 && !(fabsf(c.desc.scale) > 1e-6f && fabsf(c.desc.scale) < 1e6f))
             continue; /* q·x may leave the range of normal numbers where q·(s·x) does not */
         const attention_case twin = int8_twin(&rng, &c, true);

@@ -99,6 +99,17 @@ QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm512_dpbusd_epi32(su
 #endif
 
 QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)a); }
+QKV_INLINE vint p_pack(vec a, vec b) { return (__m512i)_mm512_cvtne2ps_pbh(b, a); }
+QKV_INLINE vint p_zip(vec first, vec second) {
+    const __m512i order = _mm512_setr_epi32(0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006,
+                                            0x170007, 0x180008, 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d,
+                                            0x1e000e, 0x1f000f);
+    return _mm512_permutexvar_epi16(order, p_pack(first, second));
+}
+QKV_INLINE vint p_load(const unsigned char *at) {
+    const __m512i x = i_load(at), magnitude = i_and(x, i_set(0x7fff7fff));
+    return _mm512_maskz_mov_epi16(_mm512_cmpge_epu16_mask(magnitude, _mm512_set1_epi16(0x2380)), x); /* 2⁻⁵⁶ */
+}
 #include "../bf16_dots.inc.h"
 
 #if defined(__clang__)
@@ -112,6 +123,7 @@ QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return _mm512_dpbf16_ps(sum, (__
 #define KERNELS_NEEDS (NEEDS | QKV_CPU_AVX512VNNI | QKV_CPU_AVX512BF16)
 #define GEMM_WEIGHTS gemm_weights_dots
 #define BF16(entry) entry##_dots
+#define BF16_BYTES 2
 #define NATIVE (1 << QKV_ARITHMETIC_INT8 | 1 << QKV_ARITHMETIC_BF16)
 #include "../table.inc.h"
 

@@ -172,6 +172,7 @@ QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up 
 }
 QKV_INLINE vec v_from_i(vint a) { return _mm512_cvtepi32_ps(a); }
 QKV_INLINE vint i_bits(vec a) { return _mm512_castps_si512(a); }
+QKV_INLINE vec v_bits(vint a) { return _mm512_castsi512_ps(a); }
 
 /* Byte n of each word, signed. */
 QKV_INLINE vec v_byte(vint a, int n) {

@@ -59,6 +59,8 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
                           "must be of 16 or 32 bits in gradients", 0, 0);
     if (qkv_attention_only_plain(a, why) != QKV_OK)
         return why->status;
+    if (a->arithmetic != QKV_ARITHMETIC_F32)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "must be QKV_ARITHMETIC_F32 in gradients", 0, 0);
     if (a->first_tokens != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "first_tokens", -1, "must be 0 in gradients", 0, 0);
     if (a->states.data)

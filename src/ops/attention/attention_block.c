@@ -12,10 +12,18 @@
 
 /* ------------------------------------------------------------------------------------------------ one key block */
 
-static void multiply_values(const attention_task *t, int64_t n, const float *p, const float *v, int64_t ld_v,
+/* For n rows from row `from` of the tile on; filled: zeros in place of the block's holes. */
+static void multiply_values(const attention_task *t, int64_t from, int64_t n, const key_block *block, bool filled,
                             key_range keys, const qkv_soon *soon, float *out) {
-    t->kernels->gemm(out, t->shape->ld_o, p + keys.first, LD_SCORES, v + keys.first * ld_v, ld_v, QKV_PANEL, (size_t)n,
-                     (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, soon);
+    int64_t ld_o = t->shape->ld_o, ld_v = filled ? ld_o : block->ld_v;
+    const float *v = filled ? t->values : block->v;
+    out += from * ld_o;
+    if (qkv_in_bf16(t->desc)) {
+        qkv_bf16_multiply_values(t, from, n, filled ? t->pairs_filled : t->pairs, keys, soon, out);
+        return;
+    }
+    t->kernels->gemm(out, ld_o, t->scores + from * LD_SCORES + keys.first, LD_SCORES, v + keys.first * ld_v, ld_v,
+                     QKV_PANEL, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, soon);
 }
 
 /* The same with values as they are stored: one chain over all places that they lie in. */
@@ -43,6 +51,10 @@ static void attend_row_exactly(const attention_task *t, int64_t row, key_block *
     qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
     for (int64_t j = keys.first; t->desc->v_type == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
         t->scores[j] *= t->value_scales[j];
+    if (qkv_in_bf16(t->desc)) {
+        qkv_bf16_sum_visible(t, block, keys, out);
+        return;
+    }
     kernels->sum_visible(out, t->scores + keys.first, t->logits + keys.first, block->v + keys.first * block->ld_v,
                          block->ld_v, (size_t)(keys.end - keys.first), (size_t)t->desc->head_dim_v);
 }
@@ -73,7 +85,8 @@ static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *su
 void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                       key_range keys, float *max, float *sum, float *out) {
     int64_t ld_o = t->shape->ld_o;
-    if (n == 1 && views->keep) { /* a single row is as fast this way */
+    const bool in_bf16 = qkv_in_bf16(t->desc);
+    if (n == 1 && views->keep && !in_bf16) { /* a single row is as fast this way */
         attend_row_exactly(t, row, block, views, keys, max, sum, out);
         return;
     }
@@ -84,19 +97,23 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
     key_range columns = qkv_score_tile(t, row, n, block, views, keys);
     const qkv_soon soon = share_of(t, &block->next_k, row, n);
     uint32_t some = 0, all = UINT32_MAX, rows = (UINT32_C(1) << n) - 1;
+    key_range multiplied = in_bf16 ? whole_pairs(keys) : keys;
     if (block->num_holes > 0)
-        see_holes(t, n, block, keys, &some, &all);
+        see_holes(t, n, block, multiplied, &some, &all);
     t->kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max,
                         sum);
     qkv_drop_tile(t, t->scores, row, n, block->index, columns);
     if (t->desc->v_type == QKV_INT8)
         t->kernels->scale_columns(t->scores + keys.first, LD_SCORES, (size_t)n, (size_t)(keys.end - keys.first),
                                   t->value_scales + keys.first);
+    if (in_bf16)
+        t->kernels->rows_bf16(t->scores, LD_SCORES, (size_t)columns.first, t->scores + columns.first, LD_SCORES,
+                              (size_t)n, (size_t)(columns.end - columns.first));
     if (block->num_holes == 0 || (all & rows) == rows) {
         if (block->is_stored)
             multiply_stored_values(t, row, n, block, keys, out);
         else
-            multiply_values(t, n, t->scores, block->v, block->ld_v, keys, &soon, out);
+            multiply_values(t, 0, n, block, false, multiplied, &soon, out);
         if (block->num_holes > 0)
             return;
         some = suspect_rows(t, n, sum, out);
@@ -107,11 +124,11 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
         }
         all = 0;
     } else {
-        multiply_values(t, n, t->scores, t->values, ld_o, keys, &soon, out);
+        multiply_values(t, 0, n, block, true, multiplied, &soon, out);
     }
     for (int64_t i = 0; i < n; i++) {
         if (some & all & rows & UINT32_C(1) << i)
-            multiply_values(t, 1, t->scores + i * LD_SCORES, block->v, block->ld_v, keys, NULL, out + i * ld_o);
+            multiply_values(t, i, 1, block, false, multiplied, NULL, out);
     }
     for (int64_t i = 0; i < n; i++) { /* last, as it needs the room of the scores */
         if (some & ~all & UINT32_C(1) << i)

@@ -123,6 +123,8 @@ static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why
         return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)", d->flags & ~known, 0);
     if (d->reserved != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
+    if (d->arithmetic != QKV_ARITHMETIC_F32 && d->arithmetic != QKV_ARITHMETIC_BF16)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is none of attention (%)", d->arithmetic, 0);
     if (d->scores_stage > QKV_SCORES_MASKED)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "scores_stage", -1, "is unknown (%)", d->scores_stage, 0);
     if (!finite_float(d->scale))
@@ -234,9 +236,9 @@ enum { MAX_SHARED_KEYS = 64 << 20 };
 static int64_t shared_key_blocks(const qkv_attention_desc *d, int64_t heads, qkv_attention_shape *shape) {
     int64_t blocks = most_visible_blocks(d, shape, d->seq_q);
     int64_t keys = qkv_min(blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
-    int64_t sizes[4] = {heads, keys, d->head_dim, sizeof(float)}, size;
-    bool as_they_are = d->k_layout == QKV_KEY_PANELS && d->k_type == QKV_F32 && !d->page_table;
-    if (shape->row_blocks < 2 || as_they_are || qkv_has_gap(d) || !qkv_product(sizes, 4, MAX_SHARED_KEYS, &size))
+    int64_t sizes[3] = {heads, keys, shape->key_bytes}, size;
+    bool as_they_are = d->k_layout == QKV_KEY_PANELS && d->k_type == QKV_F32 && !d->page_table && !qkv_in_bf16(d);
+    if (shape->row_blocks < 2 || as_they_are || qkv_has_gap(d) || !qkv_product(sizes, 3, MAX_SHARED_KEYS, &size))
         return 0;
     shape->packed_size = size;
     return blocks;
@@ -275,10 +277,12 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     qkv_attention_measure(d, shape);
     shape->workers = max_workers;
     shape->rows = shape->group * d->seq_q;
+    shape->key_bytes = qkv_in_bf16(d) ? qkv_round_up(d->head_dim, 2) * ctx->kernels->bf16_bytes
+                                      : d->head_dim * (int64_t)sizeof(float);
     cut_rows(ctx, d, heads, shape);
     shape->packed_blocks = d->q_start ? 0 : shared_key_blocks(d, heads, shape);
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
-    shape->copies_values = d->v_type == QKV_F32 && !d->page_table && d->v.token != shape->ld_o &&
+    shape->copies_values = d->v_type == QKV_F32 && !d->page_table && !qkv_in_bf16(d) && d->v.token != shape->ld_o &&
                            shape->block_rows >= 4 * tile;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     int64_t scratch[2] = {shape->block_rows + tile + keys, shape->ld_q + shape->ld_o + 64}, size;
@@ -307,7 +311,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
         d->q_type | (int64_t)d->k_type << 8 | (int64_t)d->v_type << 16 | (int64_t)d->out_type << 24,
         d->k_scales.batch, d->k_scales.head, d->k_scales.token, d->v_scales.batch, d->v_scales.head, d->v_scales.token,
         d->table_stride, d->page_tokens, d->num_pages, d->key_ranges.batch, d->key_ranges.query, d->k_layout,
-        d->first_tokens, optional,
+        d->first_tokens, d->arithmetic, optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);

@@ -180,6 +180,10 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
     const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
+    if (qkv_in_bf16(d)) {
+        qkv_bf16_multiply_keys(t, row, n, block, keys);
+        return;
+    }
     if (d->k_layout == QKV_KEY_PANELS) {
         multiply_key_panels(t, row, n, block, keys, ahead);
         return;
@@ -204,8 +208,11 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
         const qkv_soon soon = share_of(t, &block->next_v, row, n);
         const int64_t half = QKV_LANES / 2; /* the rest of the lanes is hidden from every row */
         key_range product = {keys.first / half * half, qkv_round_up(keys.end, half)};
-        qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
-                            t->desc->head_dim, product, &soon);
+        if (qkv_in_bf16(t->desc))
+            qkv_bf16_multiply_panels(t, row, n, block->panels, columns, &soon);
+        else
+            qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
+                                t->desc->head_dim, product, &soon);
     } else {
         qkv_multiply_keys(t, row, n, block->index, keys, block);
     }

@@ -10,8 +10,12 @@ static inline float *take(float *base, int64_t *used, int64_t floats) {
     return part;
 }
 
+static void *take_bytes(float *base, int64_t *used, int64_t bytes) {
+    return take(base, used, qkv_ceil_div(bytes, (int64_t)sizeof(float)));
+}
+
 static int64_t *take_integers(float *base, int64_t *used, int64_t n) {
-    return (int64_t *)(void *)take(base, used, n * (int64_t)(sizeof(int64_t) / sizeof(float)));
+    return (int64_t *)take_bytes(base, used, n * (int64_t)sizeof(int64_t));
 }
 
 /* Whether K or V are not floats at one stride, and so have to be brought together first. */
@@ -59,11 +63,18 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
         t->shown = NULL;
     t->query = take_integers(base, &used, rows);
     t->head = take_integers(base, &used, rows);
-    t->values = take(base, &used, few ? 0 : keys * ld_o);
-    t->packed = take(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * d->head_dim);
+    t->values = take(base, &used, few || qkv_in_bf16(d) ? 0 : keys * ld_o);
+    t->packed = take_bytes(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * shape->key_bytes);
     t->strip = NULL;
+    if (qkv_in_bf16(d)) {
+        int64_t values = qkv_bf16_values_size(kernels, d);
+        t->panel = take_bytes(base, &used, QKV_PANEL * shape->key_bytes);
+        t->pairs = take_bytes(base, &used, values);
+        t->pairs_filled = take_bytes(base, &used, few ? 0 : values);
+        t->two_values = take(base, &used, 2 * ld_o);
+    }
     if (gathers_keys(d) || gathers_values(d)) {
-        t->widened = take(base, &used, gathers_values(d) ? keys * ld_o : 0);
+        t->widened = take(base, &used, gathers_values(d) && !qkv_in_bf16(d) ? keys * ld_o : 0);
         t->key_scales = take(base, &used, d->k_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
         t->value_scales = take(base, &used, d->v_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
         t->strip = take(base, &used, gathers_keys(d) ? QKV_PANEL * shape->ld_q : 0);
@@ -95,9 +106,8 @@ static void name_rows(const attention_task *t) {
 
 /* -------------------------------------------------------------------------------------- keys and values as floats */
 
-/* Keys [first, end) of the sequence as floats, from `to` on. */
-static void widen_keys(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
-                       int64_t channels, int64_t first, int64_t end, float *to, int64_t ld) {
+void qkv_widen_keys(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
+                    int64_t channels, int64_t first, int64_t end, float *to, int64_t ld) {
     for (int64_t key = first, run; key < end; key += run) {
         const void *from = qkv_key_run(t, x, type, key, end, &run);
         kernels->widen(to + (key - first) * ld, ld, from, qkv_stored_bytes(type, x->token), type, (size_t)run,
@@ -120,9 +130,14 @@ static void widen_panels(const qkv_kernels *kernels, const attention_task *t, fl
 }
 
 /* Packs the panels of a key block that hold the given keys of it. strip: room for QKV_PANEL keys as floats. */
-static void pack_block(const qkv_kernels *kernels, const attention_task *t, float *panels, float *strip, int64_t block,
+static void pack_block(const qkv_kernels *kernels, const attention_task *t, void *to, float *strip, int64_t block,
                        key_range keys) {
     const qkv_attention_desc *d = t->desc;
+    float *panels = to;
+    if (qkv_in_bf16(d)) {
+        qkv_bf16_pack_block(kernels, t, to, strip, block, keys);
+        return;
+    }
     int64_t base = block * QKV_KEY_BLOCK, ld = qkv_round_up(d->head_dim, QKV_LANES), run;
     if (d->k_layout == QKV_KEY_PANELS) {
         widen_panels(kernels, t, panels, block, keys);
@@ -134,7 +149,7 @@ static void pack_block(const qkv_kernels *kernels, const attention_task *t, floa
         const void *from = qkv_key_run(t, &d->k, d->k_type, base + j, base + end, &run);
         float *panel = panels + j * d->head_dim;
         if (run < end - j) { /* in several pages */
-            widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, base + j, base + end, strip, ld);
+            qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, base + j, base + end, strip, ld);
             kernels->pack(panel, strip, ld, rows, dim);
         } else if (d->k_type != QKV_F32) {
             kernels->pack_stored(panel, QKV_PANEL, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, rows, dim);
@@ -151,9 +166,9 @@ static key_range visible_to_batch(const attention_task *t) {
     return (key_range){window_of(t, 0).first, window_of(t, t->desc->seq_q - 1).end};
 }
 
-/* Floats of the panels of a KV head. They begin with the first key block that its batch sees. */
+/* Bytes of the panels of a KV head. They begin with the first key block that its batch sees. */
 static int64_t head_panels_size(const qkv_attention_shape *shape, const qkv_attention_desc *d) {
-    return qkv_min(shape->packed_blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL)) * d->head_dim;
+    return qkv_min(shape->packed_blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL)) * shape->key_bytes;
 }
 
 void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
@@ -165,8 +180,8 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
     t.kv_head = head % d->num_kv_heads;
     key_range all = visible_to_batch(&t);
     int64_t block = all.first / QKV_KEY_BLOCK + place;
-    float *panels = (float *)workspace + head * head_panels_size(shape, d);
-    pack_block(kernels, &t, panels + place * QKV_KEY_BLOCK * d->head_dim,
+    unsigned char *panels = (unsigned char *)workspace + head * head_panels_size(shape, d);
+    pack_block(kernels, &t, panels + place * QKV_KEY_BLOCK * shape->key_bytes,
                (float *)(void *)(scratch + worker * shape->worker_size), block, within_block(all, block));
 }
 
@@ -252,10 +267,9 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
     }
     int64_t heads_on = (next->b - t->b) * d->num_kv_heads + next->kv_head - t->kv_head;
     int64_t first = next->b == t->b ? t->first_shared : visible_to_batch(next).first / QKV_KEY_BLOCK;
-    const float *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
-    block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * d->head_dim,
-                               d->head_dim * (int64_t)sizeof(float), (size_t)(end - key),
-                               (size_t)d->head_dim * sizeof(float)};
+    const unsigned char *panels = t->shared_keys + heads_on * head_panels_size(t->shape, d);
+    int64_t size = t->shape->key_bytes;
+    block->next_k = (qkv_soon){panels + (key - first * QKV_KEY_BLOCK) * size, size, (size_t)(end - key), (size_t)size};
 }
 
 /* The next keys that correspond to a part of these. */
@@ -303,8 +317,8 @@ static void read_values(const attention_task *t, key_block *block) {
 static void widen_values(const attention_task *t, const key_block *block) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
-    widen_keys(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
-               t->widened + block->keys.first * ld, ld);
+    qkv_widen_keys(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
+                   t->widened + block->keys.first * ld, ld);
 }
 
 void qkv_widen_stored(const attention_task *t, key_block *block) {
@@ -338,7 +352,7 @@ static void copy_values(const attention_task *t, const key_block *block, key_ran
 /* A key block that lies in memory as it is used. */
 static const float *panels_in_place(const attention_task *t, int64_t index, key_range keys) {
     int64_t base = index * QKV_KEY_BLOCK, run;
-    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32 ||
+    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32 || qkv_in_bf16(t->desc) ||
         (t->desc->page_table && keys.first >= QKV_PANEL)) /* the block's first page may be none */
         return NULL;
     const float *panels = qkv_key_panel(t, base, base + keys.end, &run);
@@ -356,7 +370,7 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     block->num_holes = 0;
     look_ahead(t, block, all);
     if (t->shared_keys) {
-        block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * d->head_dim;
+        block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * t->shape->key_bytes;
     } else if (t->rows > t->kernels->few_rows) {
         block->panels = panels_in_place(t, index, keys);
         if (!block->panels) {
@@ -372,6 +386,11 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
         qkv_gather_scales(t, &d->v_scales, index, keys, t->value_scales);
         block->odd_scales = any_odd(t->value_scales, keys);
     }
+    block->is_stored = false;
+    if (qkv_in_bf16(d)) {
+        qkv_bf16_open_values(t, block);
+        return;
+    }
     block->is_stored = gathers_values(d) && t->rows <= t->kernels->few_rows;
     if (gathers_values(d) && !block->is_stored)
         widen_values(t, block);
@@ -384,6 +403,8 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
 }
 
 bool qkv_find_holes(const attention_task *t, key_block *block) {
+    if (qkv_in_bf16(t->desc))
+        return qkv_bf16_find_holes(t, block);
     const float zeros[QKV_MAX_ROWS] = {0};
     int64_t ld = t->shape->ld_o, most = t->kernels->tile_rows;
     size_t dim = (size_t)t->desc->head_dim_v;
@@ -431,6 +452,8 @@ void qkv_attention_scale_queries(const attention_task *t) {
         }
         t->kernels->scale(to, group * ld, from, ld_from, t->sum, rows, dim);
     }
+    if (qkv_in_bf16(t->desc))
+        t->kernels->rows_bf16(t->q, ld, 0, t->q, ld, (size_t)t->rows, (size_t)t->desc->head_dim);
 }
 
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
@@ -448,7 +471,7 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
     t->copies_values = shape->copies_values && t->rows >= 4 * kernels->tile_rows;
     t->shared_keys = NULL;
     if (shape->packed_blocks > 0) {
-        t->shared_keys = (const float *)workspace + head * head_panels_size(shape, d);
+        t->shared_keys = (const unsigned char *)workspace + head * head_panels_size(shape, d);
         t->first_shared = visible_to_batch(t).first / QKV_KEY_BLOCK;
     }
     t->tile = choose_tile(kernels, shape, d);

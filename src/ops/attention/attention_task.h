@@ -41,9 +41,13 @@ typedef struct attention_task {
     float *widened;                /* [keys][ld_o]: a block of V in floats, where it is stored otherwise */
     float *key_scales, *value_scales; /* [QKV_KEY_BLOCK]: those of a block of int8 */
     float *strip;                  /* [QKV_PANEL][ld_q]: some keys in floats, where they are stored otherwise */
-    float *packed;                 /* a block of keys in panels, where the task packs its own */
-    const float *shared_keys;      /* the panels of this KV head from its first visible key block on, else */
+    void *packed;                  /* a block of keys in panels, where the task packs its own */
+    const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
+    /* In bfloat16: a panel of keys, where the task has few rows; panels of a block of V, and these without its holes; two
+     * rows of V in floats. Then q and, after the softmax, scores are such operands too. */
+    void *panel, *pairs, *pairs_filled;
+    float *two_values;
     float *states;                 /* of its key blocks from first_state on, where keys are divided */
     int64_t first_state;
 } attention_task;
@@ -235,7 +239,7 @@ void qkv_survey_mask(const attention_task *t, int64_t first);
 /* A key block as the tiles read it. */
 typedef struct key_block {
     int64_t index;
-    const float *panels;     /* K; NULL: as it lies in memory, since the rows are few */
+    const void *panels;      /* K; NULL: as it lies in memory, since the rows are few */
     key_range keys;          /* those that the task's rows see between them */
     bool odd_scales;         /* a value's scale is infinite or NaN, which a probability of 0 would not hide */
     bool is_stored;          /* V is multiplied as it lies in memory, and v not there until qkv_widen_stored */
@@ -264,6 +268,10 @@ void qkv_widen_stored(const attention_task *t, key_block *block);
 
 /* Looks for them; true if there are any. For tasks of more than few_rows rows. */
 bool qkv_find_holes(const attention_task *t, key_block *block);
+
+/* Keys [first, end) of the task's sequence as floats, from `to` on. */
+void qkv_widen_keys(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
+                    int64_t channels, int64_t first, int64_t end, float *to, int64_t ld);
 
 /* The part that begins at first/whole and ends at end/whole. */
 static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
@@ -330,6 +338,30 @@ void qkv_attention_write_states(const attention_task *t);
 /* Where keys are divided: the states of a chunk of what the task's rows see; all of them folded into (m, ℓ, O). */
 void qkv_attention_keep_states(const attention_task *t, key_range blocks);
 void qkv_attention_fold_states(const attention_task *t);
+
+/* -------------------------------------------------------------------------------------------------- in bfloat16 */
+
+/* The same in QKV_ARITHMETIC_BF16 (attention_bf16.c): panels of a key block; scores from them, and from keys as they lie
+ * in memory; V of a block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from row
+ * `from` of the tile on, whose scores have become weights; the same for one row, without what it does not see. */
+void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, void *panels, float *strip, int64_t block,
+                         key_range keys);
+void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,
+                              const qkv_soon *soon);
+void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys);
+void qkv_bf16_open_values(const attention_task *t, const key_block *block);
+bool qkv_bf16_find_holes(const attention_task *t, key_block *block);
+void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
+                              const qkv_soon *soon, float *out);
+void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, float *out);
+
+/* Bytes of the pairs of a block of V. */
+int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_desc *d);
+
+/* Whole pairs of keys: those beside are hidden, but multiplied too. */
+static inline key_range whole_pairs(key_range keys) {
+    return (key_range){keys.first / 2 * 2, qkv_round_up(keys.end, 2)};
+}
 
 QKV_INTERNAL_END
 

@@ -1,0 +1,192 @@
+/* The two products of attention in bfloat16. Operands are those of the kernels' gemm_bf16, whose form is theirs: q and
+ * the weights in rows, K in panels of 64 keys, V in panels of 64 channels. Pairs of V are neighbouring keys, counted from
+ * the block's first; a key that is not there counts as 0.
+ *
+ * SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "attention_task.h"
+
+/* Bytes of so many terms of a panel. */
+static int64_t panel_bytes(const qkv_kernels *kernels, int64_t terms) {
+    return QKV_PANEL * qkv_round_up(terms, 2) * kernels->bf16_bytes;
+}
+
+/* -------------------------------------------------------------------------------------------------------------- K */
+
+/* Keys [first, end) of the sequence, at most a panel of them, from its column 0 on. */
+static void pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t first,
+                      int64_t end) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t run, ld = qkv_round_up(d->head_dim, QKV_LANES);
+    const void *from = qkv_key_run(t, &d->k, d->k_type, first, end, &run);
+    const size_t n = (size_t)(end - first), dim = (size_t)d->head_dim;
+    if (run == end - first) {
+        kernels->keys_bf16(panel, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, n, dim);
+        return;
+    }
+    qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, first, end, strip, ld); /* in several pages */
+    kernels->keys_bf16(panel, strip, ld * (int64_t)sizeof(float), QKV_F32, n, dim);
+}
+
+/* A whole panel, from one as it is stored. */
+static void convert_panel(const qkv_kernels *kernels, const attention_task *t, void *panel, const void *from) {
+    const int32_t type = t->desc->k_type;
+    kernels->values_bf16(panel, from, qkv_stored_bytes(type, QKV_PANEL), type, 0, (size_t)t->desc->head_dim, QKV_PANEL);
+}
+
+void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, void *panels, float *strip, int64_t block,
+                         key_range keys) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block * QKV_KEY_BLOCK, size = panel_bytes(kernels, d->head_dim), run;
+    for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
+        void *panel = (unsigned char *)panels + j / QKV_PANEL * size;
+        int64_t end = qkv_min(j + QKV_PANEL, keys.end);
+        if (d->k_layout == QKV_KEY_PANELS)
+            convert_panel(kernels, t, panel, qkv_key_panel(t, base + j, base + end, &run));
+        else
+            pack_keys(kernels, t, panel, strip, base + j, base + end);
+    }
+}
+
+/* Some columns of one panel, from `first` on, a multiple of QKV_LANES. */
+static void multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel, int64_t first,
+                           int64_t width, const qkv_soon *soon) {
+    int64_t dim = t->desc->head_dim, ld = t->shape->ld_q, x = 0;
+    const unsigned char *columns = (const unsigned char *)panel + first * (int64_t)sizeof(float);
+    do {
+        t->kernels->gemm_bf16(c, LD_SCORES, t->q, ld, (size_t)(row * ld + x), columns + panel_bytes(t->kernels, x),
+                              (size_t)n, (size_t)width, (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
+        x += QKV_CHAIN;
+    } while (x < dim);
+}
+
+void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,
+                              const qkv_soon *soon) {
+    int64_t size = panel_bytes(t->kernels, t->desc->head_dim), width;
+    for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
+        int64_t first = j % QKV_PANEL;
+        width = qkv_min(QKV_PANEL - first, columns.end - j);
+        multiply_panel(t, t->scores + j, row, n, (const unsigned char *)panels + j / QKV_PANEL * size, first, width, soon);
+    }
+}
+
+void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block * QKV_KEY_BLOCK, run;
+    for (int64_t j = keys.first, end; j < keys.end; j = end) {
+        int64_t first = 0, begin = j / QKV_PANEL * QKV_PANEL;
+        end = qkv_min(begin + QKV_PANEL, keys.end);
+        if (d->k_layout == QKV_KEY_PANELS) { /* columns beside the keys are hidden later */
+            convert_panel(t->kernels, t, t->panel, qkv_key_panel(t, base + j, base + end, &run));
+            first = (j - begin) / QKV_LANES * QKV_LANES;
+        } else {
+            pack_keys(t->kernels, t, t->panel, t->strip, base + j, base + end);
+            begin = j;
+        }
+        multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, NULL);
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------------------- V */
+
+/* A panel of a block of V. */
+static int64_t value_panel_size(const qkv_kernels *kernels, const qkv_attention_desc *d) {
+    return panel_bytes(kernels, qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL)));
+}
+
+int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_desc *d) {
+    return qkv_ceil_div(d->head_dim_v, QKV_PANEL) * value_panel_size(kernels, d);
+}
+
+/* n keys from key `first` of the block on, at one stride. */
+static void pair_values(const attention_task *t, void *pairs, const void *from, int64_t stride, int32_t type,
+                        int64_t first, int64_t n) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t size = value_panel_size(t->kernels, d);
+    for (int64_t c = 0; c < d->head_dim_v; c += QKV_PANEL)
+        t->kernels->values_bf16((unsigned char *)pairs + c / QKV_PANEL * size,
+                                (const unsigned char *)from + qkv_stored_bytes(type, c), stride, type, (size_t)first,
+                                (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c));
+}
+
+static void pair_block(const attention_task *t, void *pairs, const key_block *block) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block->index * QKV_KEY_BLOCK, run;
+    for (int64_t j = block->keys.first; j < block->keys.end; j += run) {
+        const void *from = qkv_key_run(t, &d->v, d->v_type, base + j, base + block->keys.end, &run);
+        pair_values(t, pairs, from, qkv_stored_bytes(d->v_type, d->v.token), d->v_type, j, run);
+    }
+}
+
+void qkv_bf16_open_values(const attention_task *t, const key_block *block) {
+    pair_block(t, t->pairs, block);
+}
+
+/* Two keys of a block from an even one on, as floats; where one is not there, it stays as it was. */
+static void widen_two(const attention_task *t, const key_block *block, int64_t key) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
+    int64_t first = qkv_max(key, block->keys.first), end = qkv_min(key + 2, block->keys.end);
+    qkv_widen_keys(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + first, base + end,
+                   t->two_values + (first - key) * ld, ld);
+}
+
+/* Whether 0 times the row is not all zeros. */
+static bool is_hole(const float *v, int64_t n) {
+    float sum = 0;
+    for (int64_t c = 0; c < n; c++)
+        sum += qkv_bf16_operand(v[c]) * 0;
+    return sum != sum;
+}
+
+bool qkv_bf16_find_holes(const attention_task *t, key_block *block) {
+    int64_t dim = t->desc->head_dim_v, ld = t->shape->ld_o, bytes = ld * (int64_t)sizeof(float);
+    block->searched = true;
+    for (int64_t j = block->keys.first / 2 * 2; j < block->keys.end; j += 2) {
+        int16_t before = block->num_holes;
+        widen_two(t, block, j);
+        for (int64_t x = qkv_max(j, block->keys.first); x < qkv_min(j + 2, block->keys.end); x++) {
+            if (is_hole(t->two_values + (x - j) * ld, dim))
+                block->hole[block->num_holes++] = (uint8_t)x;
+        }
+        if (before == 0 && block->num_holes > 0)
+            pair_block(t, t->pairs_filled, block);
+        if (block->num_holes == before)
+            continue;
+        for (int64_t i = before; i < block->num_holes; i++)
+            memset(t->two_values + (block->hole[i] - j) * ld, 0, (size_t)bytes);
+        if (j < block->keys.first)
+            memset(t->two_values, 0, (size_t)bytes);
+        if (j + 1 == block->keys.end)
+            memset(t->two_values + ld, 0, (size_t)bytes);
+        pair_values(t, t->pairs_filled, t->two_values, bytes, QKV_F32, j, 2);
+    }
+    return block->num_holes > 0;
+}
+
+void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
+                              const qkv_soon *soon, float *out) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t size = value_panel_size(t->kernels, d);
+    for (int64_t c = 0; c < d->head_dim_v; c += QKV_PANEL, soon = NULL)
+        t->kernels->gemm_bf16(out + c, t->shape->ld_o, t->scores, LD_SCORES, (size_t)(from * LD_SCORES + keys.first),
+                              (const unsigned char *)pairs + c / QKV_PANEL * size + panel_bytes(t->kernels, keys.first),
+                              (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c), (size_t)(keys.end - keys.first),
+                              0, soon);
+}
+
+void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, float *out) {
+    int64_t dim = t->desc->head_dim_v, ld = t->shape->ld_o;
+    memset(out, 0, (size_t)dim * sizeof(float));
+    for (int64_t j = keys.first / 2 * 2; j < keys.end; j += 2) {
+        widen_two(t, block, j);
+        for (int64_t x = j + 1; x >= j; x--) { /* the second of a pair comes first */
+            if (x < keys.first || x >= keys.end || qkv_is_minus_infinity(t->logits[x]))
+                continue;
+            const float p = qkv_bf16_operand(t->scores[x]), *v = t->two_values + (x - j) * ld;
+            for (int64_t c = 0; c < dim; c++)
+                out[c] = qkv_fma(p, qkv_bf16_operand(v[c]), out[c]);
+        }
+    }
+}
