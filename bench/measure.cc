@@ -283,7 +283,8 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
     subject.prepared.run(subject.calls++);
     subject.call_seconds = seconds_since(start);
     const bool rounds = c.has("in_bf16") && c.operation != "projection"; // whose operands are rounded before
-    check(subject, ours && subject.name != "ref", rounds ? kPeerTolerance : kTolerance);
+    const bool exact = ours ? !rounds : !c.has("rounded") && !c.has("in_bf16");
+    check(subject, ours && subject.name != "ref", exact ? kTolerance : kPeerTolerance);
 }
 
 Sample Bench::sample(const Case &c, int32_t threads, Subject &subject) {

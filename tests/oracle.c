@@ -247,6 +247,11 @@ static double bounded_exp(double x) {
     return exp(fmin(x, 300));
 }
 
+/* Weights below 2^this may be cut off. */
+static double least_weight(const oracle *o) {
+    return o->desc.arithmetic == QKV_ARITHMETIC_BF16 ? -56 : -126;
+}
+
 /* The weights of a row once logits and errors are complete, with what the output channels need from them. */
 typedef struct weights {
     double max;                        /* the largest logit; from then on all are counted from it */
@@ -257,10 +262,10 @@ typedef struct weights {
 } weights;
 
 /* Upper bound of |ε_j|·p_j: e^δ − 1, and the whole weight where it may be cut off to zero. */
-static double weight_error(const weights *w, double s, double error) {
+static double weight_error(const oracle *o, const weights *w, double s, double error) {
     const double log_p = s - w->log_mid, p = exp(log_p);
     double e = error < 1 ? p * expm1(error) : bounded_exp(log_p + error) - p;
-    if (log_p < -126 / LOG2E + error + 1)
+    if (log_p < least_weight(o) / LOG2E + error + 1)
         e += p;
     return e;
 }
@@ -277,7 +282,7 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
             magnitude += r->prob[j] * fabs(o->factor[j] * v[j * ld]);
         }
     const int has_sink = !isnan(w->sink);
-    double moved = has_sink ? weight_error(w, w->sink, w->sink_error) * fabs(out) : 0;
+    double moved = has_sink ? weight_error(o, w, w->sink, w->sink_error) * fabs(out) : 0;
     double reach = has_sink ? fabs(out) : 0, given = 0, largest_given = 0, mean = 0, largest = 0, all = 0;
     const int in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
     for (int64_t j = 0; j < d->seq_k; j++)
@@ -311,7 +316,7 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
 
 static void bound_probability(oracle *o, const weights *w, int64_t j) {
     const double s = o->logit[j], error = o->error[j], p = exp(s - w->log_mid);
-    o->weight_error[j] = weight_error(w, s, error);
+    o->weight_error[j] = weight_error(o, w, s, error);
     o->largest_weight[j] = bounded_exp(s + error - w->log_low);
     const double high = fmin(1, o->largest_weight[j]), low = exp(s - error - w->log_high);
     double bound = fmax(high - p, p - low);
@@ -351,7 +356,8 @@ static oracle_kind find_logits(oracle *o, int64_t b, int64_t h, int64_t i) {
 
 /* Adds what happens to a logit after it is complete, as described at the top, and moves the largest to 0. */
 static void add_softmax_errors(oracle *o, weights *w) {
-    const int64_t n = o->desc.seq_k;
+    const qkv_attention_desc *d = &o->desc;
+    const int64_t n = d->seq_k;
     const int has_sink = !isnan(w->sink);
     double m = has_sink ? w->sink : -INFINITY, largest = has_sink ? w->sink_error : 0;
     for (int64_t j = 0; j < n; j++)
@@ -359,7 +365,8 @@ static void add_softmax_errors(oracle *o, weights *w) {
             m = fmax(m, o->logit[j]);
             largest = fmax(largest, o->error[j]);
         }
-    const double always = 2 * ORACLE_U * (1 + w->folds) + 2 * ORACLE_U * largest;
+    const double exp2_error = d->arithmetic == QKV_ARITHMETIC_BF16 ? 50 * ORACLE_U : 2 * ORACLE_U;
+    const double always = exp2_error + 2 * ORACLE_U * w->folds + 2 * ORACLE_U * largest;
     for (int64_t j = 0; j < n; j++)
         if (o->row.visible[j]) {
             o->logit[j] -= m;
@@ -370,13 +377,15 @@ static void add_softmax_errors(oracle *o, weights *w) {
     w->max = m;
 }
 
-static void bound_lse(oracle_row *r, const weights *w) {
+static void bound_lse(oracle *o, const weights *w) {
+    oracle_row *r = &o->row;
     /* The weights may be off by e^±δ in sum; then γ of the sum, log ℓ 0.921 ulp, m·ln 2 (the constant and, as m is a
-     * sum of its own, nothing more), the fma. Weights that are cut off are below 2^−126 of the sum each. */
+     * sum of its own, nothing more), the fma. Weights that are cut off are below 2^−126 (or −56) of the sum each. */
     const double given = fmax(w->log_high - w->log_mid, w->log_mid - w->log_low);
     r->lse = w->max + w->log_mid;
     r->lse_bound = given + w->gamma_sum * (1 + w->gamma_sum) + 2 * ORACLE_U * (w->log_mid + given);
-    r->lse_bound += ORACLE_U * (fabs(w->max) + given) + ORACLE_U * (fabs(r->lse) + r->lse_bound) + 0x1p-100;
+    r->lse_bound += ORACLE_U * (fabs(w->max) + given) + ORACLE_U * (fabs(r->lse) + r->lse_bound);
+    r->lse_bound += fmax(0x1p-100, exp2(least_weight(o)) * (double)o->desc.seq_k);
 }
 
 const oracle_row *oracle_softmax(oracle *o, oracle_kind kind, const float *sink, int64_t folds, int64_t chain) {
@@ -411,7 +420,7 @@ const oracle_row *oracle_softmax(oracle *o, oracle_kind kind, const float *sink,
     for (int64_t j = 0; j < d->seq_k; j++)
         if (r->visible[j])
             bound_probability(o, &w, j);
-    bound_lse(r, &w);
+    bound_lse(o, &w);
     if (kind == ORACLE_NUMBER)
         for (int64_t c = 0; c < d->head_dim_v; c++)
             bound_channel(o, &w, c);

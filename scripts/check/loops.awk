@@ -70,7 +70,7 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
         for (i = head[j]; i <= jump[j]; i++) {
             if (!(i in body)) continue
             if (i in target) jumps[j]++
-            if (op[i] ~ /^(vfn?m(add|sub)|fml[as])/) fma[j]++
+            if (op[i] ~ /^(vfn?m(add|sub)|vdpbf16ps|fml[as])/) fma[j]++
             if (in_stack(i)) bad[j]++
             else if (text[i] ~ /\)(\{1to[0-9]+\})?,%[xyz]mm|^ld[a-z0-9]*\t(q|\{v)/) loads[j]++
         }

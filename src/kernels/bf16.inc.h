@@ -98,6 +98,25 @@ static void keys_bf16(void *dst, const void *src, ptrdiff_t stride, int type, si
     values_bf16(dst, dst, QKV_PANEL * sizeof(float), QKV_F32, 0, k, QKV_PANEL);
 }
 
+#define SOFTMAX_OF_ROWS softmax_to_floats
+#define WEIGHTS_OF_ROWS weights_to_floats
+#define EXP2_DEGREE_OF_WEIGHTS BF16_EXP2_DEGREE
+#define STORE_WEIGHTS(row, x, p) v_store((row) + (x), p)
+#include "softmax.inc.h"
+#define SOFTMAX_OF_ROWS softmax_to_swapped
+#define WEIGHTS_OF_ROWS weights_to_swapped
+#define EXP2_DEGREE_OF_WEIGHTS BF16_EXP2_DEGREE
+#define STORE_WEIGHTS(row, x, p) v_store((row) + (x), v_swap(v_bf16(p)))
+#include "softmax.inc.h"
+
+static void softmax_bf16(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,
+                         int rounds) {
+    if (rounds)
+        softmax_to_swapped(t, ld, first, first + cols, rows, m, l);
+    else
+        softmax_to_floats(t, ld, first, first + cols, rows, m, l);
+}
+
 static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2 * 2,

@@ -76,69 +76,82 @@ static void keys_bf16_dots(void *dst, const void *src, ptrdiff_t stride, int typ
     v_leave();
 }
 
-/* Tiles of rows × vectors of a panel: every sum in a register. */
-#define DECLARE_SUM(i, j) vec sum_##i##_##j = v_zero();
-#define LOAD_PAIRS(x, j) const vint b_##j = i_load(b + j * VLEN);
-#define ADD_PAIRS(i, x, j) sum_##i##_##j = p_dot(sum_##i##_##j, b_##j, a_##i);
-#define STORE_SUM(i, x, j)                                                                                           \
-    v_store(c + i * ldc + j * VLEN, accumulate ? v_add(v_load(c + i * ldc + j * VLEN), sum_##i##_##j) : sum_##i##_##j);
-#define DECLARE_SUMS_1(i, x) QKV_COLS(1, DECLARE_SUM, i)
-#define DECLARE_SUMS_4(i, x) QKV_COLS(4, DECLARE_SUM, i)
-#define ADD_ROW_1(i, x)                                                                                              \
-    {                                                                                                                \
-        const vint a_##i = i_words(a + i * lda);                                                                     \
-        QKV_PAIRS(1, ADD_PAIRS, i, x)                                                                                \
+/* The softmax of one or two rows, two vectors of each at a time, whose weights become words: they are 0 or at least
+ * 2⁻⁵⁶. On Zen 4, where additions, roundings and conversions keep other units busy than fma, one of the subtractions is
+ * one: `one` is 1, and the compiler does not know. */
+_Static_assert(VLEN == QKV_LANES, "a vector holds all lanes");
+#define ROW_OF_WORDS(i, j)                                                                                           \
+    if (i < n) {                                                                                                     \
+        top[i] = v_set(m[i]);                                                                                        \
+        lanes[i] = v_zero();                                                                                         \
     }
-#define ADD_ROW_4(i, x)                                                                                              \
-    {                                                                                                                \
-        const vint a_##i = i_words(a + i * lda);                                                                     \
-        QKV_PAIRS(4, ADD_PAIRS, i, x)                                                                                \
+#define WORDS_LOAD(i, j)                                                                                             \
+    if (i < n)                                                                                                       \
+        p[2 * i + j] = v_fnma(one, top[i], v_load(t + i * ld + x + j * VLEN));
+#define WORDS_LOADS(i, j) QKV_COLS(2, WORDS_LOAD, i)
+#define WORDS_STORE(i, j)                                                                                            \
+    if (i < n) {                                                                                                     \
+        i_store((uint16_t *)(t + i * ld) + x, p_pack(p[2 * i], p[2 * i + 1]));                                       \
+        lanes[i] = v_add(v_add(lanes[i], p[2 * i]), p[2 * i + 1]);                                                   \
     }
-#define STORE_SUMS_1(i, x) QKV_PAIRS(1, STORE_SUM, i, x)
-#define STORE_SUMS_4(i, x) QKV_PAIRS(4, STORE_SUM, i, x)
-
-typedef void pairs_function(float *c, ptrdiff_t ldc, const unsigned char *a, ptrdiff_t lda, const uint32_t *b, size_t k,
-                            int accumulate);
-
-#define PAIRS_TILE(rows, vectors)                                                                                    \
-    static QKV_NOINLINE void gemm_pairs_##rows##x##vectors(float *c, ptrdiff_t ldc, const unsigned char *a,          \
-                                                           ptrdiff_t lda, const uint32_t *b, size_t k,               \
-                                                           int accumulate) {                                         \
-        QKV_ROWS(rows, DECLARE_SUMS_##vectors, 0)                                                                    \
-        for (; k > 0; k--, a += 4, b += QKV_PANEL) {                                                                 \
-            QKV_COLS(vectors, LOAD_PAIRS, 0)                                                                         \
-            QKV_ROWS(rows, ADD_ROW_##vectors, 0)                                                                     \
+#define WORDS_END(i, j)                                                                                              \
+    if (i < n) {                                                                                                     \
+        if (x < end) {                                                                                               \
+            float *row = t + i * ld;                                                                                 \
+            p[i] = v_sub(v_load(row + x), top[i]);                                                                   \
+            v_exp2s(p + i, 1, BF16_EXP2_DEGREE);                                                                     \
+            v_store_tail((float *)(void *)((uint16_t *)row + x), v_bits(p_pack(p[i], p[i])), v_tail(VLEN / 2));      \
+            lanes[i] = v_add(lanes[i], p[i]);                                                                        \
         }                                                                                                            \
-        QKV_ROWS(rows, STORE_SUMS_##vectors, 0)                                                                      \
+        l[i] = v_sum_lanes(&lanes[i]);                                                                               \
     }
-PAIRS_TILE(1, 4)
-PAIRS_TILE(2, 4)
-PAIRS_TILE(3, 4)
-PAIRS_TILE(4, 4)
-PAIRS_TILE(5, 4)
-PAIRS_TILE(6, 4)
-PAIRS_TILE(1, 1)
-PAIRS_TILE(2, 1)
-PAIRS_TILE(3, 1)
-PAIRS_TILE(4, 1)
-PAIRS_TILE(5, 1)
-PAIRS_TILE(6, 1)
-static pairs_function *const pairs_tiles[6][2] = {
-    {gemm_pairs_1x1, gemm_pairs_1x4}, {gemm_pairs_2x1, gemm_pairs_2x4}, {gemm_pairs_3x1, gemm_pairs_3x4},
-    {gemm_pairs_4x1, gemm_pairs_4x4}, {gemm_pairs_5x1, gemm_pairs_5x4}, {gemm_pairs_6x1, gemm_pairs_6x4},
-};
+QKV_INLINE void weights_to_words(int n, float *t, ptrdiff_t ld, size_t first, size_t end, const float *m, float *l) {
+    vec top[2], lanes[2], p[4], one = v_set(1.0f);
+    V_PIN(one);
+    QKV_ROWS(2, ROW_OF_WORDS, 0)
+    size_t x = first;
+    for (; x + 2 * VLEN <= end; x += 2 * VLEN) {
+        QKV_ROWS(2, WORDS_LOADS, 0)
+        v_exp2s(p, 2 * n, BF16_EXP2_DEGREE);
+        QKV_ROWS(2, WORDS_STORE, 0)
+    }
+    QKV_ROWS(2, WORDS_END, 0)
+}
+
+static void softmax_bf16_dots(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,
+                              int rounds) {
+    if (!rounds) {
+        softmax_to_floats(t, ld, first, first + cols, rows, m, l);
+        return;
+    }
+    row_maxima(t, ld, first, first + cols, rows, m);
+    for (; rows >= 2; rows -= 2, t += 2 * ld, m += 2, l += 2)
+        weights_to_words(2, t, ld, first, first + cols, m, l);
+    if (rows > 0)
+        weights_to_words(1, t, ld, first, first + cols, m, l);
+    v_leave();
+}
+
+/* A word is two terms: what multiplies floats elsewhere multiplies words here, which are loaded as floats. */
+QKV_INLINE vec p_fma(vec a, vec b, vec c) {
+    return p_dot(c, i_bits(b), i_bits(a));
+}
+#define TILE gemm_pairs_tile_
+#define TILE_FMA p_fma
+#define TILE_FUNCTION gemm_pairs_
+#include "gemm_functions.inc.h"
+#define TRANSPOSED 0
+#define PRODUCT(name) PRODUCT_OF(gemm_pairs_, name)
+#include "gemm_tiles.inc.h"
+#undef TRANSPOSED
+#undef PRODUCT
+#undef TILE
+#undef TILE_FMA
+#undef TILE_FUNCTION
 
 static void gemm_bf16_dots(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
                            size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    const unsigned char *row = (const unsigned char *)a + 2 * first;
-    (void)soon; /* weights_bf16_dots reads what comes soon one line after the other */
-    for (size_t n; rows > 0; rows -= n, c += (ptrdiff_t)n * ldc, row += (ptrdiff_t)n * 2 * lda) {
-        n = rows < 6 ? rows : 6;
-        size_t j = 0;
-        for (; j + 4 * VLEN <= cols; j += 4 * VLEN)
-            pairs_tiles[n - 1][1](c + j, ldc, row, 2 * lda, (const uint32_t *)b + j, (k + 1) / 2, accumulate);
-        for (; j < cols; j += VLEN)
-            pairs_tiles[n - 1][0](c + j, ldc, row, 2 * lda, (const uint32_t *)b + j, (k + 1) / 2, accumulate);
-    }
+    const gemm_operands o = {ldc, lda / 2, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2, accumulate};
+    gemm_pairs_product(&o, c, (const float *)a + first / 2, (const float *)b, soon);
     v_leave();
 }

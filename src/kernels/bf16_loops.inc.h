@@ -50,6 +50,13 @@ static void weights_bf16(void *dst, const void *panel, int type, size_t first, s
     }
 }
 
+static void softmax_bf16(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,
+                         int rounds) {
+    softmax_rows(qkv_exp2_for_bf16, t + first, ld, rows, cols, m, l);
+    if (rounds)
+        rows_bf16(t, ld, first, t + first, ld, rows, cols);
+}
+
 static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2 * 2,

@@ -83,7 +83,7 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
 
 /* One column of A against one row of B. */
 #define LOAD_B(i, j) vec of_b_##j = VECTOR_OF_B(b, j);
-#define FMA(i, j) SUM(i, j) = v_fma(factor, of_b_##j, SUM(i, j));
+#define FMA(i, j) SUM(i, j) = TILE_FMA(factor, of_b_##j, SUM(i, j));
 #define STEP_ROW(i, j)                                                                                               \
     {                                                                                                                \
         vec factor = v_set(*ROW_OF_A(i));                                                                            \
@@ -98,7 +98,7 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
 
 /* The same for more vectors than rows: no more than one vector of B at a time. */
 #define LOAD_A(i, j) vec factor_##i = v_set(*ROW_OF_A(i));
-#define WIDE_FMA(i, j) SUM(i, j) = v_fma(factor_##i, of_b, SUM(i, j));
+#define WIDE_FMA(i, j) SUM(i, j) = TILE_FMA(factor_##i, of_b, SUM(i, j));
 #define WIDE_VECTOR(i, j)                                                                                            \
     {                                                                                                                \
         vec of_b = VECTOR_OF_B(b, j);                                                                                \
@@ -114,15 +114,15 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
 /* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its
  * value on the way from the adder costs nothing; one that reads the register file keeps an fma from doing so. */
 #define LAST_OF_B(i, j) vec first_##j = VECTOR_OF_B(b, j), second_##j = v_zero();
-#define LAST_FIRST_ROW(i, j) SUM(0, j) = v_fma(factor, first_##j, SUM(0, j));
+#define LAST_FIRST_ROW(i, j) SUM(0, j) = TILE_FMA(factor, first_##j, SUM(0, j));
 #define LAST_FMA(i, j)                                                                                               \
     if (i == 0)                                                                                                      \
         second_##j = VECTOR_OF_B(b + ldb, j);                                                                        \
-    SUM(i, j) = v_fma(factor, second_##j, SUM(i, j));                                                                \
+    SUM(i, j) = TILE_FMA(factor, second_##j, SUM(i, j));                                                             \
     v_store(c + j * VLEN, adds ? v_add(v_load(c + j * VLEN), SUM(i, j)) : SUM(i, j));
 #define LAST_PAIR(i, next, j)                                                                                        \
     LAST_FMA(i, j)                                                                                                   \
-    SUM(next, j) = v_fma(next_factor, first_##j, SUM(next, j));
+    SUM(next, j) = TILE_FMA(next_factor, first_##j, SUM(next, j));
 #define LAST_ROWS(i, next)                                                                                           \
     {                                                                                                                \
         vec factor = v_set(ROW_OF_A(i)[step]), next_factor = v_set(*ROW_OF_A(next));                                 \
@@ -146,51 +146,6 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
 
 typedef void gemm_function(const gemm_operands *, float *c, const float *a, const float *b, vtail, gemm_fetch *);
 
-#define GEMM_FUNCTION(rows, vectors, suffix, has_tail, in_panels, fetch_used)                                        \
-    static QKV_NOINLINE void TILE_NAME(gemm_, rows, vectors, suffix)(const gemm_operands *o, float *c, const float *a,\
-                                                                     const float *b, vtail tail, gemm_fetch *fetch) { \
-        (void)fetch;                                                                                                 \
-        TILE_NAME(gemm_tile_, rows, vectors, )(has_tail, 0, in_panels, o, c, a, b, tail, fetch_used);                \
-    }
-#define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)                                                             \
-    static QKV_NOINLINE void TILE_NAME(gemm_t_, rows, vectors, suffix)(const gemm_operands *o, float *c,             \
-                                                                       const float *a, const float *b, vtail tail,   \
-                                                                       gemm_fetch *fetch) {                          \
-        (void)fetch;                                                                                                 \
-        TILE_NAME(gemm_tile_, rows, vectors, )(has_tail, 1, 0, o, c, a, b, tail, NULL);                              \
-    }
-
-#define VECTORS 1
-#include "gemm_heights.inc.h"
-#undef VECTORS
-#define VECTORS 2
-#include "gemm_heights.inc.h"
-#if STRIP_VECTORS == 4 && MASKED_LOADS
-#define ROWS 12
-#include "gemm_tile.inc.h"
-#endif
-#undef VECTORS
-#if STRIP_VECTORS == 4
-#define VECTORS 3
-#include "gemm_heights.inc.h"
-#undef VECTORS
-#define VECTORS 4
-#include "gemm_heights.inc.h"
-#undef VECTORS
-#endif
-#ifdef WIDE_VECTORS
-#define VECTORS WIDEST_VECTORS
-#define ROWS 1
-#include "gemm_tile.inc.h"
-#undef VECTORS
-#define VECTORS WIDE_VECTORS
-#define ROWS 2
-#include "gemm_tile.inc.h"
-#define ROWS 3
-#include "gemm_tile.inc.h"
-#undef VECTORS
-#endif
-
 /* The next tile's height. Two tiles share what is left over where one would be low: low tiles wait for their fmas. */
 QKV_INLINE size_t tile_height(size_t left, size_t tallest) {
     return left <= tallest ? left : left < 2 * tallest ? (left + 1) / 2 : tallest;
@@ -200,17 +155,28 @@ QKV_INLINE const float *gemm_column_of_b(const gemm_operands *o, const float *b,
     return b + (ptrdiff_t)(j / QKV_PANEL) * o->panel + j % QKV_PANEL;
 }
 
+#define TILE gemm_tile_
+#define TILE_FMA v_fma
+#define TILE_FUNCTION gemm_
+#define TRANSPOSED_TILE_FUNCTION gemm_t_
+#include "gemm_functions.inc.h"
 #define TRANSPOSED 0
 #define PRODUCT(name) PRODUCT_OF(gemm_, name)
 #define PRODUCT_OF(prefix, name) prefix##name
 #include "gemm_tiles.inc.h"
 #undef TRANSPOSED
 #undef PRODUCT
+#undef TILE_FUNCTION
+#define TILE_FUNCTION TRANSPOSED_TILE_FUNCTION
 #define TRANSPOSED 1
 #define PRODUCT(name) PRODUCT_OF(gemm_t_, name)
 #include "gemm_tiles.inc.h"
 #undef TRANSPOSED
 #undef PRODUCT
+#undef TILE
+#undef TILE_FMA
+#undef TILE_FUNCTION
+#undef TRANSPOSED_TILE_FUNCTION
 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
                  ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {

@@ -1,4 +1,5 @@
-/* Template: how tiles cover a product. Needs the tiles' functions, TRANSPOSED (0 or 1) and PRODUCT(name).
+/* Template: how tiles cover a product. Needs the tiles' functions (TILE_FUNCTION is the prefix of
+ * their names, PRODUCT(name) adds it) and TRANSPOSED (0 or 1).
  *
  * SPDX-License-Identifier: MIT */
 
@@ -34,9 +35,9 @@ static gemm_function *const PRODUCT(strip_fetching)[TILE_ROWS] = {
 };
 #ifdef WIDE_VECTORS
 static gemm_function *const PRODUCT(wide)[WIDE_ROWS][2] = {
-    {TILE_NAME(gemm_, 1, WIDEST_VECTORS, ), TILE_NAME(gemm_, 1, WIDEST_VECTORS, _fetching)},
-    {TILE_NAME(gemm_, 2, WIDE_VECTORS, ), TILE_NAME(gemm_, 2, WIDE_VECTORS, _fetching)},
-    {TILE_NAME(gemm_, 3, WIDE_VECTORS, ), TILE_NAME(gemm_, 3, WIDE_VECTORS, _fetching)},
+    {TILE_NAME(TILE_FUNCTION, 1, WIDEST_VECTORS, ), TILE_NAME(TILE_FUNCTION, 1, WIDEST_VECTORS, _fetching)},
+    {TILE_NAME(TILE_FUNCTION, 2, WIDE_VECTORS, ), TILE_NAME(TILE_FUNCTION, 2, WIDE_VECTORS, _fetching)},
+    {TILE_NAME(TILE_FUNCTION, 3, WIDE_VECTORS, ), TILE_NAME(TILE_FUNCTION, 3, WIDE_VECTORS, _fetching)},
 };
 #endif
 #endif
@@ -123,7 +124,7 @@ static void PRODUCT(product)(const gemm_operands *o, float *c, const float *a, c
             if (fetch.lines > 0)
                 PRODUCT(strip_fetching)[height - 1](o, c_row, a_row, strip, v_tail(VLEN), &fetch);
             else if (height == TILE_ROWS && o->ldb == QKV_PANEL)
-                TILE_NAME(gemm_, TILE_ROWS, STRIP_VECTORS, _panel)(o, c_row, a_row, strip, v_tail(VLEN), NULL);
+                TILE_NAME(TILE_FUNCTION, TILE_ROWS, STRIP_VECTORS, _panel)(o, c_row, a_row, strip, v_tail(VLEN), NULL);
             else
 #endif
                 PRODUCT(strip)[height - 1](o, c_row, a_row, strip, v_tail(VLEN), NULL);

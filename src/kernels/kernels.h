@@ -126,7 +126,7 @@ struct qkv_kernels {
      * below 2⁻⁵⁶ are 0. dst: 4-byte aligned, that of panels 64. A panel has 64 columns, and room for each of them. */
 
     /* Terms first … first + k of rows of A, which are x[i·ldx + 0 … k); first is even. ldd and below lda count terms,
-     * and are even. Works in place: x = (float *)dst + first with ldx = ldd. */
+     * and are even. Works in place: x = (float *)dst + first with ldx = ldd, or with ldx·4 = ldd·bf16_bytes. */
     void (*rows_bf16)(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows, size_t k);
 
     /* A panel whose column r is stored row r, for r < rows ≤ 64: k terms. Other columns are 0. As pack_stored. */
@@ -163,6 +163,11 @@ struct qkv_kernels {
      * ℓ[i] is 0 exactly if no t of the row is above −inf, and NaN if one is NaN or +inf; m of a NaN row is anything,
      * and so is the sign of an m of zero. */
     void (*softmax)(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l);
+
+    /* As softmax, of columns first … first + cols of t, with p = qkv_exp2_for_bf16(t − m) of ../ref/scalar.h. rounds: each p becomes an operand of gemm_bf16 then, term x of a row that begins where that of t
+     * does: ldd·bf16_bytes = ld·4. Else they stay floats. */
+    void (*softmax_bf16)(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,
+                         int rounds);
 
     /* Bit i is set if row i < rows ≤ QKV_MAX_ROWS of o (cols floats, scratch tile) holds a NaN. */
     uint32_t (*nan_rows)(const float *o, ptrdiff_t ld, size_t rows, size_t cols);

@@ -29,7 +29,9 @@ static float sum_lanes(float lane[QKV_LANES]) {
     return lane[0];
 }
 
-static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
+/* Calls of softmax with each of two functions, which a compiler makes loops of their own. */
+QKV_INLINE void softmax_rows(float (*exp2)(float), float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m,
+                             float *l) {
     for (size_t i = 0; i < rows; i++, t += ld) {
         float max[QKV_LANES], lane[QKV_LANES] = {0};
         for (size_t x = 0; x < QKV_LANES; x++)
@@ -43,13 +45,17 @@ static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, 
         m[i] = max[0];
         for (size_t j = 0; j < cols; j += QKV_LANES) {
             for (size_t x = 0; x < QKV_LANES; x++) {
-                float p = qkv_exp2(t[j + x] - max[0]);
+                float p = exp2(t[j + x] - max[0]);
                 t[j + x] = p;
                 lane[x] += p;
             }
         }
         l[i] = sum_lanes(lane);
     }
+}
+
+static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
+    softmax_rows(qkv_exp2, t, ld, rows, cols, m, l);
 }
 
 static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols) {

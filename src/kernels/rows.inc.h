@@ -6,9 +6,13 @@
  *
  * SPDX-License-Identifier: MIT */
 
-/* The polynomial of qkv_exp2_fraction, from its highest power down. */
-static const float exp2_coefficients[7] = {0x1.41fbbcp-13f, 0x1.5f3e52p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f,
-                                           0x1.ebfbdcp-3f,  0x1.62e430p-1f,  1.0f};
+/* The polynomials of qkv_exp2_fraction and qkv_exp2_for_bf16, from their highest powers down. */
+enum { EXP2_DEGREE = 6, BF16_EXP2_DEGREE = 4 };
+static const float exp2_least = -126.0f, bf16_exp2_least = -56.0f;
+static const float exp2_coefficients[EXP2_DEGREE + 1] = {0x1.41fbbcp-13f, 0x1.5f3e52p-10f, 0x1.3b2d4cp-7f,
+                                                         0x1.c6aee8p-5f,  0x1.ebfbdcp-3f,  0x1.62e430p-1f, 1.0f};
+static const float bf16_exp2_coefficients[BF16_EXP2_DEGREE + 1] = {0x1.3a02d2p-7f, 0x1.c9fc48p-5f, 0x1.ec0378p-3f,
+                                                                   0x1.62e12cp-1f, 1.0f};
 
 /* The most exponentials at once that registers have room for, and the vectors of 16 lanes. */
 enum { EXP2_VECTORS = VLEN == 8 ? 2 : 4, LANE_VECTORS = QKV_LANES / VLEN };
@@ -17,23 +21,24 @@ enum { EXP2_VECTORS = VLEN == 8 ? 2 : 4, LANE_VECTORS = QKV_LANES / VLEN };
  * one chain after the other runs out of places to keep what waits. */
 #define FRACTION_FIRST(i, j)                                                                                         \
     if (i < count)                                                                                                   \
-        p[i] = v_set(exp2_coefficients[0]);
+        p[i] = v_set(coefficients[0]);
 #define FRACTION_FMA(i, j)                                                                                           \
     if (i < count)                                                                                                   \
         p[i] = v_fma(p[i], f[i], c);
 #define FRACTION_POWER(i, power)                                                                                     \
-    {                                                                                                                \
-        vec c = v_set(exp2_coefficients[power + 1]);                                                                 \
+    if (power < degree) {                                                                                            \
+        vec c = v_set(coefficients[power + 1]);                                                                      \
         QKV_ROWS(4, FRACTION_FMA, 0)                                                                                 \
     }
-QKV_INLINE void v_exp2_fractions(vec *p, const vec *f, int count) {
+QKV_INLINE void v_exp2_fractions(vec *p, const vec *f, int count, int degree) {
+    const float *coefficients = degree == EXP2_DEGREE ? exp2_coefficients : bf16_exp2_coefficients;
     QKV_ROWS(4, FRACTION_FIRST, 0)
     QKV_COLS(6, FRACTION_POWER, 0)
 }
 
 QKV_INLINE vec v_exp2_fraction(vec f) {
     vec p;
-    v_exp2_fractions(&p, &f, 1);
+    v_exp2_fractions(&p, &f, 1, EXP2_DEGREE);
     return p;
 }
 
@@ -46,17 +51,17 @@ QKV_INLINE vec v_exp2_fraction(vec f) {
         f[i] = v_sub(y[i], n[i]);
 #define EXP2_SCALE(i, j)                                                                                             \
     if (i < count)                                                                                                   \
-        y[i] = v_exp2_scale(p[i], n[i], y[i]);
-QKV_INLINE void v_exp2s(vec *y, int count) {
+        y[i] = v_exp2_scale(p[i], n[i], y[i], degree == EXP2_DEGREE ? exp2_least : bf16_exp2_least);
+QKV_INLINE void v_exp2s(vec *y, int count, int degree) {
     vec n[4], f[4], p[4];
     QKV_ROWS(4, EXP2_ROUND, 0)
     QKV_ROWS(4, EXP2_REST, 0)
-    v_exp2_fractions(p, f, count);
+    v_exp2_fractions(p, f, count, degree);
     QKV_ROWS(4, EXP2_SCALE, 0)
 }
 
 QKV_INLINE vec v_exp2(vec y) {
-    v_exp2s(&y, 1);
+    v_exp2s(&y, 1, EXP2_DEGREE);
     return y;
 }
 
@@ -77,7 +82,7 @@ QKV_INLINE vec v_tanh(vec x) {
     vec n = v_round(y);
     vec f = v_fma(a, minus_2l, v_sub(v_zero(), n));
     f = v_fma(a, v_set(-2 * 0x1.4ae0cp-26f), f);
-    vec e = v_exp2_scale(v_exp2_fraction(f), n, y);
+    vec e = v_exp2_scale(v_exp2_fraction(f), n, y, exp2_least);
     vec e2 = v_add(e, e);
     vec s = v_add(one, e);
     vec low = v_sub(e, v_sub(s, one));
@@ -134,36 +139,6 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
     v_leave();
 }
 
-/* Weights and sums of n rows of scores, a constant, step by step together: vector i is one of row i / LANE_VECTORS. */
-#define SOFTMAX_BEGIN(i, j)                                                                                          \
-    if (i < count) {                                                                                                 \
-        top[i] = v_set(m[i / LANE_VECTORS]);                                                                         \
-        lanes[i] = v_zero();                                                                                         \
-    }
-#define SOFTMAX_LOAD(i, j)                                                                                           \
-    if (i < count)                                                                                                   \
-        p[i] = v_sub(v_load(t + i / LANE_VECTORS * ld + i % LANE_VECTORS * VLEN), top[i]);
-#define SOFTMAX_STORE(i, j)                                                                                          \
-    if (i < count) {                                                                                                 \
-        v_store(t + i / LANE_VECTORS * ld + i % LANE_VECTORS * VLEN, p[i]);                                          \
-        lanes[i] = v_add(lanes[i], p[i]);                                                                            \
-    }
-#define SOFTMAX_END(i, j)                                                                                            \
-    if (i < n)                                                                                                       \
-        l[i] = v_sum_lanes(lanes + i * LANE_VECTORS % 4);
-QKV_INLINE void softmax_rows(int n, float *t, ptrdiff_t ld, size_t cols, const float *m, float *l) {
-    const int count = n * LANE_VECTORS;
-    vec top[4], lanes[4], p[4];
-    QKV_ROWS(4, SOFTMAX_BEGIN, 0)
-    for (size_t j = 0; j < cols; j += QKV_LANES, t += QKV_LANES) {
-        QKV_ROWS(4, SOFTMAX_LOAD, 0)
-        v_exp2s(p, count);
-        QKV_ROWS(4, SOFTMAX_STORE, 0)
-    }
-    QKV_ROWS(4, SOFTMAX_END, 0)
-}
-
-/* Two passes over all rows: no exponential waits for the maximum of its own row, which takes long to reduce. */
 #define MAX_BEGIN(i, j)                                                                                              \
     if (i < LANE_VECTORS)                                                                                            \
         max[i] = v_set(-FLT_MAX);
@@ -173,23 +148,27 @@ QKV_INLINE void softmax_rows(int n, float *t, ptrdiff_t ld, size_t cols, const f
 #define MAX_END(i, j)                                                                                                \
     if (i > 0 && i < LANE_VECTORS)                                                                                   \
         max[0] = v_max(max[0], max[i]);
-static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
-    enum { TOGETHER = EXP2_VECTORS / LANE_VECTORS };
+QKV_INLINE void row_maxima(const float *t, ptrdiff_t ld, size_t first, size_t end, size_t rows, float *m) {
     for (size_t i = 0; i < rows; i++) {
         const float *row = t + (ptrdiff_t)i * ld;
         vec max[4];
         QKV_ROWS(4, MAX_BEGIN, 0)
-        for (size_t x = 0; x < cols; x += QKV_LANES) {
+        for (size_t x = first; x < end; x += QKV_LANES) {
             QKV_ROWS(4, MAX_STEP, 0)
         }
         QKV_ROWS(4, MAX_END, 0)
         m[i] = v_reduce_max(max[0]);
     }
-    for (; rows >= TOGETHER; rows -= TOGETHER, t += TOGETHER * ld, m += TOGETHER, l += TOGETHER)
-        softmax_rows(TOGETHER, t, ld, cols, m, l);
-    for (; rows > 0; rows--, t += ld, m++, l++)
-        softmax_rows(1, t, ld, cols, m, l);
-    v_leave();
+}
+
+#define SOFTMAX_OF_ROWS softmax_rows
+#define WEIGHTS_OF_ROWS weights_of_rows
+#define EXP2_DEGREE_OF_WEIGHTS EXP2_DEGREE
+#define STORE_WEIGHTS(row, x, p) v_store((row) + (x), p)
+#include "softmax.inc.h"
+
+static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
+    softmax_rows(t, ld, 0, cols, rows, m, l);
 }
 
 static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols) {

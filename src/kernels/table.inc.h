@@ -36,6 +36,7 @@ const qkv_kernels KERNELS = {
     .values_bf16 = BF16(values_bf16),
     .weights_bf16 = BF16(weights_bf16),
     .gemm_bf16 = BF16(gemm_bf16),
+    .softmax_bf16 = BF16(softmax_bf16),
     .scale_columns = scale_columns,
     .sum_visible = sum_visible,
     .logits = logits,

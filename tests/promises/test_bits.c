@@ -24,6 +24,15 @@ static float exp2_or_zero(float y) {
     return y;
 }
 
+/* That of weights in bfloat16. */
+static float exp2_for_bf16(float y) {
+    if (y < -56)
+        return 0;
+    const float n = rintf(y), f = y - n;
+    return ldexpf(fmaf(fmaf(fmaf(fmaf(0x1.3a02d2p-7f, f, 0x1.c9fc48p-5f), f, 0x1.ec0378p-3f), f, 0x1.62e12cp-1f), f, 1),
+                  (int)n);
+}
+
 /* An operand of a product in bfloat16. Multiples of 2^16 words are the values; a tie goes to the even one. */
 static float to_bf16(float x) {
     uint32_t word;
@@ -98,6 +107,7 @@ static float logit(const qkv_attention_desc *d, const float *q, int64_t b, int64
 /* m, ℓ and O of the keys [first, end) of one row. */
 static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, int64_t b, int64_t h, int64_t kv,
                       int64_t i, int64_t first, int64_t end, state *block) {
+    const bool in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
     float t[QKV_KEY_BLOCK], lane[16] = {0};
     block->m = -FLT_MAX;
     for (int64_t j = first; j < end; j++) {
@@ -109,12 +119,11 @@ static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, i
         float *p = &t[j - first];
         if (*p == -INFINITY)
             continue;
-        *p = exp2_or_zero(*p - block->m);
+        *p = in_bf16 ? exp2_for_bf16(*p - block->m) : exp2_or_zero(*p - block->m);
         lane[j % 16] += *p;
         if (d->dropout != 0)
             *p *= (float)oracle_dropout_factor(d, b, h, i, j);
     }
-    const bool in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
     for (int64_t n = 0; n < end - first; n++) {
         const int64_t j = nth_term(in_bf16, n, end - first);
         const float *v = row_of(&d->v, b, kv, first + j), p = in_bf16 ? to_bf16(t[j]) : t[j];

@@ -55,9 +55,9 @@ QKV_INLINE vmask m_zero_bytes(const uint8_t *p) {
     return _mm_testn_epi8_mask(bytes, bytes);
 }
 
-/* p·2^n where y is not below −126, else +0; p·2^n is a normal number there. */
-QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y) {
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, n);
+/* p·2^n where y is not below `least`, else +0; p·2^n is a normal number there. */
+QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y, float least) {
+    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(y, _mm512_set1_ps(least), _CMP_NLT_UQ), p, n);
 }
 
 QKV_INLINE float v_reduce_max(vec a) {

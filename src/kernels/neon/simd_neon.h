@@ -75,11 +75,11 @@ QKV_INLINE vmask m_zero_bytes(const uint8_t *p) {
     return vceqq_u32(vmovl_u16(vget_low_u16(halves)), vdupq_n_u32(0));
 }
 
-/* p·2^n where y is not below −126, else +0; p·2^n is a normal number there. A NaN n converts to a shift of nothing. */
-QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y) {
+/* p·2^n where y is not below `least`, else +0; p·2^n is a normal number there. A NaN n converts to a shift of nothing. */
+QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y, float least) {
     int32x4_t shift = vshlq_n_s32(vcvtq_s32_f32(n), 23);
     int32x4_t scaled = vaddq_s32(vreinterpretq_s32_f32(p), shift);
-    vmask below = vcltq_f32(y, vdupq_n_f32(-126.0f));
+    vmask below = vcltq_f32(y, vdupq_n_f32(least));
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_s32(scaled), below));
 }
 

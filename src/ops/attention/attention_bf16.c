@@ -168,9 +168,9 @@ bool qkv_bf16_find_holes(const attention_task *t, key_block *block) {
 void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
                               const qkv_soon *soon, float *out) {
     const qkv_attention_desc *d = t->desc;
-    int64_t size = value_panel_size(t->kernels, d);
+    int64_t size = value_panel_size(t->kernels, d), ld = qkv_bf16_ld_weights(t->kernels);
     for (int64_t c = 0; c < d->head_dim_v; c += QKV_PANEL, soon = NULL)
-        t->kernels->gemm_bf16(out + c, t->shape->ld_o, t->scores, LD_SCORES, (size_t)(from * LD_SCORES + keys.first),
+        t->kernels->gemm_bf16(out + c, t->shape->ld_o, t->scores, ld, (size_t)(from * ld + keys.first),
                               (const unsigned char *)pairs + c / QKV_PANEL * size + panel_bytes(t->kernels, keys.first),
                               (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c), (size_t)(keys.end - keys.first),
                               0, soon);

@@ -47,7 +47,10 @@ static void attend_row_exactly(const attention_task *t, int64_t row, key_block *
     key_range columns = qkv_score_tile(t, row, 1, block, view, keys);
     size_t width = (size_t)(columns.end - columns.first);
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
-    kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
+    if (qkv_in_bf16(t->desc))
+        kernels->softmax_bf16(t->scores, LD_SCORES, (size_t)columns.first, 1, width, max, sum, 0);
+    else
+        kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
     qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
     for (int64_t j = keys.first; t->desc->v_type == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
         t->scores[j] *= t->value_scales[j];
@@ -82,6 +85,24 @@ static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *su
     return rows;
 }
 
+/* From scores to what V is multiplied by, in place; in bfloat16 operands of such products. */
+static void make_weights(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
+                         key_range columns, float *max, float *sum) {
+    const qkv_kernels *kernels = t->kernels;
+    const bool in_bf16 = qkv_in_bf16(t->desc), steps = t->desc->dropout != 0 || t->desc->v_type == QKV_INT8;
+    const size_t rows = (size_t)n, first = (size_t)columns.first, width = (size_t)(columns.end - columns.first);
+    if (in_bf16)
+        kernels->softmax_bf16(t->scores, LD_SCORES, first, rows, width, max, sum, !steps);
+    else
+        kernels->softmax(t->scores + first, LD_SCORES, rows, width, max, sum);
+    qkv_drop_tile(t, t->scores, row, n, block->index, columns);
+    if (t->desc->v_type == QKV_INT8)
+        kernels->scale_columns(t->scores + keys.first, LD_SCORES, rows, (size_t)(keys.end - keys.first),
+                               t->value_scales + keys.first);
+    if (in_bf16 && steps)
+        kernels->rows_bf16(t->scores, qkv_bf16_ld_weights(kernels), first, t->scores + first, LD_SCORES, rows, width);
+}
+
 void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                       key_range keys, float *max, float *sum, float *out) {
     int64_t ld_o = t->shape->ld_o;
@@ -100,15 +121,7 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
     key_range multiplied = in_bf16 ? whole_pairs(keys) : keys;
     if (block->num_holes > 0)
         see_holes(t, n, block, multiplied, &some, &all);
-    t->kernels->softmax(t->scores + columns.first, LD_SCORES, (size_t)n, (size_t)(columns.end - columns.first), max,
-                        sum);
-    qkv_drop_tile(t, t->scores, row, n, block->index, columns);
-    if (t->desc->v_type == QKV_INT8)
-        t->kernels->scale_columns(t->scores + keys.first, LD_SCORES, (size_t)n, (size_t)(keys.end - keys.first),
-                                  t->value_scales + keys.first);
-    if (in_bf16)
-        t->kernels->rows_bf16(t->scores, LD_SCORES, (size_t)columns.first, t->scores + columns.first, LD_SCORES,
-                              (size_t)n, (size_t)(columns.end - columns.first));
+    make_weights(t, row, n, block, keys, columns, max, sum);
     if (block->num_holes == 0 || (all & rows) == rows) {
         if (block->is_stored)
             multiply_stored_values(t, row, n, block, keys, out);

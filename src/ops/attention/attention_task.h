@@ -358,6 +358,11 @@ void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_r
 /* Bytes of the pairs of a block of V. */
 int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_desc *d);
 
+/* From a row of weights to the next, in terms: they lie where the scores lay. */
+static inline int64_t qkv_bf16_ld_weights(const qkv_kernels *kernels) {
+    return LD_SCORES * (int64_t)sizeof(float) / kernels->bf16_bytes;
+}
+
 /* Whole pairs of keys: those beside are hidden, but multiplied too. */
 static inline key_range whole_pairs(key_range keys) {
     return (key_range){keys.first / 2 * 2, qkv_round_up(keys.end, 2)};

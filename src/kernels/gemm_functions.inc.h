@@ -1,0 +1,56 @@
+/* Template: the tiles of a product as functions. Needs gemm.inc.h's macros, TILE (prefix of the tiles' names), TILE_FMA
+ * (what multiplies and adds), TILE_FUNCTION (prefix of the functions' names) and, where A may be transposed,
+ * TRANSPOSED_TILE_FUNCTION.
+ *
+ * SPDX-License-Identifier: MIT */
+
+#define GEMM_FUNCTION(rows, vectors, suffix, has_tail, in_panels, fetch_used)                                        \
+    static QKV_NOINLINE void TILE_NAME(TILE_FUNCTION, rows, vectors, suffix)(const gemm_operands *o, float *c,       \
+                                                                             const float *a, const float *b,         \
+                                                                             vtail tail, gemm_fetch *fetch) {        \
+        (void)fetch;                                                                                                 \
+        TILE_NAME(TILE, rows, vectors, )(has_tail, 0, in_panels, o, c, a, b, tail, fetch_used);                      \
+    }
+#ifdef TRANSPOSED_TILE_FUNCTION
+#define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)                                                             \
+    static QKV_NOINLINE void TILE_NAME(TRANSPOSED_TILE_FUNCTION, rows, vectors, suffix)(                             \
+        const gemm_operands *o, float *c, const float *a, const float *b, vtail tail, gemm_fetch *fetch) {           \
+        (void)fetch;                                                                                                 \
+        TILE_NAME(TILE, rows, vectors, )(has_tail, 1, 0, o, c, a, b, tail, NULL);                                    \
+    }
+#else
+#define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)
+#endif
+
+#define VECTORS 1
+#include "gemm_heights.inc.h"
+#undef VECTORS
+#define VECTORS 2
+#include "gemm_heights.inc.h"
+#if STRIP_VECTORS == 4 && MASKED_LOADS
+#define ROWS 12
+#include "gemm_tile.inc.h"
+#endif
+#undef VECTORS
+#if STRIP_VECTORS == 4
+#define VECTORS 3
+#include "gemm_heights.inc.h"
+#undef VECTORS
+#define VECTORS 4
+#include "gemm_heights.inc.h"
+#undef VECTORS
+#endif
+#ifdef WIDE_VECTORS
+#define VECTORS WIDEST_VECTORS
+#define ROWS 1
+#include "gemm_tile.inc.h"
+#undef VECTORS
+#define VECTORS WIDE_VECTORS
+#define ROWS 2
+#include "gemm_tile.inc.h"
+#define ROWS 3
+#include "gemm_tile.inc.h"
+#undef VECTORS
+#endif
+#undef GEMM_FUNCTION
+#undef GEMM_T_FUNCTION
