@@ -3,7 +3,7 @@
  *
  * Needs bf16.inc.h, and of the instruction set, inside a target region of its own: p_dot(sum, b, a), sum + the products
  * of pairs; of operands that are not tiny, rounded to nearest even, p_zip(first, second), a pair of each lane, and
- * p_pack(a, b), pairs of neighbours, those of b in the upper half; p_load(at), 2·VLEN bfloat16 values as they lie in
+ * p_pack(a, b), pairs of neighbours, those of b in the upper half; p_zip_halves(a, b, upper), pairs of such terms; p_load(at), 2·VLEN bfloat16 values as they lie in
  * memory, but 0 below 2⁻⁵⁶.
  *
  * SPDX-License-Identifier: MIT */
@@ -33,7 +33,13 @@ static void rows_bf16_dots(void *dst, ptrdiff_t ldd, size_t first, const float *
 QKV_INLINE void pair_to_words(int type, void *to, const unsigned char *first, const unsigned char *second,
                               size_t cols) {
     uint32_t *dst = (uint32_t *)to;
-    for (size_t j = 0; j < cols; j += VLEN)
+    size_t j = 0;
+    for (; type == QKV_BF16 && j + 2 * VLEN <= cols; j += 2 * VLEN) {
+        const vint a = first ? p_load(first + 2 * j) : i_bits(v_zero()), b = second ? p_load(second + 2 * j) : i_bits(v_zero());
+        i_store(dst + j, p_zip_halves(a, b, 0));
+        i_store(dst + j + VLEN, p_zip_halves(a, b, 1));
+    }
+    for (; j < cols; j += VLEN)
         i_store(dst + j, p_zip(v_operands(type, first, j, cols), v_operands(type, second, j, cols)));
 }
 ROWS_BF16(rows_to_words, pair_to_words, QKV_PANEL * sizeof(uint32_t))

@@ -239,6 +239,13 @@ QKV_INLINE vint p_zip(vec first, vec second) {
         words.u32[i] = halves.u16[i] | (uint32_t)halves.u16[VLEN + i] << 16;
     return simde__m512i_from_private(words);
 }
+QKV_INLINE vint p_zip_halves(vint first, vint second, int upper) {
+    const simde__m512i_private a = simde__m512i_to_private(first), b = simde__m512i_to_private(second);
+    simde__m512i_private words;
+    for (int i = 0; i < VLEN; i++)
+        words.u32[i] = a.u16[upper * VLEN + i] | (uint32_t)b.u16[upper * VLEN + i] << 16;
+    return simde__m512i_from_private(words);
+}
 QKV_INLINE vint p_load(const unsigned char *at) {
     simde__m512i_private words;
     memcpy(&words, at, sizeof words);

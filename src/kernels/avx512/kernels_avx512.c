@@ -100,11 +100,20 @@ QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm512_dpbusd_epi32(su
 
 QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)a); }
 QKV_INLINE vint p_pack(vec a, vec b) { return (__m512i)_mm512_cvtne2ps_pbh(b, a); }
+/* Words of the terms of two vectors of them, the lower or upper ones of both. */
+#define WORDS_FROM(a, b)                                                                                             \
+    _mm512_setr_epi32((b) << 16 | (a), ((b) + 1) << 16 | ((a) + 1), ((b) + 2) << 16 | ((a) + 2),                     \
+                      ((b) + 3) << 16 | ((a) + 3), ((b) + 4) << 16 | ((a) + 4), ((b) + 5) << 16 | ((a) + 5),         \
+                      ((b) + 6) << 16 | ((a) + 6), ((b) + 7) << 16 | ((a) + 7), ((b) + 8) << 16 | ((a) + 8),         \
+                      ((b) + 9) << 16 | ((a) + 9), ((b) + 10) << 16 | ((a) + 10), ((b) + 11) << 16 | ((a) + 11),     \
+                      ((b) + 12) << 16 | ((a) + 12), ((b) + 13) << 16 | ((a) + 13), ((b) + 14) << 16 | ((a) + 14),   \
+                      ((b) + 15) << 16 | ((a) + 15))
 QKV_INLINE vint p_zip(vec first, vec second) {
-    const __m512i order = _mm512_setr_epi32(0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006,
-                                            0x170007, 0x180008, 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d,
-                                            0x1e000e, 0x1f000f);
-    return _mm512_permutexvar_epi16(order, p_pack(first, second));
+    return _mm512_permutexvar_epi16(WORDS_FROM(0, 16), p_pack(first, second));
+}
+/* Words of two vectors of terms, of the lower or the upper ones of both. */
+QKV_INLINE vint p_zip_halves(vint first, vint second, int upper) {
+    return _mm512_permutex2var_epi16(first, upper ? WORDS_FROM(16, 48) : WORDS_FROM(0, 32), second);
 }
 QKV_INLINE vint p_load(const unsigned char *at) {
     const __m512i x = i_load(at), magnitude = i_and(x, i_set(0x7fff7fff));

@@ -71,7 +71,8 @@ void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, c
     }
 }
 
-void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys) {
+void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                            const key_block *ahead) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block * QKV_KEY_BLOCK, run;
     for (int64_t j = keys.first, end; j < keys.end; j = end) {
@@ -84,7 +85,8 @@ void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int
             pack_keys(t->kernels, t, t->panel, t->strip, base + j, base + end);
             begin = j;
         }
-        multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, NULL);
+        const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
+        multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
     }
 }
 

@@ -148,11 +148,6 @@ static void multiply_stored_panel(const attention_task *t, const float *q, int64
     } while (x < dim);
 }
 
-static qkv_soon soon_beside(const attention_task *t, const key_block *ahead, int64_t row, int64_t n, key_range part,
-                            key_range keys) {
-    return ahead ? qkv_soon_values(t, ahead, row, n, part, keys) : (qkv_soon){0};
-}
-
 /* Keys of a block in panels; columns beside them that share a vector are computed, too, and hidden later. */
 static void multiply_key_panels(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                                 const key_block *ahead) {
@@ -166,7 +161,7 @@ static void multiply_key_panels(const attention_task *t, int64_t row, int64_t n,
         if (d->k_type != QKV_F32)
             run = qkv_min(run, first + QKV_PANEL - j);
         key_range columns = {(j - first) / half * half, qkv_round_up(j - first + run, half)};
-        const qkv_soon share = soon_beside(t, ahead, row, n, (key_range){j, j + run}, keys);
+        const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, j + run}, keys);
         if (d->k_type == QKV_F32)
             qkv_multiply_panels(t->kernels, t->scores + first, q, t->shape->ld_q, n, panel, d->head_dim, columns,
                                 &share);
@@ -181,7 +176,7 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
     if (qkv_in_bf16(d)) {
-        qkv_bf16_multiply_keys(t, row, n, block, keys);
+        qkv_bf16_multiply_keys(t, row, n, block, keys, ahead);
         return;
     }
     if (d->k_layout == QKV_KEY_PANELS) {
@@ -193,7 +188,7 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
         if (d->k_type != QKV_F32)
             run = qkv_min(run, STRIP_KEYS);
         key_range strip = {j, j + run};
-        const qkv_soon share = soon_beside(t, ahead, row, n, strip, keys);
+        const qkv_soon share = qkv_soon_beside(t, ahead, row, n, strip, keys);
         if (d->k_type == QKV_F32)
             multiply_rows(t, q, n, k, d->k.token, strip, &share);
         else

@@ -293,6 +293,12 @@ qkv_soon qkv_soon_keys(const attention_task *t, const key_block *block, int64_t 
 qkv_soon qkv_soon_values(const attention_task *t, const key_block *block, int64_t row, int64_t n, key_range part,
                          key_range keys);
 
+/* The values, where there is a block to look ahead from. */
+static inline qkv_soon qkv_soon_beside(const attention_task *t, const key_block *ahead, int64_t row, int64_t n,
+                                       key_range part, key_range keys) {
+    return ahead ? qkv_soon_values(t, ahead, row, n, part, keys) : (qkv_soon){0};
+}
+
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
 key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
@@ -348,7 +354,8 @@ void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, vo
                          key_range keys);
 void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,
                               const qkv_soon *soon);
-void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys);
+void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                            const key_block *ahead);
 void qkv_bf16_open_values(const attention_task *t, const key_block *block);
 bool qkv_bf16_find_holes(const attention_task *t, key_block *block);
 void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
