@@ -21,8 +21,8 @@ static size_t find_slot(const struct merges *merges, int32_t left, int32_t right
     return slot;
 }
 
-/* "Ġ t": two tokens as GPT-2 writes them. */
-static void read_merge(struct merges *merges, const struct gguf *file, const struct gguf_string *line, char *bytes) {
+/* "Ġ t": two tokens as GPT-2 writes them. Returns 0 if they are none, or make no third. */
+static int read_merge(struct merges *merges, const struct gguf_string *line, char *bytes) {
     const char *space = line->size > 2 ? memchr(line->text + 1, ' ', line->size - 1) : NULL;
     struct merge *merge = &merges->list[merges->count];
     size_t left = SIZE_MAX, right = SIZE_MAX;
@@ -38,12 +38,12 @@ static void read_merge(struct merges *merges, const struct gguf *file, const str
         merge->result = find_token(merges->lexicon, bytes, left + right);
     }
     if (right == SIZE_MAX || merge->left < 0 || merge->right < 0 || merge->result < 0)
-        die("%s: merge %zu (\"%.*s\") is not of two tokens that make a third; the file is damaged", file->path,
-            merges->count, (int)(line->size < 100 ? line->size : 100), line->text);
+        return 0;
     const size_t slot = find_slot(merges, merge->left, merge->right);
     if (merges->slots[slot] < 0) /* of two the first counts */
         merges->slots[slot] = (int32_t)merges->count;
     merges->count++;
+    return 1;
 }
 
 void read_merges(struct merges *merges, const struct gguf *file, const struct lexicon *lexicon, int byte_level) {
@@ -73,7 +73,11 @@ void read_merges(struct merges *merges, const struct gguf *file, const struct le
     at = lines.data;
     for (size_t i = 0; i < lines.count; i++) {
         const struct gguf_string line = gguf_next_string(&at);
-        read_merge(merges, file, &line, bytes);
+        if (!read_merge(merges, &line, bytes)) {
+            free(bytes); /* as die() does not return, nothing need point to them behind its call: a leak */
+            die("%s: merge %zu (\"%.*s\") is not of two tokens that make a third; the file is damaged", file->path, i,
+                (int)(line.size < 100 ? line.size : 100), line.text);
+        }
     }
     free(bytes);
 }
