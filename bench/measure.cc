@@ -219,7 +219,7 @@ std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) 
     }
     // What Problem::openblas and Problem::onednn are written for. Their memory is on 4 KiB pages.
     static const std::set<std::string> blas = {"attention", "decode", "projection", "layer"};
-    const bool rows = !stored(c) && !c.has("cache") && !c.has("page") && !c.has("latent");
+    const bool rows = !stored(c) && !(c.has("in_bf16") && c.operation != "projection") && !c.has("cache") && !c.has("page") && !c.has("latent");
     if (!c.has("huge") && rows && blas.count(c.operation) && !openblas_description().empty())
         names.push_back("openblas");
     if (!c.has("huge") && c.operation == "projection" && !onednn_description().empty()) names.push_back("onednn");
@@ -271,7 +271,7 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
             written_ = true;
         }
         result.failed = subject.peer->prepare(c, threads, problem_->copies(), folder_->path(), *problem_->output());
-        if (result.failed.empty()) check(subject, false, stored(c) ? kPeerTolerance : kTolerance);
+        if (result.failed.empty()) check(subject, false, stored(c) || c.has("in_bf16") ? kPeerTolerance : kTolerance);
         return;
     }
     subject.prepared = ours                         ? problem_->qkv(context(subject.name), pool(threads))

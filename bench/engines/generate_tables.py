@@ -50,7 +50,7 @@ def perplexity(options):
           "---|" * len(options.caches))
     for model in options.files:
         first = None
-        for arithmetic in ("f32", "int8"):
+        for arithmetic in ("f32", "bf16", "int8"):
             cells = []
             for cache in options.caches:
                 text = output(options.generate, "--model", model, "--perplexity", options.text, "--kv", cache,

@@ -47,6 +47,8 @@ class OnnxRuntime:
     def can(self, case):
         if case.operation not in (("projection",) if self.op == "matmul" else ("attention", "decode")):
             return "it has no such operation"
+        if case.in_bf16:
+            return "it has no bf16 on CPUs"
         if case.stored not in (("f32", "f16", "int8") if self.op == "gqa" else ("f32",)):
             return "it does not store K and V like that"
         if self.op == "mha" and case.kv_heads != case.heads:

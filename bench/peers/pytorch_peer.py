@@ -17,6 +17,8 @@ class PyTorch:
     def can(self, case):
         if case.stored != "f32":
             return "it multiplies in the type that K and V have"
+        if case.in_bf16 and case.operation not in ("attention", "decode"):
+            return "it is not set up for this"
         return None if case.operation in self.operations else "it has no such operation"
 
     def prepare(self, case):
@@ -29,6 +31,8 @@ class PyTorch:
 
     def attention(self, case):
         q, k, v = (torch.from_numpy(operand) for operand in case.attention())
+        if case.in_bf16:
+            q, k, v = (t.bfloat16() for t in (q, k, v))
         ks = [k] + [k.clone() for _ in range(case.copies - 1)]
         vs = [v] + [v.clone() for _ in range(case.copies - 1)]
         options, out = self.options(case), [None]
@@ -36,7 +40,7 @@ class PyTorch:
         def run(i):
             with torch.inference_mode():
                 out[0] = F.scaled_dot_product_attention(q, ks[i % case.copies], vs[i % case.copies], **options)
-        return run, lambda: out[0].numpy()
+        return run, lambda: out[0].float().numpy()
 
     def backward(self, case):
         """The gradient alone: dq, dk and dv one after the other."""

@@ -53,9 +53,11 @@ static void attend(const struct encoder *encoder, const struct encoder_layer *la
         .wk_type = (int32_t)encoder->weight_type,
         .wv_type = (int32_t)encoder->weight_type,
         .wo_type = (int32_t)encoder->weight_type,
-        .arithmetic = weight_arithmetic(encoder->weight_type),
+        .arithmetic = encoder->arithmetic,
         .out = {.data = batch->y, .batch = tokens * hidden, .token = hidden},
         .attention = {.size = sizeof desc.attention,
+                      .arithmetic = encoder->arithmetic == QKV_ARITHMETIC_BF16 ? QKV_ARITHMETIC_BF16
+                                                                               : QKV_ARITHMETIC_F32,
                       .batch = batch->num_sentences,
                       .num_heads = config->num_heads,
                       .seq_q = tokens,
@@ -114,7 +116,7 @@ static void project(const struct encoder *encoder, const struct linear *linear, 
                     .bias = linear->bias,
                     .out = {.data = out, .token = linear->out_features},
                     .type = encoder->weight_type},
-        .arithmetic = weight_arithmetic(encoder->weight_type),
+        .arithmetic = encoder->arithmetic,
     };
     qkv_plan plan;
     must(qkv_projection_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning a projection");

@@ -27,6 +27,8 @@ static const char help[] =
     "  -l, --layer N       the layer for the heat map and the table of heads (default: 1, the first)\n"
     "  -w, --weights TYPE  round the model's matrices to bf16, int8 or q8_0, which takes less memory; the\n"
     "                      report says how close the vectors stay to those of f32 (default: f32)\n"
+    "  -a, --arithmetic HOW  of products: f32; int8, the default where weights are integers; bf16, faster on\n"
+    "                      CPUs that have instructions for it (qkv-info says so)\n"
     "  -t, --threads N     default: one for every CPU\n"
     "      --isa NAME      kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
@@ -37,7 +39,7 @@ static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},   {"input", required_argument, NULL, 'i'},
     {"json", no_argument, NULL, 'j'},          {"tokens", no_argument, NULL, OPTION_TOKENS},
     {"heatmap", required_argument, NULL, 'H'}, {"layer", required_argument, NULL, 'l'},
-    {"weights", required_argument, NULL, 'w'},
+    {"weights", required_argument, NULL, 'w'}, {"arithmetic", required_argument, NULL, 'a'},
     {"threads", required_argument, NULL, 't'}, {"isa", required_argument, NULL, OPTION_ISA},
     {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
 };
@@ -78,6 +80,11 @@ static void read_option(struct options *options, int option) {
         if (options->weights < 0)
             die("--weights %s: there are f32, bf16, int8 and q8_0", optarg);
         break;
+    case 'a':
+        options->arithmetic = arithmetic(optarg);
+        if (options->arithmetic < 0)
+            die("--arithmetic %s: there are f32, int8 and bf16", optarg);
+        break;
     case 't':
         options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024);
         break;
@@ -93,8 +100,8 @@ static void read_option(struct options *options, int option) {
 }
 
 void read_options(struct options *options, int argc, char **argv) {
-    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels()};
-    for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:w:t:h", long_options, NULL)) != -1;)
+    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels(), .arithmetic = -1};
+    for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:w:a:t:h", long_options, NULL)) != -1;)
         read_option(options, option);
     options->sentences = argv + optind;
     options->num_sentences = argc - optind;
@@ -102,6 +109,11 @@ void read_options(struct options *options, int argc, char **argv) {
         die("give sentences or --input, not both");
     if (options->json && options->heatmap)
         die("--json and --heatmap don't go together");
+    const int64_t usual = weight_arithmetic(options->weights);
+    if (options->arithmetic < 0)
+        options->arithmetic = usual;
+    if (options->arithmetic == QKV_ARITHMETIC_INT8 && usual != QKV_ARITHMETIC_INT8)
+        die("--arithmetic int8 is for --weights int8 and q8_0");
     if (!options->model)
         options->model = default_model();
 }

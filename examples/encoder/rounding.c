@@ -26,6 +26,20 @@ const char *weight_type_name(int64_t type) {
     return types[i].name;
 }
 
+static const char *const arithmetics[] = {
+    [QKV_ARITHMETIC_F32] = "f32", [QKV_ARITHMETIC_INT8] = "int8", [QKV_ARITHMETIC_BF16] = "bf16"};
+
+int64_t arithmetic(const char *name) {
+    int64_t n = sizeof arithmetics / sizeof arithmetics[0] - 1;
+    while (n >= 0 && strcmp(name, arithmetics[n]) != 0)
+        n--;
+    return n;
+}
+
+const char *arithmetic_name(int64_t arithmetic) {
+    return arithmetics[arithmetic];
+}
+
 int64_t weight_arithmetic(int64_t type) {
     return type == QKV_INT8 || type == QKV_Q8_0 ? QKV_ARITHMETIC_INT8 : QKV_ARITHMETIC_F32;
 }

@@ -98,11 +98,18 @@ def weights_in_fewer_bits():
     for name, least in ("bf16", 0.99995), ("int8", 0.997), ("q8_0", 0.999):
         cosines = (plain * vectors("--weights", name)).sum(axis=-1)
         out = results.run(ENCODER, "--model", MODEL, "--weights", name, *texts).stdout.decode()
-        found = re.search(rf"weights in {name}: cosine to the vectors of f32 (\S+) on average, (\S+) at least", out)
+        found = re.search(rf"weights in {name}, products in \w+: cosine to the vectors of f32 (\S+) on average, (\S+) at least", out)
         results.check(f"weights in {name}: as close to f32 as the report says",
                       found and abs(float(found[1]) - cosines.mean()) < 2e-6 and
                       abs(float(found[2]) - cosines.min()) < 2e-6 and 1 - 1e-9 > cosines.min() >= least,
                       f"{cosines.min():.6f}")
+    for weights in "f32", "bf16":
+        cosines = (plain * vectors("--weights", weights, "--arithmetic", "bf16")).sum(axis=-1)
+        results.check(f"weights in {weights}, products in bf16: close to f32", 1 - 1e-9 > cosines.min() >= 0.9999,
+                      f"{cosines.min():.6f}")
+    refused = results.run(ENCODER, "--model", MODEL, "--arithmetic", "int8")
+    results.check("products of integers that there are not are refused",
+                  refused.returncode == 1 and b"q8_0" in refused.stderr)
     refused = results.run(ENCODER, "--model", MODEL, "--weights", "q3")
     results.check("weights of an unknown name are refused", refused.returncode == 1 and b"q8_0" in refused.stderr)
 

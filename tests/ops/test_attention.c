@@ -142,8 +142,58 @@ static void test_forward(void) {
     QT_EXPECT(t.cases < 200 || t.by_kind[ORACLE_ANY] * 20 <= t.rows, "the oracle can't judge more than one row in 20");
 }
 
+/* Root mean square and largest error of out, in units of Σ p|v|. */
+typedef struct errors {
+    double rms, largest;
+} errors;
+
+static errors errors_of(const attention_case *c, const float *out) {
+    const qkv_attention_desc *d = &c->desc;
+    oracle *o = oracle_open(d);
+    errors e = {0, 0};
+    oracle_head(o, 0, 0);
+    for (int64_t i = 0; i < d->seq_q; i++) {
+        const oracle_row *r = oracle_attention_row(o, 0, 0, i);
+        for (int64_t x = 0; x < c->dv; x++) {
+            const double off = fabs((double)out[i * c->dv + x] - r->out[x]) / r->magnitude[x];
+            e.rms += off * off / (double)(d->seq_q * c->dv);
+            e.largest = fmax(e.largest, off);
+        }
+    }
+    e.rms = sqrt(e.rms);
+    oracle_close(o);
+    return e;
+}
+
+/* The table of docs/numerics.md. What is asserted is that each arithmetic is what it is called: 24 and 8 bits. */
+static void test_errors_by_arithmetic(void) {
+    static const char *const names[] = {"normal", "peaky, q times 8", "outliers, three channels of k times 20"};
+    const qkv_ctx reference = case_reference();
+    for (int kind = 0; kind < 3; kind++) {
+        qt_rng rng;
+        if (!qt_case((uint64_t)kind, &rng))
+            continue;
+        attention_case c;
+        case_plain(&rng, &c, 1, 1, 1, 64, 1024, 64, 64);
+        for (int64_t t = 0; t < 64 && kind == 1; t++)
+            for (int64_t x = 0; x < 64; x++)
+                case_row(&c.desc.q, 0, 0, t)[x] *= 8;
+        for (int64_t t = 0; t < 1024 && kind == 2; t++)
+            for (int64_t x = 5; x < 64; x += 20)
+                case_row(&c.desc.k, 0, 0, t)[x] *= 20;
+        const errors f32 = errors_of(&c, case_run(&reference, &c, 0, 0).out);
+        c.desc.arithmetic = QKV_ARITHMETIC_BF16;
+        const errors bf16 = errors_of(&c, case_run(&reference, &c, 0, 0).out);
+        qt_note("%s: f32 rms %.2g, largest %.2g; bf16 rms %.2g, largest %.2g", names[kind], f32.rms, f32.largest,
+                bf16.rms, bf16.largest);
+        QT_EXPECT(f32.largest < 0x1p-16, "f32 is off by %g of the mean of |v|", f32.largest);
+        QT_EXPECT(bf16.rms > 0x1p-16 && bf16.rms < 0x1p-5, "bf16 is off by %g of the mean of |v|", bf16.rms);
+    }
+}
+
 int main(int argc, char **argv) {
     qt_init(argc, argv);
+    qt_once("errors_by_arithmetic", test_errors_by_arithmetic);
     qt_once("forward", test_forward);
     return qt_run();
 }
