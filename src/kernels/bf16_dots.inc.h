@@ -10,7 +10,7 @@
 
 /* Words of a row, its terms from x on. */
 QKV_INLINE vint words_at(int type, const unsigned char *row, size_t x, size_t k) {
-    if (type == QKV_BF16 && row && k - x >= 2 * VLEN)
+    if (type == QKV_BF16 && k - x >= 2 * VLEN)
         return p_load(row + 2 * x);
     return p_pack(v_operands(type, row, x, k), k - x > VLEN ? v_operands(type, row, x + VLEN, k) : v_zero());
 }
@@ -46,26 +46,36 @@ ROWS_BF16(rows_to_words, pair_to_words, QKV_PANEL * sizeof(uint32_t))
 VALUES_BF16(values_bf16_dots, rows_to_words)
 WEIGHTS_BF16(weights_bf16_dots, values_bf16_dots)
 
-/* VLEN rows × VLEN words, turned. */
-#define WORDS_OF_ROW(i, j) square[i] = v_bits(words_at(type, (size_t)(i) < present ? row + i * stride : NULL, x, k));
+/* VLEN rows × VLEN words, turned: words from term x on of rows, of which so many are present and have k terms. */
+#define WORDS_OF_ROW(i, j)                                                                                           \
+    if (i % 4 == 0)                                                                                                  \
+        QKV_OPAQUE(row);                                                                                             \
+    square[i] = v_bits(words_at(type, row, x, x + 2 * VLEN));                                                        \
+    row += stride;
 #define STORE_WORDS(i, j) i_store(to + i * QKV_PANEL, i_bits(square[i]));
+QKV_INLINE void turn_words(int type, uint32_t *to, const unsigned char *row, ptrdiff_t stride, size_t x, size_t present,
+                           size_t k) {
+    vec square[VLEN];
+    if (present == VLEN && k - x >= 2 * VLEN) {
+        QKV_ROWS(VLEN, WORDS_OF_ROW, 0)
+        v_transpose(square);
+        QKV_ROWS(VLEN, STORE_WORDS, 0)
+        return;
+    }
+    for (size_t i = 0; i < VLEN; i++, row += i < present ? stride : 0)
+        square[i] = i < present ? v_bits(words_at(type, row, x, k)) : v_zero();
+    v_transpose(square);
+    for (size_t i = 0; i < VLEN && x + 2 * i < k; i++)
+        i_store(to + i * QKV_PANEL, i_bits(square[i]));
+}
+
 QKV_INLINE void keys_to_words(int type, uint32_t *dst, const unsigned char *src, ptrdiff_t stride, size_t rows,
                               size_t k) {
     for (size_t r = 0; r < QKV_PANEL; r += VLEN) {
         const size_t present = r >= rows ? 0 : rows - r < VLEN ? rows - r : VLEN;
         const unsigned char *row = present > 0 ? src + (ptrdiff_t)r * stride : src;
-        for (size_t x = 0; x < k; x += 2 * VLEN) {
-            uint32_t *to = dst + x / 2 * QKV_PANEL + r;
-            vec square[VLEN];
-            QKV_ROWS(VLEN, WORDS_OF_ROW, 0)
-            v_transpose(square);
-            if (k - x >= 2 * VLEN) {
-                QKV_ROWS(VLEN, STORE_WORDS, 0)
-                continue;
-            }
-            for (size_t i = 0; i < (k - x + 1) / 2; i++)
-                i_store(to + i * QKV_PANEL, i_bits(square[i]));
-        }
+        for (size_t x = 0; x < k; x += 2 * VLEN)
+            turn_words(type, dst + x / 2 * QKV_PANEL + r, row, stride, x, present, k);
     }
 }
 

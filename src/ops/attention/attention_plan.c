@@ -202,14 +202,15 @@ float qkv_attention_measure(const qkv_attention_desc *d, qkv_attention_shape *sh
 }
 
 /* Rows of a task, at most. K and V of a block come from the L2 cache or beyond once for so many rows, whose q and out
- * take a quarter of that cache. */
+ * take a quarter of that cache, or half. */
 enum { MAX_BLOCK_ROWS = 1024, USUAL_L2_SIZE = 1 << 20 };
 
 /* Blocks of rows, of equal height and whole tiles, not so high that q and out leave the cache, and enough of them for
  * all workers. */
 static void cut_rows(const qkv_ctx *ctx, const qkv_attention_desc *d, int64_t heads, qkv_attention_shape *shape) {
     int64_t tile = ctx->kernels->tile_rows;
-    int64_t cache = (ctx->l2_size > 0 ? ctx->l2_size : USUAL_L2_SIZE) / (4 * (int64_t)sizeof(float));
+    int64_t part = qkv_in_bf16(d) && ctx->kernels->bf16_bytes == 2 ? 2 : 4; /* there packing V is more of the work */
+    int64_t cache = (ctx->l2_size > 0 ? ctx->l2_size : USUAL_L2_SIZE) / (part * (int64_t)sizeof(float));
     int64_t high = qkv_max(tile, qkv_min(MAX_BLOCK_ROWS, cache / qkv_max(1, shape->ld_q + shape->ld_o)));
     int64_t blocks = qkv_ceil_div(shape->rows, high);
     if (shape->workers > 1)
