@@ -35,13 +35,18 @@ QKV_INLINE vec v_operands(int type, const unsigned char *row, size_t j, size_t c
 
 /* Two rows of a panel, swapped; one that is NULL is zeros. */
 enum { PAIR_BYTES = 2 * QKV_PANEL * sizeof(float) };
+QKV_INLINE void part_to_bf16(int type, float *dst, const unsigned char *first, const unsigned char *second, size_t j,
+                             size_t cols) {
+    const vec of_first = v_operands(type, first, j, cols), of_second = v_operands(type, second, j, cols);
+    v_store(dst + j, v_round_bf16(of_second));
+    v_store(dst + QKV_PANEL + j, v_round_bf16(of_first));
+}
 QKV_INLINE void pair_to_bf16(int type, void *to, const unsigned char *first, const unsigned char *second, size_t cols) {
-    float *dst = (float *)to;
-    for (size_t j = 0; j < cols; j += VLEN) {
-        const vec of_first = v_operands(type, first, j, cols), of_second = v_operands(type, second, j, cols);
-        v_store(dst + j, v_round_bf16(of_second));
-        v_store(dst + QKV_PANEL + j, v_round_bf16(of_first));
-    }
+    size_t j = 0;
+    for (; j + VLEN <= cols; j += VLEN)
+        part_to_bf16(type, (float *)to, first, second, j, j + VLEN);
+    if (j < cols)
+        part_to_bf16(type, (float *)to, first, second, j, cols);
 }
 
 /* Rows first … first + rows of a panel, in pairs, by a function for two rows. In place, too: a pair never meets rows
@@ -106,7 +111,7 @@ static void keys_bf16(void *dst, const void *src, ptrdiff_t stride, int type, si
 #define SOFTMAX_OF_ROWS softmax_to_swapped
 #define WEIGHTS_OF_ROWS weights_to_swapped
 #define EXP2_DEGREE_OF_WEIGHTS BF16_EXP2_DEGREE
-#define STORE_WEIGHTS(row, x, p) v_store((row) + (x), v_swap(v_bf16(p)))
+#define STORE_WEIGHTS(row, x, p) v_store((row) + (x), v_swap(v_round_bf16(p)))
 #include "softmax.inc.h"
 
 static void softmax_bf16(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,

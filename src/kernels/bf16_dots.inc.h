@@ -22,7 +22,7 @@ static void rows_bf16_dots(void *dst, ptrdiff_t ldd, size_t first, const float *
         unsigned char *to = (unsigned char *)dst + 2 * ((ptrdiff_t)i * ldd + (ptrdiff_t)first);
         size_t j = 0;
         for (; j + 2 * VLEN <= k; j += 2 * VLEN)
-            i_store(to + 2 * j, words_at(QKV_F32, from, j, k));
+            i_store(to + 2 * j, words_at(QKV_F32, from, j, j + 2 * VLEN));
         if (j < k)
             v_store_tail((float *)(void *)(to + 2 * j), v_bits(words_at(QKV_F32, from, j, k)), v_tail((k - j + 1) / 2));
     }
@@ -35,11 +35,14 @@ QKV_INLINE void pair_to_words(int type, void *to, const unsigned char *first, co
     uint32_t *dst = (uint32_t *)to;
     size_t j = 0;
     for (; type == QKV_BF16 && j + 2 * VLEN <= cols; j += 2 * VLEN) {
-        const vint a = first ? p_load(first + 2 * j) : i_bits(v_zero()), b = second ? p_load(second + 2 * j) : i_bits(v_zero());
+        const vint a = first ? p_load(first + 2 * j) : i_bits(v_zero());
+        const vint b = second ? p_load(second + 2 * j) : i_bits(v_zero());
         i_store(dst + j, p_zip_halves(a, b, 0));
         i_store(dst + j + VLEN, p_zip_halves(a, b, 1));
     }
-    for (; j < cols; j += VLEN)
+    for (; j + VLEN <= cols; j += VLEN)
+        i_store(dst + j, p_zip(v_operands(type, first, j, j + VLEN), v_operands(type, second, j, j + VLEN)));
+    if (j < cols)
         i_store(dst + j, p_zip(v_operands(type, first, j, cols), v_operands(type, second, j, cols)));
 }
 ROWS_BF16(rows_to_words, pair_to_words, QKV_PANEL * sizeof(uint32_t))
