@@ -219,7 +219,8 @@ std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) 
     }
     // What Problem::openblas and Problem::onednn are written for. Their memory is on 4 KiB pages.
     static const std::set<std::string> blas = {"attention", "decode", "projection", "layer"};
-    const bool rows = !stored(c) && !(c.has("in_bf16") && c.operation != "projection") && !c.has("cache") && !c.has("page") && !c.has("latent");
+    const bool rounded = c.has("in_bf16") && c.operation != "projection";
+    const bool rows = !stored(c) && !rounded && !c.has("cache") && !c.has("page") && !c.has("latent");
     if (!c.has("huge") && rows && blas.count(c.operation) && !openblas_description().empty())
         names.push_back("openblas");
     if (!c.has("huge") && c.operation == "projection" && !onednn_description().empty()) names.push_back("onednn");

@@ -298,7 +298,8 @@ static void describe(const attention_case *c) {
                 d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v, d->q.batch,
                 d->q.head, d->q.token, case_data_name[c->data], (double)d->scale, (double)d->softcap, window,
                 d->q_offset, (double)d->dropout, d->scores.data ? d->scores_stage : 99,
-                d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "", d->q_offsets ? " q_offsets" : "", d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
+                d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "", d->q_offsets ? " q_offsets" : "",
+                d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
                 d->sinks ? " sinks" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
                 d->lse.data ? " lse" : "", d->probabilities.data ? " probabilities" : "");
 }

@@ -11,8 +11,8 @@
 
 BEGIN {
     # fold keeps its factors in an array; logits, tanh and log hold more constants than there are registers; sum_visible
-    # is for rows with a NaN; widen, narrow, the packing of stored rows and what rounds to bfloat16 end in a tail that is
-    # copied, row by row. gemm_nt_1 … gemm_nt_12 turn a square of B between their fmas; a form with a seventh of the
+    # is for rows with a NaN; widen, narrow, the packing of stored rows and what rounds to bfloat16 end in a tail that
+    # is copied, row by row. gemm_nt_1 … gemm_nt_12 turn a square of B between their fmas; a form with a seventh of the
     # stack's instructions ran no faster.
     cold = "fold logits sum_visible tanh_array log_array widen narrow pack_stored stored_edge"
     cold = cold " rows_bf16 keys_bf16 values_bf16 rows_bf16_dots keys_bf16_dots values_bf16_dots"

@@ -14,9 +14,9 @@ failed=0 checked=0
 least='gemm:3 softmax:2 pack:1'
 
 # What happens nevertheless, as function/fmas:instructions. With AVX2 the exponential's nine constants and two vectors
-# are more than 16 registers, and those of rounding to bfloat16 come on top: some constants are taken from the stack, not
-# from read-only data. For NEON clang 14 at -O1 does so with one, GCC at -O1 where it rounds to bfloat16. Few rows of
-# weights of 5 and 6 bits are multiplied by eight words of terms, of which some are on the stack.
+# are more than 16 registers, and those of rounding to bfloat16 come on top: some constants are taken from the stack,
+# not from read-only data. For NEON clang 14 at -O1 does so with one, GCC at -O1 where it rounds to bfloat16. Few rows
+# of weights of 5 and 6 bits are multiplied by eight words of terms, of which some are on the stack.
 allowed() { # SET
     case $1 in
     avx2) echo softmax/12:5 gemm_weights_5_16/1:5 gemm_weights_5_0/2:5 gemm_weights_6_32/2:6 softmax_bf16/8:8 ;;

@@ -1,10 +1,10 @@
 /* Template: products of operands in bfloat16 by an instruction that adds two products to a float, that of the second
  * term first; the entries end in _bf16_dots. Pairs are words, the first term in the lower half.
  *
- * Needs bf16.inc.h, and of the instruction set, inside a target region of its own: p_dot(sum, b, a), sum + the products
- * of pairs; of operands that are not tiny, rounded to nearest even, p_zip(first, second), a pair of each lane, and
- * p_pack(a, b), pairs of neighbours, those of b in the upper half; p_zip_halves(a, b, upper), pairs of such terms; p_load(at), 2·VLEN bfloat16 values as they lie in
- * memory, but 0 below 2⁻⁵⁶.
+ * Needs bf16.inc.h, and of the instruction set, inside a target region of its own: p_dot(sum, b, a), sum + the
+ * products of pairs; of operands that are not tiny, rounded to nearest even, p_zip(first, second), a pair of each lane,
+ * and p_pack(a, b), pairs of neighbours, those of b in the upper half; p_load(at), 2·VLEN bfloat16 values as they lie
+ * in memory, but 0 below 2⁻⁵⁶; p_zip_halves(a, b, upper), pairs of such values.
  *
  * SPDX-License-Identifier: MIT */
 

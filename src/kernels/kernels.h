@@ -132,17 +132,17 @@ struct qkv_kernels {
     /* A panel whose column r is stored row r, for r < rows ≤ 64: k terms. Other columns are 0. As pack_stored. */
     void (*keys_bf16)(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k);
 
-    /* Terms first … first + rows of a panel, which are stored rows of cols ≤ 64 elements. Where they begin or end within
-     * a pair, its other term is 0. Columns from cols on become anything. */
+    /* Terms first … first + rows of a panel, which are stored rows of cols ≤ 64 elements. Where they begin or
+     * end within a pair, its other term is 0. Columns from cols on become anything. */
     void (*values_bf16)(void *dst, const void *src, ptrdiff_t stride, int type, size_t first, size_t rows, size_t cols);
 
     /* Terms first … first + k of a packed panel, as widen_weights gives them. dst has room for 64 floats a term, terms
      * rounded up to a multiple of 32: what lies past k becomes anything. */
     void (*weights_bf16)(void *dst, const void *panel, int type, size_t first, size_t k);
 
-    /* As gemm, with terms first … first + k of A, made by rows_bf16, and B some columns of a panel, from a multiple of
-     * QKV_LANES on. The fma chain takes terms in pairs, ascending, of each pair the second one first: 1, 0, 3, 2, … k is
-     * even, or ends the rows: an odd one is followed by a term 0·0. */
+    /* As gemm, with terms first … first + k of A, made by rows_bf16, and B some columns of a panel, from a
+     * multiple of QKV_LANES on. The fma chain takes terms in pairs, ascending, of each pair the second one
+     * first: 1, 0, 3, 2, … k is even, or ends the rows: an odd one is followed by a term 0·0. */
     void (*gemm_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
@@ -164,8 +164,9 @@ struct qkv_kernels {
      * and so is the sign of an m of zero. */
     void (*softmax)(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l);
 
-    /* As softmax, of columns first … first + cols of t, with p = qkv_exp2_for_bf16(t − m) of ../ref/scalar.h. rounds: each p becomes an operand of gemm_bf16 then, term x of a row that begins where that of t
-     * does: ldd·bf16_bytes = ld·4. Else they stay floats. */
+    /* As softmax, of columns first … first + cols of t, with p = qkv_exp2_for_bf16(t − m) of ../ref/scalar.h.
+     * rounds: each p becomes an operand of gemm_bf16 then, term x of a row that begins where that of t does:
+     * ldd·bf16_bytes = ld·4. Else they stay floats. */
     void (*softmax_bf16)(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,
                          int rounds);
 

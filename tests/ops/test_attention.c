@@ -76,7 +76,8 @@ static void check_scores(const attention_case *c, const oracle *o, int64_t b, in
         oracle_score(o, b, h, i, j, &want, &bound);
         t->scores++;
         t->unjudged_scores += bound < 0;
-        QT_EXPECT(bound < 0 || oracle_within((double)got[j], want, bound, case_is_comparable(c) ? &t->worst_score : NULL),
+        double *worst = case_is_comparable(c) ? &t->worst_score : NULL;
+        QT_EXPECT(bound < 0 || oracle_within((double)got[j], want, bound, worst),
                   "score of row %lld, key %lld: want %.9g ± %.3g, got %.9g", (long long)i, (long long)j, want, bound,
                   (double)got[j]);
     }

@@ -57,7 +57,8 @@ QKV_INLINE vmask m_zero_bytes(const uint8_t *p) {
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(lanes, _mm256_setzero_si256()));
 }
 
-/* p·2^n where y is not below `least`, else +0; p·2^n is a normal number there. A NaN n converts to a shift of nothing. */
+/* p·2^n where y is not below `least`, else +0; p·2^n is a normal number there. A NaN n converts to a shift of
+ * nothing. */
 QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y, float least) {
     __m256i shift = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     vec scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), shift));

@@ -75,7 +75,8 @@ QKV_INLINE vmask m_zero_bytes(const uint8_t *p) {
     return vceqq_u32(vmovl_u16(vget_low_u16(halves)), vdupq_n_u32(0));
 }
 
-/* p·2^n where y is not below `least`, else +0; p·2^n is a normal number there. A NaN n converts to a shift of nothing. */
+/* p·2^n where y is not below `least`, else +0; p·2^n is a normal number there. A NaN n converts to a shift of
+ * nothing. */
 QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y, float least) {
     int32x4_t shift = vshlq_n_s32(vcvtq_s32_f32(n), 23);
     int32x4_t scaled = vaddq_s32(vreinterpretq_s32_f32(p), shift);

@@ -1,6 +1,6 @@
 /* The two products of attention in bfloat16. Operands are those of the kernels' gemm_bf16, whose form is theirs: q and
- * the weights in rows, K in panels of 64 keys, V in panels of 64 channels. Pairs of V are neighbouring keys, counted from
- * the block's first; a key that is not there counts as 0.
+ * the weights in rows, K in panels of 64 keys, V in panels of 64 channels. Pairs of V are neighbouring keys, counted
+ * from the block's first; a key that is not there counts as 0.
  *
  * SPDX-License-Identifier: MIT */
 #include <string.h>
@@ -56,7 +56,8 @@ static void multiply_panel(const attention_task *t, float *c, int64_t row, int64
     const unsigned char *columns = (const unsigned char *)panel + first * (int64_t)sizeof(float);
     do {
         t->kernels->gemm_bf16(c, LD_SCORES, t->q, ld, (size_t)(row * ld + x), columns + panel_bytes(t->kernels, x),
-                              (size_t)n, (size_t)width, (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
+                              (size_t)n, (size_t)width, (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0,
+                              x == 0 ? soon : NULL);
         x += QKV_CHAIN;
     } while (x < dim);
 }
@@ -67,7 +68,8 @@ void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, c
     for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
         int64_t first = j % QKV_PANEL;
         width = qkv_min(QKV_PANEL - first, columns.end - j);
-        multiply_panel(t, t->scores + j, row, n, (const unsigned char *)panels + j / QKV_PANEL * size, first, width, soon);
+        const void *panel = (const unsigned char *)panels + j / QKV_PANEL * size;
+        multiply_panel(t, t->scores + j, row, n, panel, first, width, soon);
     }
 }
 

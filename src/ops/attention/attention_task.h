@@ -44,8 +44,8 @@ typedef struct attention_task {
     void *packed;                  /* a block of keys in panels, where the task packs its own */
     const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
-    /* In bfloat16: a panel of keys, where the task has few rows; panels of a block of V, and these without its holes; two
-     * rows of V in floats. Then q and, after the softmax, scores are such operands too. */
+    /* In bfloat16: a panel of keys, where the task has few rows; panels of a block of V, and these without its holes;
+     * two rows of V in floats. Then q and, after the softmax, scores are such operands too. */
     void *panel, *pairs, *pairs_filled;
     float *two_values;
     float *states;                 /* of its key blocks from first_state on, where keys are divided */
@@ -347,9 +347,9 @@ void qkv_attention_fold_states(const attention_task *t);
 
 /* -------------------------------------------------------------------------------------------------- in bfloat16 */
 
-/* The same in QKV_ARITHMETIC_BF16 (attention_bf16.c): panels of a key block; scores from them, and from keys as they lie
- * in memory; V of a block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from row
- * `from` of the tile on, whose scores have become weights; the same for one row, without what it does not see. */
+/* The same in QKV_ARITHMETIC_BF16 (attention_bf16.c): panels of a key block; scores from them, and from keys as they
+ * lie in memory; V of a block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from
+ * row `from` of the tile on, whose scores have become weights; the same for one row, without what it does not see. */
 void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, void *panels, float *strip, int64_t block,
                          key_range keys);
 void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,

@@ -102,8 +102,8 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
     if (d->forward.cache)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "cache", -1, "must be NULL in gradients", 0, 0);
     if (d->forward.attention.arithmetic != QKV_ARITHMETIC_F32)
-        return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.arithmetic", -1, "must be QKV_ARITHMETIC_F32 in gradients", 0,
-                          0);
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.arithmetic", -1,
+                          "must be QKV_ARITHMETIC_F32 in gradients", 0, 0);
     if (d->forward.attention.first_tokens != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.first_tokens", -1, "must be 0 in gradients", 0, 0);
     const qkv_layer_desc *f = &d->forward;
