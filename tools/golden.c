@@ -166,6 +166,14 @@ static uint64_t golden_forward(const qkv_ctx *ctx) {
     return hash(hash(START, d.out.data, Q_ROWS * DIM_V), d.lse.data, Q_ROWS);
 }
 
+/* Attention in bfloat16. */
+static uint64_t golden_bf16(const qkv_ctx *ctx) {
+    qkv_attention_desc d = every_option();
+    d.arithmetic = QKV_ARITHMETIC_BF16;
+    RUN(attention, ctx, &d);
+    return hash(hash(START, d.out.data, Q_ROWS * DIM_V), d.lse.data, Q_ROWS);
+}
+
 /* The LSE of few keys: ln of sums between 1 and SEQ_K. */
 static uint64_t golden_log(const qkv_ctx *ctx) {
     qkv_attention_desc d = every_option();
@@ -283,6 +291,7 @@ int golden(void) {
         { "gradients", golden_gradients, UINT64_C(0x078d9302bfbaa817) },
         { "rope", golden_rope, UINT64_C(0x632a06600a5ecf01) },
         { "decoding", golden_decoding, UINT64_C(0x9279ba3f754a047c) },
+        { "bfloat16", golden_bf16, UINT64_C(0x3fbfa918ae41193e) },
     };
     const qkv_config config = { .size = sizeof config, .isa = "ref" };
     const int count = sizeof tests / sizeof tests[0];

@@ -211,11 +211,13 @@ static void draw_attention(call *c) {
         d->probabilities = (qkv_matrix_output){ probabilities, hq * sq * sk, sq * sk, sk, 1 };
     }
     draw_options(d, wild);
+    if (c->operation == ATTENTION && chance(30))
+        d->arithmetic = QKV_ARITHMETIC_BF16;
     snprintf(c->text, sizeof c->text,
-             "%s batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld types %d:%d%s%s%s%s%s%s%s%s%s",
+             "%s batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld types %d:%d%s%s%s%s%s%s%s%s%s%s",
              c->operation == GRADIENTS ? "gradients" : "attention", (long long)b,
              (long long)hq, (long long)hkv, (long long)sq, (long long)sk, (long long)dk, (long long)dv,
-             (int)d->k_type, (int)d->v_type,
+             (int)d->k_type, (int)d->v_type, arithmetic_names[d->arithmetic],
              d->flags & QKV_LEFT ? " left" : "", d->flags & QKV_RIGHT ? " right" : "", d->softcap > 0 ? " softcap" : "",
              d->alibi_slopes ? " alibi" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
              d->kv_len ? " kv_len" : "", d->sinks ? " sinks" : "", wild ? " infinities" : "");
