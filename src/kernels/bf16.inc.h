@@ -26,14 +26,12 @@ static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, pt
     v_leave();
 }
 
-/* Elements j … of a stored row of cols; beyond these, and of no row, zeros. Magnitudes below 2⁻⁵⁶ are 0. */
+/* Elements j … of a stored row of cols; beyond these zeros. Magnitudes below 2⁻⁵⁶ are 0. */
 QKV_INLINE vec v_operands(int type, const unsigned char *row, size_t j, size_t cols) {
-    return !row               ? v_zero()
-           : cols - j >= VLEN ? v_not_tiny(v_load_at(type, row, j))
-                              : v_not_tiny(v_load_at_tail(type, row, j, cols - j));
+    return v_not_tiny(cols - j >= VLEN ? v_load_at(type, row, j) : v_load_at_tail(type, row, j, cols - j));
 }
 
-/* Two rows of a panel, swapped; one that is NULL is zeros. */
+/* Two rows of a panel, swapped. */
 enum { PAIR_BYTES = 2 * QKV_PANEL * sizeof(float) };
 QKV_INLINE void part_to_bf16(int type, float *dst, const unsigned char *first, const unsigned char *second, size_t j,
                              size_t cols) {
@@ -51,22 +49,16 @@ QKV_INLINE void pair_to_bf16(int type, void *to, const unsigned char *first, con
 
 /* Rows first … first + rows of a panel, in pairs, by a function for two rows. In place, too: a pair never meets rows
  * that are still to come. */
+static const unsigned char no_row[QKV_PANEL * sizeof(float)];
 #define ROWS_BF16(name, pair_function, pair_bytes)                                                                   \
     QKV_INLINE void name(int type, unsigned char *dst, const unsigned char *src, ptrdiff_t stride, size_t first,     \
                          size_t rows, size_t cols) {                                                                 \
-        dst += first / 2 * (pair_bytes);                                                                             \
-        if (rows > 0 && first % 2 == 1) {                                                                            \
-            pair_function(type, dst, NULL, src, cols);                                                               \
-            src += rows > 1 ? stride : 0;                                                                            \
-            dst += (pair_bytes);                                                                                     \
-            rows--;                                                                                                  \
+        const size_t end = first + rows;                                                                             \
+        for (size_t x = first / 2 * 2; x < end; x += 2) {                                                            \
+            const unsigned char *row = x < first ? no_row : src + (ptrdiff_t)(x - first) * stride;                   \
+            const unsigned char *next = x + 1 < end ? src + (ptrdiff_t)(x + 1 - first) * stride : no_row;            \
+            pair_function(type, dst + x / 2 * (pair_bytes), row, next, cols);                                        \
         }                                                                                                            \
-        for (; rows >= 2; rows -= 2, dst += (pair_bytes)) {                                                          \
-            pair_function(type, dst, src, src + stride, cols);                                                       \
-            src += rows > 2 ? 2 * stride : 0;                                                                        \
-        }                                                                                                            \
-        if (rows > 0)                                                                                                \
-            pair_function(type, dst, src, NULL, cols);                                                               \
     }
 ROWS_BF16(rows_to_bf16, pair_to_bf16, PAIR_BYTES)
 
@@ -99,7 +91,9 @@ VALUES_BF16(values_bf16, rows_to_bf16)
 WEIGHTS_BF16(weights_bf16, values_bf16)
 
 static void keys_bf16(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k) {
-    pack_stored((float *)dst, QKV_PANEL, src, stride, type, rows, k);
+    ptrdiff_t ld = QKV_PANEL;
+    QKV_OPAQUE(ld); /* no second copy of that function for it */
+    pack_stored((float *)dst, ld, src, stride, type, rows, k);
     values_bf16(dst, dst, QKV_PANEL * sizeof(float), QKV_F32, 0, k, QKV_PANEL);
 }
 

@@ -35,8 +35,7 @@ QKV_INLINE void pair_to_words(int type, void *to, const unsigned char *first, co
     uint32_t *dst = (uint32_t *)to;
     size_t j = 0;
     for (; type == QKV_BF16 && j + 2 * VLEN <= cols; j += 2 * VLEN) {
-        const vint a = first ? p_load(first + 2 * j) : i_bits(v_zero());
-        const vint b = second ? p_load(second + 2 * j) : i_bits(v_zero());
+        const vint a = p_load(first + 2 * j), b = p_load(second + 2 * j);
         i_store(dst + j, p_zip_halves(a, b, 0));
         i_store(dst + j + VLEN, p_zip_halves(a, b, 1));
     }
