@@ -14,18 +14,19 @@ static int64_t panel_bytes(const qkv_kernels *kernels, int64_t terms) {
 
 /* -------------------------------------------------------------------------------------------------------------- K */
 
-/* Keys [first, end) of the sequence, at most a panel of them, from its column 0 on. */
-static void pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t first,
-                      int64_t end) {
+/* Keys [first, end) of the sequence, at most a panel of them, from its column `column` on; the columns before it become
+ * anything. */
+static void pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
+                      int64_t first, int64_t end) {
     const qkv_attention_desc *d = t->desc;
     int64_t run, ld = qkv_round_up(d->head_dim, QKV_LANES);
     const void *from = qkv_key_run(t, &d->k, d->k_type, first, end, &run);
-    const size_t n = (size_t)(end - first), dim = (size_t)d->head_dim;
-    if (run == end - first) {
+    const size_t n = (size_t)(column + end - first), dim = (size_t)d->head_dim;
+    if (column == 0 && run == end - first) {
         kernels->keys_bf16(panel, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, n, dim);
         return;
     }
-    qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, first, end, strip, ld); /* in several pages */
+    qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, first, end, strip + column * ld, ld); /* in pages */
     kernels->keys_bf16(panel, strip, ld * (int64_t)sizeof(float), QKV_F32, n, dim);
 }
 
@@ -41,11 +42,11 @@ void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, vo
     int64_t base = block * QKV_KEY_BLOCK, size = panel_bytes(kernels, d->head_dim), run;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
         void *panel = (unsigned char *)panels + j / QKV_PANEL * size;
-        int64_t end = qkv_min(j + QKV_PANEL, keys.end);
+        int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = qkv_first_to_pack(d, j, keys);
         if (d->k_layout == QKV_KEY_PANELS)
             convert_panel(kernels, t, panel, qkv_key_panel(t, base + j, base + end, &run));
         else
-            pack_keys(kernels, t, panel, strip, base + j, base + end);
+            pack_keys(kernels, t, panel, strip, first - j, base + first, base + end);
     }
 }
 
@@ -84,7 +85,7 @@ void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int
             convert_panel(t->kernels, t, t->panel, qkv_key_panel(t, base + j, base + end, &run));
             first = (j - begin) / QKV_LANES * QKV_LANES;
         } else {
-            pack_keys(t->kernels, t, t->panel, t->strip, base + j, base + end);
+            pack_keys(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
             begin = j;
         }
         const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);

@@ -144,12 +144,13 @@ static void pack_block(const qkv_kernels *kernels, const attention_task *t, void
         return;
     }
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
-        int64_t end = qkv_min(j + QKV_PANEL, keys.end);
+        int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = qkv_first_to_pack(d, j, keys);
         size_t rows = (size_t)(end - j), dim = (size_t)d->head_dim;
-        const void *from = qkv_key_run(t, &d->k, d->k_type, base + j, base + end, &run);
+        const void *from = qkv_key_run(t, &d->k, d->k_type, base + first, base + end, &run);
         float *panel = panels + j * d->head_dim;
-        if (run < end - j) { /* in several pages */
-            qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, base + j, base + end, strip, ld);
+        if (run < end - j) { /* in several pages, or its first columns are left out */
+            qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, base + first, base + end,
+                           strip + (first - j) * ld, ld);
             kernels->pack(panel, strip, ld, rows, dim);
         } else if (d->k_type != QKV_F32) {
             kernels->pack_stored(panel, QKV_PANEL, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, rows, dim);

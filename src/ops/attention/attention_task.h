@@ -164,6 +164,12 @@ static inline const void *qkv_key_run(const attention_task *t, const qkv_input *
     return qkv_stored_row(x, type, d->page_table[t->b * d->table_stride + page], t->kv_head, token);
 }
 
+/* The first key that is read for a panel from key j of a block on, of which `keys` are seen. Those before them are
+ * hidden from every row; in pages they may lie in one that is none. */
+static inline int64_t qkv_first_to_pack(const qkv_attention_desc *d, int64_t j, key_range keys) {
+    return d->page_table ? qkv_max(j, keys.first) : j;
+}
+
 /* Where k lies in panels: that of key `key`, and how many keys from it on, at most up to `end`, are in panels that
  * follow each other. */
 static inline const void *qkv_key_panel(const attention_task *t, int64_t key, int64_t end, int64_t *n) {
