@@ -181,17 +181,25 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
                               0, soon);
 }
 
-void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, float *out) {
-    int64_t dim = t->desc->head_dim_v, ld = t->shape->ld_o;
-    memset(out, 0, (size_t)dim * sizeof(float));
+/* Zeros in place of what the row does not see leave its chain as it would be without. */
+void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, key_range columns,
+                          float *out) {
+    int64_t ld = t->shape->ld_o, bytes = ld * (int64_t)sizeof(float);
+    pair_block(t, t->pairs_seen, block);
+    for (int64_t x = columns.first; x < columns.end; x++) /* a scale may have made NaN of 0 */
+        t->scores[x] = qkv_is_minus_infinity(t->logits[x]) ? 0 : t->scores[x];
     for (int64_t j = keys.first / 2 * 2; j < keys.end; j += 2) {
+        bool hidden[2] = {qkv_is_minus_infinity(t->logits[j]), qkv_is_minus_infinity(t->logits[j + 1])};
+        if (!hidden[0] && !hidden[1])
+            continue;
         widen_two(t, block, j);
-        for (int64_t x = j + 1; x >= j; x--) { /* the second of a pair comes first */
-            if (x < keys.first || x >= keys.end || qkv_is_minus_infinity(t->logits[x]))
-                continue;
-            const float p = qkv_bf16_operand(t->scores[x]), *v = t->two_values + (x - j) * ld;
-            for (int64_t c = 0; c < dim; c++)
-                out[c] = qkv_fma(p, qkv_bf16_operand(v[c]), out[c]);
+        for (int64_t i = 0; i < 2; i++) {
+            if (hidden[i])
+                memset(t->two_values + i * ld, 0, (size_t)bytes);
         }
+        pair_values(t, t->pairs_seen, t->two_values, bytes, QKV_F32, j, 2);
     }
+    t->kernels->rows_bf16(t->scores, qkv_bf16_ld_weights(t->kernels), (size_t)columns.first, t->scores + columns.first,
+                          LD_SCORES, 1, (size_t)(columns.end - columns.first));
+    qkv_bf16_multiply_values(t, 0, 1, t->pairs_seen, whole_pairs(keys), NULL, out);
 }

@@ -55,7 +55,7 @@ static void attend_row_exactly(const attention_task *t, int64_t row, key_block *
     for (int64_t j = keys.first; t->desc->v_type == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
         t->scores[j] *= t->value_scales[j];
     if (qkv_in_bf16(t->desc)) {
-        qkv_bf16_sum_visible(t, block, keys, out);
+        qkv_bf16_sum_visible(t, block, keys, columns, out);
         return;
     }
     kernels->sum_visible(out, t->scores + keys.first, t->logits + keys.first, block->v + keys.first * block->ld_v,

@@ -44,9 +44,10 @@ typedef struct attention_task {
     void *packed;                  /* a block of keys in panels, where the task packs its own */
     const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
-    /* In bfloat16: a panel of keys, where the task has few rows; panels of a block of V, and these without its holes;
-     * two rows of V in floats. Then q and, after the softmax, scores are such operands too. */
-    void *panel, *pairs, *pairs_filled;
+    /* In bfloat16: a panel of keys, where the task has few rows; panels of a block of V, these without its holes, and
+     * without what a single row does not see; two rows of V in floats. Then q and, after the softmax, scores are such
+     * operands too. */
+    void *panel, *pairs, *pairs_filled, *pairs_seen;
     float *two_values;
     float *states;                 /* of its key blocks from first_state on, where keys are divided */
     int64_t first_state;
@@ -366,7 +367,8 @@ void qkv_bf16_open_values(const attention_task *t, const key_block *block);
 bool qkv_bf16_find_holes(const attention_task *t, key_block *block);
 void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
                               const qkv_soon *soon, float *out);
-void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, float *out);
+void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, key_range columns,
+                          float *out);
 
 /* Bytes of the pairs of a block of V. */
 int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_desc *d);
