@@ -137,37 +137,54 @@ static void widen_two(const attention_task *t, const key_block *block, int64_t k
                    t->two_values + (first - key) * ld, ld);
 }
 
-/* Whether 0 times the row is not all zeros. */
-static bool is_hole(const float *v, int64_t n) {
-    float sum = 0;
-    for (int64_t c = 0; c < n; c++)
-        sum += qkv_bf16_operand(v[c]) * 0;
-    return sum != sum;
+/* Marks the rows of values, some keys from key `first` of the block on, that 0 does not hide: with a NaN, an infinity,
+ * or what may round to one. The search overwrites block_out. */
+static void mark_holes(const attention_task *t, key_block *block, int64_t first, int64_t end) {
+    const int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
+    const size_t n = (size_t)(end - first), dim = (size_t)t->desc->head_dim_v;
+    const float zeros[QKV_MAX_ROWS] = {0};
+    float twos[QKV_MAX_ROWS];
+    for (size_t i = 0; i < n; i++)
+        twos[i] = 2;
+    qkv_widen_keys(t->kernels, t, &t->desc->v, t->desc->v_type, t->desc->head_dim_v, base + first, base + end,
+                   t->block_out, ld);
+    t->kernels->scale(t->block_out, ld, t->block_out, ld, twos, n, dim);
+    t->kernels->scale(t->block_out, ld, t->block_out, ld, zeros, n, dim);
+    uint32_t holes = t->kernels->nan_rows(t->block_out, ld, n, dim);
+    for (int64_t x = first; holes != 0; x++, holes >>= 1) {
+        if (holes & 1)
+            block->hole[block->num_holes++] = (uint8_t)x;
+    }
+}
+
+/* A pair of keys anew, from key j on, with zeros in place of hidden ones. */
+static void pair_without(const attention_task *t, void *pairs, const key_block *block, int64_t j,
+                         const bool hidden[2]) {
+    const int64_t ld = t->shape->ld_o, bytes = ld * (int64_t)sizeof(float);
+    widen_two(t, block, j);
+    for (int64_t i = 0; i < 2; i++) {
+        if (hidden[i] || j + i < block->keys.first || j + i >= block->keys.end)
+            memset(t->two_values + i * ld, 0, (size_t)bytes);
+    }
+    pair_values(t, pairs, t->two_values, bytes, QKV_F32, j, 2);
 }
 
 bool qkv_bf16_find_holes(const attention_task *t, key_block *block) {
-    int64_t dim = t->desc->head_dim_v, ld = t->shape->ld_o, bytes = ld * (int64_t)sizeof(float);
+    const int64_t most = t->kernels->tile_rows;
     block->searched = true;
-    for (int64_t j = block->keys.first / 2 * 2; j < block->keys.end; j += 2) {
-        int16_t before = block->num_holes;
-        widen_two(t, block, j);
-        for (int64_t x = qkv_max(j, block->keys.first); x < qkv_min(j + 2, block->keys.end); x++) {
-            if (is_hole(t->two_values + (x - j) * ld, dim))
-                block->hole[block->num_holes++] = (uint8_t)x;
-        }
-        if (before == 0 && block->num_holes > 0)
-            pair_block(t, t->pairs_filled, block);
-        if (block->num_holes == before)
-            continue;
-        for (int64_t i = before; i < block->num_holes; i++)
-            memset(t->two_values + (block->hole[i] - j) * ld, 0, (size_t)bytes);
-        if (j < block->keys.first)
-            memset(t->two_values, 0, (size_t)bytes);
-        if (j + 1 == block->keys.end)
-            memset(t->two_values + ld, 0, (size_t)bytes);
-        pair_values(t, t->pairs_filled, t->two_values, bytes, QKV_F32, j, 2);
+    for (int64_t j = block->keys.first; j < block->keys.end; j += most)
+        mark_holes(t, block, j, qkv_min(j + most, block->keys.end));
+    if (block->num_holes == 0)
+        return false;
+    pair_block(t, t->pairs_filled, block);
+    for (int64_t i = 0, next; i < block->num_holes; i = next) {
+        const int64_t j = block->hole[i] / 2 * 2;
+        bool hidden[2] = {false, false};
+        for (next = i; next < block->num_holes && block->hole[next] / 2 * 2 == j; next++)
+            hidden[block->hole[next] - j] = true;
+        pair_without(t, t->pairs_filled, block, j, hidden);
     }
-    return block->num_holes > 0;
+    return true;
 }
 
 void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
@@ -184,20 +201,13 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
 /* Zeros in place of what the row does not see leave its chain as it would be without. */
 void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, key_range columns,
                           float *out) {
-    int64_t ld = t->shape->ld_o, bytes = ld * (int64_t)sizeof(float);
     pair_block(t, t->pairs_seen, block);
     for (int64_t x = columns.first; x < columns.end; x++) /* a scale may have made NaN of 0 */
         t->scores[x] = qkv_is_minus_infinity(t->logits[x]) ? 0 : t->scores[x];
     for (int64_t j = keys.first / 2 * 2; j < keys.end; j += 2) {
-        bool hidden[2] = {qkv_is_minus_infinity(t->logits[j]), qkv_is_minus_infinity(t->logits[j + 1])};
-        if (!hidden[0] && !hidden[1])
-            continue;
-        widen_two(t, block, j);
-        for (int64_t i = 0; i < 2; i++) {
-            if (hidden[i])
-                memset(t->two_values + i * ld, 0, (size_t)bytes);
-        }
-        pair_values(t, t->pairs_seen, t->two_values, bytes, QKV_F32, j, 2);
+        const bool hidden[2] = {qkv_is_minus_infinity(t->logits[j]), qkv_is_minus_infinity(t->logits[j + 1])};
+        if (hidden[0] || hidden[1])
+            pair_without(t, t->pairs_seen, block, j, hidden);
     }
     t->kernels->rows_bf16(t->scores, qkv_bf16_ld_weights(t->kernels), (size_t)columns.first, t->scores + columns.first,
                           LD_SCORES, 1, (size_t)(columns.end - columns.first));
