@@ -227,7 +227,7 @@ static void put_in_pages(qt_rng *rng, batch *x, qkv_attention_desc *paged) {
         for (int64_t p = 0; p < most; p++) {
             int32_t *entry = &table[b * stride + p];
             const int64_t n = x->lengths[b] - p * tokens;
-            *entry = -7; /* not looked at */
+            *entry = qt_chance(rng, 50) ? INT32_MIN : INT32_MAX; /* not looked at */
             if (n <= 0 || (d->flags & QKV_LEFT && (p + 1) * tokens <= x->offsets[b] - d->left))
                 continue;
             if (b > 0 && p == 0 && x->lengths[b - 1] >= tokens && n >= tokens && table[(b - 1) * stride] >= 0 &&

@@ -286,7 +286,7 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     shape->copies_values = d->v_type == QKV_F32 && !d->page_table && !qkv_in_bf16(d) && d->v.token != shape->ld_o &&
                            shape->block_rows >= 4 * tile;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
-    int64_t scratch[2] = {shape->block_rows + tile + keys, shape->ld_q + shape->ld_o + 64}, size;
+    int64_t scratch[2] = {shape->block_rows + tile + keys + 2 * QKV_PANEL, shape->ld_q + shape->ld_o + 64}, size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 32, &size))
         return QKV_ERROR_OVERFLOW;
     shape->worker_size = qkv_attention_scratch_size(ctx->kernels, d, shape);
