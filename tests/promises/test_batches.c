@@ -39,6 +39,7 @@ static void draw_options(qt_rng *rng, qkv_attention_desc *d) {
             keep[i] = qt_chance(rng, 80);
         d->keep = (qkv_matrix_input){keep, 77, d->seq_q * d->seq_k, d->seq_k, 1};
     }
+    d->arithmetic = qt_chance(rng, 25) ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
 }
 
 /* Queries packed; keys packed too, or each sequence in a batch of its own of seq_k places. */
