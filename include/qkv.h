@@ -537,7 +537,8 @@ typedef struct qkv_attention_desc {
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it
- * takes at most 64 MiB: batch·num_kv_heads·keys·head_dim floats; beyond that a task packs what it sees, block by block.
+ * takes at most 64 MiB: batch·num_kv_heads·keys·head_dim floats, in bfloat16 arithmetic of up to one channel more, of 2
+ * or 4 bytes; beyond that a task packs what it sees, block by block.
  * Block states, where there are too few queries for all workers: at most batch·num_heads·seq_q·⌈keys/256⌉ of
  * head_dim_v + 32 floats. A share for each worker that does not grow with seq_q or seq_k. `keys` is seq_k, or what
  * a window with both ends can reach from seq_q queries. How many of them a run sees costs time, not memory. */

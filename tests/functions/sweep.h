@@ -171,8 +171,8 @@ static void sweep_bits(sweep *s, double *worst, float *worst_at) {
     }
 }
 
-/* Runs f over the floats of the bit patterns first … last, and says what the worst error is. Fails where it is above the
- * limit, or a set's word is not the definition's. */
+/* Runs f over the floats of the bit patterns first … last, and says what the worst error is. Fails where it is above
+ * the limit, or a set's word is not the definition's. */
 static inline void sweep_range(const char *what, const function *f, uint32_t first, uint32_t last) {
     double worst = 0;
     float worst_at = 0;

@@ -1,6 +1,6 @@
-/* The exp2 of weights that become bfloat16, at every float of [−56, 0], at those below and at every NaN: at most 48 ulp,
- * the same words from all sets. Sets have no entry for it but softmax_bf16, whose weights it is where the greatest score
- * of a row is 0.
+/* The exp2 of weights that become bfloat16, at every float of [−56, 0], at those below and at every NaN: at most 48
+ * ulp, the same words from all sets. Sets have no entry for it but softmax_bf16, whose weights it is where the greatest
+ * score of a row is 0.
  *
  * SPDX-License-Identifier: MIT */
 #define SWEPT_FUNCTION qkv_exp2_for_bf16

@@ -50,6 +50,7 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     d->q_offset = chance(50) ? 0 : pick(60) - 20;
     d->scale = chance(70) ? 0 : (float)(pick(9) - 4);
     d->softcap = chance(80) ? 0 : (float)(1 + pick(5));
+    d->arithmetic = chance(70) ? QKV_ARITHMETIC_F32 : chance(90) ? QKV_ARITHMETIC_BF16 : (int64_t)pick(4);
     int64_t kv = d->num_kv_heads ? d->num_kv_heads : d->num_heads;
     int64_t dv = d->head_dim_v || d->flags & QKV_HEAD_DIM_V ? d->head_dim_v : d->head_dim;
     const int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k}, keys[3] = {d->batch, kv, d->seq_k};

@@ -88,6 +88,7 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     const float spread = 1 / sqrtf((float)in);
     const bool integers = c->integers;
     d->arithmetic = integers ? QKV_ARITHMETIC_INT8 : qt_chance(rng, 70) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
+    d->attention.arithmetic = qt_chance(rng, 80) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
     if (!c->raw) {
         const float *w[3], *bias[3];
         const int64_t kv_dim = d->kv_dim ? d->kv_dim : in;
@@ -246,7 +247,7 @@ static void test_sets_agree_within_the_bound(void) {
         const float *want = run_layer(&rng, &reference, &c);
         for (size_t s = 0; s < qt_num_sets(); s++)
             qt_expect_words(qt_get_set(s)->name, want, run_layer(&rng, &qt_get_set(s)->ctx, &c), n, 0);
-        if (c.desc.arithmetic != QKV_ARITHMETIC_F32)
+        if (c.desc.arithmetic != QKV_ARITHMETIC_F32 || c.desc.attention.arithmetic != QKV_ARITHMETIC_F32)
             continue; /* what comes out is that of projections in int8, which test_weight_types bounds */
         double *value = oracle_alloc(n, sizeof *value), *bound = oracle_alloc(n, sizeof *bound);
         QT_EXPECT(oracle_layer(&c.desc, &c.weights, value, bound), "the oracle finds rows beyond float");

@@ -51,6 +51,7 @@ static void draw(qt_rng *rng, const qkv_ctx *ctx, bool windows, layer_case *c) {
     if (qt_chance(rng, 60))
         d->rope = (qkv_rope){case_normal(rng, 400 * rotary / 2), case_normal(rng, 400 * rotary / 2), 400, rotary,
                              qt_range(rng, 0, 1)};
+    d->attention.arithmetic = qt_chance(rng, 70) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
     if (qt_chance(rng, 50))
         d->norm_q = case_normal(rng, dim), d->norm_k = case_normal(rng, dim), d->norm_epsilon = 1e-5f;
     qt_describe("B=%d T=%d model=%d heads=%d:%d dim=%d,%d types %d %d window %d, %d rope %d", (int)batch,
@@ -198,8 +199,8 @@ static void test_what_a_step_refuses(const qt_set *set) {
     qkv_layer_desc good = c.d, d;
     good.cache = cache;
     good.attention.seq_q = 2;
-    good.out = (qkv_output){qt_floats((size_t)(c.d.attention.batch * 2 * c.d.out_features), QT_TAIL),
-                            2 * c.d.out_features, 0, c.d.out_features};
+    good.out = (qkv_output){qt_floats((size_t)(c.d.attention.batch * 3 * c.d.out_features), QT_TAIL),
+                            3 * c.d.out_features, 0, c.d.out_features}; /* for three tokens, too */
     for (int64_t b = 0; b < good.attention.batch; b++)
         assert_int_equal(qkv_cache_extend(cache, 1 + b, 2), QKV_OK);
     memcpy(before, cache, c.bytes);

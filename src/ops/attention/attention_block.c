@@ -3,7 +3,8 @@
  * Keys that a row must not see get the score −inf and so the weight +0. The product P·V still multiplies their V by
  * it, which is harmless unless V holds an infinity or NaN there. As 0·∞ leaves a NaN behind, one in O_b tells that the
  * block may have such keys, its holes. From then on tiles that see all holes are multiplied as they are, others with
- * zeros in their place; only rows that see some but not all are done by a loop that skips.
+ * zeros in their place; only rows that see some but not all are done one by one, by a loop that skips or, in bfloat16,
+ * with zeros of their own.
  *
  * SPDX-License-Identifier: MIT */
 #include <string.h>
@@ -15,13 +16,14 @@
 /* For n rows from row `from` of the tile on; filled: zeros in place of the block's holes. */
 static void multiply_values(const attention_task *t, int64_t from, int64_t n, const key_block *block, bool filled,
                             key_range keys, const qkv_soon *soon, float *out) {
-    int64_t ld_o = t->shape->ld_o, ld_v = filled ? ld_o : block->ld_v;
-    const float *v = filled ? t->values : block->v;
+    int64_t ld_o = t->shape->ld_o;
     out += from * ld_o;
     if (qkv_in_bf16(t->desc)) {
         qkv_bf16_multiply_values(t, from, n, filled ? t->pairs_filled : t->pairs, keys, soon, out);
         return;
     }
+    int64_t ld_v = filled ? ld_o : block->ld_v;
+    const float *v = filled ? t->values : block->v;
     t->kernels->gemm(out, ld_o, t->scores + from * LD_SCORES + keys.first, LD_SCORES, v + keys.first * ld_v, ld_v,
                      QKV_PANEL, (size_t)n, (size_t)t->desc->head_dim_v, (size_t)(keys.end - keys.first), 0, soon);
 }
