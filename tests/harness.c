@@ -388,10 +388,12 @@ static void add_for_set(const char *name, void (*per_set)(const qt_set *set), co
     t->set = set;
 }
 
-/* Whether all but products in 8 bits and bfloat16 is another set's. */
-static bool is_variant(size_t number) {
+/* Whether all but products in 8 bits, and bfloat16 unless these count, is another set's. */
+static bool is_variant(size_t number, bool bf16_counts) {
+    const qkv_kernels *this = qt.sets[number].kernels;
     for (size_t i = number + 1; i < qt.num_sets; i++) {
-        if (qt.sets[i].kernels->gemm == qt.sets[number].kernels->gemm)
+        const qkv_kernels *other = qt.sets[i].kernels;
+        if (other->gemm == this->gemm && (!bf16_counts || other->gemm_bf16 == this->gemm_bf16))
             return true;
     }
     return false;
@@ -399,7 +401,14 @@ static bool is_variant(size_t number) {
 
 void qt_each_set(const char *name, void (*per_set)(const qt_set *set)) {
     for (size_t i = 0; i < qt.num_sets; i++) {
-        if (!is_variant(i))
+        if (!is_variant(i, false))
+            add_for_set(name, per_set, &qt.sets[i]);
+    }
+}
+
+void qt_each_set_in_bf16(const char *name, void (*per_set)(const qt_set *set)) {
+    for (size_t i = 0; i < qt.num_sets; i++) {
+        if (!is_variant(i, true))
             add_for_set(name, per_set, &qt.sets[i]);
     }
 }

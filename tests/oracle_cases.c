@@ -304,6 +304,10 @@ static void describe(const attention_case *c) {
                 d->lse.data ? " lse" : "", d->probabilities.data ? " probabilities" : "");
 }
 
+void case_draw_arithmetic(qt_rng *rng, qkv_attention_desc *d) {
+    d->arithmetic = qt_chance(rng, 25) ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
+}
+
 void case_attention(qt_rng *rng, int64_t work, attention_case *c) {
     *c = (attention_case){.desc = {.size = sizeof c->desc}};
     qkv_attention_desc *d = &c->desc;

@@ -47,6 +47,9 @@ static inline bool case_is_comparable(const attention_case *c) {
 /* Every feature at random. `work` limits batch·heads·seq_q·seq_k·(head_dim + head_dim_v). Calls qt_describe. */
 void case_attention(qt_rng *rng, int64_t work, attention_case *c);
 
+/* In bfloat16 or not, where a case of one's own is drawn. */
+void case_draw_arithmetic(qt_rng *rng, qkv_attention_desc *d);
+
 /* Full attention over contiguous [batch][token][head][channel] tensors that may be written, with out and lse. */
 void case_plain(qt_rng *rng, attention_case *c, int64_t batch, int64_t heads, int64_t kv_heads, int64_t seq_q,
                 int64_t seq_k, int64_t head_dim, int64_t head_dim_v);

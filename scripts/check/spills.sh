@@ -21,7 +21,7 @@ allowed() { # SET
     case $1 in
     avx2) echo softmax/12:5 gemm_weights_5_16/1:5 gemm_weights_5_0/2:5 gemm_weights_6_32/2:6 softmax_bf16/8:8 ;;
     avx512) # GCC 14 compares with a loop's end on the stack, and has maxima of rows there
-        echo gemm_6x4/48:1 spread_dots_halves/32:1 softmax_bf16/16:2
+        echo gemm_6x4/48:1 gemm_pairs_6x4/48:1 spread_dots_halves/32:1 softmax_bf16/16:2
         ;;
     neon) echo softmax/24:1 gemm_weights_5_16/1:2 gemm_weights_5_0/2:2 ;;
     esac

@@ -419,10 +419,10 @@ static void test_softmax(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_and_variant("keys", test_keys);
-    qt_each_set_and_variant("values", test_values);
-    qt_each_set_and_variant("rows", test_rows);
-    qt_each_set_and_variant("rows_in_place", test_rows_in_place);
-    qt_each_set_and_variant("softmax", test_softmax);
+    qt_each_set_in_bf16("keys", test_keys);
+    qt_each_set_in_bf16("values", test_values);
+    qt_each_set_in_bf16("rows", test_rows);
+    qt_each_set_in_bf16("rows_in_place", test_rows_in_place);
+    qt_each_set_in_bf16("softmax", test_softmax);
     return qt_run();
 }

@@ -39,7 +39,7 @@ static void draw_options(qt_rng *rng, qkv_attention_desc *d) {
             keep[i] = qt_chance(rng, 80);
         d->keep = (qkv_matrix_input){keep, 77, d->seq_q * d->seq_k, d->seq_k, 1};
     }
-    d->arithmetic = qt_chance(rng, 25) ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
+    case_draw_arithmetic(rng, d);
 }
 
 /* Queries packed; keys packed too, or each sequence in a batch of its own of seq_k places. */
@@ -231,10 +231,11 @@ static void put_in_pages(qt_rng *rng, batch *x, qkv_attention_desc *paged) {
             *entry = qt_chance(rng, 50) ? INT32_MIN : INT32_MAX; /* not looked at */
             if (n <= 0 || (d->flags & QKV_LEFT && (p + 1) * tokens <= x->offsets[b] - d->left))
                 continue;
-            if (b > 0 && p == 0 && x->lengths[b - 1] >= tokens && n >= tokens && table[(b - 1) * stride] >= 0 &&
+            const int32_t before = b > 0 ? table[(b - 1) * stride] : -1;
+            if (p == 0 && before >= 0 && before < pool && x->lengths[b - 1] >= tokens && n >= tokens &&
                 qt_chance(rng, 50)) {
                 begin_alike(d, b, tokens);
-                *entry = table[(b - 1) * stride];
+                *entry = before;
                 continue;
             }
             *entry = --next;
@@ -375,11 +376,11 @@ static void test_indices_that_lead_nowhere_are_refused(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set("packed_sequences_are_single_calls", test_packed_sequences_are_single_calls);
-    qt_each_set("ranges_are_the_mask_they_describe", test_ranges_are_the_mask_they_describe);
+    qt_each_set_in_bf16("packed_sequences_are_single_calls", test_packed_sequences_are_single_calls);
+    qt_each_set_in_bf16("ranges_are_the_mask_they_describe", test_ranges_are_the_mask_they_describe);
     qt_each_set("gradients_of_ranges", test_gradients_of_ranges);
-    qt_each_set("pages_are_tensors", test_pages_are_tensors);
-    qt_each_set("pages_of_a_plain_batch", test_pages_of_a_plain_batch);
+    qt_each_set_in_bf16("pages_are_tensors", test_pages_are_tensors);
+    qt_each_set_in_bf16("pages_of_a_plain_batch", test_pages_of_a_plain_batch);
     qt_each_set("indices_that_lead_nowhere_are_refused", test_indices_that_lead_nowhere_are_refused);
     return qt_run();
 }

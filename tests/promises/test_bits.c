@@ -218,7 +218,7 @@ static void test_projections_follow_the_rules_to_the_bit(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set("attention_follows_the_rules_to_the_bit", test_attention_follows_the_rules_to_the_bit);
+    qt_each_set_in_bf16("attention_follows_the_rules_to_the_bit", test_attention_follows_the_rules_to_the_bit);
     qt_each_set("projections_follow_the_rules_to_the_bit", test_projections_follow_the_rules_to_the_bit);
     return qt_run();
 }

@@ -115,6 +115,7 @@ static void test_decoding_from_panels(const qt_set *set) {
         const int64_t dim = qt_chance(&rng, 30) ? qt_range(&rng, 120, 300) : 8 * qt_range(&rng, 1, 16);
         case_plain(&rng, &c, qt_range(&rng, 1, 3), kv * qt_range(&rng, 1, 5), kv, qt_range(&rng, 1, 3),
                    qt_range(&rng, 1, 900), dim, qt_range(&rng, 1, 40));
+        case_draw_arithmetic(&rng, &c.desc);
         c.desc.flags = qt_chance(&rng, 50) ? QKV_RIGHT | QKV_FROM_END : 0;
         if (qt_chance(&rng, 40)) {
             c.desc.flags |= QKV_LEFT;
@@ -162,8 +163,8 @@ static void test_what_panels_can_not_be(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set("panels_are_rows", test_panels_are_rows);
-    qt_each_set("decoding_from_panels", test_decoding_from_panels);
+    qt_each_set_in_bf16("panels_are_rows", test_panels_are_rows);
+    qt_each_set_in_bf16("decoding_from_panels", test_decoding_from_panels);
     qt_each_set("what_panels_can_not_be", test_what_panels_can_not_be);
     return qt_run();
 }

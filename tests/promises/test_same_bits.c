@@ -137,6 +137,7 @@ static void test_decoding_step_by_step_equals_causal_prefill(const qt_set *set) 
         attention_case c;
         const int64_t n = qt_range(&rng, 250, 530);
         case_plain(&rng, &c, 1, 4, 2, n, n, 16, 24);
+        case_draw_arithmetic(&rng, &c.desc);
         c.desc.flags = QKV_RIGHT;
         const case_results whole = case_run(&set->ctx, &c, 0, 0);
         attention_case step = c;
@@ -256,11 +257,12 @@ static void test_a_projected_token_does_not_depend_on_the_others(const qt_set *s
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
-    qt_each_set("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
-    qt_each_set("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
-    qt_each_set("a_prefill_row_equals_the_decode_step", test_a_prefill_row_equals_the_decode_step);
-    qt_each_set("decoding_step_by_step_equals_causal_prefill", test_decoding_step_by_step_equals_causal_prefill);
+    qt_each_set_in_bf16("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
+    qt_each_set_in_bf16("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
+    qt_each_set_in_bf16("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
+    qt_each_set_in_bf16("a_prefill_row_equals_the_decode_step", test_a_prefill_row_equals_the_decode_step);
+    qt_each_set_in_bf16("decoding_step_by_step_equals_causal_prefill",
+                        test_decoding_step_by_step_equals_causal_prefill);
     qt_each_set("one_plan_serves_every_length", test_one_plan_serves_every_length);
     qt_each_set("shared_kv_heads_equal_repeated_ones", test_shared_kv_heads_equal_repeated_ones);
     qt_each_set("a_projected_token_does_not_depend_on_the_others",

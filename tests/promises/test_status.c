@@ -70,6 +70,9 @@ static void test_attention_plan_refuses(void) {
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.out.token = d.head_dim_v - 1);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.out.head = -8);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.out.batch = 9);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_INT8);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.arithmetic = -1);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.arithmetic = (INT64_C(1) << 32) + QKV_ARITHMETIC_BF16);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.lse.token = 0);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.lse.batch = 4);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.probabilities = ((qkv_matrix_output){out, 840, 210, 70, 0}));

@@ -52,6 +52,7 @@ static void test_empty_rows_are_zero_and_lse_minus_infinity(const qt_set *set) {
         const int64_t seq_k = cause == 5 ? 0 : lengths[i / NUM_CAUSES % 6], first = some ? 4 : 0;
         attention_case c;
         case_plain(&rng, &c, 2, 4, 2, 9, seq_k, 20, 24);
+        case_draw_arithmetic(&rng, &c.desc);
         case_add_probabilities(&rng, &c);
         hide_rows(&rng, &c, cause, first);
         qt_describe("rows %" PRId64 " … 8 hidden by %s, seq_k=%" PRId64, first, causes[cause], seq_k);
@@ -182,6 +183,7 @@ static void test_nan_in_v_of_hidden_keys_changes_no_bit(const qt_set *set) {
         const hiding kind = (hiding)(i % NUM_HIDINGS);
         attention_case c;
         case_plain(&rng, &c, 1, qt_range(&rng, 1, 3), 1, qt_range(&rng, 1, 40), qt_range(&rng, 1, 600), 16, 20);
+        case_draw_arithmetic(&rng, &c.desc);
         qkv_attention_desc *d = &c.desc;
         if (kind == CAUSAL_WINDOW) {
             d->flags = QKV_RIGHT;
@@ -216,6 +218,7 @@ static void test_a_mask_means_the_same_in_any_layout(const qt_set *set) {
         const int64_t heads = qt_chance(&rng, 50) ? group : 1;
         attention_case c;
         case_plain(&rng, &c, 1, group, 1, rows, keys, 4, 4);
+        case_draw_arithmetic(&rng, &c.desc);
         qkv_attention_desc *d = &c.desc;
         if (qt_chance(&rng, 30)) {
             d->flags = QKV_RIGHT | (qt_chance(&rng, 50) ? QKV_LEFT : 0u);
@@ -251,6 +254,7 @@ static void test_a_computed_minus_infinity_hides_the_key(const qt_set *set) {
             continue;
         attention_case c;
         case_plain(&rng, &c, 1, 2, 1, 5, qt_range(&rng, 1, 600), qt_range(&rng, 1, 40), 17);
+        case_draw_arithmetic(&rng, &c.desc);
         qkv_attention_desc *d = &c.desc;
         case_add_probabilities(&rng, &c);
         uint8_t *keep = qt_alloc((size_t)d->seq_k, 1, QT_TAIL);
@@ -308,6 +312,7 @@ static void test_a_visible_nan_or_plus_infinity_gives_a_nan_row(const qt_set *se
         if (!qt_case(i, &rng))
             continue;
         live l = draw_live(&rng);
+        case_draw_arithmetic(&rng, &l.c.desc);
         const qkv_attention_desc *d = &l.c.desc;
         const int64_t j = qt_range(&rng, 0, d->seq_k - 1);
         const case_results clean = case_run(&set->ctx, &l.c, 0, 0);
@@ -330,6 +335,7 @@ static void test_nan_and_infinity_in_a_visible_v(const qt_set *set) {
         if (!qt_case(i, &rng))
             continue;
         live l = draw_live(&rng);
+        case_draw_arithmetic(&rng, &l.c.desc);
         const qkv_attention_desc *d = &l.c.desc;
         const int64_t j = qt_range(&rng, 0, d->seq_k - 1), x = qt_range(&rng, 0, l.c.dv - 1);
         const case_results clean = case_run(&set->ctx, &l.c, 0, 0);
@@ -379,15 +385,16 @@ static void test_large_finite_negative_bias_is_a_number(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set("empty_rows_are_zero_and_lse_minus_infinity", test_empty_rows_are_zero_and_lse_minus_infinity);
-    qt_each_set("nan_in_a_key_reaches_exactly_the_rows_that_see_it",
-                test_nan_in_a_key_reaches_exactly_the_rows_that_see_it);
-    qt_each_set("memory_that_no_row_sees_changes_no_bit", test_memory_that_no_row_sees_changes_no_bit);
-    qt_each_set("nan_in_v_of_hidden_keys_changes_no_bit", test_nan_in_v_of_hidden_keys_changes_no_bit);
-    qt_each_set("a_mask_means_the_same_in_any_layout", test_a_mask_means_the_same_in_any_layout);
-    qt_each_set("a_computed_minus_infinity_hides_the_key", test_a_computed_minus_infinity_hides_the_key);
-    qt_each_set("a_visible_nan_or_plus_infinity_gives_a_nan_row", test_a_visible_nan_or_plus_infinity_gives_a_nan_row);
-    qt_each_set("nan_and_infinity_in_a_visible_v", test_nan_and_infinity_in_a_visible_v);
+    qt_each_set_in_bf16("empty_rows_are_zero_and_lse_minus_infinity", test_empty_rows_are_zero_and_lse_minus_infinity);
+    qt_each_set_in_bf16("nan_in_a_key_reaches_exactly_the_rows_that_see_it",
+                        test_nan_in_a_key_reaches_exactly_the_rows_that_see_it);
+    qt_each_set_in_bf16("memory_that_no_row_sees_changes_no_bit", test_memory_that_no_row_sees_changes_no_bit);
+    qt_each_set_in_bf16("nan_in_v_of_hidden_keys_changes_no_bit", test_nan_in_v_of_hidden_keys_changes_no_bit);
+    qt_each_set_in_bf16("a_mask_means_the_same_in_any_layout", test_a_mask_means_the_same_in_any_layout);
+    qt_each_set_in_bf16("a_computed_minus_infinity_hides_the_key", test_a_computed_minus_infinity_hides_the_key);
+    qt_each_set_in_bf16("a_visible_nan_or_plus_infinity_gives_a_nan_row",
+                        test_a_visible_nan_or_plus_infinity_gives_a_nan_row);
+    qt_each_set_in_bf16("nan_and_infinity_in_a_visible_v", test_nan_and_infinity_in_a_visible_v);
     qt_each_set("large_finite_negative_bias_is_a_number", test_large_finite_negative_bias_is_a_number);
     return qt_run();
 }
