@@ -16,8 +16,8 @@ static int64_t panel_bytes(const qkv_kernels *kernels, int64_t terms) {
 
 /* Keys [first, end) of the sequence, at most a panel of them, from its column `column` on; the columns before it become
  * anything. */
-static void pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
-                      int64_t first, int64_t end) {
+static void pack_run(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
+                     int64_t first, int64_t end) {
     const qkv_attention_desc *d = t->desc;
     int64_t run, ld = qkv_round_up(d->head_dim, QKV_LANES);
     const void *from = qkv_key_run(t, &d->k, d->k_type, first, end, &run);
@@ -46,7 +46,7 @@ void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, vo
         if (d->k_layout == QKV_KEY_PANELS)
             convert_panel(kernels, t, panel, qkv_key_panel(t, base + j, base + end, &run));
         else
-            pack_keys(kernels, t, panel, strip, first - j, base + first, base + end);
+            pack_run(kernels, t, panel, strip, first - j, base + first, base + end);
     }
 }
 
@@ -85,7 +85,7 @@ void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int
             convert_panel(t->kernels, t, t->panel, qkv_key_panel(t, base + j, base + end, &run));
             first = (j - begin) / QKV_LANES * QKV_LANES;
         } else {
-            pack_keys(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
+            pack_run(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
             begin = j;
         }
         const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
