@@ -20,7 +20,7 @@ gcc -fno-signed-zeros
 -ffast-math -fno-finite-math-only
 -Ofast
 -fsingle-precision-constant
--fapprox-func
+-fno-honor-nans -fapprox-func
 -fno-honor-infinities -fdenormal-fp-math=positive-zero
 -mfpmath=387
 -frounding-math -mrecip -fno-trapping-math

@@ -20,6 +20,9 @@ QKV_INLINE vec v_load(const float *p) { return _mm512_loadu_ps(p); }
 #define V_PIN(x) __asm__("" : "+v"(x))
 /* … and is computed before what follows with one. */
 #define V_ORDERED(x) __asm__ volatile("" : "+v"(x))
+#if defined(__clang__)
+#define COMPARES_BY_INSTRUCTION
+#endif
 #endif
 QKV_INLINE void v_store(float *p, vec x) { _mm512_storeu_ps(p, x); }
 
@@ -41,9 +44,23 @@ QKV_INLINE vec v_sign_of(vec magnitude, vec sign) { /* magnitude ≥ 0 */
 }
 QKV_INLINE vec v_round(vec a) { return _mm512_roundscale_ps(a, 0); }
 
-QKV_INLINE vmask v_less(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-QKV_INLINE vmask v_equal(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-QKV_INLINE vmask v_is_nan(vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+/* clang makes a comparison of its own of the intrinsic, in which -fno-honor-nans lets a NaN be anything. */
+#ifdef COMPARES_BY_INSTRUCTION
+#define COMPARE(name, predicate, number)                                                                             \
+    QKV_INLINE vmask name(vec a, vec b) {                                                                            \
+        vmask k;                                                                                                     \
+        __asm__("vcmpps {$" number ", %2, %1, %0|%0, %1, %2, " number "}" : "=k"(k) : "v"(a), "v"(b));               \
+        return k;                                                                                                    \
+    }
+#else
+#define COMPARE(name, predicate, number)                                                                             \
+    QKV_INLINE vmask name(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, predicate); }
+#endif
+COMPARE(v_less, _CMP_LT_OQ, "17")
+COMPARE(v_not_less, _CMP_NLT_UQ, "21")
+COMPARE(v_equal, _CMP_EQ_OQ, "0")
+COMPARE(v_unordered, _CMP_UNORD_Q, "3")
+QKV_INLINE vmask v_is_nan(vec a) { return v_unordered(a, a); }
 QKV_INLINE vec v_select(vmask m, vec yes, vec no) { return _mm512_mask_blend_ps(m, no, yes); }
 QKV_INLINE vmask m_none(void) { return 0; }
 QKV_INLINE vmask m_or(vmask a, vmask b) { return (vmask)(a | b); }
@@ -57,7 +74,7 @@ QKV_INLINE vmask m_zero_bytes(const uint8_t *p) {
 
 /* p·2^n where y is not below `least`, else +0; p·2^n is a normal number there. */
 QKV_INLINE vec v_exp2_scale(vec p, vec n, vec y, float least) {
-    return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(y, _mm512_set1_ps(least), _CMP_NLT_UQ), p, n);
+    return _mm512_maskz_scalef_ps(v_not_less(y, _mm512_set1_ps(least)), p, n);
 }
 
 QKV_INLINE float v_reduce_max(vec a) {
