@@ -45,10 +45,14 @@ QKV_INLINE vec v_round(vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_
 
 QKV_INLINE vmask v_less(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 QKV_INLINE vmask v_equal(vec a, vec b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
-QKV_INLINE vmask v_is_nan(vec a) { /* by bits: clang with -fno-honor-nans takes a comparison for false */
+#if defined(__clang__) /* which with -fno-honor-nans takes the comparison for false */
+QKV_INLINE vmask v_is_nan(vec a) {
     __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x7fffffff));
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f800000)));
 }
+#else
+QKV_INLINE vmask v_is_nan(vec a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
+#endif
 QKV_INLINE vec v_select(vmask m, vec yes, vec no) { return _mm256_blendv_ps(no, yes, m); }
 QKV_INLINE vmask m_none(void) { return _mm256_setzero_ps(); }
 QKV_INLINE vmask m_or(vmask a, vmask b) { return _mm256_or_ps(a, b); }
