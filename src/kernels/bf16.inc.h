@@ -68,13 +68,7 @@ ROWS_BF16(rows_to_bf16, pair_to_bf16, PAIR_BYTES)
                      size_t cols) {                                                                                  \
         unsigned char *to = (unsigned char *)dst;                                                                    \
         const unsigned char *from = (const unsigned char *)src;                                                      \
-        switch (type) {                                                                                              \
-        case QKV_F16: rows_function(QKV_F16, to, from, stride, first, rows, cols); break;                            \
-        case QKV_BF16: rows_function(QKV_BF16, to, from, stride, first, rows, cols); break;                          \
-        case QKV_INT8: rows_function(QKV_INT8, to, from, stride, first, rows, cols); break;                          \
-        case QKV_Q8_0: rows_function(QKV_Q8_0, to, from, stride, first, rows, cols); break;                          \
-        default: rows_function(QKV_F32, to, from, stride, first, rows, cols);                                        \
-        }                                                                                                            \
+        BY_STORED_TYPE(rows_function, type, to, from, stride, first, rows, cols)                                     \
         v_leave();                                                                                                   \
     }
 #define WEIGHTS_BF16(name, values)                                                                                   \

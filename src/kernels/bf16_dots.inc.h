@@ -82,15 +82,7 @@ QKV_INLINE void keys_to_words(int type, uint32_t *dst, const unsigned char *src,
 }
 
 static void keys_bf16_dots(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k) {
-    uint32_t *to = (uint32_t *)dst;
-    const unsigned char *from = (const unsigned char *)src;
-    switch (type) {
-    case QKV_F16: keys_to_words(QKV_F16, to, from, stride, rows, k); break;
-    case QKV_BF16: keys_to_words(QKV_BF16, to, from, stride, rows, k); break;
-    case QKV_INT8: keys_to_words(QKV_INT8, to, from, stride, rows, k); break;
-    case QKV_Q8_0: keys_to_words(QKV_Q8_0, to, from, stride, rows, k); break;
-    default: keys_to_words(QKV_F32, to, from, stride, rows, k);
-    }
+    BY_STORED_TYPE(keys_to_words, type, (uint32_t *)dst, (const unsigned char *)src, stride, rows, k)
     v_leave();
 }
 

@@ -4,6 +4,16 @@
  *
  * SPDX-License-Identifier: MIT */
 
+/* Calls function(type, …) by a switch, so that type is a constant in it. */
+#define BY_STORED_TYPE(function, type, ...)                                                                          \
+    switch (type) {                                                                                                  \
+    case QKV_F16: function(QKV_F16, __VA_ARGS__); break;                                                             \
+    case QKV_BF16: function(QKV_BF16, __VA_ARGS__); break;                                                           \
+    case QKV_INT8: function(QKV_INT8, __VA_ARGS__); break;                                                           \
+    case QKV_Q8_0: function(QKV_Q8_0, __VA_ARGS__); break;                                                           \
+    default: function(QKV_F32, __VA_ARGS__);                                                                         \
+    }
+
 /* VLEN elements of a type, which is a constant. */
 QKV_INLINE vec v_load_stored(int type, const unsigned char *p) {
     return type == QKV_F16    ? v_load_f16(p)

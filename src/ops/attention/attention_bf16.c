@@ -14,42 +14,6 @@ static int64_t panel_bytes(const qkv_kernels *kernels, int64_t terms) {
 
 /* -------------------------------------------------------------------------------------------------------------- K */
 
-/* Keys [first, end) of the sequence, at most a panel of them, from its column `column` on; the columns before it become
- * anything. */
-static void pack_run(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
-                     int64_t first, int64_t end) {
-    const qkv_attention_desc *d = t->desc;
-    int64_t run, ld = qkv_round_up(d->head_dim, QKV_LANES);
-    const void *from = qkv_key_run(t, &d->k, d->k_type, first, end, &run);
-    const size_t n = (size_t)(column + end - first), dim = (size_t)d->head_dim;
-    if (column == 0 && run == end - first) {
-        kernels->keys_bf16(panel, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, n, dim);
-        return;
-    }
-    qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, first, end, strip + column * ld, ld); /* in pages */
-    kernels->keys_bf16(panel, strip, ld * (int64_t)sizeof(float), QKV_F32, n, dim);
-}
-
-/* A whole panel, from one as it is stored. */
-static void convert_panel(const qkv_kernels *kernels, const attention_task *t, void *panel, const void *from) {
-    const int32_t type = t->desc->k_type;
-    kernels->values_bf16(panel, from, qkv_stored_bytes(type, QKV_PANEL), type, 0, (size_t)t->desc->head_dim, QKV_PANEL);
-}
-
-void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, void *panels, float *strip, int64_t block,
-                         key_range keys) {
-    const qkv_attention_desc *d = t->desc;
-    int64_t base = block * QKV_KEY_BLOCK, size = panel_bytes(kernels, d->head_dim), run;
-    for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
-        void *panel = (unsigned char *)panels + j / QKV_PANEL * size;
-        int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = qkv_first_to_pack(d, j, keys);
-        if (d->k_layout == QKV_KEY_PANELS)
-            convert_panel(kernels, t, panel, qkv_key_panel(t, base + j, base + end, &run));
-        else
-            pack_run(kernels, t, panel, strip, first - j, base + first, base + end);
-    }
-}
-
 /* Some columns of one panel, from `first` on, a multiple of QKV_LANES. */
 static void multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel, int64_t first,
                            int64_t width, const qkv_soon *soon) {
@@ -65,11 +29,11 @@ static void multiply_panel(const attention_task *t, float *c, int64_t row, int64
 
 void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,
                               const qkv_soon *soon) {
-    int64_t size = panel_bytes(t->kernels, t->desc->head_dim), width;
+    int64_t width;
     for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
         int64_t first = j % QKV_PANEL;
         width = qkv_min(QKV_PANEL - first, columns.end - j);
-        const void *panel = (const unsigned char *)panels + j / QKV_PANEL * size;
+        const void *panel = (const unsigned char *)panels + (j - first) * t->shape->key_bytes;
         multiply_panel(t, t->scores + j, row, n, panel, first, width, soon);
     }
 }
@@ -77,17 +41,15 @@ void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, c
 void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                             const key_block *ahead) {
     const qkv_attention_desc *d = t->desc;
-    int64_t base = block * QKV_KEY_BLOCK, run;
+    int64_t base = block * QKV_KEY_BLOCK;
     for (int64_t j = keys.first, end; j < keys.end; j = end) {
         int64_t first = 0, begin = j / QKV_PANEL * QKV_PANEL;
         end = qkv_min(begin + QKV_PANEL, keys.end);
-        if (d->k_layout == QKV_KEY_PANELS) { /* columns beside the keys are hidden later */
-            convert_panel(t->kernels, t, t->panel, qkv_key_panel(t, base + j, base + end, &run));
+        qkv_pack_keys(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
+        if (d->k_layout == QKV_KEY_PANELS) /* columns beside the keys are hidden later */
             first = (j - begin) / QKV_LANES * QKV_LANES;
-        } else {
-            pack_run(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
+        else
             begin = j;
-        }
         const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
         multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
     }
@@ -115,17 +77,13 @@ static void pair_values(const attention_task *t, void *pairs, const void *from, 
                                 (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c));
 }
 
-static void pair_block(const attention_task *t, void *pairs, const key_block *block) {
+void qkv_bf16_pair_block(const attention_task *t, void *pairs, const key_block *block) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, run;
     for (int64_t j = block->keys.first; j < block->keys.end; j += run) {
         const void *from = qkv_key_run(t, &d->v, d->v_type, base + j, base + block->keys.end, &run);
         pair_values(t, pairs, from, qkv_stored_bytes(d->v_type, d->v.token), d->v_type, j, run);
     }
-}
-
-void qkv_bf16_open_values(const attention_task *t, const key_block *block) {
-    pair_block(t, t->pairs, block);
 }
 
 /* Two keys of a block from an even one on, as floats; where one is not there, it stays as it was. */
@@ -135,26 +93,6 @@ static void widen_two(const attention_task *t, const key_block *block, int64_t k
     int64_t first = qkv_max(key, block->keys.first), end = qkv_min(key + 2, block->keys.end);
     qkv_widen_keys(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + first, base + end,
                    t->two_values + (first - key) * ld, ld);
-}
-
-/* Marks the rows of values, some keys from key `first` of the block on, that 0 does not hide: with a NaN, an infinity,
- * or what may round to one. The search overwrites block_out. */
-static void mark_holes(const attention_task *t, key_block *block, int64_t first, int64_t end) {
-    const int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
-    const size_t n = (size_t)(end - first), dim = (size_t)t->desc->head_dim_v;
-    const float zeros[QKV_MAX_ROWS] = {0};
-    float twos[QKV_MAX_ROWS];
-    for (size_t i = 0; i < n; i++)
-        twos[i] = 2;
-    qkv_widen_keys(t->kernels, t, &t->desc->v, t->desc->v_type, t->desc->head_dim_v, base + first, base + end,
-                   t->block_out, ld);
-    t->kernels->scale(t->block_out, ld, t->block_out, ld, twos, n, dim);
-    t->kernels->scale(t->block_out, ld, t->block_out, ld, zeros, n, dim);
-    uint32_t holes = t->kernels->nan_rows(t->block_out, ld, n, dim);
-    for (int64_t x = first; holes != 0; x++, holes >>= 1) {
-        if (holes & 1)
-            block->hole[block->num_holes++] = (uint8_t)x;
-    }
 }
 
 /* A pair of keys anew, from key j on, with zeros in place of hidden ones. */
@@ -170,13 +108,22 @@ static void pair_without(const attention_task *t, void *pairs, const key_block *
 }
 
 bool qkv_bf16_find_holes(const attention_task *t, key_block *block) {
-    const int64_t most = t->kernels->tile_rows;
+    const int64_t most = t->kernels->tile_rows, base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
+    const size_t dim = (size_t)t->desc->head_dim_v;
+    float twos[QKV_MAX_ROWS]; /* what may round to infinity is one then */
+    for (int i = 0; i < QKV_MAX_ROWS; i++)
+        twos[i] = 2;
     block->searched = true;
-    for (int64_t j = block->keys.first; j < block->keys.end; j += most)
-        mark_holes(t, block, j, qkv_min(j + most, block->keys.end));
+    for (int64_t j = block->keys.first, n; j < block->keys.end; j += n) {
+        n = qkv_min(most, block->keys.end - j);
+        qkv_widen_keys(t->kernels, t, &t->desc->v, t->desc->v_type, t->desc->head_dim_v, base + j, base + j + n,
+                       t->block_out, ld);
+        t->kernels->scale(t->block_out, ld, t->block_out, ld, twos, (size_t)n, dim);
+        qkv_mark_holes(t, block, t->block_out, ld, j, n);
+    }
     if (block->num_holes == 0)
         return false;
-    pair_block(t, t->pairs_filled, block);
+    qkv_bf16_pair_block(t, t->pairs_filled, block);
     for (int64_t i = 0, next; i < block->num_holes; i = next) {
         const int64_t j = block->hole[i] / 2 * 2;
         bool hidden[2] = {false, false};
@@ -201,7 +148,7 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
 /* Zeros in place of what the row does not see leave its chain as it would be without. */
 void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, key_range columns,
                           float *out) {
-    pair_block(t, t->pairs_seen, block);
+    qkv_bf16_pair_block(t, t->pairs_seen, block);
     for (int64_t x = columns.first; x < columns.end; x++) /* a scale may have made NaN of 0 */
         t->scores[x] = qkv_is_minus_infinity(t->logits[x]) ? 0 : t->scores[x];
     for (int64_t j = keys.first / 2 * 2; j < keys.end; j += 2) {

@@ -109,6 +109,9 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
                       key_range keys, float *max, float *sum, float *out) {
     int64_t ld_o = t->shape->ld_o;
     const bool in_bf16 = qkv_in_bf16(t->desc);
+    if (in_bf16 && !block->paired)
+        qkv_bf16_pair_block(t, t->pairs, block);
+    block->paired = true;
     if (n == 1 && views->keep && !in_bf16) { /* a single row is as fast this way */
         attend_row_exactly(t, row, block, views, keys, max, sum, out);
         return;

@@ -432,7 +432,8 @@ qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *
         int64_t first = window_of(&t, d->q_start ? d->q_start[b] : 0).first;
         if (d->scores.data) /* which don't ask who is visible */
             first = 0;
-        for (int64_t i = first / d->page_tokens; first < t.kv_len && i < qkv_ceil_div(t.kv_len, d->page_tokens); i++) {
+        int64_t end = first < t.kv_len ? qkv_ceil_div(t.kv_len, d->page_tokens) : 0;
+        for (int64_t i = first / d->page_tokens; i < end; i++) {
             if (pages[i] < 0 || pages[i] >= d->num_pages) {
                 why->value[2] = d->num_pages;
                 return qkv_refuse(why, QKV_ERROR_INDEX, "page_table", -1,

@@ -116,48 +116,53 @@ void qkv_widen_keys(const qkv_kernels *kernels, const attention_task *t, const q
     }
 }
 
-/* The panels of a key block that hold the given keys of it as floats, from panels as they are stored. */
-static void widen_panels(const qkv_kernels *kernels, const attention_task *t, float *panels, int64_t block,
-                         key_range keys) {
-    const qkv_attention_desc *d = t->desc;
-    int64_t base = block * QKV_KEY_BLOCK, run;
-    for (int64_t j = keys.first; j < keys.end; j += run) {
-        const void *from = qkv_key_panel(t, base + j, base + keys.end, &run);
-        int64_t first = j / QKV_PANEL, end = qkv_ceil_div(j + run, QKV_PANEL);
-        kernels->widen(panels + first * QKV_PANEL * d->head_dim, QKV_PANEL, from,
-                       qkv_stored_bytes(d->k_type, QKV_PANEL), d->k_type, (size_t)((end - first) * d->head_dim),
-                       QKV_PANEL);
-    }
+/* A panel in the form that products take it in, of rows of n keys at one stride … */
+static void turn_keys(const qkv_kernels *kernels, const qkv_attention_desc *d, void *panel, const void *from,
+                      int64_t stride, int32_t type, int64_t n) {
+    const size_t rows = (size_t)n, dim = (size_t)d->head_dim;
+    if (qkv_in_bf16(d))
+        kernels->keys_bf16(panel, from, stride, type, rows, dim);
+    else if (type == QKV_F32)
+        kernels->pack(panel, from, stride / (int64_t)sizeof(float), rows, dim);
+    else
+        kernels->pack_stored(panel, QKV_PANEL, from, stride, type, rows, dim);
 }
 
-/* Packs the panels of a key block that hold the given keys of it. strip: room for QKV_PANEL keys as floats. */
-static void pack_block(const qkv_kernels *kernels, const attention_task *t, void *to, float *strip, int64_t block,
-                       key_range keys) {
+/* … and of one as it is stored. */
+static void convert_panel(const qkv_kernels *kernels, const qkv_attention_desc *d, void *panel, const void *from) {
+    const int64_t stride = qkv_stored_bytes(d->k_type, QKV_PANEL);
+    const size_t dim = (size_t)d->head_dim;
+    if (qkv_in_bf16(d))
+        kernels->values_bf16(panel, from, stride, d->k_type, 0, dim, QKV_PANEL);
+    else
+        kernels->widen(panel, QKV_PANEL, from, stride, d->k_type, dim, QKV_PANEL);
+}
+
+void qkv_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
+                   int64_t first, int64_t end) {
     const qkv_attention_desc *d = t->desc;
-    float *panels = to;
-    if (qkv_in_bf16(d)) {
-        qkv_bf16_pack_block(kernels, t, to, strip, block, keys);
-        return;
-    }
-    int64_t base = block * QKV_KEY_BLOCK, ld = qkv_round_up(d->head_dim, QKV_LANES), run;
+    int64_t ld = qkv_round_up(d->head_dim, QKV_LANES), run;
     if (d->k_layout == QKV_KEY_PANELS) {
-        widen_panels(kernels, t, panels, block, keys);
+        convert_panel(kernels, d, panel, qkv_key_panel(t, first, end, &run));
         return;
     }
+    const void *from = qkv_key_run(t, &d->k, d->k_type, first, end, &run);
+    if (column == 0 && run == end - first) {
+        turn_keys(kernels, d, panel, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, run);
+        return;
+    }
+    qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, first, end, strip + column * ld, ld); /* in pages */
+    turn_keys(kernels, d, panel, strip, ld * (int64_t)sizeof(float), QKV_F32, column + end - first);
+}
+
+/* Packs the panels of a key block that hold the given keys of it. Keys before them are hidden from every row; in pages
+ * they may lie in one that is none. strip: as for qkv_pack_keys. */
+static void pack_block(const qkv_kernels *kernels, const attention_task *t, int64_t key_bytes, void *panels,
+                       float *strip, int64_t block, key_range keys) {
+    int64_t base = block * QKV_KEY_BLOCK;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
-        int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = qkv_first_to_pack(d, j, keys);
-        size_t rows = (size_t)(end - j), dim = (size_t)d->head_dim;
-        const void *from = qkv_key_run(t, &d->k, d->k_type, base + first, base + end, &run);
-        float *panel = panels + j * d->head_dim;
-        if (run < end - j) { /* in several pages, or its first columns are left out */
-            qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, base + first, base + end,
-                           strip + (first - j) * ld, ld);
-            kernels->pack(panel, strip, ld, rows, dim);
-        } else if (d->k_type != QKV_F32) {
-            kernels->pack_stored(panel, QKV_PANEL, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, rows, dim);
-        } else {
-            kernels->pack(panel, from, d->k.token, rows, dim);
-        }
+        int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = t->desc->page_table ? qkv_max(j, keys.first) : j;
+        qkv_pack_keys(kernels, t, (unsigned char *)panels + j * key_bytes, strip, first - j, base + first, base + end);
     }
 }
 
@@ -183,7 +188,7 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
     key_range all = visible_to_batch(&t);
     int64_t block = all.first / QKV_KEY_BLOCK + place;
     unsigned char *panels = (unsigned char *)workspace + head * head_panels_size(shape, d);
-    pack_block(kernels, &t, panels + place * QKV_KEY_BLOCK * shape->key_bytes,
+    pack_block(kernels, &t, shape->key_bytes, panels + place * QKV_KEY_BLOCK * shape->key_bytes,
                (float *)(void *)(scratch + worker * shape->worker_size), block, within_block(all, block));
 }
 
@@ -376,7 +381,7 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     } else if (t->rows > t->kernels->few_rows) {
         block->panels = panels_in_place(t, index, keys);
         if (!block->panels) {
-            pack_block(t->kernels, t, t->packed, t->strip, index, keys);
+            pack_block(t->kernels, t, t->shape->key_bytes, t->packed, t->strip, index, keys);
             block->panels = t->packed;
         }
     }
@@ -388,11 +393,9 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
         qkv_gather_scales(t, &d->v_scales, index, keys, t->value_scales);
         block->odd_scales = any_odd(t->value_scales, keys);
     }
-    block->is_stored = false;
-    if (qkv_in_bf16(d)) {
-        qkv_bf16_open_values(t, block);
+    block->is_stored = block->paired = false;
+    if (qkv_in_bf16(d))
         return;
-    }
     block->is_stored = gathers_values(d) && t->rows <= t->kernels->few_rows;
     if (gathers_values(d) && !block->is_stored)
         widen_values(t, block);
@@ -404,25 +407,29 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     }
 }
 
+void qkv_mark_holes(const attention_task *t, key_block *block, const float *v, int64_t ld_v, int64_t first, int64_t n) {
+    const float zeros[QKV_MAX_ROWS] = {0};
+    int64_t ld = t->shape->ld_o;
+    size_t dim = (size_t)t->desc->head_dim_v;
+    t->kernels->scale(t->block_out, ld, v, ld_v, zeros, (size_t)n, dim);
+    uint32_t holes = t->kernels->nan_rows(t->block_out, ld, (size_t)n, dim);
+    for (int64_t i = first; holes != 0; i++, holes >>= 1) {
+        if (holes & 1)
+            block->hole[block->num_holes++] = (uint8_t)i;
+    }
+}
+
 bool qkv_find_holes(const attention_task *t, key_block *block) {
     if (qkv_in_bf16(t->desc))
         return qkv_bf16_find_holes(t, block);
-    const float zeros[QKV_MAX_ROWS] = {0};
     int64_t ld = t->shape->ld_o, most = t->kernels->tile_rows;
     size_t dim = (size_t)t->desc->head_dim_v;
     key_range keys = within_block(visible_to_rows(t, 0, t->rows), block->index);
     qkv_widen_stored(t, block);
     read_values(t, block);
     block->searched = true;
-    for (int64_t j = keys.first; j < keys.end; j += most) { /* 0·v is NaN where v is NaN or infinite */
-        size_t n = (size_t)qkv_min(most, keys.end - j);
-        t->kernels->scale(t->block_out, ld, block->v + j * block->ld_v, block->ld_v, zeros, n, dim);
-        uint32_t holes = t->kernels->nan_rows(t->block_out, ld, n, dim);
-        for (int64_t i = j; holes != 0; i++, holes >>= 1) {
-            if (holes & 1)
-                block->hole[block->num_holes++] = (uint8_t)i;
-        }
-    }
+    for (int64_t j = keys.first; j < keys.end; j += most)
+        qkv_mark_holes(t, block, block->v + j * block->ld_v, block->ld_v, j, qkv_min(most, keys.end - j));
     if (block->num_holes == 0)
         return false;
     if (!t->copies_values) /* else they are there */

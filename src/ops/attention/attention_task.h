@@ -165,12 +165,6 @@ static inline const void *qkv_key_run(const attention_task *t, const qkv_input *
     return qkv_stored_row(x, type, d->page_table[t->b * d->table_stride + page], t->kv_head, token);
 }
 
-/* The first key that is read for a panel from key j of a block on, of which `keys` are seen. Those before them are
- * hidden from every row; in pages they may lie in one that is none. */
-static inline int64_t qkv_first_to_pack(const qkv_attention_desc *d, int64_t j, key_range keys) {
-    return d->page_table ? qkv_max(j, keys.first) : j;
-}
-
 /* Where k lies in panels: that of key `key`, and how many keys from it on, at most up to `end`, are in panels that
  * follow each other. */
 static inline const void *qkv_key_panel(const attention_task *t, int64_t key, int64_t end, int64_t *n) {
@@ -250,6 +244,7 @@ typedef struct key_block {
     key_range keys;          /* those that the task's rows see between them */
     bool odd_scales;         /* a value's scale is infinite or NaN, which a probability of 0 would not hide */
     bool is_stored;          /* V is multiplied as it lies in memory, and v not there until qkv_widen_stored */
+    bool paired;             /* in bfloat16: the task's pairs are those of this block */
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
     /* Keys with a NaN or infinity in V, looked for when a product shows one that its row may not see. If there are any,
@@ -276,9 +271,18 @@ void qkv_widen_stored(const attention_task *t, key_block *block);
 /* Looks for them; true if there are any. For tasks of more than few_rows rows. */
 bool qkv_find_holes(const attention_task *t, key_block *block);
 
+/* Adds those among n rows v, keys `first` … of the block, at most tile_rows, that 0 does not hide. v may be block_out,
+ * which is overwritten. */
+void qkv_mark_holes(const attention_task *t, key_block *block, const float *v, int64_t ld_v, int64_t first, int64_t n);
+
 /* Keys [first, end) of the task's sequence as floats, from `to` on. */
 void qkv_widen_keys(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
                     int64_t channels, int64_t first, int64_t end, float *to, int64_t ld);
+
+/* Packs keys [first, end) of the task's sequence, at most a panel of them, from its column `column` on; columns before
+ * it become anything. Of keys in panels it is the whole panel. strip: room for QKV_PANEL keys as floats. */
+void qkv_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
+                   int64_t first, int64_t end);
 
 /* The part that begins at first/whole and ends at end/whole. */
 static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
@@ -354,16 +358,14 @@ void qkv_attention_fold_states(const attention_task *t);
 
 /* -------------------------------------------------------------------------------------------------- in bfloat16 */
 
-/* The same in QKV_ARITHMETIC_BF16 (attention_bf16.c): panels of a key block; scores from them, and from keys as they
- * lie in memory; V of a block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from
- * row `from` of the tile on, whose scores have become weights; the same for one row, without what it does not see. */
-void qkv_bf16_pack_block(const qkv_kernels *kernels, const attention_task *t, void *panels, float *strip, int64_t block,
-                         key_range keys);
+/* The same in QKV_ARITHMETIC_BF16 (attention_bf16.c): scores from panels of a key block, and from keys as they lie in
+ * memory; V of a block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from row
+ * `from` of the tile on, whose scores have become weights; the same for one row, without what it does not see. */
 void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,
                               const qkv_soon *soon);
 void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                             const key_block *ahead);
-void qkv_bf16_open_values(const attention_task *t, const key_block *block);
+void qkv_bf16_pair_block(const attention_task *t, void *pairs, const key_block *block);
 bool qkv_bf16_find_holes(const attention_task *t, key_block *block);
 void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
                               const qkv_soon *soon, float *out);
