@@ -82,6 +82,11 @@ void oracle_unfused_f32(const qkv_attention_desc *desc, int64_t b, int64_t h, in
 void oracle_projection_row(const double *x, const double *x_error, const float *w, const float *bias, int64_t in,
                            int64_t out, double *value, double *bound);
 
+/* An operand of a product in bfloat16, as a float: a tie goes to the even one, what is below 2^−56 becomes 0. */
+float oracle_to_bf16(float x);
+/* The exp2 of weights that become bfloat16, operation by operation; y ≤ 0, no NaN. */
+float oracle_exp2_for_bf16(float y);
+
 /* A merge, row by row: parts are the keys of an oracle, their logsumexp the logits and their out v. */
 oracle *oracle_open_merge(const qkv_merge_desc *desc);
 /* out_error and lse_error say how far the parts themselves may be off, an element for each part (and channel:

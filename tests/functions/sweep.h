@@ -203,6 +203,17 @@ static inline void sweep_range(const char *what, const function *f, uint32_t fir
     QT_EXPECT(worst <= (f->limit > 0 ? f->limit : 1), "%s: error of %g ulp at %a", what, worst, (double)worst_at);
 }
 
+/* A NaN stays what it is, every one of them. */
+static void keep(float *x, size_t n) {
+    (void)x, (void)n;
+}
+
+static inline void sweep_nan(void (*(*entry)(const qkv_kernels *k))(float *, size_t)) {
+    const function stays = {.definition = keep, .entry = entry};
+    sweep_range("NaN", &stays, 0x7f800001, 0x7fffffff);
+    sweep_range("-NaN", &stays, 0xff800001, 0xffffffff);
+}
+
 /* The value that every set must give at one float, in every lane, NaNs apart. */
 static inline void expect_at(void (*(*entry)(const qkv_kernels *k))(float *, size_t), float x, float want) {
     for (size_t set = 0; set < qt_num_sets(); set++) {

@@ -2,44 +2,26 @@
  *
  * SPDX-License-Identifier: MIT */
 #define SWEPT_FUNCTION qkv_exp2
-#include "sweep.h"
+#include "sweep_exp2.h"
 
 static void (*entry(const qkv_kernels *k))(float *, size_t) {
     return k->exp2;
 }
 
 static void test_range(void) {
-    sweep_range("-126 ... -0", &(function){.definition = definition, .entry = entry, .oracle = exp2}, 0x80000000,
-                0xc2fc0000);
-}
-
-static void fill_zero(float *x, size_t n) {
-    memset(x, 0, n * sizeof *x);
+    sweep_exp2("-126 ... -0", entry, 126, 1);
 }
 
 static void test_below(void) {
-    sweep_range("below -126: +0", &(function){.definition = fill_zero, .entry = entry}, 0xc2fc0001, 0xff800000);
-}
-
-static void keep(float *x, size_t n) {
-    (void)x, (void)n;
+    sweep_exp2_below("below -126: +0", entry, 126);
 }
 
 static void test_nan(void) {
-    function stays = {.definition = keep, .entry = entry};
-    sweep_range("NaN", &stays, 0x7f800001, 0x7fffffff);
-    sweep_range("-NaN", &stays, 0xff800001, 0xffffffff);
+    sweep_nan(entry);
 }
 
 static void test_values(void) {
-    expect_at(entry, 0.0f, 1.0f);
-    expect_at(entry, -0.0f, 1.0f);
-    expect_at(entry, qt_from_bits(0x80000001), 1.0f);
-    for (int n = 0; n <= 126; n++)
-        expect_at(entry, (float)-n, ldexpf(1, -n));
-    expect_at(entry, qt_from_bits(0xc2fc0001), 0.0f);
-    expect_at(entry, -FLT_MAX, 0.0f);
-    expect_at(entry, -INFINITY, 0.0f);
+    expect_exp2_values(entry, 126);
     expect_at(entry, NAN, NAN);
 }
 

@@ -4,7 +4,7 @@
  *
  * SPDX-License-Identifier: MIT */
 #define SWEPT_FUNCTION qkv_exp2_for_bf16
-#include "sweep.h"
+#include "sweep_exp2.h"
 
 static _Thread_local const qkv_kernels *kernels; /* of entry's last call; chunks are swept by several threads */
 
@@ -34,17 +34,11 @@ static void (*entry(const qkv_kernels *k))(float *, size_t) {
 }
 
 static void test_range(void) {
-    sweep_range("-56 ... -0",
-                &(function){.definition = definition, .entry = entry, .oracle = exp2, .limit = 48}, 0x80000000,
-                0xc2600000);
-}
-
-static void fill_zero(float *x, size_t n) {
-    memset(x, 0, n * sizeof *x);
+    sweep_exp2("-56 ... -0", entry, 56, 48);
 }
 
 static void test_below(void) {
-    sweep_range("below -56: +0", &(function){.definition = fill_zero, .entry = entry}, 0xc2600001, 0xff800000);
+    sweep_exp2_below("below -56: +0", entry, 56);
 }
 
 /* What the weights of a row with a NaN are does not matter, if only their sum is one. */
@@ -62,25 +56,12 @@ static void (*entry_of_sums(const qkv_kernels *k))(float *, size_t) {
     return sums;
 }
 
-static void keep(float *x, size_t n) {
-    (void)x, (void)n;
-}
-
 static void test_nan(void) {
-    function stays = {.definition = keep, .entry = entry_of_sums};
-    sweep_range("NaN", &stays, 0x7f800001, 0x7fffffff);
-    sweep_range("-NaN", &stays, 0xff800001, 0xffffffff);
+    sweep_nan(entry_of_sums);
 }
 
 static void test_values(void) {
-    expect_at(entry, 0.0f, 1.0f);
-    expect_at(entry, -0.0f, 1.0f);
-    expect_at(entry, qt_from_bits(0x80000001), 1.0f);
-    for (int n = 0; n <= 56; n++)
-        expect_at(entry, (float)-n, ldexpf(1, -n));
-    expect_at(entry, qt_from_bits(0xc2600001), 0.0f);
-    expect_at(entry, -FLT_MAX, 0.0f);
-    expect_at(entry, -INFINITY, 0.0f);
+    expect_exp2_values(entry, 56);
     expect_at(entry_of_sums, NAN, NAN);
 }
 

@@ -5,25 +5,11 @@
  * SPDX-License-Identifier: MIT */
 #include "operands.h"
 
-#include <float.h>
-#include <math.h>
-
+#include "oracle.h"
 #include "ref/storage.h"
-
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
+#include "scores.h"
 
 enum { UNITS = 16 }; /* the identity, as a panel of so many terms and as rows of them */
-
-static float rounded(float x) {
-    if (x != x || fabsf(x) < 0x1p-56f)
-        return x != x ? x : 0;
-    const uint32_t bits = qt_bits(x);
-    return qt_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
-}
 
 /* ------------------------------------------------------------------------------------------------------- storage */
 
@@ -173,7 +159,7 @@ static void check_keys(const qt_set *set, qt_rng *rng, int type, size_t rows, in
     for (size_t x = 0; x < terms; x++)
         for (size_t r = 0; r < QKV_PANEL; r++)
             want[x * QKV_PANEL + r] =
-                r < rows && x < k ? rounded(meaning(type, src + (ptrdiff_t)r * stride, x)) : 0;
+                r < rows && x < k ? oracle_to_bf16(meaning(type, src + (ptrdiff_t)r * stride, x)) : 0;
     set->kernels->keys_bf16(panel, src, stride_of(stride, rows), type, rows, k);
     expect_panel(set, "keys", want, panel, terms, QKV_PANEL);
 }
@@ -201,7 +187,7 @@ static void check_values(const qt_set *set, qt_rng *rng, int type, size_t first,
             want[(x - begin) * QKV_PANEL + j] =
                 x < first || x >= first + rows
                     ? 0
-                    : rounded(meaning(type, src + (ptrdiff_t)(x - first) * stride, j));
+                    : oracle_to_bf16(meaning(type, src + (ptrdiff_t)(x - first) * stride, j));
     set->kernels->values_bf16(panel, src, stride_of(stride, rows), type, first, rows, cols);
     const qt_view written = {panel + (end > begin ? begin * term : 0), 1, 1, {(int64_t)((end - begin) * term)}, {1}};
     qt_expect_gaps("values", &written); /* pairs before and after them, of other calls, stay */
@@ -226,7 +212,7 @@ static void test_values(const qt_set *set) {
 static void want_rows(float *want, const float *x, ptrdiff_t ldx, size_t rows, size_t k) {
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < even(k); j++)
-            want[i * even(k) + j] = j < k ? rounded(x[(ptrdiff_t)i * ldx + (ptrdiff_t)j]) : 0;
+            want[i * even(k) + j] = j < k ? oracle_to_bf16(x[(ptrdiff_t)i * ldx + (ptrdiff_t)j]) : 0;
 }
 
 static void test_rows(const qt_set *set) {
@@ -278,64 +264,8 @@ static void test_rows_in_place(const qt_set *set) {
 
 /* ---------------------------------------------------------------------------------------------------------- softmax */
 
-typedef enum row_kind {
-    PLAIN,
-    INTEGERS, /* weights are powers of two */
-    AT_CUT,   /* about 56 below the maximum */
-    BELOW_ZERO_AT_CUT, /* the same below a maximum of 0, where differences are exact */
-    WIDE,
-    MASKED,
-    LAST_ONLY,
-    EMPTY,
-    LOWEST,
-    HIGHEST,
-    WITH_NAN,
-    WITH_INF,
-    NASTY,
-    NUM_KINDS
-} row_kind;
-
-static float draw_score(qt_rng *rng, row_kind kind, bool last) {
-    const float x = qt_normal(rng);
-    switch (kind) {
-    case INTEGERS: return (float)qt_range(rng, -60, 0);
-    case AT_CUT: return 3 + (qt_chance(rng, 50) ? x : -56 + x / 0x1p10f);
-    case BELOW_ZERO_AT_CUT: return qt_from_bits(0xc2600000 + (uint32_t)qt_range(rng, 0, 6) - 3);
-    case WIDE: return qt_uniform(rng, -100, 100);
-    case MASKED: return qt_chance(rng, 70) ? -INFINITY : 20 * x;
-    case LAST_ONLY: return last ? x : -INFINITY;
-    case EMPTY: return -INFINITY;
-    case LOWEST: return qt_chance(rng, 50) ? -INFINITY : -FLT_MAX;
-    case HIGHEST: return qt_chance(rng, 50) ? FLT_MAX : x;
-    case NASTY: return qt_nasty(rng);
-    default: return 5 * x;
-    }
-}
-
-static void draw_scores(qt_rng *rng, float *t, size_t cols, row_kind kind) {
-    const size_t at = (size_t)qt_range(rng, 0, (int64_t)cols - 1);
-    for (size_t j = 0; j < cols; j++)
-        t[j] = draw_score(rng, kind, j + 1 == cols);
-    if (kind == WITH_NAN)
-        t[at] = qt_from_bits(0x7fc00000 | (uint32_t)(qt_u64(rng) >> 32));
-    if (kind == WITH_INF)
-        t[at] = INFINITY;
-    if (kind == BELOW_ZERO_AT_CUT)
-        t[at] = 0;
-}
-
-/* That of ../../src/ref/scalar.h, by functions of the C library that are exact; not for a NaN. */
-static float exp2_for_bf16(float y) {
-    if (y < -56)
-        return 0;
-    const float n = rintf(y), f = y - n;
-    return ldexpf(fmaf(fmaf(fmaf(fmaf(0x1.3a02d2p-7f, f, 0x1.c9fc48p-5f), f, 0x1.ec0378p-3f), f, 0x1.62e12cp-1f), f, 1),
-                  (int)n);
-}
-
 /* p, m and ℓ by the rule; false: one of t is a NaN or +inf, and ℓ is a NaN. */
 static bool weigh(const float *t, size_t cols, float *p, float *m, float *l) {
-    float lane[QKV_LANES] = {0};
     *m = -FLT_MAX;
     *l = NAN;
     for (size_t j = 0; j < cols; j++) {
@@ -343,14 +273,9 @@ static bool weigh(const float *t, size_t cols, float *p, float *m, float *l) {
             return false;
         *m = fmaxf(*m, t[j]);
     }
-    for (size_t j = 0; j < cols; j++) {
-        p[j] = exp2_for_bf16(t[j] - *m);
-        lane[j % QKV_LANES] += p[j];
-    }
-    for (int half = QKV_LANES / 2; half > 0; half /= 2)
-        for (int x = 0; x < half; x++)
-            lane[x] += lane[x + half];
-    *l = lane[0];
+    for (size_t j = 0; j < cols; j++)
+        p[j] = oracle_exp2_for_bf16(t[j] - *m);
+    *l = sum_of_weights(p, cols);
     return true;
 }
 
@@ -365,7 +290,7 @@ static void expect_weights(const qt_set *set, const float *p, const bool *good, 
         set->kernels->gemm_bf16(c, UNITS, t, lda, first + x, panel, rows, UNITS, UNITS, 0, NULL);
         for (size_t i = 0; i < rows; i++)
             for (size_t j = 0; j < UNITS && good[i]; j++)
-                expect_term("weight", i, x + j, rounded(p[i * cols + x + j]), 0, c[i * UNITS + j]);
+                expect_term("weight", i, x + j, oracle_to_bf16(p[i * cols + x + j]), 0, c[i * UNITS + j]);
     }
     qt_count_words(rows * cols);
 }
@@ -411,7 +336,7 @@ static void test_softmax(const qt_set *set) {
                 qt_describe("rows=%zu cols=%zu first=%zu ld=%zu place=%d", rows, cols, first, ld, place);
                 float *scores = qt_floats(rows * cols, QT_TAIL);
                 for (size_t i = 0; i < rows; i++)
-                    draw_scores(&rng, scores + i * cols, cols, (row_kind)qt_range(&rng, 0, NUM_KINDS - 1));
+                    draw_scores(&rng, scores + i * cols, cols, draw_score_kind(&rng), 56);
                 check_softmax(set, scores, ld, first, rows, cols, 0, place);
                 check_softmax(set, scores, ld, first, rows, cols, 1, place);
             }

@@ -2,43 +2,9 @@
  *
  * SPDX-License-Identifier: MIT */
 #include "operands.h"
+#include "scores.h"
 
-#include <math.h>
-
-typedef enum row_kind {
-    PLAIN,
-    WIDE,
-    MASKED,
-    LAST_ONLY,
-    EMPTY,
-    LOWEST,
-    HIGHEST,
-    WITH_NAN,
-    WITH_INF,
-    NASTY,
-    NUM_ROWS
-} row_kind;
-
-static void draw_row(qt_rng *rng, float *t, size_t cols, row_kind kind) {
-    for (size_t j = 0; j < cols; j++) {
-        float x = qt_normal(rng);
-        switch (kind) {
-        case WIDE: x = qt_uniform(rng, -400, 400); break;
-        case MASKED: x = qt_chance(rng, 70) ? -INFINITY : 20 * x; break;
-        case LAST_ONLY: x = j + 1 == cols ? x : -INFINITY; break;
-        case EMPTY: x = -INFINITY; break;
-        case LOWEST: x = qt_chance(rng, 50) ? -INFINITY : -FLT_MAX; break;
-        case HIGHEST: x = qt_chance(rng, 50) ? FLT_MAX : x; break;
-        case NASTY: x = qt_nasty(rng); break;
-        default: break;
-        }
-        t[j] = x;
-    }
-    if (kind == WITH_NAN)
-        t[qt_range(rng, 0, (int64_t)cols - 1)] = qt_from_bits(0x7fc00000 | (uint32_t)(qt_u64(rng) >> 32));
-    if (kind == WITH_INF)
-        t[qt_range(rng, 0, (int64_t)cols - 1)] = INFINITY;
-}
+enum { CUT = 126 };
 
 /* What ℓ must tell of a row. */
 static void expect_class(const float *t, size_t cols, size_t i, float l) {
@@ -58,7 +24,7 @@ static void check(const qt_set *set, qt_rng *rng, size_t rows, size_t cols, int 
     qt_describe("rows=%zu cols=%zu ld=%zu place=%d", rows, cols, ld, place);
     float *t = qt_floats(rows * cols, place);
     for (size_t i = 0; i < rows; i++)
-        draw_row(rng, t + i * cols, cols, (row_kind)qt_range(rng, 0, NUM_ROWS - 1));
+        draw_scores(rng, t + i * cols, cols, draw_score_kind(rng), CUT);
     float *want = tile_of(t, (ptrdiff_t)cols, rows, cols, ld, place);
     float *got = tile_of(t, (ptrdiff_t)cols, rows, cols, ld, place);
     float *m_want = qt_floats(rows, place), *l_want = qt_floats(rows, place);
@@ -86,7 +52,6 @@ static void test_softmax(const qt_set *set) {
                     check(set, &rng, rows, cols, qt_place(&rng));
 }
 
-/* ℓ by its definition: 16 lanes, then the tree. */
 static void test_order_of_sum(const qt_set *set) {
     qt_rng rng;
     for (uint64_t i = 0; i < 300; i++) {
@@ -94,15 +59,10 @@ static void test_order_of_sum(const qt_set *set) {
             continue;
         size_t cols = QKV_LANES * (size_t)qt_range(&rng, 1, 16);
         float *p = qt_tile(1, cols, QT_TAIL), m, l;
-        draw_row(&rng, p, cols, qt_chance(&rng, 50) ? PLAIN : MASKED);
+        draw_scores(&rng, p, cols, qt_chance(&rng, 50) ? PLAIN : MASKED, CUT);
         set->kernels->softmax(p, (ptrdiff_t)cols, 1, cols, &m, &l);
-        float lane[QKV_LANES] = {0};
-        for (size_t j = 0; j < cols; j++)
-            lane[j % QKV_LANES] += p[j];
-        for (int half = 8; half > 0; half /= 2)
-            for (int x = 0; x < half; x++)
-                lane[x] += lane[x + half];
-        QT_EXPECT(qt_same(lane[0], l, 0), "cols=%zu: the sum of p is %a, l is %a", cols, (double)lane[0], (double)l);
+        const float sum = sum_of_weights(p, cols);
+        QT_EXPECT(qt_same(sum, l, 0), "cols=%zu: the sum of p is %a, l is %a", cols, (double)sum, (double)l);
         qt_count_words(1);
     }
 }

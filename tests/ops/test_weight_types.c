@@ -267,13 +267,6 @@ static void test_int8_of_damaged_blocks(void) {
 
 /* ------------------------------------------------------------------------------------------------------ bfloat16 */
 
-static float to_bf16(float x) {
-    if (x != x || fabsf(x) < 0x1p-56f)
-        return x != x ? x : 0;
-    const uint32_t bits = qt_bits(x);
-    return qt_from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
-}
-
 /* [count][n][width] floats, rounded, the two of each pair of the n swapped; a last pair of one has a 0 before it. */
 static float *swapped_pairs(const float *from, int64_t count, int64_t n, int64_t width) {
     const int64_t even = (n + 1) / 2 * 2;
@@ -281,7 +274,7 @@ static float *swapped_pairs(const float *from, int64_t count, int64_t n, int64_t
     for (int64_t i = 0; i < count; i++)
         for (int64_t j = 0; j < even; j++)
             for (int64_t x = 0; x < width; x++)
-                to[(i * even + (j ^ 1)) * width + x] = j < n ? to_bf16(from[(i * n + j) * width + x]) : 0;
+                to[(i * even + (j ^ 1)) * width + x] = j < n ? oracle_to_bf16(from[(i * n + j) * width + x]) : 0;
     return to;
 }
 

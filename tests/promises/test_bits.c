@@ -24,29 +24,6 @@ static float exp2_or_zero(float y) {
     return y;
 }
 
-/* That of weights in bfloat16. */
-static float exp2_for_bf16(float y) {
-    if (y < -56)
-        return 0;
-    const float n = rintf(y), f = y - n;
-    return ldexpf(fmaf(fmaf(fmaf(fmaf(0x1.3a02d2p-7f, f, 0x1.c9fc48p-5f), f, 0x1.ec0378p-3f), f, 0x1.62e12cp-1f), f, 1),
-                  (int)n);
-}
-
-/* An operand of a product in bfloat16. Multiples of 2^16 words are the values; a tie goes to the even one. */
-static float to_bf16(float x) {
-    uint32_t word;
-    memcpy(&word, &x, sizeof word);
-    if (isnan(x) || fabsf(x) < 0x1p-56f)
-        return isnan(x) ? x : 0;
-    const uint32_t rest = word % 0x10000;
-    word -= rest;
-    if (rest > 0x8000 || (rest == 0x8000 && word / 0x10000 % 2 == 1))
-        word += 0x10000;
-    memcpy(&x, &word, sizeof x);
-    return x;
-}
-
 /* Term number n of a sum of so many is this one: in bfloat16 the second of each pair comes first. */
 static int64_t nth_term(bool in_bf16, int64_t n, int64_t terms) {
     return !in_bf16 || (terms % 2 == 1 && n == terms - 1) ? n : n ^ 1;
@@ -59,7 +36,7 @@ static float dot(bool in_bf16, const float *x, const float *y, int64_t stride_y,
         float chain = 0;
         for (int64_t at = first; at < n && at < first + 128; at++) {
             const int64_t i = nth_term(in_bf16, at, n);
-            chain = fmaf(x[i], in_bf16 ? to_bf16(y[i * stride_y]) : y[i * stride_y], chain);
+            chain = fmaf(x[i], in_bf16 ? oracle_to_bf16(y[i * stride_y]) : y[i * stride_y], chain);
         }
         total = first == 0 ? chain : total + chain;
     }
@@ -119,16 +96,16 @@ static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, i
         float *p = &t[j - first];
         if (*p == -INFINITY)
             continue;
-        *p = in_bf16 ? exp2_for_bf16(*p - block->m) : exp2_or_zero(*p - block->m);
+        *p = in_bf16 ? oracle_exp2_for_bf16(*p - block->m) : exp2_or_zero(*p - block->m);
         lane[j % 16] += *p;
         if (d->dropout != 0)
             *p *= (float)oracle_dropout_factor(d, b, h, i, j);
     }
     for (int64_t n = 0; n < end - first; n++) {
         const int64_t j = nth_term(in_bf16, n, end - first);
-        const float *v = row_of(&d->v, b, kv, first + j), p = in_bf16 ? to_bf16(t[j]) : t[j];
+        const float *v = row_of(&d->v, b, kv, first + j), p = in_bf16 ? oracle_to_bf16(t[j]) : t[j];
         for (int64_t x = 0; x < dv && t[j] != -INFINITY; x++)
-            block->o[x] = fmaf(p, in_bf16 ? to_bf16(v[x]) : v[x], block->o[x]);
+            block->o[x] = fmaf(p, in_bf16 ? oracle_to_bf16(v[x]) : v[x], block->o[x]);
     }
     for (int step = 8; step > 0; step /= 2)
         for (int x = 0; x < step; x++)
@@ -145,7 +122,7 @@ static float one_row(const attention_case *c, int64_t b, int64_t h, int64_t i, f
     for (int64_t x = 0; x < d->head_dim; x++)
         q[x] = row_of(&d->q, b, h, i)[x] * factor;
     for (int64_t x = 0; x < d->head_dim && d->arithmetic == QKV_ARITHMETIC_BF16; x++)
-        q[x] = to_bf16(q[x]);
+        q[x] = oracle_to_bf16(q[x]);
     state s = {-FLT_MAX, 0, out}, block = {0, 0, scratch};
     memset(out, 0, (size_t)dv * sizeof(float));
     for (int64_t first = 0; first < d->seq_k; first += QKV_KEY_BLOCK) {
