@@ -530,10 +530,17 @@ typedef struct qkv_attention_desc {
     int64_t k_layout;     /* QKV_KEY_ROWS or QKV_KEY_PANELS: not with QKV_Q8_0 or k_start; pages are of whole panels */
     int64_t first_tokens; /* with QKV_LEFT: keys that stay visible; 0: none. (Attention sinks, after StreamingLLM.) */
 
-    /* QKV_ARITHMETIC_F32 or QKV_ARITHMETIC_BF16: q·scale, k, v and exp(s) are rounded to bfloat16 for the two products,
-     * magnitudes below 2^−56 taken as 0; sums, softmax and all options stay in f32. Other bits than in F32, the same in
-     * every kernel set. No gradients. */
+    /* QKV_ARITHMETIC_F32, or for the two products, with other bits than in F32 but the same in every kernel set:
+     *   QKV_ARITHMETIC_BF16  q·scale, k, v and exp(s) are rounded to bfloat16, magnitudes below 2^−56 taken as 0
+     *   QKV_ARITHMETIC_INT8  q·scale and k to 8 bits with a scale for each row, as qkv_cache_append rounds; a k of
+     *                        QKV_INT8 is used as it is stored. An infinite q or k makes s NaN. exp(s), v to bfloat16
+     * Sums, softmax and all options stay in f32. No gradients. */
     int64_t arithmetic;
+
+    /* optional, float, in QKV_ARITHMETIC_INT8, for a k of other types than QKV_INT8: (batch, num_kv_heads, 1, head_dim)
+     * numbers that are subtracted from the channels of k before they are rounded, and made up for in s. With those of
+     * qkv_attention_key_means what all keys have in common costs no precision. */
+    qkv_input k_means;
 } qkv_attention_desc;
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it
@@ -568,6 +575,11 @@ QKV_API const char *qkv_attention_explain_plan(const qkv_ctx *ctx, const qkv_att
                                                int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_attention_explain_run(const qkv_plan *plan, const qkv_attention_desc *desc,
                                               const void *workspace, size_t workspace_size, char *text, size_t size);
+
+/* means[(b·num_kv_heads + g)·head_dim + c] = the mean of channel c over the keys of sequence b and KV head g, those
+ * below kv_len, whoever sees them; 0 without keys. Of desc only k and what says how it lies in memory matter, but it
+ * must be valid. QKV_ERROR_FLAGS: k is of QKV_INT8; else as attention's plan and run. */
+QKV_API qkv_status qkv_attention_key_means(const qkv_ctx *ctx, const qkv_attention_desc *desc, float *means);
 
 /* The ranges of a mask, one for each of its rows: ranges[2·i] and ranges[2·i + 1] are the first key and the end of what
  * row i sees, both 0 where that is nothing. Element (i, j) is mask[i·query_stride + j]; in QKV_F32, QKV_F16, QKV_BF16

@@ -238,8 +238,8 @@ on_set_and_variants() { # PRESET SET [CTest option…]
     on_fastest_set "$@"
     status=$?
     mv "$logs/$name.counts" "$logs/$name.first"
-    echo "packed weights on all sets:"
-    QKV_QUICK=1 run_tests "$1" -R '^test_packed_kernels$' || status=1
+    echo "products in 8 bits on all sets:"
+    QKV_QUICK=1 run_tests "$1" -R '^test_(packed_kernels|int8)$' || status=1
     mv "$logs/$name.counts" "$logs/$name.second"
     add_counts "$logs/$name.first" "$logs/$name.second"
     return $status

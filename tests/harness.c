@@ -388,12 +388,14 @@ static void add_for_set(const char *name, void (*per_set)(const qt_set *set), co
     t->set = set;
 }
 
-/* Whether all but products in 8 bits, and bfloat16 unless these count, is another set's. */
-static bool is_variant(size_t number, bool bf16_counts) {
+/* Whether all but products of weights in 8 bits, and those in 8 bits and bfloat16 unless these count, is another
+ * set's. */
+static bool is_variant(size_t number, bool attention_counts) {
     const qkv_kernels *this = qt.sets[number].kernels;
     for (size_t i = number + 1; i < qt.num_sets; i++) {
         const qkv_kernels *other = qt.sets[i].kernels;
-        if (other->gemm == this->gemm && (!bf16_counts || other->gemm_bf16 == this->gemm_bf16))
+        const bool same = other->gemm_bf16 == this->gemm_bf16 && other->gemm_int8 == this->gemm_int8;
+        if (other->gemm == this->gemm && (!attention_counts || same))
             return true;
     }
     return false;
@@ -406,7 +408,7 @@ void qt_each_set(const char *name, void (*per_set)(const qt_set *set)) {
     }
 }
 
-void qt_each_set_in_bf16(const char *name, void (*per_set)(const qt_set *set)) {
+void qt_each_set_of_attention(const char *name, void (*per_set)(const qt_set *set)) {
     for (size_t i = 0; i < qt.num_sets; i++) {
         if (!is_variant(i, true))
             add_for_set(name, per_set, &qt.sets[i]);

@@ -238,11 +238,11 @@ qt_outcome qt_in_child(void (*body)(void *arg), void *arg);
 
 void qt_init(int argc, char **argv);
 /* One test per set, called name/set; and also one for each that differs from another only in products in 8 bits and
- * bfloat16 (as "avxvnni" does from "avx2"), for tests of these; or only for those that differ in bfloat16. A set asked
- * for by name is always tested. */
+ * bfloat16 (as "avxvnni" does from "avx2"), for tests of these; or only for those of them that attention uses. A set
+ * asked for by name is always tested. */
 void qt_each_set(const char *name, void (*test)(const qt_set *set));
 void qt_each_set_and_variant(const char *name, void (*test)(const qt_set *set));
-void qt_each_set_in_bf16(const char *name, void (*test)(const qt_set *set));
+void qt_each_set_of_attention(const char *name, void (*test)(const qt_set *set));
 void qt_once(const char *name, void (*test)(void));
 int qt_run(void); /* the exit status of the program */
 

@@ -14,7 +14,8 @@
  * factor is rounded once, its product with the weight too.
  *
  * In bfloat16 the operands of products are off by 2^−8 of themselves, or by 2^−56: q·c, k and v as if they were given
- * so, the weights of the numerator in each of its terms.
+ * so, the weights of the numerator in each of its terms. In 8 bits q·c and k, less means, are off by half a step, which
+ * is a 127th of the largest of their row; a row that has no scale makes its logits NaN.
  *
  * SPDX-License-Identifier: MIT */
 #include "oracle.h"
@@ -69,6 +70,7 @@ oracle *oracle_open(const qkv_attention_desc *desc) {
     o->q = oracle_alloc(sq * dk, sizeof(double));
     o->k = oracle_alloc(sk * dk, sizeof(double));
     o->v = oracle_alloc(sk * dv, sizeof(double));
+    o->means = oracle_alloc(dk, sizeof(double));
     o->logit = oracle_alloc(sk, sizeof(double));
     o->error = oracle_alloc(sk, sizeof(double));
     o->given_logit = oracle_alloc(sk, sizeof(double));
@@ -90,8 +92,8 @@ oracle *oracle_open(const qkv_attention_desc *desc) {
 }
 
 void oracle_close(oracle *o) {
-    void *owned[] = {o->q, o->k, o->v, o->q_error, o->k_error, o->v_error, o->logit, o->error, o->weight_error,
-                     o->largest_weight, o->row.out, o->row.out_bound, o->row.magnitude, o->row.prob,
+    void *owned[] = {o->q, o->k, o->v, o->means, o->q_error, o->k_error, o->v_error, o->logit, o->error,
+                     o->weight_error, o->largest_weight, o->row.out, o->row.out_bound, o->row.magnitude, o->row.prob,
                      o->row.prob_bound, o->row.visible, o->given_logit, o->given_error, o->cap_tanh, o->cap_error,
                      o->factor, o};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
@@ -110,6 +112,8 @@ void oracle_head(oracle *o, int64_t b, int64_t h) {
     read_tensor(o->q, &d->q, b, h, d->seq_q, d->head_dim);
     read_tensor(o->k, &d->k, b, kv, d->seq_k, d->head_dim);
     read_tensor(o->v, &d->v, b, kv, d->seq_k, d->head_dim_v);
+    if (d->k_means.data)
+        read_tensor(o->means, &d->k_means, b, kv, 1, d->head_dim);
 }
 
 int oracle_sees(const qkv_attention_desc *d, int64_t b, int64_t h, int64_t i, int64_t j) {
@@ -142,15 +146,26 @@ static logit scaled_dot(const oracle *o, int64_t i, int64_t j) {
     const double scale = d->scale == 0 ? 1 / sqrt((double)(n > 0 ? n : 1)) : (double)d->scale, cap = (double)d->softcap;
     const double factor = cap > 0 ? scale / cap : scale * LOG2E; /* c: what q is multiplied by */
     const double unit = cap > 0 ? cap : 1 / LOG2E;               /* what a dot product of q·c is worth in s */
-    const int in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
-    double dot = 0, sum = 0, sum_tiny = 0, sum_given = 0, largest_q = 0;
+    const int in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16, in_int8 = d->arithmetic == QKV_ARITHMETIC_INT8;
+    double dot = 0, sum = 0, sum_tiny = 0, sum_given = 0, largest_q = 0, largest_k = 0;
+    int whole = 1;
     for (int64_t x = 0; x < n; x++) {
-        const double q = o->q[i * n + x], k = o->k[j * n + x];
-        dot += q * k;
-        sum += fabs(q * k);
-        sum_tiny += (fabs(q) + 1) * fabs(k);
-        largest_q = fmax(largest_q, fabs(q));
+        const double q = fabs(o->q[i * n + x]), k = fabs(o->k[j * n + x] - o->means[x]);
+        largest_q = fmax(largest_q, q + (o->q_error ? o->q_error[i * n + x] : 0));
+        largest_k = fmax(largest_k, k + (o->k_error ? o->k_error[j * n + x] : 0));
+        whole &= isfinite(q) && isfinite(k);
+    }
+    for (int64_t x = 0; x < n; x++) {
+        const double mean = o->means[x], q = o->q[i * n + x], k = o->k[j * n + x] - mean;
+        dot += q * o->k[j * n + x];
+        sum += fabs(q * k) + fabs(q * mean);
+        sum_tiny += (fabs(q) + 1) * (fabs(k) + fabs(mean));
         double qe = o->q_error ? o->q_error[i * n + x] : 0, ke = o->k_error ? o->k_error[j * n + x] : 0;
+        if (in_int8) {
+            const double step = 0.5001 / 127;
+            qe += largest_q * fabs(factor) < 0x1p-99 ? largest_q : step * largest_q;
+            ke += (largest_k < 0x1p-99 ? largest_k : step * largest_k) + ORACLE_U * largest_k;
+        }
         if (in_bf16) {
             qe += BF16_U * (fabs(q) + qe) + (factor != 0 ? BF16_TINY / fabs(factor) : 0);
             ke += BF16_U * (fabs(k) + ke) + BF16_TINY;
@@ -159,8 +174,11 @@ static logit scaled_dot(const oracle *o, int64_t i, int64_t j) {
     }
     /* c is two roundings (log2 e, the product), or one with softcap; q·c one more; the default 1/√D two more. Below the
      * normal range c and q·c are off by 2^−150 instead, as is every fma. */
-    const double roundings = (cap > 0 ? 2 : 3) + (d->scale == 0 ? 2 : 0), size = fabs(scale);
-    logit l = {.value = scale * dot};
+    double roundings = (cap > 0 ? 2 : 3) + (d->scale == 0 ? 2 : 0);
+    if (in_int8) /* both scales, sums of 1024 and of these, their product with a scale, the fma; means are a chain */
+        roundings += 5 + (double)n / 1024;
+    const double size = fabs(scale);
+    logit l = {.value = in_int8 && !whole ? (double)NAN : scale * dot};
     l.error = (oracle_chain(n) + roundings * ORACLE_U) * size * (sum + sum_given) + size * sum_given;
     l.error += unit * ORACLE_TINY * (sum_tiny + (double)n + 1);
     l.too_large = fabs(factor) * fmax(1, largest_q) > TOO_LARGE || fabs(factor) * sum > TOO_LARGE;
@@ -249,7 +267,7 @@ static double bounded_exp(double x) {
 
 /* Weights below 2^this may be cut off. */
 static double least_weight(const oracle *o) {
-    return o->desc.arithmetic == QKV_ARITHMETIC_BF16 ? -56 : -126;
+    return o->desc.arithmetic != QKV_ARITHMETIC_F32 ? -56 : -126;
 }
 
 /* The weights of a row once logits and errors are complete, with what the output channels need from them. */
@@ -284,7 +302,7 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
     const int has_sink = !isnan(w->sink);
     double moved = has_sink ? weight_error(o, w, w->sink, w->sink_error) * fabs(out) : 0;
     double reach = has_sink ? fabs(out) : 0, given = 0, largest_given = 0, mean = 0, largest = 0, all = 0;
-    const int in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
+    const int in_bf16 = d->arithmetic != QKV_ARITHMETIC_F32;
     for (int64_t j = 0; j < d->seq_k; j++)
         if (r->visible[j]) {
             const double kept = o->factor[j] * v[j * ld], distance = fabs(kept - out);
@@ -365,7 +383,7 @@ static void add_softmax_errors(oracle *o, weights *w) {
             m = fmax(m, o->logit[j]);
             largest = fmax(largest, o->error[j]);
         }
-    const double exp2_error = d->arithmetic == QKV_ARITHMETIC_BF16 ? 50 * ORACLE_U : 2 * ORACLE_U;
+    const double exp2_error = d->arithmetic != QKV_ARITHMETIC_F32 ? 50 * ORACLE_U : 2 * ORACLE_U;
     const double always = exp2_error + 2 * ORACLE_U * w->folds + 2 * ORACLE_U * largest;
     for (int64_t j = 0; j < n; j++)
         if (o->row.visible[j]) {

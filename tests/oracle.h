@@ -44,6 +44,7 @@ typedef struct oracle_row {
 typedef struct oracle {
     qkv_attention_desc desc; /* with num_kv_heads and head_dim_v filled in */
     double *q, *k, *v;
+    double *means; /* [head_dim]: k_means, or zeros */
     double *q_error, *k_error, *v_error;
     oracle_row row;
     double *logit, *error; /* [seq_k]: s and how far the library's may be from it */
@@ -86,6 +87,10 @@ void oracle_projection_row(const double *x, const double *x_error, const float *
 float oracle_to_bf16(float x);
 /* The exp2 of weights that become bfloat16, operation by operation; y ≤ 0, no NaN. */
 float oracle_exp2_for_bf16(float y);
+
+/* The integers of a row of n, less means where there are any (NULL), and the scale; NaN and all 0 where the row has
+ * an element that is no finite number. */
+float oracle_to_int8(const float *x, const float *means, int64_t n, int *q);
 
 /* A merge, row by row: parts are the keys of an oracle, their logsumexp the logits and their out v. */
 oracle *oracle_open_merge(const qkv_merge_desc *desc);

@@ -298,14 +298,22 @@ static void describe(const attention_case *c) {
                 d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v, d->q.batch,
                 d->q.head, d->q.token, case_data_name[c->data], (double)d->scale, (double)d->softcap, window,
                 d->q_offset, (double)d->dropout, d->scores.data ? d->scores_stage : 99,
-                d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "", d->q_offsets ? " q_offsets" : "",
+                d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16"
+                : d->k_means.data                    ? " int8 k_means"
+                : d->arithmetic                      ? " int8"
+                                                     : "",
+                d->q_offsets ? " q_offsets" : "",
                 d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
                 d->sinks ? " sinks" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
                 d->lse.data ? " lse" : "", d->probabilities.data ? " probabilities" : "");
 }
 
 void case_draw_arithmetic(qt_rng *rng, qkv_attention_desc *d) {
-    d->arithmetic = qt_chance(rng, 25) ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
+    d->arithmetic = qt_chance(rng, 65)   ? QKV_ARITHMETIC_F32
+                    : qt_chance(rng, 50) ? QKV_ARITHMETIC_BF16
+                                         : QKV_ARITHMETIC_INT8;
+    if (d->arithmetic == QKV_ARITHMETIC_INT8 && d->k_type != QKV_INT8 && qt_chance(rng, 40)) /* any numbers will do */
+        d->k_means = case_input(rng, d->batch, d->num_kv_heads ? d->num_kv_heads : d->num_heads, 1, d->head_dim, true);
 }
 
 void case_attention(qt_rng *rng, int64_t work, attention_case *c) {
@@ -322,8 +330,7 @@ void case_attention(qt_rng *rng, int64_t work, attention_case *c) {
         draw_keep(rng, d);
     if (qt_chance(rng, 20))
         draw_dropout(rng, d);
-    if (qt_chance(rng, 20))
-        d->arithmetic = QKV_ARITHMETIC_BF16;
+    case_draw_arithmetic(rng, d);
     d->out = case_output(rng, d->batch, d->num_heads, d->seq_q, c->dv);
     if (qt_chance(rng, 70))
         d->lse = case_output(rng, d->batch, d->num_heads, d->seq_q, 1);

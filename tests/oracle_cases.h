@@ -47,7 +47,7 @@ static inline bool case_is_comparable(const attention_case *c) {
 /* Every feature at random. `work` limits batch·heads·seq_q·seq_k·(head_dim + head_dim_v). Calls qt_describe. */
 void case_attention(qt_rng *rng, int64_t work, attention_case *c);
 
-/* In bfloat16 or not, where a case of one's own is drawn. */
+/* One of all, where a case of one's own is drawn, some with k_means. */
 void case_draw_arithmetic(qt_rng *rng, qkv_attention_desc *d);
 
 /* Full attention over contiguous [batch][token][head][channel] tensors that may be written, with out and lse. */

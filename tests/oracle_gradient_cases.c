@@ -45,6 +45,7 @@ void gradient_draw(qt_rng *rng, int64_t work, gradient_case *c) {
     memset(c, 0, sizeof *c);
     case_attention(rng, work, &c->attention);
     c->attention.desc.arithmetic = QKV_ARITHMETIC_F32;
+    c->attention.desc.k_means.data = NULL;
     qkv_attention_desc *d = &c->attention.desc;
     const int64_t hkv = c->attention.kv_heads;
     if (!d->lse.data)

@@ -148,6 +148,8 @@ QKV_INLINE vec p_fma(vec a, vec b, vec c) {
 }
 #define TILE gemm_pairs_tile_
 #define TILE_FMA p_fma
+#define TILE_START(row) v_zero()
+#define TILE_END(sum) (sum)
 #define TILE_FUNCTION gemm_pairs_
 #include "gemm_functions.inc.h"
 #define TRANSPOSED 0
@@ -157,6 +159,8 @@ QKV_INLINE vec p_fma(vec a, vec b, vec c) {
 #undef PRODUCT
 #undef TILE
 #undef TILE_FMA
+#undef TILE_START
+#undef TILE_END
 #undef TILE_FUNCTION
 
 static void gemm_bf16_dots(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,

@@ -68,10 +68,10 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
 #define TILE_NAME(prefix, rows, vectors, suffix) TILE_NAME_OF(prefix, rows, vectors, suffix)
 #define TILE_NAME_OF(prefix, rows, vectors, suffix) prefix##rows##x##vectors##suffix
 
-#define ZERO(i, j) vec SUM(i, j) = v_zero();
-#define ZERO_ROW(i, j) QKV_COLS(VECTORS, ZERO, i)
+#define START(i, j) vec SUM(i, j) = TILE_START(ROW_OF_A(i));
+#define START_ROW(i, j) QKV_COLS(VECTORS, START, i)
 #define STORE(i, j)                                                                                                  \
-    v_store(c + j * VLEN, accumulate ? v_add(v_load(c + j * VLEN), SUM(i, j)) : SUM(i, j));
+    v_store(c + j * VLEN, accumulate ? v_add(v_load(c + j * VLEN), TILE_END(SUM(i, j))) : TILE_END(SUM(i, j)));
 #define STORE_ROW(i, j)                                                                                              \
     QKV_COLS(VECTORS, STORE, i)                                                                                      \
     c += ldc;
@@ -119,7 +119,7 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
     if (i == 0)                                                                                                      \
         second_##j = VECTOR_OF_B(b + ldb, j);                                                                        \
     SUM(i, j) = TILE_FMA(factor, second_##j, SUM(i, j));                                                             \
-    v_store(c + j * VLEN, adds ? v_add(v_load(c + j * VLEN), SUM(i, j)) : SUM(i, j));
+    v_store(c + j * VLEN, adds ? v_add(v_load(c + j * VLEN), TILE_END(SUM(i, j))) : TILE_END(SUM(i, j)));
 #define LAST_PAIR(i, next, j)                                                                                        \
     LAST_FMA(i, j)                                                                                                   \
     SUM(next, j) = TILE_FMA(next_factor, first_##j, SUM(next, j));
@@ -157,6 +157,9 @@ QKV_INLINE const float *gemm_column_of_b(const gemm_operands *o, const float *b,
 
 #define TILE gemm_tile_
 #define TILE_FMA v_fma
+#define TILE_FMA_LANE v_fma_lane
+#define TILE_START(row) v_zero()
+#define TILE_END(sum) (sum)
 #define TILE_FUNCTION gemm_
 #define TRANSPOSED_TILE_FUNCTION gemm_t_
 #include "gemm_functions.inc.h"
@@ -175,6 +178,9 @@ QKV_INLINE const float *gemm_column_of_b(const gemm_operands *o, const float *b,
 #undef PRODUCT
 #undef TILE
 #undef TILE_FMA
+#undef TILE_FMA_LANE
+#undef TILE_START
+#undef TILE_END
 #undef TILE_FUNCTION
 #undef TRANSPOSED_TILE_FUNCTION
 

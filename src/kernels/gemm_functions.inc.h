@@ -1,6 +1,7 @@
 /* Template: the tiles of a product as functions. Needs gemm.inc.h's macros, TILE (prefix of the tiles' names), TILE_FMA
- * (what multiplies and adds), TILE_FUNCTION (prefix of the functions' names) and, where A may be transposed,
- * TRANSPOSED_TILE_FUNCTION.
+ * (what multiplies and adds) and TILE_FMA_LANE (the same by a lane, where a set has it), TILE_START(row of A) (what
+ * sums begin with), TILE_END(sum) (what is stored of one), TILE_FUNCTION (prefix of the functions' names) and, where A
+ * may be transposed, TRANSPOSED_TILE_FUNCTION.
  *
  * SPDX-License-Identifier: MIT */
 

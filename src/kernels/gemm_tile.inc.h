@@ -15,7 +15,7 @@ QKV_INLINE void TILE_NAME(TILE, ROWS, VECTORS, )(int has_tail, int transposed, i
     const float *lower = ROWS > split ? a + split * row : a;
     QKV_OPAQUE(lower); /* else compilers address all rows from a, by more offsets than there are registers */
     size_t k = o->k;
-    QKV_ROWS(ROWS, ZERO_ROW, 0)
+    QKV_ROWS(ROWS, START_ROW, 0)
 #ifdef LANE_STEPS /* the set multiplies by a lane: so many columns of A at once */
     for (; !has_tail && !transposed && k >= LANE_STEPS; k -= LANE_STEPS) {
         for (int x = 0; fetch && x < LANE_STEPS; x += ROWS < TILE_ROWS ? 1 : 2)

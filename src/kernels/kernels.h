@@ -25,6 +25,9 @@ QKV_INTERNAL_BEGIN
 /* Dot products are fma chains over at most this many terms; the chains' results are added in order. */
 #define QKV_CHAIN 128
 
+/* Sums of products in 8 bits are exact over at most this many terms; sums of more are added as floats, in order. */
+#define QKV_INT8_CHAIN 1024
+
 /* The most rows softmax and fold take at once. */
 #define QKV_MAX_ROWS 16
 
@@ -69,6 +72,7 @@ struct qkv_kernels {
     int32_t few_rows;  /* the most rows gemm_nt takes; with more, packing pays */
     uint32_t native;   /* bit QKV_ARITHMETIC_… : products in it have instructions of their own */
     int32_t bf16_bytes; /* of a term of a product in bfloat16: 2, or 4 where it is a float */
+    int32_t int8_bytes; /* of a term of a product of attention in 8 bits: 1, or 4 where it is a float */
 
     /* dst[i·ldd + j] = what stored element j of row i means (enum qkv_type; of QKV_INT8 the integer, without its scale,
      * here and below), for i < rows, j < n. Rows are `stride` bytes apart; blocks of QKV_Q8_0 are whole. */
@@ -145,6 +149,26 @@ struct qkv_kernels {
      * first: 1, 0, 3, 2, … k is even, or ends the rows: an odd one is followed by a term 0·0. */
     void (*gemm_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon);
+
+    /* Products in 8 bits (docs/numerics.md), of operands that are for this table only. */
+
+    /* Rows of operands from stored ones, with the scale of each row: x = fl(stored − means[j]), then s and q as in
+     * quantize_rows, but of the row's k ≥ 1 terms together. Of QKV_INT8 they are the integers stored, and scales and
+     * means are not used. means may be NULL. Keys are packed after that, as floats: ⌈k·int8_bytes/4⌉ of them a row;
+     * other rows are A of gemm_int8, and take 4 bytes more for every QKV_INT8_CHAIN terms. Up to 4·QKV_LANES bytes more
+     * may become anything. From a row of dst to the next it is ldd floats. In place, too: dst = src, ldd·4 = stride. */
+    void (*rows_int8)(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type, size_t rows,
+                      size_t k, const float *means, int are_keys);
+
+    /* As gemm, with terms first … first + k of A, k ≤ QKV_INT8_CHAIN and first a multiple of it, and B some columns of
+     * a packed panel, from a multiple of QKV_LANES on. The sum is exact. lda in floats. */
+    void (*gemm_int8)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
+                      size_t cols, size_t k, int accumulate, const qkv_soon *soon);
+
+    /* t[i·ld + j] = fma(fl(t[i·ld + j]·columns[j]), factors[i], offsets[i]) for i < rows, j < cols. t: scratch tile,
+     * cols is a multiple of QKV_LANES. */
+    void (*scale_scores)(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *columns, const float *factors,
+                         const float *offsets);
 
     /* t[i·ld + j] = t[i·ld + j]·factors[j] for i < rows, j < cols. */
     void (*scale_columns)(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *factors);

@@ -1,7 +1,7 @@
 /* Template: the table of one instruction set, every entry by name. Needs KERNELS (the table's symbol), KERNELS_NAME,
  * KERNELS_NEEDS, TILE_ROWS, NT_ROWS, and the entries as static functions. Included again it makes the table of a set
- * that shares them, but for those that macros name: GEMM_WEIGHTS, BF16(entry) with BF16_BYTES, and what NATIVE
- * says.
+ * that shares them, but for those that macros name: GEMM_WEIGHTS, BF16(entry) with BF16_BYTES, INT8(entry)
+ * with INT8_BYTES, and what NATIVE says.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef GEMM_WEIGHTS
@@ -10,6 +10,10 @@
 #ifndef BF16
 #define BF16(entry) entry
 #define BF16_BYTES 4
+#endif
+#ifndef INT8
+#define INT8(entry) entry
+#define INT8_BYTES 4
 #endif
 #ifndef NATIVE
 #define NATIVE 0
@@ -21,6 +25,7 @@ const qkv_kernels KERNELS = {
     .few_rows = NT_ROWS,
     .native = 1 << QKV_ARITHMETIC_F32 | NATIVE,
     .bf16_bytes = BF16_BYTES,
+    .int8_bytes = INT8_BYTES,
     .widen = widen,
     .narrow = narrow,
     .pack = pack,
@@ -37,6 +42,9 @@ const qkv_kernels KERNELS = {
     .weights_bf16 = BF16(weights_bf16),
     .gemm_bf16 = BF16(gemm_bf16),
     .softmax_bf16 = BF16(softmax_bf16),
+    .rows_int8 = INT8(rows_int8),
+    .gemm_int8 = INT8(gemm_int8),
+    .scale_scores = scale_scores,
     .scale_columns = scale_columns,
     .sum_visible = sum_visible,
     .logits = logits,
@@ -62,4 +70,6 @@ const qkv_kernels KERNELS = {
 #undef GEMM_WEIGHTS
 #undef BF16
 #undef BF16_BYTES
+#undef INT8
+#undef INT8_BYTES
 #undef NATIVE

@@ -184,6 +184,20 @@ static inline bool qkv_in_bf16(const qkv_attention_desc *d) {
     return d->arithmetic == QKV_ARITHMETIC_BF16;
 }
 
+static inline bool qkv_in_int8(const qkv_attention_desc *d) {
+    return d->arithmetic == QKV_ARITHMETIC_INT8;
+}
+
+/* Whether operands are rounded to fewer bits: those of Q·Kᵀ as the arithmetic says, those of P·V to bfloat16. */
+static inline bool qkv_converts(const qkv_attention_desc *d) {
+    return d->arithmetic != QKV_ARITHMETIC_F32;
+}
+
+/* Whether scores are multiplied by the scales of keys after the product. */
+static inline bool qkv_scales_scores(const qkv_attention_desc *d) {
+    return d->k_type == QKV_INT8 && !qkv_in_int8(d);
+}
+
 static inline bool qkv_attention_is_stored(const qkv_attention_desc *d) {
     return d->q_type != QKV_F32 || d->k_type != QKV_F32 || d->v_type != QKV_F32 || d->out_type != QKV_F32;
 }

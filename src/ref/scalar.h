@@ -86,6 +86,15 @@ QKV_INLINE int32_t qkv_round_int(float y) {
     return i + up - down;
 }
 
+/* An element of a row in 8 bits, factor being fl(127/a) of its largest magnitude a. Clamped between product and
+ * rounding, which no compiler can make an fma of then. */
+QKV_INLINE int32_t qkv_int8_element(float x, float factor) {
+    float y = x * factor;
+    y = qkv_select(y > 127.0f, 127.0f, y);
+    y = qkv_select(y < -127.0f, -127.0f, y);
+    return qkv_round_int(y);
+}
+
 /* 2^n for −126 ≤ n ≤ 127. */
 QKV_INLINE float qkv_power_of_two(int32_t n) {
     return qkv_bits_float((uint32_t)(n + 127) << 23);

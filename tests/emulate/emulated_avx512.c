@@ -182,6 +182,7 @@ static inline simde__m512 swap_pairs(simde__m512 x) {
 #include "kernels/stored.inc.h"
 #include "kernels/weights.inc.h"
 #include "kernels/bf16.inc.h"
+#include "kernels/int8.inc.h"
 
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"
@@ -200,11 +201,14 @@ static inline simde__m512i add_dots(simde__m512i sum, simde__m512i w, simde__m51
 #define SIGNED_DOTS 0
 #define i_dots add_dots
 #include "kernels/weights_dots.inc.h"
+#include "kernels/int8_dots.inc.h"
 
 #define KERNELS qkv_kernels_avx512vnni
 #define KERNELS_NAME "avx512vnni"
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define INT8(entry) entry##_dots
+#define INT8_BYTES 1
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "kernels/table.inc.h"
 
@@ -259,6 +263,8 @@ QKV_INLINE vint p_load(const unsigned char *at) {
 #define KERNELS_NAME "avx512bf16"
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_OS_YMM)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define INT8(entry) entry##_dots
+#define INT8_BYTES 1
 #define BF16(entry) entry##_dots
 #define BF16_BYTES 2
 #define NATIVE (1 << QKV_ARITHMETIC_INT8 | 1 << QKV_ARITHMETIC_BF16)

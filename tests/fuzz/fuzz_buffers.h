@@ -206,6 +206,10 @@ static void give_layout(qkv_attention_desc *d, int kind) {
     KEEP_PRESENT(d->page_table, was.page_table);
 }
 
+static int64_t kv_heads(const qkv_attention_desc *d) {
+    return d->num_kv_heads ? d->num_kv_heads : d->num_heads;
+}
+
 static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int kind) {
     const int64_t rows[4] = {query_batches(d), d->num_heads, d->seq_q, d->seq_k};
     const int64_t blocks[4] = {query_batches(d), d->num_heads, d->seq_q, (d->seq_k + 255) / 256};
@@ -224,6 +228,9 @@ static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int ki
     GIVE_VECTOR(d->kv_len, false, 8, d->batch);
     GIVE_VECTOR(d->alibi_slopes, false, 4, d->num_heads);
     GIVE_VECTOR(d->sinks, false, 4, d->num_heads);
+    const int64_t means[3] = {d->batch, kv_heads(d), 1};
+    if (d->k_means.data)
+        GIVE_ROWS(d->k_means, false, means, d->head_dim);
     KEEP_PRESENT(d->lse.data, was.lse.data);
     KEEP_PRESENT(d->probabilities.data, was.probabilities.data);
     KEEP_PRESENT(d->scores.data, was.scores.data);
@@ -234,10 +241,7 @@ static void give_options(qkv_attention_desc *d, bool outputs, int64_t dv, int ki
     KEEP_PRESENT(d->kv_len, was.kv_len);
     KEEP_PRESENT(d->alibi_slopes, was.alibi_slopes);
     KEEP_PRESENT(d->sinks, was.sinks);
-}
-
-static int64_t kv_heads(const qkv_attention_desc *d) {
-    return d->num_kv_heads ? d->num_kv_heads : d->num_heads;
+    KEEP_PRESENT(d->k_means.data, was.k_means.data);
 }
 
 static int64_t dim_v(const qkv_attention_desc *d) {
@@ -261,7 +265,8 @@ static void give_bias_grad(qkv_matrix_output *x, const qkv_attention_desc *a, in
 static int64_t packed_bytes(int64_t type, int64_t rows, int64_t columns) {
     static const int64_t group[] = {256, 128, 128, 2176, 2048, 1152, 1280, 1408, 1536, 9472, 11520, 13440};
     const int64_t terms = type >= QKV_Q4_K ? 256 : type >= QKV_Q8_0 ? 32 : 1, panels = (columns + 63) / 64;
-    return panels * ((rows + terms - 1) / terms) * group[type] + (type == QKV_INT8 && rows > 0 ? panels * 256 : 0);
+    const int64_t scales = type == QKV_INT8 && rows > 0 ? panels * 256 : 0;
+    return panels * (rows / terms + (rows % terms > 0)) * group[type] + scales;
 }
 
 static void *give_packed(int64_t bytes, int kind) {

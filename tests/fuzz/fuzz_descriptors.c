@@ -50,7 +50,7 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     d->q_offset = chance(50) ? 0 : pick(60) - 20;
     d->scale = chance(70) ? 0 : (float)(pick(9) - 4);
     d->softcap = chance(80) ? 0 : (float)(1 + pick(5));
-    d->arithmetic = chance(70) ? QKV_ARITHMETIC_F32 : chance(90) ? QKV_ARITHMETIC_BF16 : (int64_t)pick(4);
+    d->arithmetic = chance(60) ? QKV_ARITHMETIC_F32 : (int64_t)pick(chance(95) ? 3 : 5);
     int64_t kv = d->num_kv_heads ? d->num_kv_heads : d->num_heads;
     int64_t dv = d->head_dim_v || d->flags & QKV_HEAD_DIM_V ? d->head_dim_v : d->head_dim;
     const int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k}, keys[3] = {d->batch, kv, d->seq_k};
@@ -60,6 +60,8 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     draw_stored(&d->v, d->v_type, keys, dv);
     ROWS(d->k_scales, keys, 1, false);
     ROWS(d->v_scales, keys, 1, false);
+    ROWS(d->k_means, ((int64_t[]){d->batch, kv, 1}), d->head_dim, false);
+    OPTION(d->k_means.data, d->arithmetic == QKV_ARITHMETIC_INT8 && d->k_type != QKV_INT8 ? 40 : 1);
     ROWS(d->out, rows, dv, true);
     ROWS(d->lse, rows, 1, true);
     OPTION(d->lse.data, 40);

@@ -6,29 +6,12 @@
 #include "operands.h"
 
 #include "oracle.h"
-#include "ref/storage.h"
 #include "scores.h"
+#include "stored_rows.h"
 
 enum { UNITS = 16 }; /* the identity, as a panel of so many terms and as rows of them */
 
-/* ------------------------------------------------------------------------------------------------------- storage */
-
-static size_t row_bytes(int type, size_t n) {
-    return type == QKV_Q8_0 ? n / 32 * 34 : type == QKV_F32 ? 4 * n : type == QKV_INT8 ? n : 2 * n;
-}
-
-static float meaning(int type, const unsigned char *row, size_t j) {
-    uint16_t half;
-    float x;
-    switch (type) {
-    case QKV_F32: memcpy(&x, row + 4 * j, sizeof x); return x;
-    case QKV_INT8: return (float)(int8_t)row[j];
-    case QKV_Q8_0:
-        memcpy(&half, row + j / 32 * 34, sizeof half);
-        return qkv_from_f16(half) * (float)(int8_t)row[j / 32 * 34 + 2 + j % 32];
-    default: memcpy(&half, row + 2 * j, sizeof half); return type == QKV_F16 ? qkv_from_f16(half) : qkv_from_bf16(half);
-    }
-}
+/* ---------------------------------------------------------------------------------------------------------- stored */
 
 /* Ordinary floats, ties, and what lies about where magnitudes become 0 or infinite and where NaNs begin. */
 static float draw_float(qt_rng *rng) {
@@ -41,10 +24,8 @@ static float draw_float(qt_rng *rng) {
     }
 }
 
-/* Any bits, but of floats and bfloat16 some as above: half of all the latter are below 2⁻⁵⁶. */
+/* Of floats and bfloat16 some as above: of any bits half of all the latter are below 2⁻⁵⁶. */
 static void draw_row(qt_rng *rng, int type, unsigned char *row, size_t n) {
-    for (size_t i = 0; i < row_bytes(type, n); i++)
-        row[i] = (unsigned char)qt_u64(rng);
     for (size_t j = 0; j < n && (type == QKV_F32 || type == QKV_BF16); j++) {
         const uint32_t bits = qt_bits(draw_float(rng));
         const uint16_t upper = (uint16_t)(bits >> 16);
@@ -55,24 +36,12 @@ static void draw_row(qt_rng *rng, int type, unsigned char *row, size_t n) {
     }
 }
 
-/* From one row to the next: no gap, a gap, backwards, or the same row again. */
-static ptrdiff_t draw_stride(qt_rng *rng, int type, size_t n) {
-    static const int gaps[] = {0, 0, 1, 3, 7, 32, 61};
-    const int unit = type == QKV_F32 ? 4 : type == QKV_INT8 ? 1 : 2;
-    const ptrdiff_t stride = (ptrdiff_t)row_bytes(type, n) + unit * gaps[qt_range(rng, 0, 6)];
-    const int64_t what = qt_range(rng, 0, 11);
-    return what == 0 ? 0 : what <= 3 ? -stride : stride;
-}
-
-/* Stored rows and nothing else that may be read. Between them is poison, of most types NaNs. */
-static const unsigned char *stored_rows(qt_rng *rng, int type, size_t rows, size_t n, ptrdiff_t stride, int place) {
-    const size_t step = (size_t)(stride < 0 ? -stride : stride);
-    const size_t bytes = rows == 0 || n == 0 ? 0 : (rows - 1) * step + row_bytes(type, n);
-    unsigned char *x = qt_alloc(bytes, type == QKV_F32 ? 4 : type == QKV_INT8 ? 1 : 2, place);
-    unsigned char *base = stride < 0 && bytes > 0 ? x + (rows - 1) * step : x;
-    for (size_t i = 0; i < rows && bytes > 0; i++)
+static const unsigned char *draw_rows(qt_rng *rng, int type, size_t rows, size_t n, ptrdiff_t stride, int place) {
+    unsigned char *base = stored_rows(rng, type, rows, n, stride, place);
+    for (size_t i = 0; i < rows; i++)
         draw_row(rng, type, base + (ptrdiff_t)i * stride, n);
-    qt_read_only(x);
+    if (rows > 0 && n > 0)
+        qt_read_only(stride < 0 ? base + (ptrdiff_t)(rows - 1) * stride : base);
     return base;
 }
 
@@ -151,15 +120,15 @@ static size_t draw_elements(qt_rng *rng, int type, size_t most) {
 
 static void check_keys(const qt_set *set, qt_rng *rng, int type, size_t rows, int place) {
     const size_t k = draw_elements(rng, type, 140), terms = even(k);
-    const ptrdiff_t stride = draw_stride(rng, type, k);
+    const ptrdiff_t stride = draw_stored_stride(rng, type, k);
     qt_describe("type=%d rows=%zu k=%zu stride=%td place=%d", type, rows, k, stride, place);
-    const unsigned char *src = stored_rows(rng, type, rows, k, stride, place);
+    const unsigned char *src = draw_rows(rng, type, rows, k, stride, place);
     void *panel = qt_alloc(terms * QKV_PANEL * term_bytes(set), 64, place);
     float *want = qt_floats(terms * QKV_PANEL, QT_TAIL);
     for (size_t x = 0; x < terms; x++)
         for (size_t r = 0; r < QKV_PANEL; r++)
             want[x * QKV_PANEL + r] =
-                r < rows && x < k ? oracle_to_bf16(meaning(type, src + (ptrdiff_t)r * stride, x)) : 0;
+                r < rows && x < k ? oracle_to_bf16(stored_meaning(type, src + (ptrdiff_t)r * stride, x)) : 0;
     set->kernels->keys_bf16(panel, src, stride_of(stride, rows), type, rows, k);
     expect_panel(set, "keys", want, panel, terms, QKV_PANEL);
 }
@@ -176,9 +145,9 @@ static void test_keys(const qt_set *set) {
 
 static void check_values(const qt_set *set, qt_rng *rng, int type, size_t first, size_t rows, int place) {
     const size_t cols = draw_elements(rng, type, QKV_PANEL), begin = first - first % 2, end = even(first + rows);
-    const ptrdiff_t stride = draw_stride(rng, type, cols);
+    const ptrdiff_t stride = draw_stored_stride(rng, type, cols);
     qt_describe("type=%d first=%zu rows=%zu cols=%zu stride=%td place=%d", type, first, rows, cols, stride, place);
-    const unsigned char *src = stored_rows(rng, type, rows, cols, stride, place);
+    const unsigned char *src = draw_rows(rng, type, rows, cols, stride, place);
     const size_t term = QKV_PANEL * term_bytes(set), more = 2 * (size_t)qt_range(rng, 0, 2);
     unsigned char *panel = qt_alloc((end + more) * term, 64, place);
     float *want = qt_floats((end - begin) * QKV_PANEL, QT_TAIL);
@@ -187,7 +156,7 @@ static void check_values(const qt_set *set, qt_rng *rng, int type, size_t first,
             want[(x - begin) * QKV_PANEL + j] =
                 x < first || x >= first + rows
                     ? 0
-                    : oracle_to_bf16(meaning(type, src + (ptrdiff_t)(x - first) * stride, j));
+                    : oracle_to_bf16(stored_meaning(type, src + (ptrdiff_t)(x - first) * stride, j));
     set->kernels->values_bf16(panel, src, stride_of(stride, rows), type, first, rows, cols);
     const qt_view written = {panel + (end > begin ? begin * term : 0), 1, 1, {(int64_t)((end - begin) * term)}, {1}};
     qt_expect_gaps("values", &written); /* pairs before and after them, of other calls, stay */
@@ -222,11 +191,11 @@ static void test_rows(const qt_set *set) {
             continue;
         const size_t rows = (size_t)qt_range(&rng, 0, 17), k = draw_size(&rng, 140);
         const size_t first = 2 * (size_t)qt_range(&rng, 0, 20), size = term_bytes(set);
-        const ptrdiff_t stride = draw_stride(&rng, QKV_F32, k);
+        const ptrdiff_t stride = draw_stored_stride(&rng, QKV_F32, k);
         const ptrdiff_t ldd = (ptrdiff_t)(first + even(k)) + 2 * qt_range(&rng, 0, 20);
         const int place = qt_place(&rng);
         qt_describe("rows=%zu k=%zu first=%zu stride=%td ldd=%td place=%d", rows, k, first, stride, ldd, place);
-        const float *x = (const float *)(const void *)stored_rows(&rng, QKV_F32, rows, k, stride, place);
+        const float *x = (const float *)(const void *)draw_rows(&rng, QKV_F32, rows, k, stride, place);
         float *want = qt_floats(rows * even(k), QT_TAIL);
         want_rows(want, x, stride / 4, rows, k);
         const size_t terms = rows > 0 ? (rows - 1) * (size_t)ldd + first + even(k) : 0;
@@ -344,10 +313,10 @@ static void test_softmax(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_in_bf16("keys", test_keys);
-    qt_each_set_in_bf16("values", test_values);
-    qt_each_set_in_bf16("rows", test_rows);
-    qt_each_set_in_bf16("rows_in_place", test_rows_in_place);
-    qt_each_set_in_bf16("softmax", test_softmax);
+    qt_each_set_of_attention("keys", test_keys);
+    qt_each_set_of_attention("values", test_values);
+    qt_each_set_of_attention("rows", test_rows);
+    qt_each_set_of_attention("rows_in_place", test_rows_in_place);
+    qt_each_set_of_attention("softmax", test_softmax);
     return qt_run();
 }

@@ -168,9 +168,10 @@ static errors errors_of(const attention_case *c, const float *out) {
 
 /* The table of docs/numerics.md. What is asserted is that each arithmetic is what it is called: 24 and 8 bits. */
 static void test_errors_by_arithmetic(void) {
-    static const char *const names[] = {"normal", "peaky, q times 8", "outliers, three channels of k times 20"};
+    static const char *const names[] = {"normal", "peaky, q times 8", "outliers, three channels of k times 20",
+                                        "shifted, 20 added to three channels of k"};
     const qkv_ctx reference = case_reference();
-    for (int kind = 0; kind < 3; kind++) {
+    for (int kind = 0; kind < 4; kind++) {
         qt_rng rng;
         if (!qt_case((uint64_t)kind, &rng))
             continue;
@@ -182,13 +183,25 @@ static void test_errors_by_arithmetic(void) {
         for (int64_t t = 0; t < 1024 && kind == 2; t++)
             for (int64_t x = 5; x < 64; x += 20)
                 case_row(&c.desc.k, 0, 0, t)[x] *= 20;
+        for (int64_t t = 0; t < 1024 && kind == 3; t++)
+            for (int64_t x = 5; x < 64; x += 20)
+                case_row(&c.desc.k, 0, 0, t)[x] += 20;
         const errors f32 = errors_of(&c, case_run(&reference, &c, 0, 0).out);
         c.desc.arithmetic = QKV_ARITHMETIC_BF16;
         const errors bf16 = errors_of(&c, case_run(&reference, &c, 0, 0).out);
-        qt_note("%s: f32 rms %.2g, largest %.2g; bf16 rms %.2g, largest %.2g", names[kind], f32.rms, f32.largest,
-                bf16.rms, bf16.largest);
+        c.desc.arithmetic = QKV_ARITHMETIC_INT8;
+        const errors int8 = errors_of(&c, case_run(&reference, &c, 0, 0).out);
+        float *means = case_floats(&rng, c.desc.head_dim);
+        QT_EXPECT(qkv_attention_key_means(&reference, &c.desc, means) == QKV_OK, "no means");
+        c.desc.k_means = (qkv_input){means, 0, 0, 0};
+        const errors smooth = errors_of(&c, case_run(&reference, &c, 0, 0).out);
+        qt_note("%s: f32 rms %.2g, largest %.2g; bf16 rms %.2g, largest %.2g; int8 rms %.2g, largest %.2g, "
+                "less means rms %.2g, largest %.2g",
+                names[kind], f32.rms, f32.largest, bf16.rms, bf16.largest, int8.rms, int8.largest, smooth.rms,
+                smooth.largest);
         QT_EXPECT(f32.largest < 0x1p-16, "f32 is off by %g of the mean of |v|", f32.largest);
         QT_EXPECT(bf16.rms > 0x1p-16 && bf16.rms < 0x1p-5, "bf16 is off by %g of the mean of |v|", bf16.rms);
+        QT_EXPECT(kind < 3 || smooth.rms < int8.rms / 4, "without means %g, with %g", int8.rms, smooth.rms);
     }
 }
 

@@ -88,7 +88,9 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     const float spread = 1 / sqrtf((float)in);
     const bool integers = c->integers;
     d->arithmetic = integers ? QKV_ARITHMETIC_INT8 : qt_chance(rng, 70) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
-    d->attention.arithmetic = qt_chance(rng, 80) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
+    d->attention.arithmetic = qt_chance(rng, 70)   ? QKV_ARITHMETIC_F32
+                              : qt_chance(rng, 50) ? QKV_ARITHMETIC_BF16
+                                                   : QKV_ARITHMETIC_INT8;
     if (!c->raw) {
         const float *w[3], *bias[3];
         const int64_t kv_dim = d->kv_dim ? d->kv_dim : in;

@@ -51,7 +51,9 @@ static void draw(qt_rng *rng, const qkv_ctx *ctx, bool windows, layer_case *c) {
     if (qt_chance(rng, 60))
         d->rope = (qkv_rope){case_normal(rng, 400 * rotary / 2), case_normal(rng, 400 * rotary / 2), 400, rotary,
                              qt_range(rng, 0, 1)};
-    d->attention.arithmetic = qt_chance(rng, 70) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
+    d->attention.arithmetic = qt_chance(rng, 60)   ? QKV_ARITHMETIC_F32
+                              : qt_chance(rng, 50) ? QKV_ARITHMETIC_BF16
+                                                   : QKV_ARITHMETIC_INT8;
     if (qt_chance(rng, 50))
         d->norm_q = case_normal(rng, dim), d->norm_k = case_normal(rng, dim), d->norm_epsilon = 1e-5f;
     qt_describe("B=%d T=%d model=%d heads=%d:%d dim=%d,%d types %d %d window %d, %d rope %d", (int)batch,

@@ -99,6 +99,8 @@ static qkv_attention_desc alone(const batch *x, int64_t b, float *out, float *ls
     d.v.data = (const float *)d.v.data + key_b * d.v.batch + k0 * d.v.token;
     d.out = (qkv_output){out, 0, d.head_dim_v, d.num_heads * d.head_dim_v};
     d.lse = (qkv_output){lse, 0, 1, d.num_heads};
+    if (d.k_means.data)
+        d.k_means.data = (const float *)d.k_means.data + b * d.k_means.batch;
     if (d.bias.data)
         d.bias.data = (const float *)d.bias.data + q0 * d.bias.query;
     if (d.keep.data)
@@ -119,6 +121,11 @@ static void expect_sequences(const qt_set *set, const batch *x) {
         float *out = qt_floats(rows * (size_t)d->head_dim_v, QT_TAIL), *lse = qt_floats(rows, QT_TAIL);
         const qkv_attention_desc one = alone(x, b, out, lse);
         case_run_attention(&reference, &one, 0, 0);
+        const size_t means = (size_t)(d->num_kv_heads * d->head_dim);
+        float *of_all = qt_floats((size_t)d->batch * means, QT_TAIL), *of_one = qt_floats(means, QT_TAIL);
+        assert_int_equal(qkv_attention_key_means(&set->ctx, d, of_all), QKV_OK);
+        assert_int_equal(qkv_attention_key_means(&reference, &one, of_one), QKV_OK);
+        qt_expect_words("means", of_one, of_all + (size_t)b * means, means, 0);
         const int64_t first = x->starts_q[b] * d->num_heads;
         qt_expect_words(set->name, out, x->out + first * d->head_dim_v, rows * (size_t)d->head_dim_v, 0);
         qt_expect_words("lse", lse, x->lse + first, rows, 0);
@@ -377,11 +384,11 @@ static void test_indices_that_lead_nowhere_are_refused(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_in_bf16("packed_sequences_are_single_calls", test_packed_sequences_are_single_calls);
-    qt_each_set_in_bf16("ranges_are_the_mask_they_describe", test_ranges_are_the_mask_they_describe);
+    qt_each_set_of_attention("packed_sequences_are_single_calls", test_packed_sequences_are_single_calls);
+    qt_each_set_of_attention("ranges_are_the_mask_they_describe", test_ranges_are_the_mask_they_describe);
     qt_each_set("gradients_of_ranges", test_gradients_of_ranges);
-    qt_each_set_in_bf16("pages_are_tensors", test_pages_are_tensors);
-    qt_each_set_in_bf16("pages_of_a_plain_batch", test_pages_of_a_plain_batch);
+    qt_each_set_of_attention("pages_are_tensors", test_pages_are_tensors);
+    qt_each_set_of_attention("pages_of_a_plain_batch", test_pages_of_a_plain_batch);
     qt_each_set("indices_that_lead_nowhere_are_refused", test_indices_that_lead_nowhere_are_refused);
     return qt_run();
 }

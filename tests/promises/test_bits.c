@@ -6,6 +6,7 @@
 #include "oracle_cases.h"
 
 #include <float.h>
+#include <inttypes.h>
 #include <string.h>
 
 #if defined(__clang__)
@@ -43,6 +44,42 @@ static float dot(bool in_bf16, const float *x, const float *y, int64_t stride_y,
     return total;
 }
 
+/* q·k in 8 bits: q's integers, its scale, and what is added. */
+enum { MAX_DIM = 2048 };
+typedef struct int8_row {
+    int q[MAX_DIM];
+    float scale, offset;
+} int8_row;
+
+static float lane_dot(const float *x, const float *y, int64_t n) {
+    float lane[16] = {0};
+    for (int64_t j = 0; j < n; j++)
+        lane[j % 16] = fmaf(x[j], y[j], lane[j % 16]);
+    for (int step = 8; step > 0; step /= 2)
+        for (int x16 = 0; x16 < step; x16++)
+            lane[x16] += lane[x16 + step];
+    return lane[0];
+}
+
+static void to_int8(const qkv_attention_desc *d, const float *q, const float *means, int8_row *row) {
+    QT_EXPECT(d->head_dim <= MAX_DIM, "head_dim is %" PRId64, d->head_dim);
+    row->scale = oracle_to_int8(q, NULL, d->head_dim, row->q);
+    row->offset = means ? lane_dot(q, means, d->head_dim) : 0;
+}
+
+static float int8_dot(const int8_row *q, const float *k, const float *means, int64_t n) {
+    int of_k[MAX_DIM];
+    const float scale = oracle_to_int8(k, means, n, of_k);
+    float total = 0;
+    for (int64_t first = 0; first < n; first += 1024) {
+        long long sum = 0;
+        for (int64_t x = first; x < n && x < first + 1024; x++)
+            sum += q->q[x] * of_k[x];
+        total = first == 0 ? (float)sum : total + (float)sum;
+    }
+    return fmaf(total * scale, q->scale, q->offset);
+}
+
 typedef struct state {
     float m, l, *o;
 } state;
@@ -61,10 +98,16 @@ static const float *row_of(const qkv_input *in, int64_t b, int64_t h, int64_t t)
     return (const float *)in->data + b * in->batch + h * in->head + t * in->token;
 }
 
+static const float *means_of(const qkv_attention_desc *d, int64_t b, int64_t kv) {
+    return d->k_means.data ? row_of(&d->k_means, b, kv, 0) : NULL;
+}
+
 /* The base-2 logit of a key that the row sees. q is multiplied by c already. */
-static float logit(const qkv_attention_desc *d, const float *q, int64_t b, int64_t h, int64_t kv, int64_t i,
-                   int64_t j) {
-    float t = dot(d->arithmetic == QKV_ARITHMETIC_BF16, q, row_of(&d->k, b, kv, j), 1, d->head_dim);
+static float logit(const qkv_attention_desc *d, const float *q, const int8_row *in_int8, int64_t b, int64_t h,
+                   int64_t kv, int64_t i, int64_t j) {
+    const float *k = row_of(&d->k, b, kv, j);
+    float t = in_int8 ? int8_dot(in_int8, k, means_of(d, b, kv), d->head_dim)
+                      : dot(d->arithmetic == QKV_ARITHMETIC_BF16, q, k, 1, d->head_dim);
     if (d->softcap != 0) {
         kernels->tanh(&t, 1);
         t = d->softcap * log2e * t;
@@ -82,13 +125,13 @@ static float logit(const qkv_attention_desc *d, const float *q, int64_t b, int64
 }
 
 /* m, ℓ and O of the keys [first, end) of one row. */
-static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, int64_t b, int64_t h, int64_t kv,
-                      int64_t i, int64_t first, int64_t end, state *block) {
-    const bool in_bf16 = d->arithmetic == QKV_ARITHMETIC_BF16;
+static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, const int8_row *in_int8, int64_t b,
+                      int64_t h, int64_t kv, int64_t i, int64_t first, int64_t end, state *block) {
+    const bool in_bf16 = d->arithmetic != QKV_ARITHMETIC_F32; /* P·V */
     float t[QKV_KEY_BLOCK], lane[16] = {0};
     block->m = -FLT_MAX;
     for (int64_t j = first; j < end; j++) {
-        t[j - first] = oracle_sees(d, b, h, i, j) ? logit(d, q, b, h, kv, i, j) : -INFINITY;
+        t[j - first] = oracle_sees(d, b, h, i, j) ? logit(d, q, in_int8, b, h, kv, i, j) : -INFINITY;
         block->m = fmaxf(block->m, t[j - first]);
     }
     memset(block->o, 0, (size_t)dv * sizeof(float));
@@ -123,11 +166,14 @@ static float one_row(const attention_case *c, int64_t b, int64_t h, int64_t i, f
         q[x] = row_of(&d->q, b, h, i)[x] * factor;
     for (int64_t x = 0; x < d->head_dim && d->arithmetic == QKV_ARITHMETIC_BF16; x++)
         q[x] = oracle_to_bf16(q[x]);
+    int8_row row, *in_int8 = d->arithmetic == QKV_ARITHMETIC_INT8 ? &row : NULL;
+    if (in_int8)
+        to_int8(d, q, means_of(d, b, kv), in_int8);
     state s = {-FLT_MAX, 0, out}, block = {0, 0, scratch};
     memset(out, 0, (size_t)dv * sizeof(float));
     for (int64_t first = 0; first < d->seq_k; first += QKV_KEY_BLOCK) {
         const int64_t end = first + QKV_KEY_BLOCK < d->seq_k ? first + QKV_KEY_BLOCK : d->seq_k;
-        one_block(d, dv, q, b, h, kv, i, first, end, &block);
+        one_block(d, dv, q, in_int8, b, h, kv, i, first, end, &block);
         fold(&s, &block, dv);
     }
     if (d->sinks && d->sinks[h] != -INFINITY) {
@@ -195,7 +241,7 @@ static void test_projections_follow_the_rules_to_the_bit(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_in_bf16("attention_follows_the_rules_to_the_bit", test_attention_follows_the_rules_to_the_bit);
+    qt_each_set_of_attention("attention_follows_the_rules_to_the_bit", test_attention_follows_the_rules_to_the_bit);
     qt_each_set("projections_follow_the_rules_to_the_bit", test_projections_follow_the_rules_to_the_bit);
     return qt_run();
 }

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: MIT */
 #include "cache_model.h"
+#include "oracle_cases.h"
 
 /* Extends as a projection does: its own head and some tokens in each call. */
 static void extend_and_store(const qt_set *set, qt_rng *rng, const model *m, int64_t s, int64_t n, qkv_input k,
@@ -210,9 +211,82 @@ static void test_only_what_is_stored_is_written(const qt_set *set) {
     }
 }
 
+/* K of a case in integers, as rows in pages of 16 tokens that lie in a pool backwards. */
+static attention_case in_pages(const attention_case *c) {
+    enum { PAGE = 16 };
+    const qkv_attention_desc *d = &c->desc;
+    const int64_t kv = c->kv_heads, dim = d->head_dim, pages = (d->seq_k + PAGE - 1) / PAGE, pool = d->batch * pages;
+    int8_t *k = qt_alloc((size_t)(pool * kv * PAGE * dim), 1, QT_TAIL);
+    float *scales = qt_floats((size_t)(pool * kv * PAGE), QT_TAIL);
+    float *v = qt_floats((size_t)(pool * kv * PAGE * c->dv), QT_TAIL);
+    int32_t *table = qt_alloc((size_t)pool * sizeof *table, 4, QT_TAIL);
+    int *integers = qt_alloc((size_t)dim * sizeof *integers, 4, QT_TAIL);
+    for (int64_t i = 0; i < pool; i++)
+        table[i] = (int32_t)(pool - 1 - i);
+    for (int64_t i = 0; i < d->batch * kv * d->seq_k; i++) {
+        const int64_t b = i / d->seq_k / kv, h = i / d->seq_k % kv, j = i % d->seq_k;
+        const int64_t at = (table[b * pages + j / PAGE] * kv + h) * PAGE + j % PAGE;
+        scales[at] = oracle_to_int8(case_row(&d->k, b, h, j), NULL, dim, integers);
+        for (int64_t x = 0; x < dim; x++)
+            k[at * dim + x] = (int8_t)integers[x];
+        memcpy(v + at * c->dv, case_row(&d->v, b, h, j), (size_t)c->dv * sizeof *v);
+    }
+    attention_case twin = *c;
+    twin.desc.k = (qkv_input){k, kv * PAGE * dim, PAGE * dim, dim};
+    twin.desc.v = (qkv_input){v, kv * PAGE * c->dv, PAGE * c->dv, c->dv};
+    twin.desc.k_type = QKV_INT8;
+    twin.desc.k_scales = (qkv_input){scales, kv * PAGE, PAGE, 1};
+    twin.desc.page_table = table;
+    twin.desc.table_stride = pages;
+    twin.desc.page_tokens = PAGE;
+    twin.desc.num_pages = pool;
+    return twin;
+}
+
+/* Scores in 8 bits make of a key what a cache of such keys has kept of it. */
+static void test_keys_of_8_bits_are_those_of_scores_in_8_bits(const qt_set *set) {
+    for (uint64_t i = 0; i < (qt_quick() ? 20 : 100); i++) {
+        qt_rng rng;
+        attention_case c;
+        if (!qt_case(i, &rng))
+            continue;
+        const int64_t kv = qt_range(&rng, 1, 3), queries = qt_chance(&rng, 50) ? 1 : qt_range(&rng, 1, 60);
+        case_plain(&rng, &c, qt_range(&rng, 1, 2), kv * qt_range(&rng, 1, 5), kv, queries, qt_range(&rng, 1, 700),
+                   qt_range(&rng, 1, 140), qt_range(&rng, 1, 40));
+        qkv_attention_desc *d = &c.desc;
+        d->arithmetic = QKV_ARITHMETIC_INT8;
+        d->flags = QKV_RIGHT | QKV_FROM_END | (qt_chance(&rng, 50) ? QKV_LEFT : 0);
+        d->left = qt_range(&rng, 0, d->seq_k);
+        if (qt_chance(&rng, 20))
+            case_row(&d->k, 0, 0, d->seq_k / 2)[0] = qt_nasty(&rng);
+        const qkv_cache_desc shape = {.size = sizeof shape, .num_sequences = d->batch, .max_tokens = d->seq_k,
+                                      .num_kv_heads = kv, .head_dim = d->head_dim, .head_dim_v = c.dv,
+                                      .num_pages = d->batch * 11, .k_type = QKV_INT8, .v_type = QKV_F32};
+        size_t bytes;
+        assert_int_equal(qkv_cache_size(&shape, &bytes), QKV_OK);
+        void *cache = qt_alloc(bytes, 64, QT_TAIL);
+        assert_int_equal(qkv_cache_init(&shape, cache, bytes), QKV_OK);
+        for (int64_t b = 0; b < d->batch; b++) {
+            const qkv_input k = {case_row(&d->k, b, 0, 0), 0, d->k.head, d->k.token};
+            const qkv_input v = {case_row(&d->v, b, 0, 0), 0, d->v.head, d->v.token};
+            assert_int_equal(qkv_cache_append(&set->ctx, cache, b, d->seq_k, k, v), QKV_OK);
+        }
+        attention_case twin = c;
+        assert_int_equal(qkv_cache_attach(cache, 0, &twin.desc), QKV_OK);
+        const case_results want = case_run(&set->ctx, &c, (int32_t)qt_range(&rng, 0, 4), 0);
+        const case_results got = case_run(&set->ctx, &twin, (int32_t)qt_range(&rng, 0, 4), 0);
+        case_expect_same("cached", &c, &want, &got);
+        twin = in_pages(&c);
+        const case_results paged = case_run(&set->ctx, &twin, (int32_t)qt_range(&rng, 0, 4), 0);
+        case_expect_same("in pages", &c, &want, &paged);
+    }
+}
+
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("cache_is_an_array_of_tokens", test_cache_is_an_array_of_tokens);
+    qt_each_set_of_attention("keys_of_8_bits_are_those_of_scores_in_8_bits",
+                             test_keys_of_8_bits_are_those_of_scores_in_8_bits);
     qt_once("refusals_write_nothing", test_refusals_write_nothing);
     qt_once("pages_that_a_window_needs", test_pages_that_a_window_needs);
     qt_each_set("only_what_is_stored_is_written", test_only_what_is_stored_is_written);

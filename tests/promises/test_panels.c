@@ -76,18 +76,41 @@ static attention_case in_panels(qt_rng *rng, attention_case *c, int type, int64_
     return twin;
 }
 
+/* Means of channels, by another loop: the same of rows and of panels. */
+static void expect_means(const qt_set *set, const attention_case *c, const attention_case *twin) {
+    const qkv_attention_desc *d = &c->desc;
+    const int64_t n = d->batch * c->kv_heads * d->head_dim;
+    float *want = qt_floats((size_t)n, QT_TAIL), *got = qt_floats((size_t)n, QT_TAIL);
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t b = i / d->head_dim / c->kv_heads, h = i / d->head_dim % c->kv_heads;
+        const int64_t keys = d->kv_len && d->kv_len[b] < d->seq_k ? d->kv_len[b] : d->seq_k;
+        double sum = 0;
+        for (int64_t j = 0; j < keys; j++)
+            sum += (double)case_row(&d->k, b, h, j)[i % d->head_dim];
+        want[i] = keys > 0 ? (float)(sum / (double)keys) : 0;
+    }
+    assert_int_equal(qkv_attention_key_means(&set->ctx, d, got), QKV_OK);
+    qt_expect_words("means of rows", want, got, (size_t)n, 0);
+    qt_poison(got);
+    assert_int_equal(qkv_attention_key_means(&set->ctx, &twin->desc, got), QKV_OK);
+    qt_expect_words("means of panels", want, got, (size_t)n, 0);
+}
+
 static void expect_panels(const qt_set *set, qt_rng *rng, attention_case *c) {
     static const int types[] = {QKV_F32, QKV_F16, QKV_BF16, QKV_INT8};
     const float scale = fabsf(c->desc.scale);
     /* with others q·x may leave the range of normal numbers where q·(s·x) does not */
     const bool ordinary = c->desc.scale == 0 || (scale > 1e-6f && scale < 1e6f);
-    const int type = types[qt_range(rng, 0, ordinary ? 3 : 2)];
+    const bool in_int8 = c->desc.arithmetic == QKV_ARITHMETIC_INT8; /* which finds other integers in rows of floats */
+    const int type = types[qt_range(rng, 0, ordinary && !in_int8 ? 3 : 2)];
     const int64_t tokens = qt_chance(rng, 50) ? 0 : 64 * qt_range(rng, 1, 5);
     const qkv_ctx reference = case_reference();
     if (c->desc.batch == 0 || c->desc.seq_k == 0 || c->desc.head_dim == 0)
         return;
     const attention_case twin = in_panels(rng, c, type, tokens);
     qt_describe("panels: type %d, pages of %d", type, (int)tokens);
+    if (type != QKV_INT8)
+        expect_means(set, c, &twin);
     const case_results want = case_run(&reference, c, 0, 0);
     const case_results got = case_run(&set->ctx, &twin, qt_chance(rng, 50) ? 0 : (int32_t)qt_range(rng, 1, 8),
                                       qt_chance(rng, 50) ? qt_u64(rng) : 0);
@@ -166,8 +189,8 @@ static void test_what_panels_can_not_be(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_in_bf16("panels_are_rows", test_panels_are_rows);
-    qt_each_set_in_bf16("decoding_from_panels", test_decoding_from_panels);
+    qt_each_set_of_attention("panels_are_rows", test_panels_are_rows);
+    qt_each_set_of_attention("decoding_from_panels", test_decoding_from_panels);
     qt_each_set("what_panels_can_not_be", test_what_panels_can_not_be);
     return qt_run();
 }

@@ -62,7 +62,8 @@ typedef struct field {
         AT(desc, at page_tokens, PLANNED), AT(desc, at num_pages, PLANNED), AT(desc, at key_ranges.data, OPTIONAL),    \
         AT(desc, at key_ranges.batch, PLANNED), AT(desc, at key_ranges.query, PLANNED), /* scales of int8, not here */ \
         TENSOR_STRIDES(desc, at k_scales), TENSOR_STRIDES(desc, at v_scales), AT(desc, at k_layout, PLANNED),          \
-        AT(desc, at first_tokens, PLANNED), AT(desc, at arithmetic, PLANNED)
+        AT(desc, at first_tokens, PLANNED), AT(desc, at arithmetic, PLANNED), AT(desc, at k_means.data, ABSENT),       \
+        AT(desc, at k_means.batch, PLANNED), AT(desc, at k_means.head, PLANNED), AT(desc, at k_means.token, UNUSED)
 #define PART(desc, i, bias_kind, out_kind, strides)                                                                    \
     AT(desc, part[i].out_features, PLANNED), AT(desc, part[i].head_dim, PLANNED), AT(desc, part[i].bias, bias_kind),   \
         AT(desc, part[i].out.data, out_kind), AT(desc, part[i].out.batch, strides),                                    \

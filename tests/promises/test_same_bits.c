@@ -257,11 +257,11 @@ static void test_a_projected_token_does_not_depend_on_the_others(const qt_set *s
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_in_bf16("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
-    qt_each_set_in_bf16("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
-    qt_each_set_in_bf16("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
-    qt_each_set_in_bf16("a_prefill_row_equals_the_decode_step", test_a_prefill_row_equals_the_decode_step);
-    qt_each_set_in_bf16("decoding_step_by_step_equals_causal_prefill",
+    qt_each_set_of_attention("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
+    qt_each_set_of_attention("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
+    qt_each_set_of_attention("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
+    qt_each_set_of_attention("a_prefill_row_equals_the_decode_step", test_a_prefill_row_equals_the_decode_step);
+    qt_each_set_of_attention("decoding_step_by_step_equals_causal_prefill",
                         test_decoding_step_by_step_equals_causal_prefill);
     qt_each_set("one_plan_serves_every_length", test_one_plan_serves_every_length);
     qt_each_set("shared_kv_heads_equal_repeated_ones", test_shared_kv_heads_equal_repeated_ones);

@@ -70,7 +70,10 @@ static void test_attention_plan_refuses(void) {
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.out.token = d.head_dim_v - 1);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.out.head = -8);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.out.batch = 9);
-    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_INT8);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_BF16 + 1);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.k_means.data = out);
+    PLAN_REFUSES(attention, QKV_ERROR_FLAGS,
+                 (d.k_means.data = out, d.arithmetic = QKV_ARITHMETIC_INT8, d.k_type = QKV_INT8));
     PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.arithmetic = -1);
     PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.arithmetic = (INT64_C(1) << 32) + QKV_ARITHMETIC_BF16);
     PLAN_REFUSES(attention, QKV_ERROR_STRIDES, d.lse.token = 0);

@@ -186,6 +186,7 @@ static attention_case int8_twin(qt_rng *rng, attention_case *c, bool powers) {
     qkv_attention_desc *t = &twin.desc;
     if (qt_chance(rng, 80)) {
         t->k_type = QKV_INT8;
+        t->k_means.data = NULL;
         t->k = store_int8(rng, &c->desc.k, keys, c->desc.head_dim, powers, &t->k_scales);
     }
     if (qt_chance(rng, 80)) {
@@ -202,6 +203,7 @@ static void test_int8_times_powers_of_two(const qt_set *set) {
             continue;
         attention_case c;
         case_attention(&rng, 200000, &c);
+        c.desc.k_means.data = NULL;
         c.desc.arithmetic = QKV_ARITHMETIC_F32; /* in bfloat16 what is tiny becomes 0, before or after the scale */
         if (c.desc.scale != 0 && !(fabsf(c.desc.scale) > 1e-6f && fabsf(c.desc.scale) < 1e6f))
             continue; /* q·x may leave the range of normal numbers where q·(s·x) does not */
@@ -230,7 +232,8 @@ static void test_int8_times_anything(const qt_set *set) {
         const attention_case twin = int8_twin(&rng, &c, false);
         const qkv_ctx reference = case_reference();
         const case_results near = case_run(&reference, &c, 0, 0), want = case_run(&reference, &twin, 0, 0);
-        /* In bfloat16 what is rounded is the integer here and its product with a scale there. */
+        /* In bfloat16 what is rounded is the integer here and its product with a scale there; in 8 bits the product
+         * is rounded again. */
         const float most = c.desc.arithmetic == QKV_ARITHMETIC_F32 ? 1e-4f : 0.03f;
         for (int64_t x = 0; x < 2 * c.desc.num_heads * c.desc.seq_q * dim; x++)
             QT_EXPECT(fabsf(near.out[x] - want.out[x]) < most, "out[%d]: %a by floats, %a by int8", (int)x,
@@ -425,10 +428,10 @@ static void test_floats_only_elsewhere(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_in_bf16("stored_values_are_what_they_mean", test_stored_values_are_what_they_mean);
-    qt_each_set_in_bf16("blocks_are_what_they_mean", test_blocks_are_what_they_mean);
+    qt_each_set_of_attention("stored_values_are_what_they_mean", test_stored_values_are_what_they_mean);
+    qt_each_set_of_attention("blocks_are_what_they_mean", test_blocks_are_what_they_mean);
     qt_each_set("int8_times_powers_of_two", test_int8_times_powers_of_two);
-    qt_each_set_in_bf16("int8_times_anything", test_int8_times_anything);
+    qt_each_set_of_attention("int8_times_anything", test_int8_times_anything);
     qt_each_set("out_is_rounded_once", test_out_is_rounded_once);
     qt_each_set("what_is_no_type_is_refused", test_what_is_no_type_is_refused);
     qt_each_set("values_in_the_keys", test_values_in_the_keys);

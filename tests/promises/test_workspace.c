@@ -173,7 +173,7 @@ static void test_a_layer_needs_its_steps_and_their_operands(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set_in_bf16("exactly_the_stated_size_is_enough", test_exactly_the_stated_size_is_enough);
+    qt_each_set_of_attention("exactly_the_stated_size_is_enough", test_exactly_the_stated_size_is_enough);
     qt_each_set("never_more_than_packed_keys_and_a_share_per_worker",
                 test_never_more_than_packed_keys_and_a_share_per_worker);
     qt_each_set("a_window_needs_no_more_than_it_reaches", test_a_window_needs_no_more_than_it_reaches);

@@ -32,6 +32,7 @@
 #include "../stored.inc.h"
 #include "../weights.inc.h"
 #include "../bf16.inc.h"
+#include "../int8.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -58,6 +59,7 @@
 #define SIGNED_DOTS 0
 QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm256_dpbusd_avx_epi32(sum, w, a); }
 #include "../weights_dots.inc.h"
+#include "../int8_dots.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -69,6 +71,8 @@ QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm256_dpbusd_avx_epi3
 #define KERNELS_NAME "avxvnni"
 #define KERNELS_NEEDS (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVXVNNI | QKV_CPU_OS_YMM)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define INT8(entry) entry##_dots
+#define INT8_BYTES 1
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
 

@@ -44,6 +44,7 @@
 #include "../stored.inc.h"
 #include "../weights.inc.h"
 #include "../bf16.inc.h"
+#include "../int8.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -76,6 +77,7 @@
 #define SIGNED_DOTS 0
 QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm512_dpbusd_epi32(sum, w, a); }
 #include "../weights_dots.inc.h"
+#include "../int8_dots.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -87,6 +89,8 @@ QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm512_dpbusd_epi32(su
 #define KERNELS_NAME "avx512vnni"
 #define KERNELS_NEEDS (NEEDS | QKV_CPU_AVX512VNNI)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define INT8(entry) entry##_dots
+#define INT8_BYTES 1
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
 
@@ -131,6 +135,8 @@ QKV_INLINE vint p_load(const unsigned char *at) {
 #define KERNELS_NAME "avx512bf16"
 #define KERNELS_NEEDS (NEEDS | QKV_CPU_AVX512VNNI | QKV_CPU_AVX512BF16)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define INT8(entry) entry##_dots
+#define INT8_BYTES 1
 #define BF16(entry) entry##_dots
 #define BF16_BYTES 2
 #define NATIVE (1 << QKV_ARITHMETIC_INT8 | 1 << QKV_ARITHMETIC_BF16)

@@ -28,6 +28,7 @@
 #include "../stored.inc.h"
 #include "../weights.inc.h"
 #include "../bf16.inc.h"
+#include "../int8.inc.h"
 
 #if !defined(__clang__)
 #pragma GCC pop_options
@@ -71,6 +72,23 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) {
 }
 #include "../weights_dots.inc.h"
 
+/* The same for attention: c + a·b, and c + a[lane]·b. */
+QKV_INLINE vec int8_fma(vec a, vec b, vec c) {
+    __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(c) : "w"(b), "w"(a));
+    return c;
+}
+#define SDOT_LANE(lane) __asm__("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(c) : "w"(b), "w"(a))
+QKV_INLINE vec int8_fma_lane(vec a, int lane, vec b, vec c) {
+    switch (lane) {
+    case 0: SDOT_LANE(0); break;
+    case 1: SDOT_LANE(1); break;
+    case 2: SDOT_LANE(2); break;
+    default: SDOT_LANE(3);
+    }
+    return c;
+}
+#include "../int8_dots.inc.h"
+
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -81,6 +99,8 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) {
 #define KERNELS_NAME "dotprod"
 #define KERNELS_NEEDS (QKV_CPU_NEON | QKV_CPU_DOTPROD)
 #define GEMM_WEIGHTS gemm_weights_dots
+#define INT8(entry) entry##_dots
+#define INT8_BYTES 1
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
 
@@ -104,6 +124,8 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) {
 #define KERNELS_NAME "i8mm"
 #define KERNELS_NEEDS (QKV_CPU_NEON | QKV_CPU_DOTPROD | QKV_CPU_I8MM)
 #define GEMM_WEIGHTS gemm_weights_squares
+#define INT8(entry) entry##_dots
+#define INT8_BYTES 1
 #define NATIVE (1 << QKV_ARITHMETIC_INT8)
 #include "../table.inc.h"
 

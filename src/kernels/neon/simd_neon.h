@@ -136,7 +136,7 @@ QKV_INLINE vec v_fma_lane(vec a, int lane, vec b, vec c) {
     vec columns_##i = v_load(at + i % 2 * row);                                                                      \
     if (i % 2 == 1)                                                                                                  \
         at += 2 * row;
-#define LANE_FMA(i, j) SUM(i, j) = v_fma_lane(columns_##i, lane, of_b, SUM(i, j));
+#define LANE_FMA(i, j) SUM(i, j) = TILE_FMA_LANE(columns_##i, lane, of_b, SUM(i, j));
 #define LANE_VECTOR(i, j)                                                                                            \
     {                                                                                                                \
         vec of_b = v_load(b + j * VLEN);                                                                             \
@@ -151,7 +151,7 @@ QKV_INLINE vec v_fma_lane(vec a, int lane, vec b, vec c) {
     }
 
 /* One row of a transposed A, TILE_ROWS factors side by side, against one row of B. */
-#define LANE_FMA_T(i, j) SUM(i, j) = v_fma_lane(i < VLEN ? first : second, i % VLEN, of_b, SUM(i, j));
+#define LANE_FMA_T(i, j) SUM(i, j) = TILE_FMA_LANE(i < VLEN ? first : second, i % VLEN, of_b, SUM(i, j));
 #define LANE_VECTOR_T(i, j)                                                                                          \
     {                                                                                                                \
         vec of_b = v_load(b + j * VLEN);                                                                             \
@@ -226,6 +226,8 @@ QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up 
     }
 }
 QKV_INLINE vec v_from_i(vint a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
+QKV_INLINE vint i_bits(vec a) { return vreinterpretq_u32_f32(a); }
+QKV_INLINE vec v_bits(vint a) { return vreinterpretq_f32_u32(a); }
 
 /* Byte n of each word, signed. n is a constant. */
 QKV_INLINE vec v_byte(vint a, int n) {

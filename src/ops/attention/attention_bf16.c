@@ -1,4 +1,4 @@
-/* The two products of attention in bfloat16. Operands are those of the kernels' gemm_bf16, whose form is theirs: q and
+/* The products of attention in bfloat16. Operands are those of the kernels' gemm_bf16, whose form is theirs: q and
  * the weights in rows, K in panels of 64 keys, V in panels of 64 channels. Pairs of V are neighbouring keys, counted
  * from the block's first; a key that is not there counts as 0.
  *
@@ -14,9 +14,8 @@ static int64_t panel_bytes(const qkv_kernels *kernels, int64_t terms) {
 
 /* -------------------------------------------------------------------------------------------------------------- K */
 
-/* Some columns of one panel, from `first` on, a multiple of QKV_LANES. */
-static void multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel, int64_t first,
-                           int64_t width, const qkv_soon *soon) {
+void qkv_bf16_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
+                             int64_t first, int64_t width, const qkv_soon *soon) {
     int64_t dim = t->desc->head_dim, ld = t->shape->ld_q, x = 0;
     const unsigned char *columns = (const unsigned char *)panel + first * (int64_t)sizeof(float);
     do {
@@ -25,34 +24,6 @@ static void multiply_panel(const attention_task *t, float *c, int64_t row, int64
                               x == 0 ? soon : NULL);
         x += QKV_CHAIN;
     } while (x < dim);
-}
-
-void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,
-                              const qkv_soon *soon) {
-    int64_t width;
-    for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
-        int64_t first = j % QKV_PANEL;
-        width = qkv_min(QKV_PANEL - first, columns.end - j);
-        const void *panel = (const unsigned char *)panels + (j - first) * t->shape->key_bytes;
-        multiply_panel(t, t->scores + j, row, n, panel, first, width, soon);
-    }
-}
-
-void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
-                            const key_block *ahead) {
-    const qkv_attention_desc *d = t->desc;
-    int64_t base = block * QKV_KEY_BLOCK;
-    for (int64_t j = keys.first, end; j < keys.end; j = end) {
-        int64_t first = 0, begin = j / QKV_PANEL * QKV_PANEL;
-        end = qkv_min(begin + QKV_PANEL, keys.end);
-        qkv_pack_keys(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
-        if (d->k_layout == QKV_KEY_PANELS) /* columns beside the keys are hidden later */
-            first = (j - begin) / QKV_LANES * QKV_LANES;
-        else
-            begin = j;
-        const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
-        multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
-    }
 }
 
 /* -------------------------------------------------------------------------------------------------------------- V */

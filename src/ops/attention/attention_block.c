@@ -18,7 +18,7 @@ static void multiply_values(const attention_task *t, int64_t from, int64_t n, co
                             key_range keys, const qkv_soon *soon, float *out) {
     int64_t ld_o = t->shape->ld_o;
     out += from * ld_o;
-    if (qkv_in_bf16(t->desc)) {
+    if (qkv_converts(t->desc)) {
         qkv_bf16_multiply_values(t, from, n, filled ? t->pairs_filled : t->pairs, keys, soon, out);
         return;
     }
@@ -49,14 +49,14 @@ static void attend_row_exactly(const attention_task *t, int64_t row, key_block *
     key_range columns = qkv_score_tile(t, row, 1, block, view, keys);
     size_t width = (size_t)(columns.end - columns.first);
     memcpy(t->logits + columns.first, t->scores + columns.first, width * sizeof(float));
-    if (qkv_in_bf16(t->desc))
+    if (qkv_converts(t->desc))
         kernels->softmax_bf16(t->scores, LD_SCORES, (size_t)columns.first, 1, width, max, sum, 0);
     else
         kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
     qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
     for (int64_t j = keys.first; t->desc->v_type == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
         t->scores[j] *= t->value_scales[j];
-    if (qkv_in_bf16(t->desc)) {
+    if (qkv_converts(t->desc)) {
         qkv_bf16_sum_visible(t, block, keys, columns, out);
         return;
     }
@@ -91,7 +91,7 @@ static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *su
 static void make_weights(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
                          key_range columns, float *max, float *sum) {
     const qkv_kernels *kernels = t->kernels;
-    const bool in_bf16 = qkv_in_bf16(t->desc), steps = t->desc->dropout != 0 || t->desc->v_type == QKV_INT8;
+    const bool in_bf16 = qkv_converts(t->desc), steps = t->desc->dropout != 0 || t->desc->v_type == QKV_INT8;
     const size_t rows = (size_t)n, first = (size_t)columns.first, width = (size_t)(columns.end - columns.first);
     if (in_bf16)
         kernels->softmax_bf16(t->scores, LD_SCORES, first, rows, width, max, sum, !steps);
@@ -108,7 +108,7 @@ static void make_weights(const attention_task *t, int64_t row, int64_t n, const 
 void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                       key_range keys, float *max, float *sum, float *out) {
     int64_t ld_o = t->shape->ld_o;
-    const bool in_bf16 = qkv_in_bf16(t->desc);
+    const bool in_bf16 = qkv_converts(t->desc);
     if (in_bf16 && !block->paired)
         qkv_bf16_pair_block(t, t->pairs, block);
     block->paired = true;

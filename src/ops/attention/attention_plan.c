@@ -23,6 +23,7 @@ void qkv_attention_defaults(qkv_attention_desc *d) {
     QKV_SETTLE_ROWS(d->v, keys_b, d->num_kv_heads, keys, d->head_dim_v);
     QKV_SETTLE_ROWS(d->k_scales, keys_b, d->num_kv_heads, keys, 1);
     QKV_SETTLE_ROWS(d->v_scales, keys_b, d->num_kv_heads, keys, 1);
+    QKV_SETTLE_ROWS(d->k_means, d->batch, d->num_kv_heads, 1, d->head_dim);
     QKV_SETTLE_ROWS(d->out, rows_b, d->num_heads, d->seq_q, d->head_dim_v);
     QKV_SETTLE_ROWS(d->lse, rows_b, d->num_heads, d->seq_q, 1);
     QKV_SETTLE_MATRIX(d->bias, rows_b, d->num_heads, d->seq_q, d->seq_k);
@@ -123,8 +124,11 @@ static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why
         return qkv_refuse(why, QKV_ERROR_FLAGS, "flags", -1, "has unknown bits (%)", d->flags & ~known, 0);
     if (d->reserved != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "reserved", -1, "is not 0 (%)", d->reserved, 0);
-    if (d->arithmetic != QKV_ARITHMETIC_F32 && d->arithmetic != QKV_ARITHMETIC_BF16)
+    if (d->arithmetic < QKV_ARITHMETIC_F32 || d->arithmetic > QKV_ARITHMETIC_BF16)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is none of attention (%)", d->arithmetic, 0);
+    if (d->k_means.data && !(qkv_in_int8(d) && d->k_type != QKV_INT8))
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "k_means", -1,
+                          "must be NULL but in QKV_ARITHMETIC_INT8, and with keys in QKV_INT8", 0, 0);
     if (d->scores_stage > QKV_SCORES_MASKED)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "scores_stage", -1, "is unknown (%)", d->scores_stage, 0);
     if (!finite_float(d->scale))
@@ -209,7 +213,7 @@ enum { MAX_BLOCK_ROWS = 1024, USUAL_L2_SIZE = 1 << 20 };
  * all workers. */
 static void cut_rows(const qkv_ctx *ctx, const qkv_attention_desc *d, int64_t heads, qkv_attention_shape *shape) {
     int64_t tile = ctx->kernels->tile_rows;
-    int64_t part = qkv_in_bf16(d) && ctx->kernels->bf16_bytes == 2 ? 2 : 4; /* there packing V is more of the work */
+    int64_t part = qkv_converts(d) && ctx->kernels->bf16_bytes == 2 ? 2 : 4; /* there packing V is more of the work */
     int64_t cache = (ctx->l2_size > 0 ? ctx->l2_size : USUAL_L2_SIZE) / (part * (int64_t)sizeof(float));
     int64_t high = qkv_max(tile, qkv_min(MAX_BLOCK_ROWS, cache / qkv_max(1, shape->ld_q + shape->ld_o)));
     int64_t blocks = qkv_ceil_div(shape->rows, high);
@@ -238,7 +242,7 @@ static int64_t shared_key_blocks(const qkv_attention_desc *d, int64_t heads, qkv
     int64_t blocks = most_visible_blocks(d, shape, d->seq_q);
     int64_t keys = qkv_min(blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     int64_t sizes[3] = {heads, keys, shape->key_bytes}, size;
-    bool as_they_are = d->k_layout == QKV_KEY_PANELS && d->k_type == QKV_F32 && !d->page_table && !qkv_in_bf16(d);
+    bool as_they_are = d->k_layout == QKV_KEY_PANELS && d->k_type == QKV_F32 && !d->page_table && !qkv_converts(d);
     if (shape->row_blocks < 2 || as_they_are || qkv_has_gap(d) || !qkv_product(sizes, 3, MAX_SHARED_KEYS, &size))
         return 0;
     shape->packed_size = size;
@@ -278,12 +282,13 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     qkv_attention_measure(d, shape);
     shape->workers = max_workers;
     shape->rows = shape->group * d->seq_q;
-    shape->key_bytes = qkv_in_bf16(d) ? qkv_round_up(d->head_dim, 2) * ctx->kernels->bf16_bytes
-                                      : d->head_dim * (int64_t)sizeof(float);
+    shape->key_bytes = qkv_in_int8(d)   ? qkv_int8_key_bytes(ctx->kernels, d)
+                       : qkv_in_bf16(d) ? qkv_round_up(d->head_dim, 2) * ctx->kernels->bf16_bytes
+                                        : d->head_dim * (int64_t)sizeof(float);
     cut_rows(ctx, d, heads, shape);
     shape->packed_blocks = d->q_start ? 0 : shared_key_blocks(d, heads, shape);
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
-    shape->copies_values = d->v_type == QKV_F32 && !d->page_table && !qkv_in_bf16(d) && d->v.token != shape->ld_o &&
+    shape->copies_values = d->v_type == QKV_F32 && !d->page_table && !qkv_converts(d) && d->v.token != shape->ld_o &&
                            shape->block_rows >= 4 * tile;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     int64_t scratch[2] = {shape->block_rows + tile + keys + 2 * QKV_PANEL, shape->ld_q + shape->ld_o + 64}, size;
@@ -298,7 +303,8 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
                              (d->sinks ? 8 : 0) | (d->bias.data ? 16 : 0) | (d->keep.data ? 32 : 0) |
                              (d->probabilities.data ? 64 : 0) | (d->states.data ? 128 : 0) |
                              (d->scores.data ? 256 : 0) | (d->q_start ? 512 : 0) | (d->k_start ? 1024 : 0) |
-                             (d->page_table ? 2048 : 0) | (d->key_ranges.data ? 4096 : 0);
+                             (d->page_table ? 2048 : 0) | (d->key_ranges.data ? 4096 : 0) |
+                             (d->k_means.data ? 8192 : 0);
     const int64_t values[] = {
         d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
         d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
@@ -312,7 +318,7 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
         d->q_type | (int64_t)d->k_type << 8 | (int64_t)d->v_type << 16 | (int64_t)d->out_type << 24,
         d->k_scales.batch, d->k_scales.head, d->k_scales.token, d->v_scales.batch, d->v_scales.head, d->v_scales.token,
         d->table_stride, d->page_tokens, d->num_pages, d->key_ranges.batch, d->key_ranges.query, d->k_layout,
-        d->first_tokens, d->arithmetic, optional,
+        d->first_tokens, d->arithmetic, d->k_means.batch, d->k_means.head, optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
@@ -329,6 +335,9 @@ void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d) {
         qkv_add_vector(o, QKV_NEEDED, "kv_len", d->kv_len, sizeof(int64_t), d->batch);
     qkv_add_vector(o, QKV_NEEDED, "alibi_slopes", d->alibi_slopes, sizeof(float), d->num_heads);
     qkv_add_vector(o, QKV_NEEDED, "sinks", d->sinks, sizeof(float), d->num_heads);
+    const int64_t means[3] = {d->batch, d->num_kv_heads, 1};
+    if (d->k_means.data)
+        qkv_add_input(o, QKV_NEEDED, "k_means", d->k_means, means, d->head_dim);
     qkv_add_matrix_input(o, QKV_NEEDED, "bias", d->bias, sizeof(float), rows, d->seq_k);
     qkv_add_matrix_input(o, QKV_NEEDED, "keep", d->keep, 1, rows, d->seq_k);
 }

@@ -170,13 +170,50 @@ static void multiply_key_panels(const attention_task *t, int64_t row, int64_t n,
     }
 }
 
+/* In the other arithmetics: some columns of one panel, from `first` on, a multiple of QKV_LANES. */
+static void multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel, int64_t first,
+                           int64_t width, const qkv_soon *soon) {
+    if (qkv_in_int8(t->desc))
+        qkv_int8_multiply_panel(t, c, row, n, panel, first, width, soon);
+    else
+        qkv_bf16_multiply_panel(t, c, row, n, panel, first, width, soon);
+}
+
+void qkv_multiply_converted_panels(const attention_task *t, int64_t row, int64_t n, const void *panels,
+                                   key_range columns, const qkv_soon *soon) {
+    int64_t width;
+    for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
+        int64_t first = j % QKV_PANEL;
+        width = qkv_min(QKV_PANEL - first, columns.end - j);
+        const void *panel = (const unsigned char *)panels + (j - first) * t->shape->key_bytes;
+        multiply_panel(t, t->scores + j, row, n, panel, first, width, soon);
+    }
+}
+
+static void multiply_converted_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
+                                    const key_block *ahead) {
+    const qkv_attention_desc *d = t->desc;
+    int64_t base = block * QKV_KEY_BLOCK;
+    for (int64_t j = keys.first, end; j < keys.end; j = end) {
+        int64_t first = 0, begin = j / QKV_PANEL * QKV_PANEL;
+        end = qkv_min(begin + QKV_PANEL, keys.end);
+        qkv_pack_keys(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
+        if (d->k_layout == QKV_KEY_PANELS) /* columns beside the keys are hidden later */
+            first = (j - begin) / QKV_LANES * QKV_LANES;
+        else
+            begin = j;
+        const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
+        multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
+    }
+}
+
 void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                        const key_block *ahead) {
     const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
-    if (qkv_in_bf16(d)) {
-        qkv_bf16_multiply_keys(t, row, n, block, keys, ahead);
+    if (qkv_converts(d)) {
+        multiply_converted_keys(t, row, n, block, keys, ahead);
         return;
     }
     if (d->k_layout == QKV_KEY_PANELS) {
@@ -203,15 +240,15 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
         const qkv_soon soon = share_of(t, &block->next_v, row, n);
         const int64_t half = QKV_LANES / 2; /* the rest of the lanes is hidden from every row */
         key_range product = {keys.first / half * half, qkv_round_up(keys.end, half)};
-        if (qkv_in_bf16(t->desc))
-            qkv_bf16_multiply_panels(t, row, n, block->panels, columns, &soon);
+        if (qkv_converts(t->desc))
+            qkv_multiply_converted_panels(t, row, n, block->panels, columns, &soon);
         else
             qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
                                 t->desc->head_dim, product, &soon);
     } else {
         qkv_multiply_keys(t, row, n, block->index, keys, block);
     }
-    if (t->desc->k_type == QKV_INT8)
+    if (qkv_scales_scores(t->desc))
         t->kernels->scale_columns(t->scores + keys.first, LD_SCORES, (size_t)n, (size_t)(keys.end - keys.first),
                                   t->key_scales + keys.first);
     qkv_finish_views(t, row, n, block->index, views, keys, columns, t->shape->cap);

@@ -63,10 +63,10 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
         t->shown = NULL;
     t->query = take_integers(base, &used, rows);
     t->head = take_integers(base, &used, rows);
-    t->values = take(base, &used, few || qkv_in_bf16(d) ? 0 : keys * ld_o);
+    t->values = take(base, &used, few || qkv_converts(d) ? 0 : keys * ld_o);
     t->packed = take_bytes(base, &used, few || shape->packed_blocks > 0 ? 0 : keys * shape->key_bytes);
     t->strip = NULL;
-    if (qkv_in_bf16(d)) {
+    if (qkv_converts(d)) {
         int64_t values = qkv_bf16_values_size(kernels, d);
         t->panel = take_bytes(base, &used, QKV_PANEL * shape->key_bytes);
         t->pairs = take_bytes(base, &used, values);
@@ -75,10 +75,15 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
         t->two_values = take(base, &used, 2 * ld_o);
     }
     if (gathers_keys(d) || gathers_values(d)) {
-        t->widened = take(base, &used, gathers_values(d) && !qkv_in_bf16(d) ? keys * ld_o : 0);
-        t->key_scales = take(base, &used, d->k_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
+        t->widened = take(base, &used, gathers_values(d) && !qkv_converts(d) ? keys * ld_o : 0);
+        t->key_scales = take(base, &used, qkv_scales_scores(d) ? QKV_KEY_BLOCK : 0);
         t->value_scales = take(base, &used, d->v_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
         t->strip = take(base, &used, gathers_keys(d) ? QKV_PANEL * shape->ld_q : 0);
+    }
+    if (qkv_in_int8(d)) {
+        t->q_scales = take(base, &used, rows);
+        t->q_offsets = take(base, &used, rows);
+        t->strip = take(base, &used, (d->k_layout == QKV_KEY_PANELS ? 2 : 1) * QKV_PANEL * shape->ld_q);
     }
     return used * (int64_t)sizeof(float);
 }
@@ -141,7 +146,11 @@ static void convert_panel(const qkv_kernels *kernels, const qkv_attention_desc *
 void qkv_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
                    int64_t first, int64_t end) {
     const qkv_attention_desc *d = t->desc;
-    int64_t ld = qkv_round_up(d->head_dim, QKV_LANES), run;
+    int64_t ld = t->shape->ld_q, run;
+    if (qkv_in_int8(d)) {
+        qkv_int8_pack_keys(kernels, t, panel, strip, column, first, end);
+        return;
+    }
     if (d->k_layout == QKV_KEY_PANELS) {
         convert_panel(kernels, d, panel, qkv_key_panel(t, first, end, &run));
         return;
@@ -184,6 +193,7 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
     int64_t place = index % shape->packed_blocks, head = index / shape->packed_blocks;
     attention_task t;
     qkv_choose_sequence(&t, d, head / d->num_kv_heads);
+    t.shape = shape;
     t.kv_head = head % d->num_kv_heads;
     key_range all = visible_to_batch(&t);
     int64_t block = all.first / QKV_KEY_BLOCK + place;
@@ -334,12 +344,11 @@ void qkv_widen_stored(const attention_task *t, key_block *block) {
     block->is_stored = false;
 }
 
-void qkv_gather_scales(const attention_task *t, const qkv_input *x, int64_t block, key_range keys, float *to) {
-    int64_t base = block * QKV_KEY_BLOCK, run;
-    for (int64_t j = keys.first; j < keys.end; j += run) {
-        const float *from = qkv_key_run(t, x, QKV_F32, base + j, base + keys.end, &run);
+void qkv_gather_scales(const attention_task *t, const qkv_input *x, int64_t first, int64_t end, float *to) {
+    for (int64_t key = first, run; key < end; key += run) {
+        const float *from = qkv_key_run(t, x, QKV_F32, key, end, &run);
         for (int64_t i = 0; i < run; i++)
-            to[j + i] = from[i * x->token];
+            *to++ = from[i * x->token];
     }
 }
 
@@ -359,7 +368,7 @@ static void copy_values(const attention_task *t, const key_block *block, key_ran
 /* A key block that lies in memory as it is used. */
 static const float *panels_in_place(const attention_task *t, int64_t index, key_range keys) {
     int64_t base = index * QKV_KEY_BLOCK, run;
-    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32 || qkv_in_bf16(t->desc) ||
+    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32 || qkv_converts(t->desc) ||
         (t->desc->page_table && keys.first >= QKV_PANEL)) /* the block's first page may be none */
         return NULL;
     const float *panels = qkv_key_panel(t, base, base + keys.end, &run);
@@ -387,14 +396,15 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     }
     block->keys = keys;
     block->odd_scales = false;
-    if (d->k_type == QKV_INT8)
-        qkv_gather_scales(t, &d->k_scales, index, keys, t->key_scales);
+    const int64_t base = index * QKV_KEY_BLOCK, first = base + keys.first, end = base + keys.end;
+    if (qkv_scales_scores(d))
+        qkv_gather_scales(t, &d->k_scales, first, end, t->key_scales + keys.first);
     if (d->v_type == QKV_INT8) {
-        qkv_gather_scales(t, &d->v_scales, index, keys, t->value_scales);
+        qkv_gather_scales(t, &d->v_scales, first, end, t->value_scales + keys.first);
         block->odd_scales = any_odd(t->value_scales, keys);
     }
     block->is_stored = block->paired = false;
-    if (qkv_in_bf16(d))
+    if (qkv_converts(d))
         return;
     block->is_stored = gathers_values(d) && t->rows <= t->kernels->few_rows;
     if (gathers_values(d) && !block->is_stored)
@@ -420,7 +430,7 @@ void qkv_mark_holes(const attention_task *t, key_block *block, const float *v, i
 }
 
 bool qkv_find_holes(const attention_task *t, key_block *block) {
-    if (qkv_in_bf16(t->desc))
+    if (qkv_converts(t->desc))
         return qkv_bf16_find_holes(t, block);
     int64_t ld = t->shape->ld_o, most = t->kernels->tile_rows;
     size_t dim = (size_t)t->desc->head_dim_v;
@@ -463,6 +473,8 @@ void qkv_attention_scale_queries(const attention_task *t) {
     }
     if (qkv_in_bf16(t->desc))
         t->kernels->rows_bf16(t->q, ld, 0, t->q, ld, (size_t)t->rows, (size_t)t->desc->head_dim);
+    if (qkv_in_int8(t->desc))
+        qkv_int8_convert_queries(t);
 }
 
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,

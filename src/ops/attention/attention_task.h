@@ -32,6 +32,7 @@ typedef struct attention_task {
     float *block_out;              /* [tile_rows][ld_o]: O_b */
     float *block_max, *block_sum;  /* [tile_rows]: m_b, ℓ_b */
     float *q, *out;                /* [block_rows][ld_q] scaled, [block_rows][ld_o]: O */
+    float *q_scales, *q_offsets;   /* [block_rows], in 8 bits: what scores are multiplied by, what is added */
     float *max, *sum;              /* [block_rows]: m, ℓ */
     float *distance, *logits;
     float *bias;                   /* [bias_rows][QKV_KEY_BLOCK]: gathered, where they are strided */
@@ -40,13 +41,15 @@ typedef struct attention_task {
     float *values;                 /* [keys][ld_o]: a copy of a block of V, where that pays */
     float *widened;                /* [keys][ld_o]: a block of V in floats, where it is stored otherwise */
     float *key_scales, *value_scales; /* [QKV_KEY_BLOCK]: those of a block of int8 */
-    float *strip;                  /* [QKV_PANEL][ld_q]: some keys in floats, where they are stored otherwise */
+    /* [QKV_PANEL][ld_q]: some keys in floats, where they are stored otherwise; in 8 bits always, as operands, and where
+     * they lie in panels [QKV_PANEL][ld_q] beside, as they are stored. */
+    float *strip;
     void *packed;                  /* a block of keys in panels, where the task packs its own */
     const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
-    /* In bfloat16: a panel of keys, where the task has few rows; panels of a block of V, these without its holes, and
-     * without what a single row does not see; two rows of V in floats. Then q and, after the softmax, scores are such
-     * operands too. */
+    /* Where operands are converted: a panel of keys, where the task has few rows; panels of a block of V, these without
+     * its holes, and without what a single row does not see; two rows of V in floats. Then q and, after the softmax,
+     * scores are operands too. */
     void *panel, *pairs, *pairs_filled, *pairs_seen;
     float *two_values;
     float *states;                 /* of its key blocks from first_state on, where keys are divided */
@@ -244,7 +247,7 @@ typedef struct key_block {
     key_range keys;          /* those that the task's rows see between them */
     bool odd_scales;         /* a value's scale is infinite or NaN, which a probability of 0 would not hide */
     bool is_stored;          /* V is multiplied as it lies in memory, and v not there until qkv_widen_stored */
-    bool paired;             /* in bfloat16: the task's pairs are those of this block */
+    bool paired;             /* where operands are converted: the task's pairs are those of this block */
     const float *v;          /* of key 0 of the block */
     int64_t ld_v;
     /* Keys with a NaN or infinity in V, looked for when a product shows one that its row may not see. If there are any,
@@ -262,8 +265,8 @@ typedef struct key_block {
 /* Makes ready what the task's rows need of a block; `all` is what they see of all blocks. */
 void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index, key_range all);
 
-/* The scales of some keys of a block of int8, side by side. */
-void qkv_gather_scales(const attention_task *t, const qkv_input *x, int64_t block, key_range keys, float *to);
+/* The scales of keys [first, end) of int8, side by side. */
+void qkv_gather_scales(const attention_task *t, const qkv_input *x, int64_t first, int64_t end, float *to);
 
 /* Makes v of a block whose values are used as they are stored. */
 void qkv_widen_stored(const attention_task *t, key_block *block);
@@ -280,7 +283,7 @@ void qkv_widen_keys(const qkv_kernels *kernels, const attention_task *t, const q
                     int64_t channels, int64_t first, int64_t end, float *to, int64_t ld);
 
 /* Packs keys [first, end) of the task's sequence, at most a panel of them, from its column `column` on; columns before
- * it become anything. Of keys in panels it is the whole panel. strip: room for QKV_PANEL keys as floats. */
+ * it become anything. Of keys in panels it is the whole panel. strip: as the task's. */
 void qkv_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
                    int64_t first, int64_t end);
 
@@ -356,15 +359,17 @@ void qkv_attention_write_states(const attention_task *t);
 void qkv_attention_keep_states(const attention_task *t, key_range blocks);
 void qkv_attention_fold_states(const attention_task *t);
 
-/* -------------------------------------------------------------------------------------------------- in bfloat16 */
+/* ------------------------------------------------------------------------- where operands are converted */
 
-/* The same in QKV_ARITHMETIC_BF16 (attention_bf16.c): scores from panels of a key block, and from keys as they lie in
- * memory; V of a block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from row
- * `from` of the tile on, whose scores have become weights; the same for one row, without what it does not see. */
-void qkv_bf16_multiply_panels(const attention_task *t, int64_t row, int64_t n, const void *panels, key_range columns,
-                              const qkv_soon *soon);
-void qkv_bf16_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
-                            const key_block *ahead);
+/* As qkv_multiply_panels, by rows of t->q and into t->scores. */
+void qkv_multiply_converted_panels(const attention_task *t, int64_t row, int64_t n, const void *panels,
+                                   key_range columns, const qkv_soon *soon);
+
+/* In bfloat16 (attention_bf16.c): scores from some columns of a panel, from `first` on, a multiple of QKV_LANES; V of a
+ * block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from row `from` of the tile
+ * on, whose scores have become weights; the same for one row, without what it does not see. */
+void qkv_bf16_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
+                             int64_t first, int64_t width, const qkv_soon *soon);
 void qkv_bf16_pair_block(const attention_task *t, void *pairs, const key_block *block);
 bool qkv_bf16_find_holes(const attention_task *t, key_block *block);
 void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
@@ -379,6 +384,15 @@ int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_des
 static inline int64_t qkv_bf16_ld_weights(const qkv_kernels *kernels) {
     return LD_SCORES * (int64_t)sizeof(float) / kernels->bf16_bytes;
 }
+
+/* Scores in 8 bits (attention_int8.c): bytes of a key in a panel; as qkv_pack_keys; rows of q to operands; scores from
+ * some columns of a panel. */
+int64_t qkv_int8_key_bytes(const qkv_kernels *kernels, const qkv_attention_desc *d);
+void qkv_int8_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
+                        int64_t first, int64_t end);
+void qkv_int8_convert_queries(const attention_task *t);
+void qkv_int8_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
+                             int64_t first, int64_t width, const qkv_soon *soon);
 
 /* Whole pairs of keys: those beside are hidden, but multiplied too. */
 static inline key_range whole_pairs(key_range keys) {

@@ -9,8 +9,8 @@ static float score_block(const attention_task *t, int64_t row, int64_t block, in
     const qkv_logit_steps cap = {.cap = t->shape->cap};
     /* Keys that no row sees are not in panels. */
     qkv_multiply_keys(t, row, 1, block, (key_range){0, keys}, NULL);
-    if (d->k_type == QKV_INT8) {
-        qkv_gather_scales(t, &d->k_scales, block, (key_range){0, keys}, t->key_scales);
+    if (qkv_scales_scores(d)) {
+        qkv_gather_scales(t, &d->k_scales, block * QKV_KEY_BLOCK, block * QKV_KEY_BLOCK + keys, t->key_scales);
         t->kernels->scale_columns(t->scores, LD_SCORES, 1, (size_t)keys, t->key_scales);
     }
     if (d->scores_stage == QKV_SCORES_SCALED)

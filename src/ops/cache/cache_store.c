@@ -30,18 +30,13 @@ static float int8_scale(const float *x, int64_t n, float *inverse) {
     return amax / 127.0f;
 }
 
-/* Clamped between product and rounding, which no compiler can make an fma of then. */
 static void to_int8(int8_t *dst, const float *x, int64_t n, float inverse) {
     if (!(inverse > 0)) { /* x may be infinite or NaN */
         memset(dst, 0, (size_t)n);
         return;
     }
-    for (int64_t c = 0; c < n; c++) {
-        float y = x[c] * inverse;
-        y = qkv_select(y > 127.0f, 127.0f, y);
-        y = qkv_select(y < -127.0f, -127.0f, y);
-        dst[c] = (int8_t)qkv_round_int(y);
-    }
+    for (int64_t c = 0; c < n; c++)
+        dst[c] = (int8_t)qkv_int8_element(x[c], inverse);
 }
 
 /* n channels of one row, as bytes of its type, to every 64th element of a panel. */

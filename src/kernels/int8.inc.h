@@ -1,0 +1,112 @@
+/* Template: products of attention in 8 bits. Without an instruction for them, operands are floats, whose sums of up to
+ * QKV_INT8_CHAIN products are exact, and gemm multiplies them.
+ *
+ * Needs stored.inc.h, weights.inc.h and gemm.inc.h, inside the target region of an instruction set.
+ *
+ * SPDX-License-Identifier: MIT */
+
+/* Elements j … of a stored row, less means. */
+QKV_INLINE vec v_less_means(int type, const unsigned char *row, size_t j, const float *means) {
+    const vec x = v_load_at(type, row, j);
+    return means ? v_sub(x, v_load(means + j)) : x;
+}
+
+/* The last n < VLEN of them, and zeros. By itself, as it calls memcpy: nothing of a loop has to survive that. */
+static QKV_NOINLINE void last_less_means(float to[VLEN], int type, const unsigned char *row, size_t j, size_t n,
+                                         const float *means) {
+    const vec x = v_load_at_tail(type, row, j, n);
+    v_store(to, means ? v_sub(x, v_load_tail(means + j, v_tail(n))) : x);
+}
+
+/* What a row is multiplied by to become integers, or 0 where they are all 0; and its scale. The last few: as above. */
+#define LOOK_AT_ELEMENTS(elements)                                                                                   \
+    {                                                                                                                \
+        const vec x = elements;                                                                                      \
+        largest = v_max(largest, v_abs(x));                                                                          \
+        rest = v_fma(x, v_zero(), rest);                                                                             \
+    }
+QKV_INLINE float row_factor(int type, const unsigned char *row, size_t k, const float *means, const float last[VLEN],
+                            float *scale) {
+    vec largest = v_zero(), rest = v_zero(); /* rest: a NaN where an element is one, or infinite */
+    size_t j = 0;
+    for (; j + VLEN <= k; j += VLEN)
+        LOOK_AT_ELEMENTS(v_less_means(type, row, j, means))
+    if (j < k)
+        LOOK_AT_ELEMENTS(v_load(last))
+    const float a = v_reduce_max(largest);
+    if (m_any(v_is_nan(rest)) || a < 0x1p-100f) {
+        *scale = m_any(v_is_nan(rest)) ? __builtin_nanf("") : 0;
+        return 0;
+    }
+    *scale = a / 127.0f;
+    return 127.0f / a;
+}
+
+QKV_INLINE vec v_integers(vec x, float factor) {
+    return v_round(v_mul(x, v_set(factor)));
+}
+
+/* A row of operands; in place, too. */
+typedef void row_function(float *to, float *scale, const unsigned char *row, size_t k, const float *means,
+                          int are_keys);
+
+QKV_INLINE void row_to_floats(int type, float *to, float *scale, const unsigned char *row, size_t k,
+                              const float *means) {
+    float last[VLEN];
+    size_t j = k / VLEN * VLEN;
+    if (j < k)
+        last_less_means(last, type, row, j, k - j, means);
+    const float factor = row_factor(type, row, k, means, last, scale);
+    if (factor == 0) {
+        memset(to, 0, k * sizeof *to);
+        return;
+    }
+    for (j = 0; j + VLEN <= k; j += VLEN)
+        v_store(to + j, v_integers(v_less_means(type, row, j, means), factor));
+    if (j < k)
+        v_store_tail(to + j, v_integers(v_load(last), factor), v_tail(k - j));
+}
+
+/* Functions of one row, and a table of them by type; the entry rows_int8 by such a table. */
+#define ROW_INT8(name, ...)                                                                                          \
+    static QKV_NOINLINE void name(float *to, float *scale, const unsigned char *row, size_t k, const float *means,   \
+                                  int are_keys) {                                                                    \
+        (void)are_keys;                                                                                              \
+        __VA_ARGS__;                                                                                                 \
+    }
+ROW_INT8(f32_to_floats, row_to_floats(QKV_F32, to, scale, row, k, means))
+ROW_INT8(f16_to_floats, row_to_floats(QKV_F16, to, scale, row, k, means))
+ROW_INT8(bf16_to_floats, row_to_floats(QKV_BF16, to, scale, row, k, means))
+ROW_INT8(q8_0_to_floats, row_to_floats(QKV_Q8_0, to, scale, row, k, means))
+ROW_INT8(int8_to_floats, (void)scale; (void)means; widen(to, 0, row, 0, QKV_INT8, 1, k))
+
+#define ROWS_INT8(name, f32, f16, bf16, q8_0, int8)                                                                   \
+    static void name(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type,           \
+                     size_t rows, size_t k, const float *means, int are_keys) {                                      \
+        row_function *const row = type == QKV_F16    ? f16                                                           \
+                                  : type == QKV_BF16 ? bf16                                                          \
+                                  : type == QKV_Q8_0 ? q8_0                                                          \
+                                  : type == QKV_INT8 ? int8                                                          \
+                                                     : f32;                                                          \
+        for (size_t i = 0; i < rows; i++)                                                                            \
+            row((float *)dst + (ptrdiff_t)i * ldd, scales + i, (const unsigned char *)src + (ptrdiff_t)i * stride, k, \
+                means, are_keys);                                                                                    \
+        v_leave();                                                                                                   \
+    }
+ROWS_INT8(rows_int8, f32_to_floats, f16_to_floats, bf16_to_floats, q8_0_to_floats, int8_to_floats)
+
+static void gemm_int8(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
+                      size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, k, accumulate,
+         soon);
+}
+
+static void scale_scores(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *columns, const float *factors,
+                         const float *offsets) {
+    for (size_t i = 0; i < rows; i++, t += ld) {
+        const vec factor = v_set(factors[i]), offset = v_set(offsets[i]);
+        for (size_t j = 0; j < cols; j += VLEN)
+            v_store(t + j, v_fma(v_mul(v_load(t + j), v_load(columns + j)), factor, offset));
+    }
+    v_leave();
+}

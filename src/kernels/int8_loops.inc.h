@@ -1,0 +1,43 @@
+/* Template: products of attention in 8 bits in plain C. Operands are floats, whose sums of up to QKV_INT8_CHAIN
+ * products are exact.
+ *
+ * Needs ../ref/scalar.h, loops.inc.h and gemm.
+ *
+ * SPDX-License-Identifier: MIT */
+
+static void rows_int8(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type, size_t rows,
+                      size_t k, const float *means, int are_keys) {
+    (void)are_keys;
+    for (size_t i = 0; i < rows; i++) {
+        const unsigned char *from = (const unsigned char *)src + (ptrdiff_t)i * stride;
+        float *to = (float *)dst + (ptrdiff_t)i * ldd, largest = 0;
+        int finite = 1;
+        for (size_t j = 0; j < k; j++) {
+            const float x = load_stored(from, type, j) - (means ? means[j] : 0.0f), a = x < 0 ? -x : x;
+            to[j] = x;
+            finite = finite && a <= FLT_MAX;
+            largest = a > largest ? a : largest;
+        }
+        if (type == QKV_INT8)
+            continue;
+        const float factor = finite && largest >= 0x1p-100f ? 127.0f / largest : 0.0f;
+        scales[i] = !finite ? __builtin_nanf("") : factor > 0 ? largest / 127.0f : 0.0f;
+        for (size_t j = 0; j < k; j++)
+            to[j] = factor > 0 ? (float)qkv_int8_element(to[j], factor) : 0.0f;
+    }
+}
+
+static void gemm_int8(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
+                      size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, k, accumulate,
+         soon);
+}
+
+static void scale_scores(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *columns, const float *factors,
+                         const float *offsets) {
+    for (size_t i = 0; i < rows; i++) {
+        float *row = t + (ptrdiff_t)i * ld;
+        for (size_t j = 0; j < cols; j++)
+            row[j] = qkv_fma(row[j] * columns[j], factors[i], offsets[i]);
+    }
+}

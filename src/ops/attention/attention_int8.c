@@ -1,0 +1,97 @@
+/* Scores in 8 bits. A panel of 64 keys holds their integers, in the form of the kernels' gemm_int8, then a scale for
+ * each key. Rows of q are such operands too; what each is multiplied by, and what is added, lies beside them.
+ *
+ * SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "attention_task.h"
+
+/* Floats of a panel that so many terms take. */
+static int64_t panel_floats(const qkv_kernels *kernels, int64_t terms) {
+    return QKV_PANEL * qkv_ceil_div(terms * kernels->int8_bytes, (int64_t)sizeof(float));
+}
+
+int64_t qkv_int8_key_bytes(const qkv_kernels *kernels, const qkv_attention_desc *d) {
+    return (panel_floats(kernels, d->head_dim) / QKV_PANEL + 1) * (int64_t)sizeof(float);
+}
+
+static const float *means_of(const attention_task *t) {
+    const qkv_input *x = &t->desc->k_means;
+    return x->data ? (const float *)x->data + t->b * x->batch + t->kv_head * x->head : NULL;
+}
+
+/* -------------------------------------------------------------------------------------------------------------- K */
+
+/* Rows of operands from stored rows at one stride; with QKV_INT8 their scales are gathered by themselves. */
+static void convert_rows(const qkv_kernels *kernels, const attention_task *t, float *operands, float *scales,
+                         const void *from, int64_t stride, int64_t n) {
+    const int64_t ld = t->shape->ld_q;
+    kernels->rows_int8(operands, ld, scales, from, stride, t->desc->k_type, (size_t)n, (size_t)t->desc->head_dim,
+                       means_of(t), 1);
+}
+
+/* All keys of a panel as it is stored, in rows. */
+static void turn_panel(const attention_task *t, unsigned char *rows, const unsigned char *panel) {
+    const size_t element = (size_t)qkv_stored_bytes(t->desc->k_type, 1);
+    const int64_t stride = t->shape->ld_q * (int64_t)sizeof(float);
+    for (int64_t c = 0; c < t->desc->head_dim; c++, rows += element) {
+        for (int64_t r = 0; r < QKV_PANEL; r++, panel += element)
+            memcpy(rows + r * stride, panel, element);
+    }
+}
+
+void qkv_int8_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
+                        int64_t first, int64_t end) {
+    const qkv_attention_desc *d = t->desc;
+    const int64_t ld = t->shape->ld_q, floats = panel_floats(kernels, d->head_dim);
+    float *to = (float *)panel, *scales = to + floats;
+    int64_t rows = column + end - first, run;
+    memset(scales, 0, QKV_PANEL * sizeof *scales);
+    if (d->head_dim == 0)
+        return;
+    if (d->k_layout == QKV_KEY_PANELS) {
+        unsigned char *turned = (unsigned char *)(strip + QKV_PANEL * ld);
+        turn_panel(t, turned, (const unsigned char *)qkv_key_panel(t, first, end, &run));
+        convert_rows(kernels, t, strip, scales, turned, ld * (int64_t)sizeof(float), QKV_PANEL);
+        column = first % QKV_PANEL;
+        rows = QKV_PANEL;
+    } else {
+        for (int64_t key = first, i = column; key < end; key += run, i += run) {
+            const void *from = qkv_key_run(t, &d->k, d->k_type, key, end, &run);
+            convert_rows(kernels, t, strip + i * ld, scales + i, from, qkv_stored_bytes(d->k_type, d->k.token), run);
+        }
+    }
+    if (d->k_type == QKV_INT8)
+        qkv_gather_scales(t, &d->k_scales, first, end, scales + column);
+    kernels->pack(to, strip, ld, (size_t)rows, (size_t)(floats / QKV_PANEL));
+}
+
+/* -------------------------------------------------------------------------------------------------------------- q */
+
+void qkv_int8_convert_queries(const attention_task *t) {
+    const int64_t ld = t->shape->ld_q, dim = t->desc->head_dim;
+    const float *means = means_of(t);
+    if (means)
+        t->kernels->row_dots(t->q_offsets, t->q, ld, means, 0, (size_t)t->rows, (size_t)dim);
+    else
+        memset(t->q_offsets, 0, (size_t)t->rows * sizeof *t->q_offsets);
+    t->kernels->rows_int8(t->q, ld, t->q_scales, t->q, ld * (int64_t)sizeof(float), QKV_F32, (size_t)t->rows,
+                          (size_t)dim, NULL, 0);
+}
+
+void qkv_int8_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
+                             int64_t first, int64_t width, const qkv_soon *soon) {
+    const qkv_kernels *kernels = t->kernels;
+    const int64_t ld = t->shape->ld_q, dim = t->desc->head_dim;
+    const float *columns = (const float *)panel + first, *scales = columns + panel_floats(kernels, dim);
+    if (dim == 0) {
+        for (int64_t i = 0; i < n; i++)
+            memset(c + i * LD_SCORES, 0, (size_t)width * sizeof *c);
+        return;
+    }
+    for (int64_t x = 0; x < dim; x += QKV_INT8_CHAIN)
+        kernels->gemm_int8(c, LD_SCORES, t->q + row * ld, ld, (size_t)x, columns + panel_floats(kernels, x), (size_t)n,
+                           (size_t)width, (size_t)qkv_min(QKV_INT8_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
+    kernels->scale_scores(c, LD_SCORES, (size_t)n, (size_t)qkv_round_up(width, QKV_LANES), scales, t->q_scales + row,
+                          t->q_offsets + row);
+}
