@@ -110,7 +110,9 @@ public:
         const int64_t out_token = nhd ? s.heads * value_dim_ : value_dim_;
         desc.out = {out_.as(), out_token, nhd ? value_dim_ : s.queries * value_dim_, out_token};
         desc.flags = s.causal ? QKV_RIGHT : 0;
-        desc.arithmetic = c.has("in_bf16") ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
+        desc.arithmetic = c.has("in_bf16")   ? QKV_ARITHMETIC_BF16
+                          : c.has("rounded") ? QKV_ARITHMETIC_INT8
+                                             : QKV_ARITHMETIC_F32;
         desc.q_offset = s.causal ? s.keys - s.queries : 0;
         if (type_ == QKV_INT8 && !c.has("cache")) {
             scales_ = floats(rows);

@@ -198,12 +198,17 @@ const std::map<std::string, std::string> kVariants = {
     {"avx512bf16", "avx512"}, {"avx512vnni", "avx512"}, {"avxvnni", "avx2"}, {"dotprod", "neon"},
     {"i8mm", "neon"}};
 
+// Whether operands are rounded on the way, not before.
+bool converts(const Case &c) {
+    return c.operation != "projection" && (c.has("in_bf16") || c.has("rounded"));
+}
+
 // Whose peak a set's products are compared with.
 std::string peak_of(const std::string &set, const Case &c) {
     const auto variant = kVariants.find(set);
     if (variant == kVariants.end()) return set;
-    if (c.has("rounded") && variant->second == "avx512") return "int8";
-    if (c.has("in_bf16") && set == "avx512bf16") return "bf16";
+    if (c.has("rounded") && !converts(c) && variant->second == "avx512") return "int8";
+    if ((c.has("in_bf16") || converts(c)) && set == "avx512bf16") return "bf16";
     return variant->second;
 }
 
@@ -219,8 +224,7 @@ std::vector<std::string> Bench::implementations(const Case &c, int32_t threads) 
     }
     // What Problem::openblas and Problem::onednn are written for. Their memory is on 4 KiB pages.
     static const std::set<std::string> blas = {"attention", "decode", "projection", "layer"};
-    const bool rounded = c.has("in_bf16") && c.operation != "projection";
-    const bool rows = !stored(c) && !rounded && !c.has("cache") && !c.has("page") && !c.has("latent");
+    const bool rows = !stored(c) && !converts(c) && !c.has("cache") && !c.has("page") && !c.has("latent");
     if (!c.has("huge") && rows && blas.count(c.operation) && !openblas_description().empty())
         names.push_back("openblas");
     if (!c.has("huge") && c.operation == "projection" && !onednn_description().empty()) names.push_back("onednn");
@@ -283,8 +287,7 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
     const auto start = Clock::now();
     subject.prepared.run(subject.calls++);
     subject.call_seconds = seconds_since(start);
-    const bool rounds = c.has("in_bf16") && c.operation != "projection"; // whose operands are rounded before
-    const bool exact = ours ? !rounds : !c.has("rounded") && !c.has("in_bf16");
+    const bool exact = ours ? !converts(c) : !c.has("rounded") && !c.has("in_bf16");
     check(subject, ours && subject.name != "ref", exact ? kTolerance : kPeerTolerance);
 }
 

@@ -365,7 +365,7 @@ typedef struct qkv_head_steps {
 #define QKV_STORE_K 1 /* each for one part at most */
 #define QKV_STORE_V 2
 
-/* In what arithmetic weights are multiplied. */
+/* In what arithmetic weights are multiplied; those of attention: qkv_attention_desc.arithmetic. */
 #define QKV_ARITHMETIC_F32 0 /* as the floats that they mean: the bits of the same call on those */
 /* x in int8 with a scale for each 32 terms of a row, products of integers, sums of these in f32 (docs/numerics.md):
  * bits of its own, the same on every CPU. For weights in QKV_INT8 or in blocks; else QKV_ERROR_FLAGS. */
@@ -545,7 +545,8 @@ typedef struct qkv_attention_desc {
 
 /* The workspace holds three things. K in panels, for all tasks, where a KV head's queries are several tasks and it
  * takes at most 64 MiB: batch·num_kv_heads·keys·head_dim floats, in bfloat16 arithmetic of up to one channel more, of 2
- * or 4 bytes; beyond that a task packs what it sees, block by block.
+ * or 4 bytes, in 8 bits of up to three more, of 1 or 4 bytes, and a scale; beyond that a task packs what it sees, block
+ * by block.
  * Block states, where there are too few queries for all workers: at most batch·num_heads·seq_q·⌈keys/256⌉ of
  * head_dim_v + 32 floats. A share for each worker that does not grow with seq_q or seq_k. `keys` is seq_k, or what
  * a window with both ends can reach from seq_q queries. How many of them a run sees costs time, not memory. */

@@ -174,6 +174,18 @@ static uint64_t golden_bf16(const qkv_ctx *ctx) {
     return hash(hash(START, d.out.data, Q_ROWS * DIM_V), d.lse.data, Q_ROWS);
 }
 
+/* Scores in 8 bits, with means. */
+static uint64_t golden_int8(const qkv_ctx *ctx) {
+    qkv_attention_desc d = every_option();
+    d.arithmetic = QKV_ARITHMETIC_INT8;
+    float *means = floats(BATCH * KV_HEADS * DIM);
+    if (qkv_attention_key_means(ctx, &d, means) != QKV_OK)
+        return 0;
+    d.k_means = (qkv_input){ means, KV_HEADS * DIM, DIM, 0 };
+    RUN(attention, ctx, &d);
+    return hash(hash(START, d.out.data, Q_ROWS * DIM_V), d.lse.data, Q_ROWS);
+}
+
 /* The LSE of few keys: ln of sums between 1 and SEQ_K. */
 static uint64_t golden_log(const qkv_ctx *ctx) {
     qkv_attention_desc d = every_option();
@@ -292,6 +304,7 @@ int golden(void) {
         { "rope", golden_rope, UINT64_C(0x632a06600a5ecf01) },
         { "decoding", golden_decoding, UINT64_C(0x9279ba3f754a047c) },
         { "bfloat16", golden_bf16, UINT64_C(0x3fbfa918ae41193e) },
+        { "int8 scores", golden_int8, UINT64_C(0xee4d54b471a6959e) },
     };
     const qkv_config config = { .size = sizeof config, .isa = "ref" };
     const int count = sizeof tests / sizeof tests[0];

@@ -211,8 +211,10 @@ static void draw_attention(call *c) {
         d->probabilities = (qkv_matrix_output){ probabilities, hq * sq * sk, sq * sk, sk, 1 };
     }
     draw_options(d, wild);
-    if (c->operation == ATTENTION && chance(30))
-        d->arithmetic = QKV_ARITHMETIC_BF16;
+    if (c->operation == ATTENTION && chance(40))
+        d->arithmetic = between(QKV_ARITHMETIC_INT8, QKV_ARITHMETIC_BF16);
+    if (d->arithmetic == QKV_ARITHMETIC_INT8 && chance(40))
+        d->k_means = (qkv_input){ random_tensor(b * hkv * dk, 1.0f, false), hkv * dk, dk, 0 };
     snprintf(c->text, sizeof c->text,
              "%s batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld types %d:%d%s%s%s%s%s%s%s%s%s%s",
              c->operation == GRADIENTS ? "gradients" : "attention", (long long)b,

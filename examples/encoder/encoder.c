@@ -56,8 +56,7 @@ static void attend(const struct encoder *encoder, const struct encoder_layer *la
         .arithmetic = encoder->arithmetic,
         .out = {.data = batch->y, .batch = tokens * hidden, .token = hidden},
         .attention = {.size = sizeof desc.attention,
-                      .arithmetic = encoder->arithmetic == QKV_ARITHMETIC_BF16 ? QKV_ARITHMETIC_BF16
-                                                                               : QKV_ARITHMETIC_F32,
+                      .arithmetic = encoder->attention,
                       .batch = batch->num_sentences,
                       .num_heads = config->num_heads,
                       .seq_q = tokens,

@@ -32,7 +32,7 @@ struct encoder {
     qkv_ctx ctx;
     qkv_pthreads *pool;
     int64_t weight_type; /* qkv_type of the packed weights */
-    int64_t arithmetic;  /* QKV_ARITHMETIC_… of products with them; in bf16 also of attention */
+    int64_t arithmetic, attention; /* QKV_ARITHMETIC_… of products with them, and in attention */
     struct model_config config;
     struct tokenizer tokenizer;
     float *word_embeddings, *position_embeddings, *type_embeddings;
@@ -59,7 +59,7 @@ struct attention_view {
 /* Reads a model folder, or ends the program with a message; matrices are rounded to weight_type. Without weights the
  * encoder can only tokenize. */
 void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, qkv_pthreads *pool,
-                  int64_t weight_type, int64_t arithmetic, int with_weights);
+                  int64_t weight_type, int64_t arithmetic, int64_t attention, int with_weights);
 void free_encoder(struct encoder *encoder);
 
 void tokenize_sentences(const struct encoder *encoder, struct sentence *sentences, size_t count);

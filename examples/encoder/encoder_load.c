@@ -110,12 +110,12 @@ static void check_vocabulary(const struct encoder *encoder, const char *director
 }
 
 void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx *ctx, qkv_pthreads *pool,
-                  int64_t weight_type, int64_t arithmetic, int with_weights) {
+                  int64_t weight_type, int64_t arithmetic, int64_t attention, int with_weights) {
     struct stat status;
     if (stat(directory, &status) != 0 || !S_ISDIR(status.st_mode))
         die("%s: there is no such folder; it must hold config.json, vocab.txt and model.safetensors", directory);
     *encoder = (struct encoder){.ctx = *ctx, .pool = pool, .weight_type = weight_type,
-                                .arithmetic = arithmetic};
+                                .arithmetic = arithmetic, .attention = attention};
     load_model_config(&encoder->config, directory);
     load_tokenizer(&encoder->tokenizer, directory);
     check_vocabulary(encoder, directory);

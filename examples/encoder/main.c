@@ -151,7 +151,8 @@ static void compare_with_f32(const struct encoder *encoder, const struct options
                              const struct sentence *sentences, size_t count) {
     struct encoder plain;
     struct sentence *copies = allocate(count, sizeof *copies);
-    load_encoder(&plain, options->model, &encoder->ctx, encoder->pool, QKV_F32, QKV_ARITHMETIC_F32, 1);
+    load_encoder(&plain, options->model, &encoder->ctx, encoder->pool, QKV_F32, QKV_ARITHMETIC_F32,
+                 QKV_ARITHMETIC_F32, 1);
     for (size_t i = 0; i < count; i++)
         copies[i] = new_sentence(sentences[i].text, sentences[i].size);
     tokenize_sentences(&plain, copies, count);
@@ -179,7 +180,8 @@ static void run_report(const struct encoder *encoder, const struct options *opti
     double speed = sentences_per_second(encoder, sentences, count);
     print_similarities(encoder, sentences, count);
     print_speed(encoder, sentences, count, speed);
-    if (options->weights != QKV_F32 || options->arithmetic != QKV_ARITHMETIC_F32)
+    if (options->weights != QKV_F32 || options->arithmetic != QKV_ARITHMETIC_F32 ||
+        options->attention != QKV_ARITHMETIC_F32)
         compare_with_f32(encoder, options, sentences, count);
     show_heads(encoder, options, &sentences[0]);
     free_sentences(sentences, count);
@@ -193,7 +195,8 @@ int main(int argc, char **argv) {
     choose_kernels(&ctx, options.isa);
     qkv_pthreads pool;
     start_threads(&pool, options.num_threads);
-    load_encoder(&encoder, options.model, &ctx, &pool, options.weights, options.arithmetic, !options.tokens_only);
+    load_encoder(&encoder, options.model, &ctx, &pool, options.weights, options.arithmetic, options.attention,
+                 !options.tokens_only);
     if (options.layer > encoder.config.num_layers)
         die("--layer %lld: this model has %lld", (long long)options.layer, (long long)encoder.config.num_layers);
     if (options.json)

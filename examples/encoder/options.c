@@ -29,11 +29,12 @@ static const char help[] =
     "                      report says how close the vectors stay to those of f32 (default: f32)\n"
     "  -a, --arithmetic HOW  of products: f32; int8, the default where weights are integers; bf16, faster on\n"
     "                      CPUs that have instructions for it (qkv-info says so)\n"
+    "      --attention HOW of products in attention: f32, bf16 or int8 (default: bf16 with --arithmetic bf16)\n"
     "  -t, --threads N     default: one for every CPU\n"
     "      --isa NAME      kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
 
-enum { OPTION_ISA = 256, OPTION_TOKENS };
+enum { OPTION_ISA = 256, OPTION_TOKENS, OPTION_ATTENTION };
 
 static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},   {"input", required_argument, NULL, 'i'},
@@ -41,6 +42,7 @@ static const struct option long_options[] = {
     {"heatmap", required_argument, NULL, 'H'}, {"layer", required_argument, NULL, 'l'},
     {"weights", required_argument, NULL, 'w'}, {"arithmetic", required_argument, NULL, 'a'},
     {"threads", required_argument, NULL, 't'}, {"isa", required_argument, NULL, OPTION_ISA},
+    {"attention", required_argument, NULL, OPTION_ATTENTION},
     {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
 };
 
@@ -85,6 +87,11 @@ static void read_option(struct options *options, int option) {
         if (options->arithmetic < 0)
             die("--arithmetic %s: there are f32, int8 and bf16", optarg);
         break;
+    case OPTION_ATTENTION:
+        options->attention = arithmetic(optarg);
+        if (options->attention < 0)
+            die("--attention %s: there are f32, int8 and bf16", optarg);
+        break;
     case 't':
         options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024);
         break;
@@ -100,7 +107,8 @@ static void read_option(struct options *options, int option) {
 }
 
 void read_options(struct options *options, int argc, char **argv) {
-    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels(), .arithmetic = -1};
+    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels(), .arithmetic = -1,
+                                .attention = -1};
     for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:w:a:t:h", long_options, NULL)) != -1;)
         read_option(options, option);
     options->sentences = argv + optind;
@@ -114,6 +122,8 @@ void read_options(struct options *options, int argc, char **argv) {
         options->arithmetic = usual;
     if (options->arithmetic == QKV_ARITHMETIC_INT8 && usual != QKV_ARITHMETIC_INT8)
         die("--arithmetic int8 is for --weights int8 and q8_0");
+    if (options->attention < 0)
+        options->attention = options->arithmetic == QKV_ARITHMETIC_BF16 ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
     if (!options->model)
         options->model = default_model();
 }

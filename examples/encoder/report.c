@@ -152,9 +152,10 @@ void print_closeness(const struct encoder *encoder, const struct sentence *sente
         least = cosine < least ? cosine : least;
         sum += cosine;
     }
-    printf("weights in %s, products in %s: cosine to the vectors of f32 %.6f on average, %.6f at least; f32 makes %.0f "
-           "sentences per second\n", weight_type_name(encoder->weight_type), arithmetic_name(encoder->arithmetic),
-           sum / (double)count, least, plain_sentences_per_second);
+    printf("weights in %s, products in %s, of attention in %s: cosine to the vectors of f32 %.6f on average, %.6f at "
+           "least; f32 makes %.0f sentences per second\n", weight_type_name(encoder->weight_type),
+           arithmetic_name(encoder->arithmetic), arithmetic_name(encoder->attention), sum / (double)count, least,
+           plain_sentences_per_second);
 }
 
 /* Neither punctuation nor [CLS] and its like. */

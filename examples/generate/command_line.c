@@ -37,6 +37,7 @@ static const char help[] =
     "      --kv TYPE           of keys and values: f32, f16, bf16 or int8 (default: f16)\n"
     "  -a, --arithmetic HOW    of products: f32 (default); int8 where weights are integers: faster;\n"
     "                          or bf16: for CPUs with AVX-512 BF16\n"
+    "      --attention HOW     of products in attention: f32, bf16 or int8 (default: bf16 with -a bf16)\n"
     "  -t, --threads N         default: one for every CPU\n"
     "      --isa NAME          kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "\n"
@@ -47,7 +48,7 @@ static const char help[] =
     "  -h, --help\n";
 
 enum {
-    STOP = 256, SEQUENCES, TOP_K, TOP_P, MIN_P, REPEAT, CHUNK, KV, ISA, PERPLEXITY, SPEED, TOKENIZE, LOGITS
+    STOP = 256, SEQUENCES, TOP_K, TOP_P, MIN_P, REPEAT, CHUNK, KV, ATTENTION, ISA, PERPLEXITY, SPEED, TOKENIZE, LOGITS
 };
 
 static const struct option long_options[] = {
@@ -60,7 +61,7 @@ static const struct option long_options[] = {
     {"repeat-penalty", required_argument, NULL, REPEAT}, {"seed", required_argument, NULL, 's'},
     {"ctx", required_argument, NULL, 'c'},         {"chunk", required_argument, NULL, CHUNK},
     {"kv", required_argument, NULL, KV},           {"arithmetic", required_argument, NULL, 'a'},
-    {"threads", required_argument, NULL, 't'},
+    {"attention", required_argument, NULL, ATTENTION}, {"threads", required_argument, NULL, 't'},
     {"isa", required_argument, NULL, ISA},         {"perplexity", required_argument, NULL, PERPLEXITY},
     {"speed", required_argument, NULL, SPEED},
     {"tokenize", required_argument, NULL, TOKENIZE}, {"logits", required_argument, NULL, LOGITS},
@@ -83,12 +84,12 @@ static int32_t cache_type(const char *name) {
     die("--kv takes f32, f16, bf16 or int8, not \"%s\"", name);
 }
 
-static int64_t arithmetic(const char *name) {
+static int64_t arithmetic(const char *name, const char *option) {
     for (int64_t i = 0; i < 3; i++) {
         if (strcmp(name, arithmetic_names[i]) == 0)
             return i;
     }
-    die("--arithmetic takes f32, bf16 or int8, not \"%s\"", name);
+    die("--%s takes f32, bf16 or int8, not \"%s\"", option, name);
 }
 
 static void add_stop(struct settings *settings, const char *stop) {
@@ -125,7 +126,8 @@ static void read_setting(struct settings *settings, int option) {
     case 'c': settings->context = whole_number(optarg, "ctx", 2, 1 << 24); break;
     case CHUNK: settings->chunk = whole_number(optarg, "chunk", 1, 1 << 16); break;
     case KV: settings->cache_type = cache_type(optarg), settings->cache_name = optarg; break;
-    case 'a': settings->arithmetic = arithmetic(optarg); break;
+    case 'a': settings->arithmetic = arithmetic(optarg, "arithmetic"); break;
+    case ATTENTION: settings->attention = arithmetic(optarg, "attention"); break;
     case 't': settings->num_threads = (int32_t)whole_number(optarg, "threads", 1, QKV_PTHREADS_MAX); break;
     case ISA: settings->isa = optarg; break;
     case PERPLEXITY: settings->perplexity = optarg; break;
@@ -139,10 +141,12 @@ static void read_setting(struct settings *settings, int option) {
 void read_settings(struct settings *settings, int argc, char **argv) {
     *settings = (struct settings){
         .max_answer = 256, .chunk = 256, .sequences = 4, .cache_type = QKV_F16, .cache_name = "f16",
-        .num_threads = num_cpus(), .isa = wanted_kernels(),
+        .num_threads = num_cpus(), .isa = wanted_kernels(), .attention = -1,
         .sampling = {.top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .repeat_tokens = 64, .seed = 1}};
     for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:a:t:h", long_options, NULL)) != -1;)
         read_setting(settings, option);
+    if (settings->attention < 0)
+        settings->attention = settings->arithmetic == QKV_ARITHMETIC_BF16 ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
     if (!settings->model)
         die("--model FILE.gguf is missing; --help lists what can be asked for");
     if (argc - optind > 1)

@@ -19,7 +19,7 @@ struct settings {
     int64_t speed;                 /* tokens, or 0 */
     int64_t context, chunk, sequences;
     int32_t cache_type, num_threads;
-    int64_t arithmetic;            /* QKV_ARITHMETIC_… */
+    int64_t arithmetic, attention; /* QKV_ARITHMETIC_… of products by weights, and in attention */
     const char *cache_name, *isa;
     struct sampling sampling;
 };

@@ -16,6 +16,7 @@ struct decoder_options {
     int64_t max_rows;                  /* tokens in one call of run_decoder */
     int32_t cache_type;                /* QKV_F32, _F16, _BF16, _INT8 */
     int64_t arithmetic;                /* QKV_ARITHMETIC_…, of which INT8 where weights are integers */
+    int64_t attention;                 /* QKV_ARITHMETIC_… in attention */
 };
 
 extern const char *const arithmetic_names[3]; /* by QKV_ARITHMETIC_… */

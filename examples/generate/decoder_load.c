@@ -81,7 +81,7 @@ static void make_cache(struct decoder *decoder, int64_t index) {
         .size = sizeof layer->attention, .batch = options->num_sequences, .num_heads = config->num_heads,
         .q = {decoder->q, 0, dim, stride}, .out = {decoder->heads, 0, dim, stride}, .q_start = decoder->row_begin,
         .flags = QKV_RIGHT | QKV_FROM_END, .scale = config->attention_scale, .softcap = config->attention_softcap,
-        .arithmetic = options->arithmetic == QKV_ARITHMETIC_BF16 ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32};
+        .arithmetic = options->attention};
     must(qkv_cache_attach(layer->cache, 0, &layer->attention), "attention over the cache");
 }
 

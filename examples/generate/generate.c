@@ -229,7 +229,8 @@ static void open_decoder(struct program *program, qkv_pthreads *pool) {
     const int64_t chunk = settings->chunk > sequences ? settings->chunk : sequences;
     const struct decoder_options options = {.num_sequences = sequences, .max_tokens = context, .max_rows = chunk,
                                             .cache_type = settings->cache_type,
-                                            .arithmetic = settings->arithmetic};
+                                            .arithmetic = settings->arithmetic,
+                                            .attention = settings->attention};
     load_decoder(&program->decoder, &program->file, &config, &options, &ctx, pool);
     start_generation(&program->generation, &program->decoder, &program->tokens, &interrupted);
 }

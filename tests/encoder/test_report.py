@@ -98,7 +98,7 @@ def weights_in_fewer_bits():
     for name, least in ("bf16", 0.99995), ("int8", 0.997), ("q8_0", 0.999):
         cosines = (plain * vectors("--weights", name)).sum(axis=-1)
         out = results.run(ENCODER, "--model", MODEL, "--weights", name, *texts).stdout.decode()
-        found = re.search(rf"weights in {name}, products in \w+: cosine to the vectors of f32 (\S+) on average, (\S+) at least", out)
+        found = re.search(rf"weights in {name}, products in \w+, of attention in \w+: cosine to the vectors of f32 (\S+) on average, (\S+) at least", out)
         results.check(f"weights in {name}: as close to f32 as the report says",
                       found and abs(float(found[1]) - cosines.mean()) < 2e-6 and
                       abs(float(found[2]) - cosines.min()) < 2e-6 and 1 - 1e-9 > cosines.min() >= least,
