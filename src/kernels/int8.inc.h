@@ -95,6 +95,52 @@ ROW_INT8(int8_to_floats, (void)scale; (void)means; widen(to, 0, row, 0, QKV_INT8
     }
 ROWS_INT8(rows_int8, f32_to_floats, f16_to_floats, bf16_to_floats, q8_0_to_floats, int8_to_floats)
 
+/* VLEN keys of a stored panel, from the r-th on: what they are multiplied by to become integers, 0 where these are all
+ * 0, and their scales. */
+QKV_INLINE vec keys_factors(int type, const unsigned char *src, size_t r, size_t k, const float *means, float *scales) {
+    const size_t row = QKV_PANEL * (size_t)qkv_stored_bytes(type, 1);
+    vec largest = v_zero(), rest = v_zero();
+    for (size_t c = 0; c < k; c++) {
+        const vec stored = v_load_at(type, src + c * row, r), x = means ? v_sub(stored, v_set(means[c])) : stored;
+        largest = v_max(largest, v_abs(x));
+        rest = v_fma(x, v_zero(), rest);
+    }
+    const vmask none = m_or(v_less(largest, v_set(0x1p-100f)), v_is_nan(rest));
+    const vec scale = v_select(none, rest, v_div(largest, v_set(127.0f)));
+    v_store(scales + r, scale);
+    return v_select(none, v_zero(), v_div(v_set(127.0f), largest));
+}
+
+/* Term c of them. Where the factor is 0 they may be NaN. */
+QKV_INLINE vec keys_integers(int type, const unsigned char *src, size_t r, size_t c, const float *means, vec factors) {
+    const vec stored = v_load_at(type, src + c * QKV_PANEL * (size_t)qkv_stored_bytes(type, 1), r);
+    const vec x = v_round(v_mul(means ? v_sub(stored, v_set(means[c])) : stored, factors));
+    return v_select(v_is_nan(x), v_zero(), x);
+}
+
+QKV_INLINE void panel_to_floats(int type, float *panel, float *scales, const unsigned char *src, size_t k,
+                                const float *means) {
+    for (size_t r = 0; r < QKV_PANEL; r += VLEN) {
+        const vec factors = keys_factors(type, src, r, k, means, scales);
+        for (size_t c = 0; c < k; c++)
+            v_store(panel + c * QKV_PANEL + r, keys_integers(type, src, r, c, means, factors));
+    }
+}
+
+/* Of types that panels may have. */
+#define PANEL_INT8(name, panel_function, integers)                                                                   \
+    static void name(float *panel, float *scales, const void *src, int type, size_t k, const float *means) {         \
+        const unsigned char *from = (const unsigned char *)src;                                                      \
+        switch (type) {                                                                                              \
+        case QKV_F16: panel_function(QKV_F16, panel, scales, from, k, means); break;                                 \
+        case QKV_BF16: panel_function(QKV_BF16, panel, scales, from, k, means); break;                               \
+        case QKV_INT8: integers; break;                                                                              \
+        default: panel_function(QKV_F32, panel, scales, from, k, means);                                             \
+        }                                                                                                            \
+        v_leave();                                                                                                   \
+    }
+PANEL_INT8(panel_int8, panel_to_floats, widen(panel, QKV_PANEL, src, QKV_PANEL, QKV_INT8, k, QKV_PANEL))
+
 static void gemm_int8(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, k, accumulate,

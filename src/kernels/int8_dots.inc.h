@@ -70,6 +70,40 @@ ROW_INT8(q8_0_to_bytes, row_to_bytes(QKV_Q8_0, to, scale, row, k, means, are_key
 ROW_INT8(int8_to_bytes, (void)scale; (void)means; bias_bytes(to, row, k))
 ROWS_INT8(rows_int8_dots, f32_to_bytes, f16_to_bytes, bf16_to_bytes, q8_0_to_bytes, int8_to_bytes)
 
+/* Four terms of VLEN keys, from c on, to a word each, as the instruction takes them. */
+#define TERM_OF_KEYS(n, x)                                                                                           \
+    if (c + n < k)                                                                                                   \
+        word = i_or(word, i_shift(i_and(i_whole(keys_integers(type, src, r, c + n, means, factors)), i_set(0xff)), 8 * n));
+#define BYTE_OF_KEYS(n, x)                                                                                           \
+    if (c + n < k)                                                                                                   \
+        word = i_or(word, i_shift(i_load_u8(src + (c + n) * QKV_PANEL + r), 8 * n));
+#define STORE_KEYS                                                                                                   \
+    i_store(panel + c / 4 * QKV_PANEL + r, i_sub_bytes(word, i_set(SIGNED_DOTS ? 0 : 0x80808080)));
+
+QKV_INLINE void panel_to_words(int type, float *panel, float *scales, const unsigned char *src, size_t k,
+                               const float *means) {
+    for (size_t r = 0; r < QKV_PANEL; r += VLEN) {
+        const vec factors = keys_factors(type, src, r, k, means, scales);
+        for (size_t c = 0; c < k; c += 4) {
+            vint word = i_set(0);
+            QKV_ROWS(4, TERM_OF_KEYS, 0)
+            STORE_KEYS
+        }
+    }
+}
+
+QKV_INLINE void bytes_to_words(float *panel, const unsigned char *src, size_t k) {
+    for (size_t c = 0; c < k; c += 4) {
+        for (size_t r = 0; r < QKV_PANEL; r += VLEN) {
+            vint word = i_set(0);
+            QKV_ROWS(4, BYTE_OF_KEYS, 0)
+            STORE_KEYS
+        }
+    }
+}
+
+PANEL_INT8(panel_int8_dots, panel_to_words, bytes_to_words(panel, from, k))
+
 /* Words are loaded as floats. */
 #ifndef DOTS_OF_LANES
 QKV_INLINE vec int8_fma(vec a, vec b, vec c) {

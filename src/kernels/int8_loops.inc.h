@@ -5,6 +5,12 @@
  *
  * SPDX-License-Identifier: MIT */
 
+static float int8_factor(int finite, float largest, float *scale) {
+    const float factor = finite && largest >= 0x1p-100f ? 127.0f / largest : 0.0f;
+    *scale = !finite ? __builtin_nanf("") : factor > 0 ? largest / 127.0f : 0.0f;
+    return factor;
+}
+
 static void rows_int8(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type, size_t rows,
                       size_t k, const float *means, int are_keys) {
     (void)are_keys;
@@ -20,10 +26,30 @@ static void rows_int8(void *dst, ptrdiff_t ldd, float *scales, const void *src, 
         }
         if (type == QKV_INT8)
             continue;
-        const float factor = finite && largest >= 0x1p-100f ? 127.0f / largest : 0.0f;
-        scales[i] = !finite ? __builtin_nanf("") : factor > 0 ? largest / 127.0f : 0.0f;
+        const float factor = int8_factor(finite, largest, scales + i);
         for (size_t j = 0; j < k; j++)
             to[j] = factor > 0 ? (float)qkv_int8_element(to[j], factor) : 0.0f;
+    }
+}
+
+static void panel_int8(float *panel, float *scales, const void *src, int type, size_t k, const float *means) {
+    for (size_t r = 0; r < QKV_PANEL; r++) {
+        float largest = 0;
+        int finite = 1;
+        for (size_t c = 0; c < k; c++) {
+            const float x = load_stored((const unsigned char *)src, type, c * QKV_PANEL + r) - (means ? means[c] : 0.0f);
+            const float a = x < 0 ? -x : x;
+            panel[c * QKV_PANEL + r] = x;
+            finite = finite && a <= FLT_MAX;
+            largest = a > largest ? a : largest;
+        }
+        if (type == QKV_INT8)
+            continue;
+        const float factor = int8_factor(finite, largest, scales + r);
+        for (size_t c = 0; c < k; c++) {
+            float *to = &panel[c * QKV_PANEL + r];
+            *to = factor > 0 ? (float)qkv_int8_element(*to, factor) : 0.0f;
+        }
     }
 }
 

@@ -160,6 +160,10 @@ struct qkv_kernels {
     void (*rows_int8)(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type, size_t rows,
                       size_t k, const float *means, int are_keys);
 
+    /* The same of a panel of 64 keys as it is stored: element (key r, term c) is number 64·c + r of src, of any type but
+     * QKV_Q8_0. panel becomes what packing the keys' rows makes of them. Both are 64-byte aligned, or src as stored. */
+    void (*panel_int8)(float *panel, float *scales, const void *src, int type, size_t k, const float *means);
+
     /* As gemm, with terms first … first + k of A, k ≤ QKV_INT8_CHAIN and first a multiple of it, and B some columns of
      * a packed panel, from a multiple of QKV_LANES on. The sum is exact. lda in floats. */
     void (*gemm_int8)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,

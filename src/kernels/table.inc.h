@@ -43,6 +43,7 @@ const qkv_kernels KERNELS = {
     .gemm_bf16 = BF16(gemm_bf16),
     .softmax_bf16 = BF16(softmax_bf16),
     .rows_int8 = INT8(rows_int8),
+    .panel_int8 = INT8(panel_int8),
     .gemm_int8 = INT8(gemm_int8),
     .scale_scores = scale_scores,
     .scale_columns = scale_columns,

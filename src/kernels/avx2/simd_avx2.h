@@ -171,6 +171,8 @@ QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up 
     return left > 0 ? _mm256_slli_epi32(a, left) : left < 0 ? _mm256_srli_epi32(a, -left) : a;
 }
 QKV_INLINE vec v_from_i(vint a) { return _mm256_cvtepi32_ps(a); }
+QKV_INLINE vint i_whole(vec a) { return _mm256_cvtps_epi32(a); } /* of whole numbers */
+QKV_INLINE vint i_load_u8(const unsigned char *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 QKV_INLINE vint i_bits(vec a) { return _mm256_castps_si256(a); }
 QKV_INLINE vec v_bits(vint a) { return _mm256_castsi256_ps(a); }
 

@@ -188,6 +188,8 @@ QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up 
                       : a;
 }
 QKV_INLINE vec v_from_i(vint a) { return _mm512_cvtepi32_ps(a); }
+QKV_INLINE vint i_whole(vec a) { return _mm512_cvtps_epi32(a); } /* of whole numbers */
+QKV_INLINE vint i_load_u8(const unsigned char *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 QKV_INLINE vint i_bits(vec a) { return _mm512_castps_si512(a); }
 QKV_INLINE vec v_bits(vint a) { return _mm512_castsi512_ps(a); }
 

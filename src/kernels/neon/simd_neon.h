@@ -213,6 +213,9 @@ QKV_INLINE vint i_sub_bytes(vint a, vint b) {
 }
 QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up with zeros. left is a constant */
     switch (left) {
+    case 24: return vshlq_n_u32(a, 24);
+    case 16: return vshlq_n_u32(a, 16);
+    case 8: return vshlq_n_u32(a, 8);
     case 5: return vshlq_n_u32(a, 5);
     case 4: return vshlq_n_u32(a, 4);
     case 3: return vshlq_n_u32(a, 3);
@@ -226,6 +229,12 @@ QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up 
     }
 }
 QKV_INLINE vec v_from_i(vint a) { return vcvtq_f32_s32(vreinterpretq_s32_u32(a)); }
+QKV_INLINE vint i_whole(vec a) { return vreinterpretq_u32_s32(vcvtq_s32_f32(a)); } /* of whole numbers */
+QKV_INLINE vint i_load_u8(const unsigned char *p) {
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    return vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(word))));
+}
 QKV_INLINE vint i_bits(vec a) { return vreinterpretq_u32_f32(a); }
 QKV_INLINE vec v_bits(vint a) { return vreinterpretq_f32_u32(a); }
 

@@ -22,48 +22,29 @@ static const float *means_of(const attention_task *t) {
 
 /* -------------------------------------------------------------------------------------------------------------- K */
 
-/* Rows of operands from stored rows at one stride; with QKV_INT8 their scales are gathered by themselves. */
-static void convert_rows(const qkv_kernels *kernels, const attention_task *t, float *operands, float *scales,
-                         const void *from, int64_t stride, int64_t n) {
-    const int64_t ld = t->shape->ld_q;
-    kernels->rows_int8(operands, ld, scales, from, stride, t->desc->k_type, (size_t)n, (size_t)t->desc->head_dim,
-                       means_of(t), 1);
-}
-
-/* All keys of a panel as it is stored, in rows. */
-static void turn_panel(const attention_task *t, unsigned char *rows, const unsigned char *panel) {
-    const size_t element = (size_t)qkv_stored_bytes(t->desc->k_type, 1);
-    const int64_t stride = t->shape->ld_q * (int64_t)sizeof(float);
-    for (int64_t c = 0; c < t->desc->head_dim; c++, rows += element) {
-        for (int64_t r = 0; r < QKV_PANEL; r++, panel += element)
-            memcpy(rows + r * stride, panel, element);
-    }
-}
-
 void qkv_int8_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
                         int64_t first, int64_t end) {
     const qkv_attention_desc *d = t->desc;
     const int64_t ld = t->shape->ld_q, floats = panel_floats(kernels, d->head_dim);
     float *to = (float *)panel, *scales = to + floats;
-    int64_t rows = column + end - first, run;
+    int64_t run;
     memset(scales, 0, QKV_PANEL * sizeof *scales);
     if (d->head_dim == 0)
         return;
     if (d->k_layout == QKV_KEY_PANELS) {
-        unsigned char *turned = (unsigned char *)(strip + QKV_PANEL * ld);
-        turn_panel(t, turned, (const unsigned char *)qkv_key_panel(t, first, end, &run));
-        convert_rows(kernels, t, strip, scales, turned, ld * (int64_t)sizeof(float), QKV_PANEL);
+        kernels->panel_int8(to, scales, qkv_key_panel(t, first, end, &run), d->k_type, (size_t)d->head_dim,
+                            means_of(t));
         column = first % QKV_PANEL;
-        rows = QKV_PANEL;
     } else {
         for (int64_t key = first, i = column; key < end; key += run, i += run) {
             const void *from = qkv_key_run(t, &d->k, d->k_type, key, end, &run);
-            convert_rows(kernels, t, strip + i * ld, scales + i, from, qkv_stored_bytes(d->k_type, d->k.token), run);
+            kernels->rows_int8(strip + i * ld, ld, scales + i, from, qkv_stored_bytes(d->k_type, d->k.token),
+                               d->k_type, (size_t)run, (size_t)d->head_dim, means_of(t), 1);
         }
+        kernels->pack(to, strip, ld, (size_t)(column + end - first), (size_t)(floats / QKV_PANEL));
     }
-    if (d->k_type == QKV_INT8)
+    if (d->k_type == QKV_INT8) /* which are used as they are stored */
         qkv_gather_scales(t, &d->k_scales, first, end, scales + column);
-    kernels->pack(to, strip, ld, (size_t)rows, (size_t)(floats / QKV_PANEL));
 }
 
 /* -------------------------------------------------------------------------------------------------------------- q */

@@ -83,7 +83,7 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     if (qkv_in_int8(d)) {
         t->q_scales = take(base, &used, rows);
         t->q_offsets = take(base, &used, rows);
-        t->strip = take(base, &used, (d->k_layout == QKV_KEY_PANELS ? 2 : 1) * QKV_PANEL * shape->ld_q);
+        t->strip = take(base, &used, QKV_PANEL * shape->ld_q);
     }
     return used * (int64_t)sizeof(float);
 }

@@ -41,9 +41,7 @@ typedef struct attention_task {
     float *values;                 /* [keys][ld_o]: a copy of a block of V, where that pays */
     float *widened;                /* [keys][ld_o]: a block of V in floats, where it is stored otherwise */
     float *key_scales, *value_scales; /* [QKV_KEY_BLOCK]: those of a block of int8 */
-    /* [QKV_PANEL][ld_q]: some keys in floats, where they are stored otherwise; in 8 bits always, as operands, and where
-     * they lie in panels [QKV_PANEL][ld_q] beside, as they are stored. */
-    float *strip;
+    float *strip;                  /* [QKV_PANEL][ld_q]: some keys in floats, or in 8 bits as operands */
     void *packed;                  /* a block of keys in panels, where the task packs its own */
     const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
