@@ -115,3 +115,24 @@ static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, siz
     gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2 * 2,
          accumulate, soon);
 }
+
+/* So many rows at a time become operands in memory that stays in the L1 cache; the chain goes on over them. */
+enum { STORED_TERMS = 12 };
+static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
+                             ptrdiff_t stride, int type, size_t rows, size_t cols, size_t k, int resume,
+                             const qkv_soon *soon) {
+    _Alignas(64) float panel[STORED_TERMS * QKV_PANEL];
+    const size_t end = first + k;
+    for (size_t j = 0; j < cols; j += QKV_PANEL, c += QKV_PANEL) {
+        const unsigned char *from = (const unsigned char *)b + qkv_stored_bytes(type, (int64_t)j);
+        const size_t width = cols - j < QKV_PANEL ? cols - j : QKV_PANEL;
+        for (size_t x = first, n; x < end; x += n) {
+            const size_t begin = x / 2 * 2;
+            n = end - x < STORED_TERMS - x % 2 ? end - x : STORED_TERMS - x % 2;
+            values_bf16(panel, from + (ptrdiff_t)(x - first) * stride, stride, type, x % 2, n, width);
+            gemm_stored(c, ldc, (const float *)a + begin, lda, panel, QKV_PANEL * sizeof *panel, QKV_F32, rows, width,
+                        (x + n + 1) / 2 * 2 - begin, resume || x > first, x == first ? soon : NULL);
+        }
+        soon = NULL;
+    }
+}

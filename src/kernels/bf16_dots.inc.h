@@ -169,3 +169,5 @@ static void gemm_bf16_dots(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda
     gemm_pairs_product(&o, c, (const float *)a + first / 2, (const float *)b, soon);
     v_leave();
 }
+
+#include "bf16_stored.inc.h"

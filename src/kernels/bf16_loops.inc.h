@@ -62,3 +62,25 @@ static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, siz
     gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2 * 2,
          accumulate, soon);
 }
+
+static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
+                             ptrdiff_t stride, int type, size_t rows, size_t cols, size_t k, int resume,
+                             const qkv_soon *soon) {
+    (void)soon;
+    for (size_t i = 0; i < rows; i++, c += ldc) {
+        const float *row = (const float *)a + (ptrdiff_t)i * lda;
+        for (size_t j = 0; j < cols; j++) {
+            float sum = resume ? c[j] : 0.0f;
+            for (size_t x = first - first % 2; x < first + k; x += 2) {
+                for (size_t y = x + 2; y-- > x;) {
+                    const unsigned char *from = (const unsigned char *)b;
+                    float operand = 0;
+                    if (y >= first && y < first + k)
+                        operand = qkv_bf16_operand(load_stored(from + (ptrdiff_t)(y - first) * stride, type, j));
+                    sum = qkv_fma(row[y ^ 1], operand, sum);
+                }
+            }
+            c[j] = sum;
+        }
+    }
+}

@@ -72,8 +72,10 @@ ROWS_INT8(rows_int8_dots, f32_to_bytes, f16_to_bytes, bf16_to_bytes, q8_0_to_byt
 
 /* Four terms of VLEN keys, from c on, to a word each, as the instruction takes them. */
 #define TERM_OF_KEYS(n, x)                                                                                           \
-    if (c + n < k)                                                                                                   \
-        word = i_or(word, i_shift(i_and(i_whole(keys_integers(type, src, r, c + n, means, factors)), i_set(0xff)), 8 * n));
+    if (c + n < k) {                                                                                                 \
+        const vint q = i_whole(keys_integers(type, src, r, c + n, means, factors));                                  \
+        word = i_or(word, i_shift(i_and(q, i_set(0xff)), 8 * n));                                                    \
+    }
 #define BYTE_OF_KEYS(n, x)                                                                                           \
     if (c + n < k)                                                                                                   \
         word = i_or(word, i_shift(i_load_u8(src + (c + n) * QKV_PANEL + r), 8 * n));

@@ -37,7 +37,8 @@ static void panel_int8(float *panel, float *scales, const void *src, int type, s
         float largest = 0;
         int finite = 1;
         for (size_t c = 0; c < k; c++) {
-            const float x = load_stored((const unsigned char *)src, type, c * QKV_PANEL + r) - (means ? means[c] : 0.0f);
+            const float stored = load_stored((const unsigned char *)src, type, c * QKV_PANEL + r);
+            const float x = stored - (means ? means[c] : 0.0f);
             const float a = x < 0 ? -x : x;
             panel[c * QKV_PANEL + r] = x;
             finite = finite && a <= FLT_MAX;

@@ -150,6 +150,13 @@ struct qkv_kernels {
     void (*gemm_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
                       size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
+    /* C[i][j] = Σ A[i][x]·B[x][j] with terms first … first + k of A, made by rows_bf16, and rows of B as they are
+     * stored, in pairs as values_bf16 makes them: one chain from +0 or, with resume, from what is in C.
+     * rows ≤ few_rows; C is a scratch tile. */
+    void (*gemm_stored_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
+                             ptrdiff_t stride, int type, size_t rows, size_t cols, size_t k, int resume,
+                             const qkv_soon *soon);
+
     /* Products in 8 bits (docs/numerics.md), of operands that are for this table only. */
 
     /* Rows of operands from stored ones, with the scale of each row: x = fl(stored − means[j]), then s and q as in
@@ -160,8 +167,8 @@ struct qkv_kernels {
     void (*rows_int8)(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type, size_t rows,
                       size_t k, const float *means, int are_keys);
 
-    /* The same of a panel of 64 keys as it is stored: element (key r, term c) is number 64·c + r of src, of any type but
-     * QKV_Q8_0. panel becomes what packing the keys' rows makes of them. Both are 64-byte aligned, or src as stored. */
+    /* The same of a panel of 64 keys as it is stored: element (key r, term c) is number 64·c + r of src, of any type
+     * but QKV_Q8_0. panel, 64-byte aligned, becomes what packing the keys' rows makes of them. */
     void (*panel_int8)(float *panel, float *scales, const void *src, int type, size_t k, const float *means);
 
     /* As gemm, with terms first … first + k of A, k ≤ QKV_INT8_CHAIN and first a multiple of it, and B some columns of

@@ -41,6 +41,7 @@ const qkv_kernels KERNELS = {
     .values_bf16 = BF16(values_bf16),
     .weights_bf16 = BF16(weights_bf16),
     .gemm_bf16 = BF16(gemm_bf16),
+    .gemm_stored_bf16 = BF16(gemm_stored_bf16),
     .softmax_bf16 = BF16(softmax_bf16),
     .rows_int8 = INT8(rows_int8),
     .panel_int8 = INT8(panel_int8),

@@ -231,6 +231,53 @@ static void test_rows_in_place(const qt_set *set) {
     }
 }
 
+/* -------------------------------------------------------------------------------------------------- rows as stored */
+
+/* The product of stored rows is that of the panel that they make, in one piece or in two. */
+static void check_stored(const qt_set *set, qt_rng *rng, int type, size_t k, int place) {
+    const qkv_kernels *kernels = set->kernels;
+    const size_t rows = (size_t)qt_range(rng, 1, kernels->few_rows), first = (size_t)qt_range(rng, 0, 5);
+    const size_t cols = 1 + draw_elements(rng, type, 200), width = type == QKV_Q8_0 ? (cols + 31) / 32 * 32 : cols;
+    const size_t begin = first - first % 2, end = even(first + k), size = term_bytes(set);
+    const ptrdiff_t stride = draw_stored_stride(rng, type, width), lda = (ptrdiff_t)end + 2 * qt_range(rng, 0, 9);
+    const size_t ldc = draw_tile_ld(rng, width), part = 2 * (size_t)qt_range(rng, 0, (int64_t)k / 2);
+    qt_describe("type=%d rows=%zu cols=%zu first=%zu k=%zu stride=%td part=%zu place=%d", type, rows, width, first, k,
+                stride, part, place);
+    const unsigned char *src = draw_rows(rng, type, k, width, stride, place);
+    float *x = qt_floats(rows * (end - begin), QT_TAIL), *want = qt_tile(rows, ldc, QT_TAIL), *got;
+    qt_fill(rng, x, rows * (end - begin), QT_NORMAL);
+    unsigned char *a = qt_alloc(((rows - 1) * (size_t)lda + end) * size, 4, place);
+    kernels->rows_bf16(a, lda, begin, x, (ptrdiff_t)(end - begin), rows, end - begin);
+    unsigned char *panel = qt_alloc(end * QKV_PANEL * size, 64, QT_TAIL);
+    for (size_t j = 0; j < width; j += QKV_PANEL) {
+        const size_t some = width - j < QKV_PANEL ? width - j : QKV_PANEL;
+        kernels->values_bf16(panel, src + stored_row_bytes(type, j), stride_of(stride, k), type, first, k, some);
+        kernels->gemm_bf16(want + j, (ptrdiff_t)ldc, a, lda, begin, panel + begin * QKV_PANEL * size, rows, some,
+                           end - begin, 0, NULL);
+    }
+    got = qt_tile(rows, ldc, place);
+    kernels->gemm_stored_bf16(got, (ptrdiff_t)ldc, a, lda, first, src, stride_of(stride, k), type, rows, width, k, 0,
+                              NULL);
+    expect_tile_gaps("product", got, rows, width, ldc);
+    qt_expect_rows("product", want, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, width, QT_ANY_ZERO);
+    if (first % 2 == 1 || part == 0 || part >= k)
+        return;
+    kernels->gemm_stored_bf16(got, (ptrdiff_t)ldc, a, lda, first, src, stride, type, rows, width, part, 0, NULL);
+    kernels->gemm_stored_bf16(got, (ptrdiff_t)ldc, a, lda, first + part, src + (ptrdiff_t)part * stride, stride, type,
+                              rows, width, k - part, 1, NULL);
+    qt_expect_rows("in parts", want, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, width, QT_ANY_ZERO);
+}
+
+static void test_stored(const qt_set *set) {
+    qt_rng rng;
+    uint64_t index = 0;
+    for (int type = QKV_F32; type <= QKV_INT8; type++)
+        for (size_t k = 1; k <= QKV_PANEL; k++)
+            for (int i = 0; i < (qt_quick() ? 1 : 6); i++)
+                if (qt_case(index++, &rng))
+                    check_stored(set, &rng, type, k, i % 2 ? QT_TAIL : qt_place(&rng));
+}
+
 /* ---------------------------------------------------------------------------------------------------------- softmax */
 
 /* p, m and ℓ by the rule; false: one of t is a NaN or +inf, and ℓ is a NaN. */
@@ -317,6 +364,7 @@ int main(int argc, char **argv) {
     qt_each_set_of_attention("values", test_values);
     qt_each_set_of_attention("rows", test_rows);
     qt_each_set_of_attention("rows_in_place", test_rows_in_place);
+    qt_each_set_of_attention("stored", test_stored);
     qt_each_set_of_attention("softmax", test_softmax);
     return qt_run();
 }

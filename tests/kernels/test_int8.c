@@ -112,6 +112,40 @@ static void test_products(const qt_set *set) {
             }
 }
 
+/* A stored panel becomes what its keys' rows become. */
+static void test_panels(const qt_set *set) {
+    static const int types[] = {QKV_F32, QKV_F16, QKV_BF16, QKV_INT8};
+    qt_rng rng;
+    for (uint64_t i = 0; i < (qt_quick() ? 100 : 600); i++) {
+        if (!qt_case(i, &rng))
+            continue;
+        const int type = types[i % 4], place = qt_place(&rng);
+        const size_t k = 1 + draw_size(&rng, qt_chance(&rng, 5) ? 1100 : 200), element = stored_row_bytes(type, 1);
+        const size_t ld = row_floats(k), words = words_of(set, k) * QKV_PANEL;
+        qt_describe("type=%d k=%zu place=%d", type, k, place);
+        unsigned char *rows = stored_rows(&rng, type, QKV_PANEL, k, (ptrdiff_t)(k * element), QT_TAIL);
+        for (size_t r = 0; r < QKV_PANEL && type == QKV_F32; r++)
+            draw_floats(&rng, (float *)(void *)rows + r * k, k);
+        unsigned char *stored = qt_alloc(k * QKV_PANEL * element, element, place);
+        for (size_t c = 0; c < k; c++)
+            for (size_t r = 0; r < QKV_PANEL; r++)
+                memcpy(stored + (c * QKV_PANEL + r) * element, rows + (r * k + c) * element, element);
+        qt_read_only(stored);
+        const float *means = type != QKV_INT8 && qt_chance(&rng, 40) ? vector(&rng, k, place, QT_NORMAL) : NULL;
+        float *operands = qt_tile(QKV_PANEL, ld, QT_TAIL), *want = qt_alloc(words * 4, 64, QT_TAIL);
+        float *want_scales = qt_floats(QKV_PANEL, QT_TAIL), *scales = qt_floats(QKV_PANEL, place);
+        float *got = qt_alloc(words * 4, 64, place);
+        set->kernels->rows_int8(operands, (ptrdiff_t)ld, want_scales, rows, (ptrdiff_t)(k * element), type, QKV_PANEL,
+                                k, means, 1);
+        set->kernels->pack(want, operands, (ptrdiff_t)ld, QKV_PANEL, words / QKV_PANEL);
+        set->kernels->panel_int8(got, scales, stored, type, k, means);
+        qt_expect_words("scales", want_scales, scales, QKV_PANEL, 0);
+        for (size_t x = 0; x < words; x++) /* integers as floats may be −0 */
+            QT_EXPECT(qt_bits(want[x]) == qt_bits(got[x]) || (want[x] == 0 && got[x] == 0),
+                      "word %zu: want %08x, got %08x", x, qt_bits(want[x]), qt_bits(got[x]));
+    }
+}
+
 /* Integers of the largest magnitude throughout, of both signs. */
 static void test_extremes(const qt_set *set) {
     enum { K = QKV_INT8_CHAIN, LD = K + 2 * QKV_LANES };
@@ -162,6 +196,7 @@ static void test_scale_scores(const qt_set *set) {
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set_of_attention("products", test_products);
+    qt_each_set_of_attention("panels", test_panels);
     qt_each_set_of_attention("extremes", test_extremes);
     qt_each_set_of_attention("scale_scores", test_scale_scores);
     return qt_run();

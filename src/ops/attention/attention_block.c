@@ -109,7 +109,8 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
                       key_range keys, float *max, float *sum, float *out) {
     int64_t ld_o = t->shape->ld_o;
     const bool in_bf16 = qkv_converts(t->desc);
-    if (in_bf16 && !block->paired)
+    const bool few = t->shape->rows <= t->kernels->few_rows;
+    if (in_bf16 && !block->paired && !few)
         qkv_bf16_pair_block(t, t->pairs, block);
     block->paired = true;
     if (n == 1 && views->keep && !in_bf16) { /* a single row is as fast this way */
@@ -128,14 +129,16 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
         see_holes(t, n, block, multiplied, &some, &all);
     make_weights(t, row, n, block, keys, columns, max, sum);
     if (block->num_holes == 0 || (all & rows) == rows) {
-        if (block->is_stored)
+        if (in_bf16 && few)
+            qkv_bf16_multiply_stored_values(t, row, n, block, keys, out);
+        else if (block->is_stored)
             multiply_stored_values(t, row, n, block, keys, out);
         else
             multiply_values(t, 0, n, block, false, multiplied, &soon, out);
         if (block->num_holes > 0)
             return;
         some = suspect_rows(t, n, sum, out);
-        if (some != 0 && t->shape->rows > t->kernels->few_rows) {
+        if (some != 0 && !few) {
             if (!block->searched && qkv_find_holes(t, block))
                 qkv_attend_block(t, row, n, block, views, keys, max, sum, out);
             return;

@@ -197,12 +197,19 @@ static void multiply_converted_keys(const attention_task *t, int64_t row, int64_
     for (int64_t j = keys.first, end; j < keys.end; j = end) {
         int64_t first = 0, begin = j / QKV_PANEL * QKV_PANEL;
         end = qkv_min(begin + QKV_PANEL, keys.end);
+        const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
+        if (d->k_layout == QKV_KEY_PANELS && qkv_in_bf16(d)) { /* columns beside the keys are hidden later */
+            int64_t unused, lane = (j - begin) / QKV_LANES * QKV_LANES;
+            const void *panel = qkv_key_panel(t, base + j, base + end, &unused);
+            qkv_bf16_multiply_stored_panel(t, t->scores + begin, row, n, panel, lane,
+                                           qkv_round_up(end - begin - lane, QKV_LANES), &share);
+            continue;
+        }
         qkv_pack_keys(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
         if (d->k_layout == QKV_KEY_PANELS) /* columns beside the keys are hidden later */
             first = (j - begin) / QKV_LANES * QKV_LANES;
         else
             begin = j;
-        const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
         multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
     }
 }

@@ -69,7 +69,7 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     if (qkv_converts(d)) {
         int64_t values = qkv_bf16_values_size(kernels, d);
         t->panel = take_bytes(base, &used, QKV_PANEL * shape->key_bytes);
-        t->pairs = take_bytes(base, &used, values);
+        t->pairs = take_bytes(base, &used, few ? 0 : values);
         t->pairs_filled = take_bytes(base, &used, few ? 0 : values);
         t->pairs_seen = take_bytes(base, &used, values);
         t->two_values = take(base, &used, 2 * ld_o);

@@ -45,8 +45,8 @@ typedef struct attention_task {
     void *packed;                  /* a block of keys in panels, where the task packs its own */
     const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
-    /* Where operands are converted: a panel of keys, where the task has few rows; panels of a block of V, these without
-     * its holes, and without what a single row does not see; two rows of V in floats. Then q and, after the softmax,
+    /* Where operands are converted: a panel of keys, where the task has few rows; panels of a block of V, where it has
+     * more, these without its holes, and without what a single row does not see; two rows of V in floats. Then q and, after the softmax,
      * scores are operands too. */
     void *panel, *pairs, *pairs_filled, *pairs_seen;
     float *two_values;
@@ -382,6 +382,12 @@ int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_des
 static inline int64_t qkv_bf16_ld_weights(const qkv_kernels *kernels) {
     return LD_SCORES * (int64_t)sizeof(float) / kernels->bf16_bytes;
 }
+
+/* Of few rows, with keys in a panel as it is stored, into scores of that panel, and with values as they are stored. */
+void qkv_bf16_multiply_stored_panel(const attention_task *t, float *scores, int64_t row, int64_t n, const void *panel,
+                                    int64_t first, int64_t width, const qkv_soon *soon);
+void qkv_bf16_multiply_stored_values(const attention_task *t, int64_t row, int64_t n, const key_block *block,
+                                     key_range keys, float *out);
 
 /* Scores in 8 bits (attention_int8.c): bytes of a key in a panel; as qkv_pack_keys; rows of q to operands; scores from
  * some columns of a panel. */
