@@ -46,8 +46,8 @@ typedef struct attention_task {
     const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
     int64_t first_shared;          /* that key block */
     /* Where operands are converted: a panel of keys, where the task has few rows; panels of a block of V, where it has
-     * more, these without its holes, and without what a single row does not see; two rows of V in floats. Then q and, after the softmax,
-     * scores are operands too. */
+     * more, these without its holes, and without what a single row does not see; two rows of V in floats. Then q and,
+     * after the softmax, scores are operands too. */
     void *panel, *pairs, *pairs_filled, *pairs_seen;
     float *two_values;
     float *states;                 /* of its key blocks from first_state on, where keys are divided */
