@@ -136,3 +136,8 @@ static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t l
         soon = NULL;
     }
 }
+
+static void gemm_t_bf16(float *c, ptrdiff_t ldc, const void *a, const void *b, size_t rows, size_t cols, size_t k,
+                        int accumulate) {
+    gemm_t(c, ldc, (const float *)a, QKV_PANEL, (const float *)b, QKV_PANEL, rows, cols, (k + 1) / 2 * 2, accumulate);
+}

@@ -151,9 +151,17 @@ QKV_INLINE vec p_fma(vec a, vec b, vec c) {
 #define TILE_START(row) v_zero()
 #define TILE_END(sum) (sum)
 #define TILE_FUNCTION gemm_pairs_
+#define TRANSPOSED_TILE_FUNCTION gemm_t_pairs_
 #include "gemm_functions.inc.h"
 #define TRANSPOSED 0
 #define PRODUCT(name) PRODUCT_OF(gemm_pairs_, name)
+#include "gemm_tiles.inc.h"
+#undef TRANSPOSED
+#undef PRODUCT
+#undef TILE_FUNCTION
+#define TILE_FUNCTION TRANSPOSED_TILE_FUNCTION
+#define TRANSPOSED 1
+#define PRODUCT(name) PRODUCT_OF(gemm_t_pairs_, name)
 #include "gemm_tiles.inc.h"
 #undef TRANSPOSED
 #undef PRODUCT
@@ -162,11 +170,19 @@ QKV_INLINE vec p_fma(vec a, vec b, vec c) {
 #undef TILE_START
 #undef TILE_END
 #undef TILE_FUNCTION
+#undef TRANSPOSED_TILE_FUNCTION
 
 static void gemm_bf16_dots(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
                            size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     const gemm_operands o = {ldc, lda / 2, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2, accumulate};
     gemm_pairs_product(&o, c, (const float *)a + first / 2, (const float *)b, soon);
+    v_leave();
+}
+
+static void gemm_t_bf16_dots(float *c, ptrdiff_t ldc, const void *a, const void *b, size_t rows, size_t cols, size_t k,
+                             int accumulate) {
+    const gemm_operands o = {ldc, QKV_PANEL, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2, accumulate};
+    gemm_t_pairs_product(&o, c, (const float *)a, (const float *)b, NULL);
     v_leave();
 }
 

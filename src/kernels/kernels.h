@@ -125,7 +125,7 @@ struct qkv_kernels {
     void (*gemm_weights)(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t lda, const void *panel, int type,
                          size_t rows, size_t cols, size_t k);
 
-    /* Products in bfloat16 (docs/numerics.md). What the first four entries write is for the last one of the same table
+    /* Products in bfloat16 (docs/numerics.md). What the first four entries write is for products of the same table
      * only: bf16_bytes a term, k rounded up to an even number of terms. Values are rounded to nearest even, magnitudes
      * below 2⁻⁵⁶ are 0. dst: 4-byte aligned, that of panels 64. A panel has 64 columns, and room for each of them. */
 
@@ -137,7 +137,7 @@ struct qkv_kernels {
     void (*keys_bf16)(void *dst, const void *src, ptrdiff_t stride, int type, size_t rows, size_t k);
 
     /* Terms first … first + rows of a panel, which are stored rows of cols ≤ 64 elements. Where they begin or
-     * end within a pair, its other term is 0. Columns from cols on become anything. */
+     * end within a pair, its other term is 0. Columns up to the next multiple of QKV_LANES become anything. */
     void (*values_bf16)(void *dst, const void *src, ptrdiff_t stride, int type, size_t first, size_t rows, size_t cols);
 
     /* Terms first … first + k of a packed panel, as widen_weights gives them. dst has room for 64 floats a term, terms
@@ -156,6 +156,11 @@ struct qkv_kernels {
     void (*gemm_stored_bf16)(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
                              ptrdiff_t stride, int type, size_t rows, size_t cols, size_t k, int resume,
                              const qkv_soon *soon);
+
+    /* As gemm_t, with the chain of gemm_bf16: A and B are some columns of panels, which values_bf16 made, A from any
+     * column on. */
+    void (*gemm_t_bf16)(float *c, ptrdiff_t ldc, const void *a, const void *b, size_t rows, size_t cols, size_t k,
+                        int accumulate);
 
     /* Products in 8 bits (docs/numerics.md), of operands that are for this table only. */
 

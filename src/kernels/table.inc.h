@@ -42,6 +42,7 @@ const qkv_kernels KERNELS = {
     .weights_bf16 = BF16(weights_bf16),
     .gemm_bf16 = BF16(gemm_bf16),
     .gemm_stored_bf16 = BF16(gemm_stored_bf16),
+    .gemm_t_bf16 = BF16(gemm_t_bf16),
     .softmax_bf16 = BF16(softmax_bf16),
     .rows_int8 = INT8(rows_int8),
     .panel_int8 = INT8(panel_int8),

@@ -1,6 +1,6 @@
-/* Operands of products in bfloat16, and the softmax that makes some: what kernels.h says of keys_bf16, values_bf16,
- * rows_bf16 and softmax_bf16, by other code. The form of operands is each set's own affair, so they are read by
- * products: with 1 at a term and 0 at the other one of its pair.
+/* Operands of products in bfloat16, the softmax that makes some, and the product of two panels: what kernels.h says of
+ * keys_bf16, values_bf16, rows_bf16, softmax_bf16 and gemm_t_bf16, by other code. The form of operands is each set's
+ * own affair, so they are read by products: with 1 at a term and 0 at the other one of its pair.
  *
  * SPDX-License-Identifier: MIT */
 #include "operands.h"
@@ -358,8 +358,61 @@ static void test_softmax(const qt_set *set) {
             }
 }
 
+/* ---------------------------------------------------------------------------------------------- product of panels */
+
+/* A panel of terms × 64 floats, and what they are as operands; finite, so that no term beside the wanted ones shows. */
+static unsigned char *draw_panel(const qt_set *set, qt_rng *rng, size_t terms, float *rounded, int place) {
+    float *x = qt_floats(terms * QKV_PANEL, QT_TAIL);
+    const int tiny = qt_chance(rng, 20) ? -58 : 0; /* about where magnitudes become 0 */
+    for (size_t i = 0; i < terms * QKV_PANEL; i++) {
+        x[i] = ldexpf(qt_normal(rng), tiny);
+        rounded[i] = oracle_to_bf16(x[i]);
+    }
+    unsigned char *panel = qt_alloc(even(terms) * QKV_PANEL * term_bytes(set), 64, place);
+    set->kernels->values_bf16(panel, x, QKV_PANEL * sizeof *x, QKV_F32, 0, terms, QKV_PANEL);
+    return panel;
+}
+
+static void check_transposed(const qt_set *set, qt_rng *rng, size_t rows, size_t cols, int place) {
+    const size_t terms = draw_size(rng, 128), first = 2 * (size_t)qt_range(rng, 0, (int64_t)terms / 2);
+    const size_t left = terms - first, k = qt_chance(rng, 70) ? left : left / 4 * 2;
+    const size_t column = (size_t)qt_range(rng, 0, (int64_t)(QKV_PANEL - rows)), ldc = draw_tile_ld(rng, cols);
+    const size_t strip = QKV_LANES * (size_t)qt_range(rng, 0, (int64_t)(QKV_PANEL - padded(cols)) / QKV_LANES);
+    const int accumulate = qt_chance(rng, 50);
+    qt_describe("rows=%zu cols=%zu terms %zu + %zu of %zu columns %zu, %zu ldc=%zu accumulate=%d place=%d", rows, cols,
+                first, k, terms, column, strip, ldc, accumulate, place);
+    float *x = qt_floats(terms * QKV_PANEL, QT_TAIL), *y = qt_floats(terms * QKV_PANEL, QT_TAIL);
+    const size_t at = first * QKV_PANEL * term_bytes(set);
+    const unsigned char *a = draw_panel(set, rng, terms, x, place) + at + 4 * column;
+    const unsigned char *b = draw_panel(set, rng, terms, y, place) + at + 4 * strip;
+    float *got = qt_tile(rows, ldc, place), *want = qt_tile(rows, ldc, place);
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < cols; j++) {
+            float sum = 0;
+            for (size_t n = 0; n < k; n++) { /* the second of each pair first; an odd last one is alone */
+                const size_t t = first + (n == k - 1 && k % 2 == 1 ? n : n ^ 1);
+                sum = fmaf(x[t * QKV_PANEL + column + i], y[t * QKV_PANEL + strip + j], sum);
+            }
+            got[i * ldc + j] = qt_normal(rng);
+            want[i * ldc + j] = accumulate ? got[i * ldc + j] + sum : sum;
+        }
+    set->kernels->gemm_t_bf16(got, (ptrdiff_t)ldc, a, b, rows, cols, k, accumulate);
+    expect_tile_gaps("c", got, rows, cols, ldc);
+    qt_expect_rows("c", want, (ptrdiff_t)ldc, got, (ptrdiff_t)ldc, rows, cols, QT_ANY_ZERO);
+}
+
+static void test_transposed_product(const qt_set *set) {
+    qt_rng rng;
+    uint64_t index = 0;
+    for (size_t rows = 0; rows <= QKV_PANEL; rows++)
+        for (size_t cols = 1; cols <= QKV_PANEL; cols += qt_quick() ? 7 : 1)
+            if (qt_case(index++, &rng))
+                check_transposed(set, &rng, rows, cols, qt_place(&rng));
+}
+
 int main(int argc, char **argv) {
     qt_init(argc, argv);
+    qt_each_set_of_attention("transposed_product", test_transposed_product);
     qt_each_set_of_attention("keys", test_keys);
     qt_each_set_of_attention("values", test_values);
     qt_each_set_of_attention("rows", test_rows);
