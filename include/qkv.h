@@ -534,7 +534,7 @@ typedef struct qkv_attention_desc {
      *   QKV_ARITHMETIC_BF16  q·scale, k, v and exp(s) are rounded to bfloat16, magnitudes below 2^−56 taken as 0
      *   QKV_ARITHMETIC_INT8  q·scale and k to 8 bits with a scale for each row, as qkv_cache_append rounds; a k of
      *                        QKV_INT8 is used as it is stored. An infinite q or k makes s NaN. exp(s), v to bfloat16
-     * Sums, softmax and all options stay in f32. No gradients. */
+     * Sums, softmax and all options stay in f32. Gradients are those of F32 and BF16. */
     int64_t arithmetic;
 
     /* optional, float, in QKV_ARITHMETIC_INT8, for a k of other types than QKV_INT8: (batch, num_kv_heads, 1, head_dim)
@@ -819,6 +819,10 @@ QKV_API qkv_status qkv_cache_attach(const void *cache, int64_t first_sequence, q
  *   δ = Σ dO·O − dLSE;  dT = P·(dO·Vᵀ − δ);  dS = dT·(1 − tanh²) with a softcap
  *   dQ = scale·dS·K;  dK = scale·dSᵀ·Q;  dV = Pᵀ·dO;  dbias = dT;  dsink = −Σ exp(sink − lse)·δ
  *
+ * With QKV_ARITHMETIC_BF16, which the forward must have run in, the operands of all five products are rounded to
+ * bfloat16: dO, V, dS, K, Q and P. Sums, δ, dbias and dsink stay in f32. dO and dS below 2^−56 in magnitude count as 0:
+ * scale a loss whose gradients are that small by a power of two, which loses nothing (docs/numerics.md).
+ *
  * q, k, v, out and grad_out may be stored in 16 bits; out then counts as it was rounded. Gradients are floats. No
  * QKV_Q8_0, QKV_INT8, q_start, k_start, page_table, panels of keys or first_tokens (QKV_ERROR_FLAGS).
  *
@@ -894,7 +898,8 @@ QKV_API const char *qkv_projection_backward_explain_run(const qkv_plan *plan, co
 
 /* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the
  * workspace: of the forward it needs only the descriptor, without out. forward.attention.lse, probabilities and scores
- * are not written. Without forward.w_qkv (raw attention) grad_q, _k and _v, without w_o grad_o must be empty. */
+ * are not written. Without forward.w_qkv (raw attention) grad_q, _k and _v, without w_o grad_o must be empty.
+ * forward.attention.arithmetic is that of the attention's gradients too, forward.arithmetic QKV_ARITHMETIC_F32. */
 typedef struct qkv_layer_backward_desc {
     size_t size;              /* sizeof(qkv_layer_backward_desc) */
     uint32_t flags;           /* QKV_ACCUMULATE, or of it _X, _X_KV, _Q, _K, _V, _O, _BIAS, _SINKS */

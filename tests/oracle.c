@@ -26,8 +26,6 @@
 #include <string.h>
 
 #define LOG2E 1.4426950408889634
-#define BF16_U 0x1p-8 /* of a rounding to bfloat16; what is below BF16_TINY becomes 0 */
-#define BF16_TINY 0x1p-56
 #define TOO_LARGE 0x1.fp127 /* a value of this size may be infinite in float */
 
 void *oracle_alloc(size_t count, size_t size) {
@@ -167,8 +165,8 @@ static logit scaled_dot(const oracle *o, int64_t i, int64_t j) {
             ke += (largest_k < 0x1p-99 ? largest_k : step * largest_k) + ORACLE_U * largest_k;
         }
         if (in_bf16) {
-            qe += BF16_U * (fabs(q) + qe) + (factor != 0 ? BF16_TINY / fabs(factor) : 0);
-            ke += BF16_U * (fabs(k) + ke) + BF16_TINY;
+            qe += ORACLE_BF16_U * (fabs(q) + qe) + (factor != 0 ? ORACLE_BF16_TINY / fabs(factor) : 0);
+            ke += ORACLE_BF16_U * (fabs(k) + ke) + ORACLE_BF16_TINY;
         }
         sum_given += fabs(q) * ke + fabs(k) * qe + qe * ke;
     }
@@ -309,7 +307,7 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
             const double high = o->largest_weight[j];
             double e = v_error ? o->factor[j] * v_error[j * ld] : 0;
             if (in_bf16)
-                e += BF16_U * (fabs(kept) + e) + o->factor[j] * BF16_TINY;
+                e += ORACLE_BF16_U * (fabs(kept) + e) + o->factor[j] * ORACLE_BF16_TINY;
             moved += o->weight_error[j] * distance;
             reach = fmax(reach, distance);
             given += high * e;
@@ -322,7 +320,7 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
     double bound = fmin(moved * shrink, reach) + fmin(given, largest_given);
     bound += (w->gamma_out + (d->dropout != 0 ? 2 * ORACLE_U : 0)) * fmin(mean, largest);
     if (in_bf16) /* weights, of which the largest before it is divided is 1 */
-        bound += BF16_U * (1 + w->gamma_out) * mean + BF16_TINY * all;
+        bound += ORACLE_BF16_U * (1 + w->gamma_out) * mean + ORACLE_BF16_TINY * all;
     bound += (fabs(out) + bound) * (w->gamma_sum + 3 * ORACLE_U); /* ℓ, 1/ℓ, O·(1/ℓ) */
     bound += ORACLE_TINY * ((double)d->seq_k + 2 * w->folds + 2);  /* products and sums below the normal range */
     r->out[c] = out;

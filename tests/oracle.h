@@ -14,6 +14,8 @@
 
 #define ORACLE_U 0x1p-24      /* u: the relative error of one rounding to float */
 #define ORACLE_TINY 0x1p-149  /* the absolute error of one rounding below the normal range is less than this */
+#define ORACLE_BF16_U 0x1p-8  /* the relative error of a rounding to bfloat16 … */
+#define ORACLE_BF16_TINY 0x1p-56 /* … and what is below this becomes 0 */
 
 /* γ_n = n·u / (1 − n·u): n roundings in a row. */
 static inline double oracle_gamma(double n) {

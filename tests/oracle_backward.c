@@ -11,6 +11,8 @@
  *        with dropout the factor of p in dV and that of dP: 2u each
  *   sums γ of a chain over up to 256 keys (64 queries), and an add for every chain
  *
+ * In bfloat16 both factors of dP, of p·dO, dS·k and dS·q are rounded, and dO in δ.
+ *
  * SPDX-License-Identifier: MIT */
 #include "oracle_backward.h"
 
@@ -29,6 +31,17 @@ static double reach(number x) {
 static number product(number x, number y, double roundings) {
     const double most = reach(x) * reach(y) * (1 + roundings * ORACLE_U * 1.01);
     return (number){x.value * y.value, most - fabs(x.value * y.value) + ORACLE_TINY};
+}
+
+/* As an operand of a product. */
+static number operand(const qkv_attention_desc *d, number x) {
+    if (d->arithmetic == QKV_ARITHMETIC_BF16)
+        x.error += ORACLE_BF16_U * reach(x) + ORACLE_BF16_TINY;
+    return x;
+}
+
+static number operand_of(const qkv_attention_desc *d, double value) {
+    return operand(d, (number){value, 0});
 }
 
 static oracle_gradient allocate(int64_t size, int64_t terms) {
@@ -108,10 +121,11 @@ static number delta_of(const state *s, const oracle_row *r, int64_t b, int64_t h
     number delta = {0, 0};
     double size = 0;
     for (int64_t c = 0; c < d->head_dim_v; c++) {
-        const double grad = (double)element(&s->desc->grad_out, b, h, i, c);
-        delta.value += grad * r->out[c];
-        delta.error += fabs(grad) * r->out_bound[c];
-        size += fabs(grad) * (fabs(r->out[c]) + r->out_bound[c]);
+        const number grad = operand_of(d, (double)element(&s->desc->grad_out, b, h, i, c));
+        const number x = product(grad, (number){r->out[c], r->out_bound[c]}, 0);
+        delta.value += x.value;
+        delta.error += x.error;
+        size += reach(x);
     }
     delta.error += oracle_gamma(ceil((double)d->head_dim_v / 16) + 4) * size;
     delta.error += ORACLE_TINY * (double)(d->head_dim_v + 4);
@@ -144,12 +158,13 @@ static void add_pair(state *s, int64_t b, int64_t h, int64_t i, int64_t j, numbe
         ds = product(ds, slope, 1);
     }
     for (int64_t c = 0; c < dv; c++) {
-        const number x = product(kept, (number){(double)element(&s->desc->grad_out, b, h, i, c), 0}, 0);
+        const number grad = operand_of(d, (double)element(&s->desc->grad_out, b, h, i, c));
+        const number x = product(operand(d, kept), grad, 0);
         add(&s->v, kv_at * dv + c, x.value, x.error);
     }
     for (int64_t c = 0; c < dk; c++) {
-        const number x = product(ds, (number){o->k[j * dk + c], 0}, 0);
-        const number y = product(ds, (number){o->q[i * dk + c], 0}, 0);
+        const number x = product(operand(d, ds), operand_of(d, o->k[j * dk + c]), 0);
+        const number y = product(operand(d, ds), operand_of(d, o->q[i * dk + c]), 0);
         add(&s->q, q_at + c, x.value, x.error);
         add(&s->k, kv_at * dk + c, y.value, y.error);
     }
@@ -203,13 +218,16 @@ static void add_row(state *s, int64_t b, int64_t h, int64_t i) {
         s->p[j] = probability(o->given_logit[j], o->given_error[j], r->lse, r->lse_bound);
         if (r->kind == ORACLE_NAN)
             s->p[j] = (number){NAN, 0};
-        double sum = 0, size = 0;
+        double size = 0;
+        s->dp[j] = (number){0, ORACLE_TINY * (double)d->head_dim_v};
         for (int64_t c = 0; c < d->head_dim_v; c++) {
-            const double x = (double)element(&s->desc->grad_out, b, h, i, c) * o->v[j * d->head_dim_v + c];
-            sum += x;
-            size += fabs(x);
+            const number grad = operand_of(d, (double)element(&s->desc->grad_out, b, h, i, c));
+            const number x = product(grad, operand_of(d, o->v[j * d->head_dim_v + c]), 0);
+            s->dp[j].value += x.value;
+            s->dp[j].error += x.error;
+            size += reach(x);
         }
-        s->dp[j] = (number){sum, oracle_chain(d->head_dim_v) * size + ORACLE_TINY * (double)d->head_dim_v};
+        s->dp[j].error += oracle_chain(d->head_dim_v) * size;
         add_pair(s, b, h, i, j, delta);
     }
 }

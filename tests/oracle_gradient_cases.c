@@ -41,11 +41,15 @@ static bool draw_interleaved(qt_rng *rng, gradient_case *c) {
     return true;
 }
 
+void gradient_draw_arithmetic(qt_rng *rng, qkv_attention_desc *d) {
+    d->arithmetic = qt_chance(rng, 30) ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
+    d->k_means.data = NULL;
+}
+
 void gradient_draw(qt_rng *rng, int64_t work, gradient_case *c) {
     memset(c, 0, sizeof *c);
     case_attention(rng, work, &c->attention);
-    c->attention.desc.arithmetic = QKV_ARITHMETIC_F32;
-    c->attention.desc.k_means.data = NULL;
+    gradient_draw_arithmetic(rng, &c->attention.desc);
     qkv_attention_desc *d = &c->attention.desc;
     const int64_t hkv = c->attention.kv_heads;
     if (!d->lse.data)

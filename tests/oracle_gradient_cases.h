@@ -15,6 +15,9 @@ typedef struct gradient_case {
 /* Every feature at random, as case_attention; gives the forward an lse. The forward has not run yet. */
 void gradient_draw(qt_rng *rng, int64_t work, gradient_case *c);
 
+/* One that gradients have. */
+void gradient_draw_arithmetic(qt_rng *rng, qkv_attention_desc *d);
+
 /* The gradients wanted of a case that has none, contiguous; all of them. */
 void gradient_want_all(qt_rng *rng, gradient_case *c);
 

@@ -3,46 +3,12 @@
  * have tests of their own.
  *
  * SPDX-License-Identifier: MIT */
-#include "oracle_cases.h"
+#include "rules.h"
 
-#include <float.h>
 #include <inttypes.h>
 #include <string.h>
 
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
-
-static const float log2e = 0x1.715476p+0f, ln2 = 0x1.62e430p-1f;
-static const qkv_kernels *kernels;
-
-static float exp2_or_zero(float y) {
-    if (y < -126)
-        return 0;
-    kernels->exp2(&y, 1);
-    return y;
-}
-
-/* Term number n of a sum of so many is this one: in bfloat16 the second of each pair comes first. */
-static int64_t nth_term(bool in_bf16, int64_t n, int64_t terms) {
-    return !in_bf16 || (terms % 2 == 1 && n == terms - 1) ? n : n ^ 1;
-}
-
-/* Chains of 128 terms, added in order. In bfloat16 x is rounded already. */
-static float dot(bool in_bf16, const float *x, const float *y, int64_t stride_y, int64_t n) {
-    float total = 0;
-    for (int64_t first = 0; first < n; first += 128) {
-        float chain = 0;
-        for (int64_t at = first; at < n && at < first + 128; at++) {
-            const int64_t i = nth_term(in_bf16, at, n);
-            chain = fmaf(x[i], in_bf16 ? oracle_to_bf16(y[i * stride_y]) : y[i * stride_y], chain);
-        }
-        total = first == 0 ? chain : total + chain;
-    }
-    return total;
-}
+static const float ln2 = 0x1.62e430p-1f;
 
 /* q·k in 8 bits: q's integers, its scale, and what is added. */
 enum { MAX_DIM = 2048 };
@@ -55,10 +21,7 @@ static float lane_dot(const float *x, const float *y, int64_t n) {
     float lane[16] = {0};
     for (int64_t j = 0; j < n; j++)
         lane[j % 16] = fmaf(x[j], y[j], lane[j % 16]);
-    for (int step = 8; step > 0; step /= 2)
-        for (int x16 = 0; x16 < step; x16++)
-            lane[x16] += lane[x16 + step];
-    return lane[0];
+    return sum_of_lanes(lane);
 }
 
 static void to_int8(const qkv_attention_desc *d, const float *q, const float *means, int8_row *row) {
@@ -94,34 +57,17 @@ static void fold(state *s, const state *block, int64_t n) {
     s->m = m;
 }
 
-static const float *row_of(const qkv_input *in, int64_t b, int64_t h, int64_t t) {
-    return (const float *)in->data + b * in->batch + h * in->head + t * in->token;
-}
-
 static const float *means_of(const qkv_attention_desc *d, int64_t b, int64_t kv) {
     return d->k_means.data ? row_of(&d->k_means, b, kv, 0) : NULL;
 }
 
 /* The base-2 logit of a key that the row sees. q is multiplied by c already. */
-static float logit(const qkv_attention_desc *d, const float *q, const int8_row *in_int8, int64_t b, int64_t h,
-                   int64_t kv, int64_t i, int64_t j) {
-    const float *k = row_of(&d->k, b, kv, j);
-    float t = in_int8 ? int8_dot(in_int8, k, means_of(d, b, kv), d->head_dim)
-                      : dot(d->arithmetic == QKV_ARITHMETIC_BF16, q, k, 1, d->head_dim);
-    if (d->softcap != 0) {
-        kernels->tanh(&t, 1);
-        t = d->softcap * log2e * t;
-    }
-    if (d->alibi_slopes) {
-        const int64_t p = i + (d->q_offsets ? d->q_offsets[b] : d->q_offset);
-        t = fmaf(d->alibi_slopes[h] * log2e, (float)(j - p), t);
-    }
-    const qkv_matrix_input *bias = &d->bias;
-    if (bias->data) {
-        const float x = ((const float *)bias->data)[b * bias->batch + h * bias->head + i * bias->query + j * bias->key];
-        t += fmaxf(x * log2e, -FLT_MAX);
-    }
-    return t;
+static float logit_of(const qkv_attention_desc *d, const float *q, const int8_row *in_int8, int64_t b, int64_t h,
+                      int64_t kv, int64_t i, int64_t j) {
+    if (!in_int8)
+        return logit(d, q, b, h, kv, i, j, NULL);
+    const float dot_of_8_bits = int8_dot(in_int8, row_of(&d->k, b, kv, j), means_of(d, b, kv), d->head_dim);
+    return finished_logit(d, dot_of_8_bits, b, h, i, j, NULL);
 }
 
 /* m, ℓ and O of the keys [first, end) of one row. */
@@ -131,7 +77,7 @@ static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, c
     float t[QKV_KEY_BLOCK], lane[16] = {0};
     block->m = -FLT_MAX;
     for (int64_t j = first; j < end; j++) {
-        t[j - first] = oracle_sees(d, b, h, i, j) ? logit(d, q, in_int8, b, h, kv, i, j) : -INFINITY;
+        t[j - first] = oracle_sees(d, b, h, i, j) ? logit_of(d, q, in_int8, b, h, kv, i, j) : -INFINITY;
         block->m = fmaxf(block->m, t[j - first]);
     }
     memset(block->o, 0, (size_t)dv * sizeof(float));
@@ -150,22 +96,14 @@ static void one_block(const qkv_attention_desc *d, int64_t dv, const float *q, c
         for (int64_t x = 0; x < dv && t[j] != -INFINITY; x++)
             block->o[x] = fmaf(p, in_bf16 ? oracle_to_bf16(v[x]) : v[x], block->o[x]);
     }
-    for (int step = 8; step > 0; step /= 2)
-        for (int x = 0; x < step; x++)
-            lane[x] += lane[x + step];
-    block->l = lane[0];
+    block->l = sum_of_lanes(lane);
 }
 
 static float one_row(const attention_case *c, int64_t b, int64_t h, int64_t i, float *out, float *scratch) {
     const qkv_attention_desc *d = &c->desc;
     const int64_t kv = h / (d->num_heads / c->kv_heads), dv = c->dv;
-    const float scale = d->scale == 0 ? 1 / sqrtf((float)d->head_dim) : d->scale;
-    const float factor = d->softcap == 0 ? scale * log2e : scale / d->softcap;
     float *q = scratch + dv;
-    for (int64_t x = 0; x < d->head_dim; x++)
-        q[x] = row_of(&d->q, b, h, i)[x] * factor;
-    for (int64_t x = 0; x < d->head_dim && d->arithmetic == QKV_ARITHMETIC_BF16; x++)
-        q[x] = oracle_to_bf16(q[x]);
+    scaled_query(d, b, h, i, q);
     int8_row row, *in_int8 = d->arithmetic == QKV_ARITHMETIC_INT8 ? &row : NULL;
     if (in_int8)
         to_int8(d, q, means_of(d, b, kv), in_int8);

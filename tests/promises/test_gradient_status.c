@@ -40,7 +40,7 @@ static void test_attention_backward_refuses(void) {
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.reserved = 1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_SIZE, d.forward.size = 8);
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.forward.flags = 8);
-    PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.forward.arithmetic = QKV_ARITHMETIC_BF16);
+    PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.forward.arithmetic = QKV_ARITHMETIC_INT8);
     PLAN_REFUSES(attention_backward, QKV_ERROR_NEGATIVE, d.forward.seq_q = -1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_HEADS, d.forward.num_kv_heads = 3);
     PLAN_REFUSES(attention_backward, QKV_ERROR_VALUE, d.forward.softcap = -1);
@@ -170,7 +170,7 @@ static void test_layer_backward_refuses(void) {
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.wq_type = QKV_BF16);
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.wo_type = QKV_INT8);
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.arithmetic = QKV_ARITHMETIC_INT8);
-    PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.attention.arithmetic = QKV_ARITHMETIC_BF16);
+    PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.forward.attention.arithmetic = QKV_ARITHMETIC_INT8);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SIZE, d.forward.size = 0);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SIZE, d.forward.attention.size = 0);
     PLAN_REFUSES(layer_backward, QKV_ERROR_NEGATIVE, d.forward.model_dim = -1);

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: MIT */
 #include "oracle_gradient_cases.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -43,6 +44,12 @@ static void plain(qt_rng *rng, gradient_case *c, int64_t heads, int64_t kv_heads
     c->desc.grad_sinks = case_floats(rng, heads);
 }
 
+/* Cases come twice: so many in f32, then again in bfloat16. Returns the number that both have. */
+static uint64_t draw_both(uint64_t i, uint64_t cases, gradient_case *c) {
+    c->desc.forward.arithmetic = i < cases ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
+    return i % cases;
+}
+
 static int64_t *one_length(int64_t n) {
     int64_t *x = qt_alloc(sizeof *x, sizeof *x, QT_TAIL);
     *x = n;
@@ -64,12 +71,13 @@ static uint64_t count(const qt_set *set, uint64_t all) {
 /* Rows before the first key of a window, and one in between that a mask empties: nothing of theirs is read, also with a
  * sink. */
 static void test_empty_rows_have_zero_gradients(const qt_set *set) {
-    for (uint64_t i = 0; i < 8; i++) {
+    for (uint64_t x = 0; x < 16; x++) {
         qt_rng rng;
-        if (!qt_case(i, &rng))
+        if (!qt_case(x, &rng))
             continue;
         gradient_case c;
         plain(&rng, &c, 2, 1, 100, 300, 20);
+        const uint64_t i = draw_both(x, 8, &c);
         qkv_attention_desc *d = &c.desc.forward;
         float *sinks = qt_floats(2, QT_TAIL);
         sinks[0] = 0.5f;
@@ -107,30 +115,34 @@ static void test_empty_rows_have_zero_gradients(const qt_set *set) {
 }
 
 static void test_all_rows_empty(const qt_set *set) {
-    qt_rng rng;
-    if (!qt_case(0, &rng))
-        return;
-    gradient_case c;
-    plain(&rng, &c, 2, 2, 70, 90, 33);
-    c.desc.forward.kv_len = one_length(0);
-    c.desc.grad_bias = (qkv_matrix_output){case_floats(&rng, 90), 0, 0, 0, 1};
-    gradient_run_forward(&c);
-    const gradient_results r = gradient_run(&set->ctx, &c, 2, 0);
-    expect_zeros("dq", r.q, q_size(&c));
-    expect_zeros("dk", r.k, k_size(&c));
-    expect_zeros("dv", r.v, v_size(&c));
-    expect_zeros("dbias", r.bias, 90);
-}
-
-/* A poisoned key or value behind each kind of mask changes no bit, and has gradients of exactly 0. */
-static void test_a_nan_of_an_invisible_key_never_leaks(const qt_set *set) {
-    for (uint64_t i = 0; i < 10; i++) {
+    for (uint64_t i = 0; i < 2; i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
         gradient_case c;
+        plain(&rng, &c, 2, 2, 70, 90, 33);
+        draw_both(i, 1, &c);
+        c.desc.forward.kv_len = one_length(0);
+        c.desc.grad_bias = (qkv_matrix_output){case_floats(&rng, 90), 0, 0, 0, 1};
+        gradient_run_forward(&c);
+        const gradient_results r = gradient_run(&set->ctx, &c, 2, 0);
+        expect_zeros("dq", r.q, q_size(&c));
+        expect_zeros("dk", r.k, k_size(&c));
+        expect_zeros("dv", r.v, v_size(&c));
+        expect_zeros("dbias", r.bias, 90);
+    }
+}
+
+/* A poisoned key or value behind each kind of mask changes no bit, and has gradients of exactly 0. */
+static void test_a_nan_of_an_invisible_key_never_leaks(const qt_set *set) {
+    for (uint64_t x = 0; x < 20; x++) {
+        qt_rng rng;
+        if (!qt_case(x, &rng))
+            continue;
+        gradient_case c;
         const int64_t n = 300, key = 270;
         plain(&rng, &c, 2, 2, n, n, 24);
+        const uint64_t i = draw_both(x, 10, &c);
         qkv_attention_desc *d = &c.desc.forward;
         uint8_t *keep = qt_alloc(300, 1, QT_TAIL);
         float *bias = qt_floats(300, QT_TAIL);
@@ -153,7 +165,7 @@ static void test_a_nan_of_an_invisible_key_never_leaks(const qt_set *set) {
         qt_read_write(d->v.data);
         for (int64_t h = 0; h < 2; h++)
             for (int64_t j = key; j < n; j++)
-                fill_row(in_k ? &d->k : &d->v, h, j, 24, j % 2 ? NAN : INFINITY);
+                fill_row(in_k ? &d->k : &d->v, h, j, 24, j % 3 == 0 ? NAN : j % 3 == 1 ? INFINITY : -FLT_MAX);
         const gradient_results got = gradient_run(&set->ctx, &c, i % 2 ? 2 : 0, 0);
         gradient_expect_same("poisoned keys", &c, &want, &got);
         for (int64_t h = 0; h < 2; h++) {
@@ -165,13 +177,14 @@ static void test_a_nan_of_an_invisible_key_never_leaks(const qt_set *set) {
 
 /* Causal: the query's NaN belongs to the keys up to it, and to none behind. */
 static void test_a_nan_reaches_what_sees_it_and_nothing_else(const qt_set *set) {
-    for (uint64_t i = 0; i < 3; i++) {
+    for (uint64_t n_case = 0; n_case < 6; n_case++) {
         qt_rng rng;
-        if (!qt_case(i, &rng))
+        if (!qt_case(n_case, &rng))
             continue;
         gradient_case c;
         const int64_t n = 400, dim = 17, row = 290;
         plain(&rng, &c, 1, 1, n, n, dim);
+        const uint64_t i = draw_both(n_case, 3, &c);
         qkv_attention_desc *d = &c.desc.forward;
         d->flags = QKV_RIGHT;
         case_row(i == 0 ? &c.desc.grad_out : i == 1 ? &d->q : &d->v, 0, 0, row)[3] = NAN;
@@ -196,19 +209,58 @@ static void test_a_nan_reaches_what_sees_it_and_nothing_else(const qt_set *set) 
     }
 }
 
+/* Finite, but infinite as an operand in bfloat16: in k and v of a key that some rows don't see, in q and dO of a row
+ * that doesn't see some keys. All of these have what they have with anything else there. */
+static void test_what_rounds_to_infinity_stays_where_it_is_seen(const qt_set *set) {
+    for (uint64_t i = 0; i < 8; i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        gradient_case c;
+        const int64_t n = 300, dim = 20, at = i < 4 ? 270 : 33;
+        plain(&rng, &c, 1, 1, n, n, dim);
+        qkv_attention_desc *d = &c.desc.forward;
+        d->arithmetic = QKV_ARITHMETIC_BF16;
+        d->flags = QKV_RIGHT;
+        gradient_case usual = c;
+        gradient_run_forward(&usual);
+        const gradient_results want = gradient_run(&set->ctx, &usual, 0, 0);
+        qkv_input *const inputs[] = {&d->k, &d->v, &d->q, &c.desc.grad_out};
+        qt_read_write(inputs[i % 4]->data);
+        case_row(inputs[i % 4], 0, 0, at)[7] = i < 4 ? 0x1.ffp127f : -FLT_MAX;
+        gradient_case changed = c;
+        qt_read_write(d->out.data);
+        qt_read_write(d->lse.data);
+        gradient_run_forward(&changed);
+        const gradient_results got = gradient_run(&set->ctx, &changed, (int32_t)(i % 3), 0);
+        qt_expect_words("dq of rows before", want.q, got.q, (size_t)(at * dim), 0);
+        if (i % 4 < 2) { /* a key: rows before it don't see it */
+            expect_nans("dq of rows before", got.q, at * dim, false);
+            continue;
+        }
+        qt_expect_words("dq of rows behind", want.q + (at + 1) * dim, got.q + (at + 1) * dim,
+                        (size_t)((n - at - 1) * dim), 0);
+        qt_expect_words("dk of keys behind", want.k + (at + 1) * dim, got.k + (at + 1) * dim,
+                        (size_t)((n - at - 1) * dim), 0);
+        qt_expect_words("dv of keys behind", want.v + (at + 1) * dim, got.v + (at + 1) * dim,
+                        (size_t)((n - at - 1) * dim), 0);
+    }
+}
+
 static void test_zero_sizes_are_legal(const qt_set *set) {
     static const int64_t sizes[][7] = { /* batch, heads, kv heads, seq_q, seq_k, head_dim, head_dim_v */
         {0, 2, 2, 5, 5, 4, 4}, {1, 0, 0, 5, 5, 4, 4}, {1, 2, 2, 0, 5, 4, 4},  {1, 2, 2, 5, 0, 4, 4},
         {1, 2, 1, 5, 5, 0, 4}, {1, 2, 2, 0, 0, 4, 4}, {2, 0, 3, 9, 300, 4, 4}};
-    for (uint64_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
             continue;
-        const int64_t *s = sizes[i];
+        const int64_t *s = sizes[i % (sizeof sizes / sizeof *sizes)];
         attention_case forward;
         case_plain(&rng, &forward, s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
         gradient_case c;
         gradient_plain(&rng, &forward, &c);
+        draw_both(i, sizeof sizes / sizeof *sizes, &c);
         c.desc.grad_sinks = case_floats(&rng, s[1]);
         gradient_run_forward(&c);
         const gradient_results r = gradient_run(&set->ctx, &c, (int32_t)(i % 3), 0);
@@ -263,6 +315,7 @@ static void draw_long(qt_rng *rng, gradient_case *c) {
     d->left = qt_range(rng, -3, 700);
     d->right = qt_chance(rng, 70) ? 0 : qt_range(rng, -300, 300);
     d->q_offset = qt_chance(rng, 50) ? 0 : qt_chance(rng, 50) ? seq_k - seq_q : qt_range(rng, -500, 500);
+    gradient_draw_arithmetic(rng, d);
     gradient_plain(rng, &forward, c);
     c->old = qt_u64(rng);
     c->desc.flags = qt_chance(rng, 30) ? QKV_ACCUMULATE : 0;
@@ -276,9 +329,9 @@ static void draw_long(qt_rng *rng, gradient_case *c) {
         c->desc.forward.q_offsets = offsets;
     }
     qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " flags=%u left=%" PRId64
-                " right=%" PRId64 " q_offset=%" PRId64 "%s%s", d->batch, heads, kv, seq_q, seq_k, d->flags, d->left,
+                " right=%" PRId64 " q_offset=%" PRId64 "%s%s%s", d->batch, heads, kv, seq_q, seq_k, d->flags, d->left,
                 d->right, d->q_offset, c->desc.forward.q_offsets ? " q_offsets" : "",
-                c->desc.grad_bias.data ? " dbias" : "");
+                c->desc.grad_bias.data ? " dbias" : "", d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "");
 }
 
 static void test_threads_and_order_of_tasks_change_no_bit(const qt_set *set) {
@@ -380,6 +433,7 @@ static void test_a_batch_of_n_equals_n_batches(const qt_set *set) {
         const int64_t batch = 3, kv = 2, heads = 4, sq = qt_range(&rng, 1, 300), sk = qt_range(&rng, 1, 300), dim = 9;
         case_plain(&rng, &forward, batch, heads, kv, sq, sk, dim, dim);
         forward.desc.flags = qt_chance(&rng, 50) ? QKV_RIGHT : 0;
+        gradient_draw_arithmetic(&rng, &forward.desc);
         gradient_case c;
         gradient_plain(&rng, &forward, &c);
         gradient_run_forward(&c);
@@ -408,15 +462,31 @@ static void test_a_batch_of_n_equals_n_batches(const qt_set *set) {
 
 /* ------------------------------------------------------------------------------------------------------ memory */
 
-static size_t workspace_of(const qkv_ctx *ctx, int64_t heads, int64_t n, int64_t dim, int32_t workers) {
+static size_t workspace_of(const qkv_ctx *ctx, int64_t heads, int64_t n, int64_t dim, int64_t arithmetic,
+                           int32_t workers) {
     const qkv_attention_backward_desc d = {
         .size = sizeof d, .grad_out = {NULL, 0, n * dim, dim}, .grad_q = {(void *)(uintptr_t)64, 0, n * dim, dim},
         .forward = {.size = sizeof d.forward, .batch = 1, .num_heads = heads, .seq_q = n, .seq_k = n, .head_dim = dim,
                     .q = {NULL, 0, n * dim, dim}, .k = {NULL, 0, n * dim, dim}, .v = {NULL, 0, n * dim, dim},
-                    .out = {NULL, 0, n * dim, dim}, .lse = {NULL, 0, n, 1}}};
+                    .out = {NULL, 0, n * dim, dim}, .lse = {NULL, 0, n, 1}, .arithmetic = arithmetic}};
     qkv_plan plan;
     assert_int_equal(qkv_attention_backward_plan(ctx, &d, workers, &plan), QKV_OK);
     return plan.workspace_size;
+}
+
+static void expect_growth(const qt_set *set, int64_t heads, int64_t dim, int64_t arithmetic, int32_t workers) {
+    const size_t least = workspace_of(&set->ctx, heads, 1024, dim, arithmetic, workers);
+    const size_t share = (least - (size_t)(3 * heads * 1024) * sizeof(float)) / (size_t)workers;
+    QT_EXPECT(share < (size_t)2 << 20, "a worker's share is %zu bytes", share);
+    for (int64_t n = 1024; n <= 32768; n *= 2) {
+        const size_t got = workspace_of(&set->ctx, heads, n, dim, arithmetic, workers);
+        const size_t want = least + (size_t)(3 * heads * (n - 1024)) * sizeof(float);
+        QT_EXPECT(got == want, "heads=%" PRId64 " n=%" PRId64 " dim=%" PRId64 " workers=%d: %zu bytes, want %zu", heads,
+                  n, dim, workers, got, want);
+        if (workers == 1 && heads == 1 && dim == 64)
+            qt_note("%s, n = %" PRId64 ": %zu KiB", arithmetic == QKV_ARITHMETIC_F32 ? "f32" : "bf16", n, got >> 10);
+        qt_count_words(1);
+    }
 }
 
 /* Three floats a row, and a share for each worker that does not grow. */
@@ -425,19 +495,8 @@ static void test_memory_grows_with_the_length_not_its_square(const qt_set *set) 
     for (int w = 0; w < 3; w++)
         for (int64_t heads = 1; heads <= 16; heads *= 4)
             for (int64_t dim = 64; dim <= 128; dim += 64) {
-                const size_t least = workspace_of(&set->ctx, heads, 1024, dim, workers[w]);
-                const size_t share = (least - (size_t)(3 * heads * 1024) * sizeof(float)) / (size_t)workers[w];
-                QT_EXPECT(share < (size_t)2 << 20, "a worker's share is %zu bytes", share);
-                for (int64_t n = 1024; n <= 32768; n *= 2) {
-                    const size_t got = workspace_of(&set->ctx, heads, n, dim, workers[w]);
-                    const size_t want = least + (size_t)(3 * heads * (n - 1024)) * sizeof(float);
-                    QT_EXPECT(got == want,
-                              "heads=%" PRId64 " n=%" PRId64 " dim=%" PRId64 " workers=%d: %zu bytes, want %zu",
-                              heads, n, dim, workers[w], got, want);
-                    if (w == 0 && heads == 1 && dim == 64)
-                        qt_note("n = %" PRId64 ": %zu KiB", n, got >> 10);
-                    qt_count_words(1);
-                }
+                expect_growth(set, heads, dim, QKV_ARITHMETIC_F32, workers[w]);
+                expect_growth(set, heads, dim, QKV_ARITHMETIC_BF16, workers[w]);
             }
 }
 
@@ -448,7 +507,7 @@ static void test_small_gradients_take_little_memory(const qt_set *set) {
         size_t most; /* KiB */
     } cases[] = {{1, 4, 10}, {4, 4, 24}, {16, 16, 68}, {64, 64, 352}};
     for (int i = 0; i < 4; i++) {
-        const size_t got = workspace_of(&set->ctx, 1, cases[i].n, cases[i].dim, 1) >> 10;
+        const size_t got = workspace_of(&set->ctx, 1, cases[i].n, cases[i].dim, QKV_ARITHMETIC_F32, 1) >> 10;
         QT_EXPECT(got <= cases[i].most, "%" PRId64 " tokens of %" PRId64 ": %zu KiB, at most %zu expected", cases[i].n,
                   cases[i].dim, got, cases[i].most);
         qt_count_words(1);
@@ -480,18 +539,23 @@ static void test_exactly_the_stated_size_is_enough(const qt_set *set) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set("empty_rows_have_zero_gradients", test_empty_rows_have_zero_gradients);
-    qt_each_set("all_rows_empty", test_all_rows_empty);
-    qt_each_set("a_nan_of_an_invisible_key_never_leaks", test_a_nan_of_an_invisible_key_never_leaks);
-    qt_each_set("a_nan_reaches_what_sees_it_and_nothing_else", test_a_nan_reaches_what_sees_it_and_nothing_else);
-    qt_each_set("zero_sizes_are_legal", test_zero_sizes_are_legal);
-    qt_each_set("accumulating_into_zeros_is_overwriting", test_accumulating_into_zeros_is_overwriting);
-    qt_each_set("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
-    qt_each_set("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
-    qt_each_set("no_gradient_depends_on_which_others_are_wanted", test_no_gradient_depends_on_which_others_are_wanted);
-    qt_each_set("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
-    qt_each_set("memory_grows_with_the_length_not_its_square", test_memory_grows_with_the_length_not_its_square);
+    qt_each_set_of_attention("empty_rows_have_zero_gradients", test_empty_rows_have_zero_gradients);
+    qt_each_set_of_attention("all_rows_empty", test_all_rows_empty);
+    qt_each_set_of_attention("a_nan_of_an_invisible_key_never_leaks", test_a_nan_of_an_invisible_key_never_leaks);
+    qt_each_set_of_attention("a_nan_reaches_what_sees_it_and_nothing_else",
+                        test_a_nan_reaches_what_sees_it_and_nothing_else);
+    qt_each_set_of_attention("what_rounds_to_infinity_stays_where_it_is_seen",
+                        test_what_rounds_to_infinity_stays_where_it_is_seen);
+    qt_each_set_of_attention("zero_sizes_are_legal", test_zero_sizes_are_legal);
+    qt_each_set_of_attention("accumulating_into_zeros_is_overwriting", test_accumulating_into_zeros_is_overwriting);
+    qt_each_set_of_attention("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
+    qt_each_set_of_attention("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
+    qt_each_set_of_attention("no_gradient_depends_on_which_others_are_wanted",
+                        test_no_gradient_depends_on_which_others_are_wanted);
+    qt_each_set_of_attention("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
+    qt_each_set_of_attention("memory_grows_with_the_length_not_its_square",
+                        test_memory_grows_with_the_length_not_its_square);
     qt_each_set("small_gradients_take_little_memory", test_small_gradients_take_little_memory);
-    qt_each_set("exactly_the_stated_size_is_enough", test_exactly_the_stated_size_is_enough);
+    qt_each_set_of_attention("exactly_the_stated_size_is_enough", test_exactly_the_stated_size_is_enough);
     return qt_run();
 }

@@ -4,7 +4,8 @@
  *
  * with δ = Σ dO·O a row. A tile of rows takes the first five steps while its P and dS stay in the L1 cache; when 64
  * rows are done, the sums over them follow. These read P and dS by columns, the six factors of a step side by side, so
- * that nothing is transposed; only K and V are packed, once for all queries.
+ * that nothing is transposed; only K and V are packed, once for all queries. In bfloat16 the products are those of
+ * attention_backward_bf16.c, and so are repairs.
  *
  * Pairs that do not see each other have P = dS = +0, and the products multiply by it, which is harmless unless what
  * they multiply is infinite or NaN. For dQ (K and V at keys that are not visible) that shows as a NaN in the row, which
@@ -17,16 +18,27 @@
 #include "attention_backward.h"
 #include "dropout.h"
 
+static bool in_bf16(const gradient_task *t) {
+    return qkv_in_bf16(&t->desc->forward);
+}
+
+/* S or dP of a tile: rows of q or dO by panels of K or V, each as products take it. */
+static void multiply_panels(const gradient_task *t, float *to, const float *rows, int64_t ld, int64_t row, int64_t n,
+                            const float *panels, int64_t dim, key_range columns) {
+    if (in_bf16(t))
+        qkv_bf16_multiply(t->rows.kernels, to, rows, ld, row, n, panels, dim, columns, NULL);
+    else
+        qkv_multiply_panels(t->rows.kernels, to, rows + row * ld, ld, n, panels, dim, columns, NULL);
+}
+
 /* Logits of a tile into `to`; tanh(S) is kept in cap_tanh where there is a softcap. */
 static key_range score_tile(gradient_task *t, float *to, int64_t row, int64_t n, const row_view *views,
                             key_range keys) {
     const qkv_kernels *kernels = t->rows.kernels;
-    int64_t ld_q = t->shape->scores.ld_q;
     key_range columns = whole_lanes(keys);
     size_t width = (size_t)(columns.end - columns.first);
     t->rows.scores = to;
-    qkv_multiply_panels(kernels, to, t->rows.q + row * ld_q, ld_q, n, t->k_panels, t->desc->forward.head_dim, columns,
-                        NULL);
+    multiply_panels(t, to, t->rows.q, t->shape->scores.ld_q, row, n, t->k_panels, t->desc->forward.head_dim, columns);
     if (t->shape->scores.cap != 0) {
         for (int64_t i = 0; i < n; i++) {
             float *scores = to + i * LD_SCORES + columns.first, *kept = t->cap_tanh + i * LD_SCORES + columns.first;
@@ -63,7 +75,7 @@ static void multiply_factors(const gradient_task *t, float *x, int64_t n, key_ra
 /* P, after dropout, dS and, where dbias is wanted, dT of a tile. */
 static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range keys) {
     const qkv_kernels *kernels = t->rows.kernels;
-    float *p = t->p + row * LD_SCORES, *ds = t->ds + row * LD_SCORES;
+    float *p = qkv_gradient_scores(t, t->p, row), *ds = qkv_gradient_scores(t, t->ds, row);
     key_range columns = score_tile(t, p, row, n, views, keys);
     size_t width = (size_t)(columns.end - columns.first);
     kernels->recompute(p + columns.first, LD_SCORES, (size_t)n, width, t->lse + row);
@@ -73,8 +85,7 @@ static key_range differentiate_tile(gradient_task *t, int64_t row, int64_t n, co
         multiply_factors(t, p, n, columns);
         return columns;
     }
-    qkv_multiply_panels(kernels, ds, t->grad_out + row * t->ld_grad_out, t->ld_grad_out, n, t->v_panels,
-                        t->desc->forward.head_dim_v, columns, NULL);
+    multiply_panels(t, ds, t->grad_out, t->ld_grad_out, row, n, t->v_panels, t->desc->forward.head_dim_v, columns);
     multiply_factors(t, ds, n, columns);
     if (t->sums_bias) {
         qkv_gradient_copy_rows(t->dt + columns.first, LD_SCORES, ds + columns.first, LD_SCORES, n,
@@ -99,13 +110,15 @@ static void hide_pair(const gradient_task *t, int64_t at, int64_t in_tile) {
 /* Does again what a NaN at a key that the row does not see may have spoilt: row i of the tile. */
 static void repair_row(gradient_task *t, int64_t row, int64_t i, const row_view *views, key_range keys,
                        key_range columns) {
-    int64_t ld_q = t->shape->scores.ld_q, at = (row + i) * LD_SCORES;
+    int64_t ld_q = t->shape->scores.ld_q, at = (row + i - t->first_kept) * LD_SCORES;
     score_tile(t, t->visible, row + i, 1, views + i, keys);
     for (int64_t j = columns.first; j < columns.end; j++) {
         if (qkv_is_minus_infinity(t->visible[j]))
             hide_pair(t, at + j, i * LD_SCORES + j);
     }
-    if (t->desc->grad_q.data)
+    if (t->desc->grad_q.data && in_bf16(t))
+        qkv_gradient_bf16_multiply_seen(t, row, i, keys);
+    else if (t->desc->grad_q.data)
         t->rows.kernels->sum_visible(t->dq + i * ld_q, t->ds + at + keys.first, t->visible + keys.first,
                                      t->k + keys.first * t->ld_k, t->ld_k, (size_t)(keys.end - keys.first),
                                      (size_t)t->desc->forward.head_dim);
@@ -115,13 +128,16 @@ static void repair_row(gradient_task *t, int64_t row, int64_t i, const row_view 
 static void finish_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range keys,
                         key_range columns) {
     const qkv_kernels *kernels = t->rows.kernels;
-    const float *p = t->p + row * LD_SCORES, *ds = t->ds + row * LD_SCORES;
+    const float *p = qkv_gradient_scores(t, t->p, row), *ds = qkv_gradient_scores(t, t->ds, row);
     int64_t dim = t->desc->forward.head_dim, ld_q = t->shape->scores.ld_q;
     size_t width = (size_t)(columns.end - columns.first);
     uint32_t spoilt;
     if (t->desc->grad_q.data && dim > 0) {
-        kernels->gemm(t->dq, ld_q, ds + keys.first, LD_SCORES, t->k + keys.first * t->ld_k, t->ld_k, QKV_PANEL,
-                      (size_t)n, (size_t)dim, (size_t)(keys.end - keys.first), 0, NULL);
+        if (in_bf16(t))
+            qkv_gradient_bf16_multiply_scores(t, row, n, keys);
+        else
+            kernels->gemm(t->dq, ld_q, ds + keys.first, LD_SCORES, t->k + keys.first * t->ld_k, t->ld_k, QKV_PANEL,
+                          (size_t)n, (size_t)dim, (size_t)(keys.end - keys.first), 0, NULL);
         spoilt = kernels->nan_rows(t->dq, ld_q, (size_t)n, (size_t)dim);
     } else {
         spoilt = kernels->nan_rows((wants_scores(t) ? ds : p) + columns.first, LD_SCORES, (size_t)n, width);
@@ -157,6 +173,10 @@ static void clear_columns(const gradient_task *t, int64_t row, int64_t n, key_ra
 
 /* dV += Pᵀ·dO and dK += dSᵀ·Q for some keys, over rows of which some may not see them but all are finite. */
 static void sum_rows(const gradient_task *t, key_range keys, int64_t first, int64_t end) {
+    if (in_bf16(t)) {
+        qkv_gradient_bf16_sum_rows(t, keys, first, end);
+        return;
+    }
     const qkv_kernels *kernels = t->rows.kernels;
     const qkv_attention_desc *d = &t->desc->forward;
     int64_t ld_q = t->shape->scores.ld_q, ld_o = t->shape->scores.ld_o, at = first * LD_SCORES + keys.first;
@@ -233,6 +253,10 @@ static void sum_rows_exactly(gradient_task *t, key_range keys) {
             score_tile(t, t->visible + row * LD_SCORES, row, n, views, seen);
     }
     for (int64_t j = keys.first; j < keys.end; j++) {
+        if (in_bf16(t)) {
+            qkv_gradient_bf16_sum_seen(t, j);
+            continue;
+        }
         if (t->desc->grad_v.data)
             sum_one_key(t, t->grad_v + j * ld_o, t->desc->forward.head_dim_v, t->p, t->grad_out, t->ld_grad_out, j);
         if (t->desc->grad_k.data)
@@ -371,6 +395,7 @@ static void fetch_ahead(const gradient_task *t, int64_t row, int64_t n) {
 static void sweep_tile(gradient_task *t, int64_t row, int64_t n, const row_view *views, key_range block) {
     key_range keys = seen_by(views, n);
     fetch_ahead(t, row, n);
+    t->first_kept = in_bf16(t) ? row : 0;
     if (keys.first == keys.end) {
         keys = (key_range){block.first, block.first};
     } else {
@@ -380,7 +405,10 @@ static void sweep_tile(gradient_task *t, int64_t row, int64_t n, const row_view 
         if (t->sums_bias)
             add_bias_gradient(t, row, n, keys);
     }
-    clear_columns(t, row, n, block, keys);
+    if (in_bf16(t))
+        qkv_gradient_bf16_keep_tile(t, row, n, block, keys);
+    else
+        clear_columns(t, row, n, block, keys);
 }
 
 void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {
@@ -414,6 +442,7 @@ void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64
         key_range keys = seen_by(views, height);
         if (keys.first == keys.end)
             continue;
+        t->first_kept = in_bf16(t) ? row : 0;
         key_range columns = differentiate_tile(t, row, height, views, keys);
         uint32_t spoilt = t->rows.kernels->nan_rows(t->dt + columns.first, LD_SCORES, (size_t)height,
                                                     (size_t)(columns.end - columns.first));

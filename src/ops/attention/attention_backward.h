@@ -50,7 +50,8 @@ typedef struct gradient_task {
     uint64_t masked;               /* bit i: but not all of it, as a mask hides keys in between */
 
     /* scratch of the worker */
-    float *p, *ds;                   /* [GRADIENT_ROWS][LD_SCORES]: probabilities; gradients of scores */
+    int64_t first_kept;              /* the row that p and ds begin with: 0, or in bfloat16 the first of the tile */
+    float *p, *ds;                   /* [GRADIENT_ROWS or tile][LD_SCORES]: probabilities; gradients of scores */
     float *visible;                  /* the same of logits, for what has to be done exactly */
     float *cap_tanh, *dt;            /* [tile_rows][LD_SCORES] */
     float *factors;                  /* the same: dropout's */
@@ -59,6 +60,11 @@ typedef struct gradient_task {
     float *q_copy, *out_copy;        /* [GRADIENT_ROWS][ld_q], [ld_o] */
     float *wide;                     /* [GRADIENT_ROWS][max(ld_q, ld_o)]: rows as floats that are stored otherwise */
     float *row_sum;                  /* [max(ld_q, ld_o)] */
+
+    /* In bfloat16, operands of products: K of the block in pairs of keys (in its slot), and without what a row does not
+     * see; dS of a tile; rows of dO; q and dO, P and dS of the block of queries in pairs of these. So are then the
+     * panels of K and V, scaled q, and grad_out, which is out_rows. */
+    float *k_pairs, *k_seen, *ds_rows, *out_rows, *q_pairs, *out_pairs, *p_pairs, *ds_pairs;
 } gradient_task;
 
 /* Lays out the scratch of a task. Without a wavefront a worker has a slot of its own. */
@@ -108,6 +114,16 @@ const float *qkv_gradient_float_rows(const gradient_task *t, const qkv_input *x,
                                      int64_t head, int64_t token, int64_t n, float *room, int64_t *ld);
 void qkv_gradient_copy_rows(float *to, int64_t ld, const float *from, int64_t stride, int64_t rows, int64_t n);
 
+/* Floats that so many terms of a panel take. */
+static inline int64_t qkv_gradient_panel(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t terms) {
+    return qkv_in_bf16(d) ? qkv_bf16_panel_bytes(kernels, terms) / (int64_t)sizeof(float) : QKV_PANEL * terms;
+}
+
+/* Row `row` of p or ds. */
+static inline float *qkv_gradient_scores(const gradient_task *t, float *x, int64_t row) {
+    return x + (row - t->first_kept) * LD_SCORES;
+}
+
 /* Queries [first, first + n) of a head against the loaded block, n ≤ GRADIENT_ROWS; first is a multiple of that. */
 void qkv_gradient_rows(gradient_task *t, int64_t head, int64_t first, int64_t n);
 
@@ -118,6 +134,25 @@ void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64
  * summed has index 0 only, and has that also where there is nothing to sum. */
 void qkv_gradient_open_bias(const qkv_attention_backward_desc *desc, int64_t b, int64_t head, key_range queries,
                             key_range keys);
+
+/* -------------------------------------------------------------------------------------------------- in bfloat16 */
+
+/* K of the block in pairs, without those keys that are hidden. */
+void qkv_gradient_bf16_pair_keys(const gradient_task *t, key_range keys, const bool *hidden);
+
+/* Makes operands of the block's queries and of grad_out, which are floats. */
+void qkv_gradient_bf16_open_rows(gradient_task *t);
+
+/* dQ of n rows from `row` on, from their dS; and of row i of them, from what it sees, as t->visible says. */
+void qkv_gradient_bf16_multiply_scores(const gradient_task *t, int64_t row, int64_t n, key_range keys);
+void qkv_gradient_bf16_multiply_seen(const gradient_task *t, int64_t row, int64_t i, key_range keys);
+
+/* Keeps P and dS of n rows for the sums over rows: zeros at keys of the block that are not among `keys`. */
+void qkv_gradient_bf16_keep_tile(const gradient_task *t, int64_t row, int64_t n, key_range block, key_range keys);
+
+/* dV and dK of some keys, over rows [first, end); and of one key, over the rows that see it, as t->visible says. */
+void qkv_gradient_bf16_sum_rows(const gradient_task *t, key_range keys, int64_t first, int64_t end);
+void qkv_gradient_bf16_sum_seen(const gradient_task *t, int64_t key);
 
 /* ------------------------------------------------------------------------------------- what crosses key blocks */
 

@@ -59,8 +59,8 @@ static qkv_status qkv_attention_backward_validate(const qkv_attention_backward_d
                           "must be of 16 or 32 bits in gradients", 0, 0);
     if (qkv_attention_only_plain(a, why) != QKV_OK)
         return why->status;
-    if (a->arithmetic != QKV_ARITHMETIC_F32)
-        return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "must be QKV_ARITHMETIC_F32 in gradients", 0, 0);
+    if (a->arithmetic != QKV_ARITHMETIC_F32 && a->arithmetic != QKV_ARITHMETIC_BF16)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is none of gradients (%)", a->arithmetic, 0);
     if (a->first_tokens != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "first_tokens", -1, "must be 0 in gradients", 0, 0);
     if (a->states.data)
@@ -214,10 +214,11 @@ static qkv_status cut_gradient(const qkv_kernels *kernels, const qkv_attention_b
     shape->key_blocks = scores->key_blocks;
     shape->rows = d->batch * d->num_heads * d->seq_q;
     shape->row_chunks = qkv_ceil_div(d->seq_q, GRADIENT_ROWS);
-    shape->copies_q = d->q_type != QKV_F32 || d->q.token != scores->ld_q;
-    shape->copies_k = desc->grad_q.data && (d->k_type != QKV_F32 || d->k.token != scores->ld_q || d->keep.data ||
-                                            d->bias.data);
-    shape->copies_out = d->out_type != QKV_F32 || desc->grad_out.token != scores->ld_o;
+    bool in_bf16 = qkv_in_bf16(d); /* there, what is copied are operands */
+    shape->copies_q = d->q_type != QKV_F32 || (!in_bf16 && d->q.token != scores->ld_q);
+    shape->copies_k = !in_bf16 && desc->grad_q.data &&
+                      (d->k_type != QKV_F32 || d->k.token != scores->ld_q || d->keep.data || d->bias.data);
+    shape->copies_out = d->out_type != QKV_F32 || (!in_bf16 && desc->grad_out.token != scores->ld_o);
     if (desc->grad_bias.data && !qkv_gradient_bias_is_direct(desc)) {
         shape->bias_queries = desc->grad_bias.query == 0 ? 1 : shape->row_chunks;
         shape->bias_keys = desc->grad_bias.key == 0 ? 1 : shape->key_blocks;

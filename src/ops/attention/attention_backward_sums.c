@@ -10,19 +10,51 @@ static const float *at_row(const qkv_input *x, int64_t b, int64_t head, int64_t 
     return (const float *)x->data + b * x->batch + head * x->head + token * x->token;
 }
 
+/* Marks rows that are not finite: Σ 0·x. In bfloat16 also those that may round to infinity, as then Σ 4·x is none. */
+static void find_infinite(const gradient_task *t, float *clean, const float *x, int64_t ld, int64_t n, int64_t dim) {
+    float factor = qkv_in_bf16(&t->desc->forward) ? 4 : 0;
+    for (int64_t c = 0; c < dim; c++)
+        t->row_sum[c] = factor;
+    t->rows.kernels->row_dots(t->scaled_delta, x, ld, t->row_sum, 0, (size_t)n, (size_t)dim);
+    for (int64_t i = 0; i < n; i++)
+        clean[i] += t->scaled_delta[i] * 0;
+}
+
 /* Rows of q that are not finite have no finite lse, unless a sink is all of it: in most calls nobody has to look. */
-static void find_infinite_queries(const qkv_kernels *kernels, const qkv_attention_desc *d, float *clean,
-                                  const float *lse, gradient_task *t, int64_t head, int64_t first, int64_t n) {
-    bool look = d->sinks != NULL;
+static void find_infinite_queries(const qkv_attention_desc *d, float *clean, const float *lse, gradient_task *t,
+                                  int64_t head, int64_t first, int64_t n) {
+    bool look = d->sinks != NULL || qkv_in_bf16(d);
     for (int64_t i = 0; i < n; i++)
         look = look || lse[i] - lse[i] != 0;
     if (!look)
         return;
     int64_t ld;
     const float *q = qkv_gradient_float_rows(t, &d->q, d->q_type, d->head_dim, head, first, n, t->wide, &ld);
-    memset(t->row_sum, 0, (size_t)d->head_dim * sizeof(float));
-    kernels->row_dots(t->scaled_delta, q, ld, t->row_sum, 0, (size_t)n, (size_t)d->head_dim); /* Σ 0·q */
-    kernels->add(clean, 0, t->scaled_delta, 0, 1, (size_t)n);
+    find_infinite(t, clean, q, ld, n, d->head_dim);
+}
+
+/* Σ dO·out. In bfloat16 of dO as it is in dO·v: an error that both have in common then is none of their difference. */
+static void sum_outputs(gradient_task *t, float *delta, float *clean, int64_t head, int64_t first, int64_t n) {
+    const qkv_attention_desc *d = &t->desc->forward;
+    const qkv_kernels *kernels = t->rows.kernels;
+    const int64_t dim = d->head_dim_v, room = qkv_round_up(dim, QKV_LANES);
+    qkv_input x = qkv_as_input(&d->out);
+    int64_t ld, ld_grad;
+    const float *out = qkv_gradient_float_rows(t, &x, d->out_type, dim, head, first, n, t->wide, &ld);
+    const float *grad_out = qkv_gradient_float_rows(t, &t->desc->grad_out, d->out_type, dim, head, first, n,
+                                                    t->out_copy, &ld_grad);
+    if (qkv_in_bf16(d)) {
+        find_infinite(t, clean, grad_out, ld_grad, n, dim);
+        for (int64_t i = 0; i < n; i++) {
+            kernels->narrow(t->row_sum, 0, grad_out + i * ld_grad, 0, QKV_BF16, 1, (size_t)dim);
+            kernels->widen(t->out_copy + i * room, 0, t->row_sum, 0, QKV_BF16, 1, (size_t)dim);
+        }
+        grad_out = t->out_copy;
+        ld_grad = room;
+    }
+    kernels->row_dots(delta, grad_out, ld_grad, out, ld, (size_t)n, (size_t)dim);
+    for (int64_t i = 0; i < n; i++)
+        clean[i] += delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
 }
 
 /* Whether the forward left this row empty, as far as its outputs can tell: all zeros, and no lse but that of a sink. */
@@ -68,18 +100,12 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
     qkv_gradient_begin(&t, kernels, shape, desc, workspace, worker, worker);
     t.rows.b = b;
     memset(delta, 0, (size_t)n * sizeof(float));
-    if (d->head_dim_v > 0) {
-        qkv_input x = qkv_as_input(&d->out);
-        int64_t ld, ld_grad;
-        const float *out = qkv_gradient_float_rows(&t, &x, d->out_type, d->head_dim_v, head, first, n, t.wide, &ld);
-        const float *grad_out = qkv_gradient_float_rows(&t, &desc->grad_out, d->out_type, d->head_dim_v, head, first, n,
-                                                        t.out_copy, &ld_grad);
-        kernels->row_dots(delta, grad_out, ld_grad, out, ld, (size_t)n, (size_t)d->head_dim_v);
-    }
+    memset(clean, 0, (size_t)n * sizeof(float));
+    if (d->head_dim_v > 0)
+        sum_outputs(&t, delta, clean, head, first, n);
     for (int64_t i = 0; i < n; i++) {
         qkv_input in = qkv_as_input(&d->lse);
         float natural = *at_row(&in, b, head, first + i);
-        clean[i] = delta[i] * 0; /* dO that is not finite makes Σ dO·O so */
         bool nan = delta[i] != delta[i], empty = qkv_is_minus_infinity(natural);
         if (empty || (nan && is_empty_row(&t, head, first + i, natural)))
             delta[i] = 0;
@@ -88,7 +114,7 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
         lse[i] = empty ? -QKV_MINUS_INFINITY : natural * QKV_LOG2E;
     }
     if (d->head_dim > 0 && d->seq_k > 0)
-        find_infinite_queries(kernels, d, clean, lse, &t, head, first, n);
+        find_infinite_queries(d, clean, lse, &t, head, first, n);
     clear_rows(kernels, desc, b, head, first, n);
     if (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc))
         qkv_gradient_open_bias(desc, b, head, (key_range){first, first + n}, (key_range){0, d->seq_k});

@@ -23,13 +23,20 @@ static int64_t lay_out_parts(const scratch_part *parts, size_t n, float *base) {
     return used * (int64_t)sizeof(float);
 }
 
-static int64_t lay_out_slot(gradient_task *t, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
-                            float *base) {
+/* Floats of rows in pairs, in panels of 64 channels. */
+static int64_t pairs_floats(const qkv_kernels *kernels, const qkv_attention_desc *d, int64_t rows, int64_t channels) {
+    return qkv_in_bf16(d) ? qkv_ceil_div(channels, QKV_PANEL) * qkv_gradient_panel(kernels, d, rows) : 0;
+}
+
+static int64_t lay_out_slot(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
+                            const qkv_attention_backward_desc *desc, float *base) {
     const qkv_attention_desc *d = &desc->forward;
-    int64_t keys = qkv_min(QKV_KEY_BLOCK, d->seq_k), panels = qkv_round_up(keys, QKV_PANEL);
+    int64_t keys = qkv_min(QKV_KEY_BLOCK, d->seq_k), panels = qkv_ceil_div(keys, QKV_PANEL);
+    int64_t of_k = qkv_gradient_panel(kernels, d, d->head_dim), of_v = qkv_gradient_panel(kernels, d, d->head_dim_v);
     const scratch_part parts[] = {
-        {&t->k_panels, panels * d->head_dim},
-        {&t->v_panels, qkv_gradient_wants_scores(desc) ? panels * d->head_dim_v : 0},
+        {&t->k_panels, panels * of_k},
+        {&t->v_panels, qkv_gradient_wants_scores(desc) ? panels * of_v : 0},
+        {&t->k_pairs, desc->grad_q.data ? pairs_floats(kernels, d, keys, d->head_dim) : 0},
         {&t->k_copy, shape->copies_k ? keys * shape->scores.ld_q : 0},
         {&t->grad_k, desc->grad_k.data ? keys * shape->scores.ld_q : 0},
         {&t->grad_v, desc->grad_v.data ? keys * shape->scores.ld_o : 0},
@@ -39,29 +46,39 @@ static int64_t lay_out_slot(gradient_task *t, const gradient_shape *shape, const
 
 static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, const gradient_shape *shape,
                               const qkv_attention_backward_desc *desc, float *base) {
-    int64_t rows = qkv_min(GRADIENT_ROWS, desc->forward.seq_q), tile = qkv_min(kernels->tile_rows, rows);
-    int64_t ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
+    const qkv_attention_desc *d = &desc->forward;
+    int64_t rows = qkv_min(GRADIENT_ROWS, d->seq_q), tile = qkv_min(kernels->tile_rows, rows);
+    int64_t keys = qkv_min(QKV_KEY_BLOCK, d->seq_k), ld_q = shape->scores.ld_q, ld_o = shape->scores.ld_o;
+    int64_t kept = qkv_in_bf16(d) ? tile : rows, terms = qkv_in_bf16(d) ? kernels->bf16_bytes : 0;
+    bool scores = qkv_gradient_wants_scores(desc);
     float *query = NULL, *head = NULL, *keep = NULL;
     const scratch_part parts[] = {
-        {&t->p, rows * LD_SCORES},
-        {&t->ds, qkv_gradient_wants_scores(desc) ? rows * LD_SCORES : 0},
+        {&t->p, kept * LD_SCORES},
+        {&t->ds, scores ? kept * LD_SCORES : 0},
         {&t->visible, rows * LD_SCORES},
         {&t->cap_tanh, shape->scores.cap != 0 ? tile * LD_SCORES : 0},
         {&t->dt, desc->grad_bias.data ? tile * LD_SCORES : 0},
-        {&t->factors, desc->forward.dropout != 0 ? tile * LD_SCORES : 0},
+        {&t->factors, d->dropout != 0 ? tile * LD_SCORES : 0},
         {&t->dq, tile * ld_q},
         {&t->scaled_delta, rows},
         {&t->column, 2 * GRADIENT_ROWS},
         {&t->rows.q, rows * ld_q},
         {&t->q_copy, shape->copies_q ? rows * ld_q : 0},
-        {&t->out_copy, shape->copies_out ? rows * ld_o : 0},
+        {&t->out_copy, shape->copies_out || qkv_in_bf16(d) ? rows * ld_o : 0},
         {&t->row_sum, qkv_max(ld_q, ld_o)},
-        {&t->wide, qkv_attention_is_stored(&desc->forward) ? GRADIENT_ROWS * qkv_max(ld_q, ld_o) : 0},
+        {&t->wide, qkv_attention_is_stored(d) ? GRADIENT_ROWS * qkv_max(ld_q, ld_o) : 0},
         {&t->rows.distance, DISTANCES},
         {&t->rows.bias, shape->scores.bias_rows * QKV_KEY_BLOCK},
         {&keep, shape->scores.keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float)},
         {&query, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
         {&head, rows * (int64_t)(sizeof(int64_t) / sizeof(float))},
+        {&t->k_seen, desc->grad_q.data ? pairs_floats(kernels, d, keys, d->head_dim) : 0},
+        {&t->ds_rows, desc->grad_q.data ? tile * LD_SCORES * terms / (int64_t)sizeof(float) : 0},
+        {&t->out_rows, scores ? rows * ld_o * terms / (int64_t)sizeof(float) : 0},
+        {&t->q_pairs, desc->grad_k.data ? pairs_floats(kernels, d, rows, d->head_dim) : 0},
+        {&t->out_pairs, desc->grad_v.data ? pairs_floats(kernels, d, rows, d->head_dim_v) : 0},
+        {&t->p_pairs, desc->grad_v.data ? pairs_floats(kernels, d, rows, keys) : 0},
+        {&t->ds_pairs, desc->grad_k.data ? pairs_floats(kernels, d, rows, keys) : 0},
     };
     int64_t size = lay_out_parts(parts, sizeof parts / sizeof parts[0], base);
     t->rows.keep = (uint8_t *)keep;
@@ -72,7 +89,7 @@ static int64_t lay_out_worker(gradient_task *t, const qkv_kernels *kernels, cons
 
 void qkv_gradient_scratch(const qkv_kernels *kernels, gradient_shape *shape, const qkv_attention_backward_desc *desc) {
     gradient_task unused;
-    shape->slot_size = lay_out_slot(&unused, shape, desc, NULL);
+    shape->slot_size = lay_out_slot(&unused, kernels, shape, desc, NULL);
     shape->worker_size = lay_out_worker(&unused, kernels, shape, desc, NULL);
 }
 
@@ -100,7 +117,7 @@ void qkv_gradient_begin(gradient_task *t, const qkv_kernels *kernels, const grad
     t->rows.kernels = kernels;
     t->rows.shape = &shape->scores;
     t->rows.desc = &desc->forward;
-    lay_out_slot(t, shape, desc, (float *)(void *)(slots + slot * shape->slot_size));
+    lay_out_slot(t, kernels, shape, desc, (float *)(void *)(slots + slot * shape->slot_size));
     lay_out_worker(t, kernels, shape, desc, (float *)(void *)(workers + worker * shape->worker_size));
 }
 
@@ -160,14 +177,17 @@ void qkv_gradient_choose_keys(gradient_task *t, int64_t block) {
 static void pack_keys(const gradient_task *t, float *panels, const qkv_input *x, int32_t type, int64_t dim,
                       key_range keys) {
     const qkv_kernels *kernels = t->rows.kernels;
+    int64_t size = qkv_gradient_panel(kernels, &t->desc->forward, dim), stride = qkv_stored_bytes(type, x->token);
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end && dim > 0; j += QKV_PANEL) {
         const void *from = qkv_gradient_input_row(t, x, type, dim, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j);
+        float *panel = panels + j / QKV_PANEL * size;
         size_t rows = (size_t)qkv_min(QKV_PANEL, keys.end - j);
-        if (type == QKV_F32)
-            kernels->pack(panels + j * dim, from, x->token, rows, (size_t)dim);
+        if (qkv_in_bf16(&t->desc->forward))
+            kernels->keys_bf16(panel, from, stride, type, rows, (size_t)dim);
+        else if (type == QKV_F32)
+            kernels->pack(panel, from, x->token, rows, (size_t)dim);
         else
-            kernels->pack_stored(panels + j * dim, QKV_PANEL, from, qkv_stored_bytes(type, x->token), type, rows,
-                                 (size_t)dim);
+            kernels->pack_stored(panel, QKV_PANEL, from, stride, type, rows, (size_t)dim);
     }
 }
 
@@ -194,15 +214,17 @@ static bool is_seen(const gradient_task *t, int64_t j) {
     return false;
 }
 
-static void clear_key(float *panels, int64_t dim, int64_t j) {
-    float *column = panels + j / QKV_PANEL * QKV_PANEL * dim + j % QKV_PANEL;
-    for (int64_t c = 0; c < dim; c++)
-        column[c * QKV_PANEL] = 0;
+/* A column of operands in bfloat16 is made of words, as that of floats is. */
+static void clear_key(const gradient_task *t, float *panels, int64_t dim, int64_t j) {
+    int64_t size = qkv_gradient_panel(t->rows.kernels, &t->desc->forward, dim);
+    float *column = panels + j / QKV_PANEL * size + j % QKV_PANEL;
+    for (int64_t c = 0; c < size; c += QKV_PANEL)
+        column[c] = 0;
 }
 
-/* A NaN or infinity at a key that nobody sees would spoil all rows, each to be repaired: zeros instead. */
+/* A NaN or infinity at a key that nobody sees would spoil all rows, each to be repaired: zeros instead. Marks it. */
 static void clear_hidden(const gradient_task *t, const qkv_input *x, int32_t type, int64_t dim, key_range keys,
-                         float *panels, float *copy) {
+                         float *panels, bool *hidden) {
     float *dots = t->column; /* Σ 0·x */
     if (dim == 0)
         return;
@@ -216,30 +238,45 @@ static void clear_hidden(const gradient_task *t, const qkv_input *x, int32_t typ
         for (int64_t i = 0; i < n; i++) {
             if (dots[i] == 0 || is_seen(t, first + i))
                 continue;
-            clear_key(panels, dim, first + i);
-            if (copy)
-                memset(copy + (first + i) * t->ld_k, 0, (size_t)dim * sizeof(float));
+            clear_key(t, panels, dim, first + i);
+            hidden[first + i] = true;
         }
+    }
+}
+
+/* Rows of K, as dQ = dS·K takes them. */
+static void copy_keys(const gradient_task *t, key_range keys, const bool *hidden) {
+    const qkv_attention_desc *d = &t->desc->forward;
+    if (qkv_in_bf16(d)) {
+        qkv_gradient_bf16_pair_keys(t, keys, hidden);
+        return;
+    }
+    if (!t->shape->copies_k)
+        return;
+    as_floats(t, t->k_copy + keys.first * t->ld_k, t->ld_k, &d->k, d->k_type, d->head_dim, t->rows.kv_head,
+              t->block * QKV_KEY_BLOCK + keys.first, keys.end - keys.first);
+    for (int64_t j = keys.first; j < keys.end; j++) {
+        if (hidden[j])
+            memset(t->k_copy + j * t->ld_k, 0, (size_t)d->head_dim * sizeof(float));
     }
 }
 
 void qkv_gradient_load_keys(const gradient_task *t) {
     const qkv_attention_desc *d = &t->desc->forward;
+    bool hidden[QKV_KEY_BLOCK] = {false};
     if (t->shape->rows == 0)
         return;
     key_range keys = within_block(visible_to_queries(&t->rows, 0, d->seq_q - 1), t->block);
     bool hides = d->keep.data || d->bias.data; /* what windows and kv_len hide at the ends has been left out */
     pack_keys(t, t->k_panels, &d->k, d->k_type, d->head_dim, keys);
-    if (t->shape->copies_k)
-        as_floats(t, t->k_copy + keys.first * t->ld_k, t->ld_k, &d->k, d->k_type, d->head_dim, t->rows.kv_head,
-                  t->block * QKV_KEY_BLOCK + keys.first, keys.end - keys.first);
     if (hides)
-        clear_hidden(t, &d->k, d->k_type, d->head_dim, keys, t->k_panels, t->shape->copies_k ? t->k_copy : NULL);
+        clear_hidden(t, &d->k, d->k_type, d->head_dim, keys, t->k_panels, hidden);
+    copy_keys(t, keys, hidden);
     if (!qkv_gradient_wants_scores(t->desc))
         return;
     pack_keys(t, t->v_panels, &d->v, d->v_type, d->head_dim_v, keys);
     if (hides)
-        clear_hidden(t, &d->v, d->v_type, d->head_dim_v, keys, t->v_panels, NULL);
+        clear_hidden(t, &d->v, d->v_type, d->head_dim_v, keys, t->v_panels, hidden);
 }
 
 static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv_output *grad, int64_t n, bool add) {
@@ -324,4 +361,6 @@ void qkv_gradient_open_rows(gradient_task *t) {
         as_floats(t, t->out_copy, t->ld_grad_out, &t->desc->grad_out, d->out_type, d->head_dim_v, t->head,
                   t->first_query, n);
     }
+    if (qkv_in_bf16(d))
+        qkv_gradient_bf16_open_rows(t);
 }

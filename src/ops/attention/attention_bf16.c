@@ -7,23 +7,34 @@
 
 #include "attention_task.h"
 
-/* Bytes of so many terms of a panel. */
-static int64_t panel_bytes(const qkv_kernels *kernels, int64_t terms) {
-    return QKV_PANEL * qkv_round_up(terms, 2) * kernels->bf16_bytes;
+/* -------------------------------------------------------------------------------------------------------------- K */
+
+/* Some columns of one panel, from `first` on, a multiple of QKV_LANES. */
+static void multiply_panel(const qkv_kernels *kernels, float *c, const void *a, int64_t lda, int64_t row, int64_t n,
+                           const void *panel, int64_t dim, int64_t first, int64_t width, const qkv_soon *soon) {
+    const unsigned char *columns = (const unsigned char *)panel + first * (int64_t)sizeof(float);
+    int64_t x = 0;
+    do {
+        kernels->gemm_bf16(c, LD_SCORES, a, lda, (size_t)(row * lda + x), columns + qkv_bf16_panel_bytes(kernels, x),
+                           (size_t)n, (size_t)width, (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
+        x += QKV_CHAIN;
+    } while (x < dim);
 }
 
-/* -------------------------------------------------------------------------------------------------------------- K */
+void qkv_bf16_multiply(const qkv_kernels *kernels, float *c, const void *a, int64_t lda, int64_t row, int64_t n,
+                       const void *panels, int64_t dim, key_range columns, const qkv_soon *soon) {
+    int64_t size = qkv_bf16_panel_bytes(kernels, dim), width;
+    for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
+        int64_t first = j % QKV_PANEL;
+        width = qkv_min(QKV_PANEL - first, columns.end - j);
+        const void *panel = (const unsigned char *)panels + j / QKV_PANEL * size;
+        multiply_panel(kernels, c + j, a, lda, row, n, panel, dim, first, width, soon);
+    }
+}
 
 void qkv_bf16_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
                              int64_t first, int64_t width, const qkv_soon *soon) {
-    int64_t dim = t->desc->head_dim, ld = t->shape->ld_q, x = 0;
-    const unsigned char *columns = (const unsigned char *)panel + first * (int64_t)sizeof(float);
-    do {
-        t->kernels->gemm_bf16(c, LD_SCORES, t->q, ld, (size_t)(row * ld + x), columns + panel_bytes(t->kernels, x),
-                              (size_t)n, (size_t)width, (size_t)qkv_min(QKV_CHAIN, dim - x), x > 0,
-                              x == 0 ? soon : NULL);
-        x += QKV_CHAIN;
-    } while (x < dim);
+    multiply_panel(t->kernels, c, t->q, t->shape->ld_q, row, n, panel, t->desc->head_dim, first, width, soon);
 }
 
 void qkv_bf16_multiply_stored_panel(const attention_task *t, float *scores, int64_t row, int64_t n, const void *panel,
@@ -48,22 +59,26 @@ void qkv_bf16_multiply_stored_panel(const attention_task *t, float *scores, int6
 
 /* A panel of a block of V. */
 static int64_t value_panel_size(const qkv_kernels *kernels, const qkv_attention_desc *d) {
-    return panel_bytes(kernels, qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL)));
+    return qkv_bf16_panel_bytes(kernels, qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL)));
 }
 
 int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_desc *d) {
     return qkv_ceil_div(d->head_dim_v, QKV_PANEL) * value_panel_size(kernels, d);
 }
 
+void qkv_bf16_pair_rows(const qkv_kernels *kernels, void *pairs, int64_t size, const void *from, int64_t stride,
+                        int32_t type, int64_t channels, int64_t first, int64_t n) {
+    for (int64_t c = 0; c < channels; c += QKV_PANEL)
+        kernels->values_bf16((unsigned char *)pairs + c / QKV_PANEL * size,
+                             (const unsigned char *)from + qkv_stored_bytes(type, c), stride, type, (size_t)first,
+                             (size_t)n, (size_t)qkv_min(QKV_PANEL, channels - c));
+}
+
 /* n keys from key `first` of the block on, at one stride. */
 static void pair_values(const attention_task *t, void *pairs, const void *from, int64_t stride, int32_t type,
                         int64_t first, int64_t n) {
-    const qkv_attention_desc *d = t->desc;
-    int64_t size = value_panel_size(t->kernels, d);
-    for (int64_t c = 0; c < d->head_dim_v; c += QKV_PANEL)
-        t->kernels->values_bf16((unsigned char *)pairs + c / QKV_PANEL * size,
-                                (const unsigned char *)from + qkv_stored_bytes(type, c), stride, type, (size_t)first,
-                                (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c));
+    qkv_bf16_pair_rows(t->kernels, pairs, value_panel_size(t->kernels, t->desc), from, stride, type,
+                       t->desc->head_dim_v, first, n);
 }
 
 void qkv_bf16_pair_block(const attention_task *t, void *pairs, const key_block *block) {
@@ -129,7 +144,8 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
     int64_t size = value_panel_size(t->kernels, d), ld = qkv_bf16_ld_weights(t->kernels);
     for (int64_t c = 0; c < d->head_dim_v; c += QKV_PANEL, soon = NULL)
         t->kernels->gemm_bf16(out + c, t->shape->ld_o, t->scores, ld, (size_t)(from * ld + keys.first),
-                              (const unsigned char *)pairs + c / QKV_PANEL * size + panel_bytes(t->kernels, keys.first),
+                              (const unsigned char *)pairs + c / QKV_PANEL * size +
+                                  qkv_bf16_panel_bytes(t->kernels, keys.first),
                               (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c), (size_t)(keys.end - keys.first),
                               0, soon);
 }

@@ -375,6 +375,19 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
 void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, key_range columns,
                           float *out);
 
+/* Products of any rows with panels: n rows of A from row `row` on, of `dim` channels. */
+void qkv_bf16_multiply(const qkv_kernels *kernels, float *c, const void *a, int64_t lda, int64_t row, int64_t n,
+                       const void *panels, int64_t dim, key_range columns, const qkv_soon *soon);
+
+/* n stored rows as rows `first` … of panels of 64 channels, `size` bytes each, in pairs. */
+void qkv_bf16_pair_rows(const qkv_kernels *kernels, void *pairs, int64_t size, const void *from, int64_t stride,
+                        int32_t type, int64_t channels, int64_t first, int64_t n);
+
+/* Bytes of so many terms of a panel. */
+static inline int64_t qkv_bf16_panel_bytes(const qkv_kernels *kernels, int64_t terms) {
+    return QKV_PANEL * qkv_round_up(terms, 2) * kernels->bf16_bytes;
+}
+
 /* Bytes of the pairs of a block of V. */
 int64_t qkv_bf16_values_size(const qkv_kernels *kernels, const qkv_attention_desc *d);
 
