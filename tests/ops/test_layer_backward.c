@@ -2,7 +2,7 @@
  * double; and every kernel set the same words.
  *
  * SPDX-License-Identifier: MIT */
-#include "oracle_cases.h"
+#include "oracle_gradient_cases.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -54,6 +54,7 @@ static void draw_options(qt_rng *rng, layer_case *c) {
         a->dropout = 0.4f;
         a->dropout_seed = qt_u64(rng);
     }
+    gradient_draw_arithmetic(rng, a);
     a->flags = qt_chance(rng, 50) ? QKV_RIGHT : 0;
     a->softcap = qt_chance(rng, 20) ? 5 : 0;
     if (qt_chance(rng, 30)) {
@@ -124,10 +125,11 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c, int64_t m
     if (c->cross && qt_chance(rng, 80))
         c->desc.grad_x_kv = case_output(rng, a->batch, 1, c->keys, kv_dim);
     qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64
-                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u%s%s%s", a->batch, c->tokens, c->keys,
+                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u%s%s%s%s", a->batch, c->tokens, c->keys,
                 !c->cross ? "" : c->apart ? " w_kv" : " x_kv", in, f->kv_dim, a->num_heads, a->num_kv_heads,
                 a->head_dim, a->head_dim_v, f->out_features, c->raw ? " raw" : "", f->w_o ? "" : " no w_o", a->flags,
-                a->softcap != 0 ? " softcap" : "", a->sinks ? " sinks" : "", a->bias.data ? " bias" : "");
+                a->softcap != 0 ? " softcap" : "", a->sinks ? " sinks" : "", a->bias.data ? " bias" : "",
+                a->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "");
 }
 
 /* ------------------------------------------------------------------------------------------------------- results */
@@ -409,7 +411,8 @@ static void expect_slope(layer_case *c, const char *what, float *x, float got, d
     }
     *x = at;
     const double slope = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * (double)step);
-    QT_EXPECT(fabs(slope - (double)got) <= 1e-4 * scale + 1e-6, "%s: %g by differences, %g from the library", what,
+    const double part = c->desc.forward.attention.arithmetic == QKV_ARITHMETIC_BF16 ? 0.05 : 1e-4;
+    QT_EXPECT(fabs(slope - (double)got) <= part * (scale + 0.1), "%s: %g by differences, %g from the library", what,
               slope, (double)got);
     qt_count_words(1);
 }
@@ -481,7 +484,7 @@ static void test_central_differences(void) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
-    qt_each_set("layer_backward_equals_its_steps", test_layer_backward_equals_its_steps);
+    qt_each_set_of_attention("layer_backward_equals_its_steps", test_layer_backward_equals_its_steps);
     qt_once("sets_agree", test_sets_agree);
     qt_each_set("accumulating_adds", test_accumulating_adds);
     qt_once("central_differences", test_central_differences);

@@ -101,9 +101,9 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
         return status;
     if (d->forward.cache)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "cache", -1, "must be NULL in gradients", 0, 0);
-    if (d->forward.attention.arithmetic != QKV_ARITHMETIC_F32)
-        return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.arithmetic", -1,
-                          "must be QKV_ARITHMETIC_F32 in gradients", 0, 0);
+    const int64_t arithmetic = d->forward.attention.arithmetic;
+    if (arithmetic != QKV_ARITHMETIC_F32 && arithmetic != QKV_ARITHMETIC_BF16)
+        return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.arithmetic", -1, "is none of gradients (%)", arithmetic, 0);
     if (d->forward.attention.first_tokens != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.first_tokens", -1, "must be 0 in gradients", 0, 0);
     const qkv_layer_desc *f = &d->forward;
