@@ -39,6 +39,7 @@ public:
         forward.out = {out_.as(), 0, head, dim_};
         forward.lse = {lse_.as(), 0, keys_, 1};
         forward.flags = causal_ ? QKV_RIGHT : 0;
+        forward.arithmetic = c.has("in_bf16") ? QKV_ARITHMETIC_BF16 : QKV_ARITHMETIC_F32;
         qkv_ctx ctx;
         require(qkv_init(&ctx, nullptr), "init");
         Operation<qkv_attention_desc>(ctx, forward, 1).run(forward);
