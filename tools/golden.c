@@ -210,9 +210,10 @@ static uint64_t golden_merge(const qkv_ctx *ctx) {
     return hash(hash(START, out, TOKENS * DIM), out_lse, TOKENS);
 }
 
-static uint64_t golden_gradients(const qkv_ctx *ctx) {
+static uint64_t gradients(const qkv_ctx *ctx, int64_t arithmetic) {
     qkv_attention_backward_desc g = { .size = sizeof g, .forward = every_option() };
     const qkv_attention_desc *d = &g.forward;
+    g.forward.arithmetic = arithmetic;
     float *dq = floats(Q_ROWS * DIM), *dk = floats(K_ROWS * DIM), *dv = floats(K_ROWS * DIM_V);
     float *dbias = floats(SEQ_Q * SEQ_K);
     g.grad_out = (qkv_input){ numbers(Q_ROWS * DIM_V, 1), d->out.batch, d->out.head, d->out.token };
@@ -225,6 +226,14 @@ static uint64_t golden_gradients(const qkv_ctx *ctx) {
     RUN(attention_backward, ctx, &g);
     uint64_t h = hash(hash(hash(START, dq, Q_ROWS * DIM), dk, K_ROWS * DIM), dv, K_ROWS * DIM_V);
     return hash(hash(h, dbias, SEQ_Q * SEQ_K), g.grad_sinks, HEADS);
+}
+
+static uint64_t golden_gradients(const qkv_ctx *ctx) {
+    return gradients(ctx, QKV_ARITHMETIC_F32);
+}
+
+static uint64_t golden_bf16_gradients(const qkv_ctx *ctx) {
+    return gradients(ctx, QKV_ARITHMETIC_BF16);
 }
 
 /* Tables of RoPE, every scaling. */
@@ -305,6 +314,7 @@ int golden(void) {
         { "decoding", golden_decoding, UINT64_C(0x9279ba3f754a047c) },
         { "bfloat16", golden_bf16, UINT64_C(0x3fbfa918ae41193e) },
         { "int8 scores", golden_int8, UINT64_C(0xee4d54b471a6959e) },
+        { "gradients in bfloat16", golden_bf16_gradients, UINT64_C(0x9d1e3dbb818f5c09) },
     };
     const qkv_config config = { .size = sizeof config, .isa = "ref" };
     const int count = sizeof tests / sizeof tests[0];

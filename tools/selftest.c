@@ -211,8 +211,9 @@ static void draw_attention(call *c) {
         d->probabilities = (qkv_matrix_output){ probabilities, hq * sq * sk, sq * sk, sk, 1 };
     }
     draw_options(d, wild);
-    if (c->operation == ATTENTION && chance(40))
-        d->arithmetic = between(QKV_ARITHMETIC_INT8, QKV_ARITHMETIC_BF16);
+    if (chance(40))
+        d->arithmetic = c->operation == GRADIENTS ? QKV_ARITHMETIC_BF16
+                                                  : between(QKV_ARITHMETIC_INT8, QKV_ARITHMETIC_BF16);
     if (d->arithmetic == QKV_ARITHMETIC_INT8 && chance(40))
         d->k_means = (qkv_input){ random_tensor(b * hkv * dk, 1.0f, false), hkv * dk, dk, 0 };
     snprintf(c->text, sizeof c->text,
