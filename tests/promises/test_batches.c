@@ -386,7 +386,7 @@ int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set_of_attention("packed_sequences_are_single_calls", test_packed_sequences_are_single_calls);
     qt_each_set_of_attention("ranges_are_the_mask_they_describe", test_ranges_are_the_mask_they_describe);
-    qt_each_set("gradients_of_ranges", test_gradients_of_ranges);
+    qt_each_set_of_attention("gradients_of_ranges", test_gradients_of_ranges);
     qt_each_set_of_attention("pages_are_tensors", test_pages_are_tensors);
     qt_each_set_of_attention("pages_of_a_plain_batch", test_pages_of_a_plain_batch);
     qt_each_set("indices_that_lead_nowhere_are_refused", test_indices_that_lead_nowhere_are_refused);

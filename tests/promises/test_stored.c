@@ -435,7 +435,7 @@ int main(int argc, char **argv) {
     qt_each_set("out_is_rounded_once", test_out_is_rounded_once);
     qt_each_set("what_is_no_type_is_refused", test_what_is_no_type_is_refused);
     qt_each_set("values_in_the_keys", test_values_in_the_keys);
-    qt_each_set("gradients_of_stored_tensors", test_gradients_of_stored_tensors);
+    qt_each_set_of_attention("gradients_of_stored_tensors", test_gradients_of_stored_tensors);
     qt_each_set("floats_only_elsewhere", test_floats_only_elsewhere);
     return qt_run();
 }
