@@ -411,9 +411,11 @@ static void expect_slope(layer_case *c, const char *what, float *x, float got, d
     }
     *x = at;
     const double slope = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * (double)step);
-    const double part = c->desc.forward.attention.arithmetic == QKV_ARITHMETIC_BF16 ? 0.05 : 1e-4;
-    QT_EXPECT(fabs(slope - (double)got) <= part * (scale + 0.1), "%s: %g by differences, %g from the library", what,
-              slope, (double)got);
+    /* One that vanishes is a difference of numbers of about 1, which are rounded. */
+    const bool in_bf16 = c->desc.forward.attention.arithmetic == QKV_ARITHMETIC_BF16;
+    const double allowed = in_bf16 ? 0.05 * (scale + 1) : 1e-4 * (scale + 0.1);
+    QT_EXPECT(fabs(slope - (double)got) <= allowed, "%s: %g by differences, %g from the library", what, slope,
+              (double)got);
     qt_count_words(1);
 }
 
