@@ -70,6 +70,8 @@ static attention_case part_of(const attention_case *c, int64_t b, int64_t kv, in
         d->alibi_slopes += h;
     if (d->sinks)
         d->sinks += h;
+    if (d->k_means.data)
+        d->k_means.data = (const float *)d->k_means.data + b * d->k_means.batch + kv * d->k_means.head;
     if (d->bias.data)
         d->bias.data = (const float *)d->bias.data + b * d->bias.batch + h * d->bias.head + first_query * d->bias.query;
     if (d->keep.data)
