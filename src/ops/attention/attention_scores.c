@@ -171,8 +171,8 @@ static void multiply_key_panels(const attention_task *t, int64_t row, int64_t n,
 }
 
 /* In the other arithmetics: some columns of one panel, from `first` on, a multiple of QKV_LANES. */
-static void multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel, int64_t first,
-                           int64_t width, const qkv_soon *soon) {
+static void multiply_converted_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
+                                     int64_t first, int64_t width, const qkv_soon *soon) {
     if (qkv_in_int8(t->desc))
         qkv_int8_multiply_panel(t, c, row, n, panel, first, width, soon);
     else
@@ -186,7 +186,7 @@ void qkv_multiply_converted_panels(const attention_task *t, int64_t row, int64_t
         int64_t first = j % QKV_PANEL;
         width = qkv_min(QKV_PANEL - first, columns.end - j);
         const void *panel = (const unsigned char *)panels + (j - first) * t->shape->key_bytes;
-        multiply_panel(t, t->scores + j, row, n, panel, first, width, soon);
+        multiply_converted_panel(t, t->scores + j, row, n, panel, first, width, soon);
     }
 }
 
@@ -210,7 +210,7 @@ static void multiply_converted_keys(const attention_task *t, int64_t row, int64_
             first = (j - begin) / QKV_LANES * QKV_LANES;
         else
             begin = j;
-        multiply_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
+        multiply_converted_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
     }
 }
 
