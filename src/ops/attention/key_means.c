@@ -3,7 +3,7 @@
 
 #include "attention_task.h"
 
-enum { MEANS_AT_ONCE = 128, KEYS_AT_ONCE = 8 }; /* channels and keys that are floats */
+enum { MEANS_AT_ONCE = 128, KEYS_AT_ONCE = 4 }; /* channels and keys that are floats */
 
 static void add_rows(const qkv_kernels *kernels, const attention_task *t, int64_t first, int64_t channels,
                      double sums[MEANS_AT_ONCE]) {
