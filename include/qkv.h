@@ -578,8 +578,10 @@ QKV_API const char *qkv_attention_explain_run(const qkv_plan *plan, const qkv_at
                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
 /* means[(b·num_kv_heads + g)·head_dim + c] = the mean of channel c over the keys of sequence b and KV head g, those
- * below kv_len, whoever sees them; 0 without keys. Of desc only k and what says how it lies in memory matter, but it
- * must be valid. QKV_ERROR_FLAGS: k is of QKV_INT8; else as attention's plan and run. */
+ * below kv_len that QKV_LEFT leaves to the first of the sequence's queries, and first_tokens; other masks don't count,
+ * so a NaN in a key that they hide is one in the mean. 0 without such keys, or without queries. desc is one that
+ * attention would take, but of q, v and out nothing is looked at. QKV_ERROR_FLAGS: k is of QKV_INT8; QKV_ERROR_INDEX,
+ * _NULL, _ALIGNMENT, _ALIAS for k and means. */
 QKV_API qkv_status qkv_attention_key_means(const qkv_ctx *ctx, const qkv_attention_desc *desc, float *means);
 
 /* The ranges of a mask, one for each of its rows: ranges[2·i] and ranges[2·i + 1] are the first key and the end of what

@@ -126,13 +126,15 @@ static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t l
     for (size_t j = 0; j < cols; j += QKV_PANEL, c += QKV_PANEL) {
         const unsigned char *from = (const unsigned char *)b + qkv_stored_bytes(type, (int64_t)j);
         const size_t width = cols - j < QKV_PANEL ? cols - j : QKV_PANEL;
-        for (size_t x = first, n; x < end; x += n) {
+        size_t x = first, n;
+        do { /* without terms, too: zeros */
             const size_t begin = x / 2 * 2;
             n = end - x < STORED_TERMS - x % 2 ? end - x : STORED_TERMS - x % 2;
             values_bf16(panel, from + (ptrdiff_t)(x - first) * stride, stride, type, x % 2, n, width);
             gemm_stored(c, ldc, (const float *)a + begin, lda, panel, QKV_PANEL * sizeof *panel, QKV_F32, rows, width,
                         (x + n + 1) / 2 * 2 - begin, resume || x > first, x == first ? soon : NULL);
-        }
+            x += n;
+        } while (x < end);
         soon = NULL;
     }
 }

@@ -173,6 +173,8 @@ qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *wh
 qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, bool keys, qkv_problem *why);
 /* What a run finds in its arrays of lengths and pages. */
 qkv_status qkv_attention_check_values(const qkv_attention_desc *d, qkv_problem *why);
+/* K, wherever it lies. */
+void qkv_attention_add_keys(qkv_operands *o, const qkv_attention_desc *d, int role);
 /* The tensors of the descriptor except q, k, v and out, which a layer brings itself. */
 void qkv_attention_options(qkv_operands *o, const qkv_attention_desc *d);
 void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d);

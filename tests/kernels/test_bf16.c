@@ -272,7 +272,7 @@ static void test_stored(const qt_set *set) {
     qt_rng rng;
     uint64_t index = 0;
     for (int type = QKV_F32; type <= QKV_INT8; type++)
-        for (size_t k = 1; k <= QKV_PANEL; k++)
+        for (size_t k = 0; k <= QKV_PANEL; k++)
             for (int i = 0; i < (qt_quick() ? 1 : 6); i++)
                 if (qt_case(index++, &rng))
                     check_stored(set, &rng, type, k, i % 2 ? QT_TAIL : qt_place(&rng));

@@ -83,11 +83,18 @@ static void expect_means(const qt_set *set, const attention_case *c, const atten
     float *want = qt_floats((size_t)n, QT_TAIL), *got = qt_floats((size_t)n, QT_TAIL);
     for (int64_t i = 0; i < n; i++) {
         const int64_t b = i / d->head_dim / c->kv_heads, h = i / d->head_dim % c->kv_heads;
-        const int64_t keys = d->kv_len && d->kv_len[b] < d->seq_k ? d->kv_len[b] : d->seq_k;
-        double sum = 0;
-        for (int64_t j = 0; j < keys; j++)
-            sum += (double)case_row(&d->k, b, h, j)[i % d->head_dim];
-        want[i] = keys > 0 ? (float)(sum / (double)keys) : 0;
+        const int64_t end = d->seq_q == 0                              ? 0
+                            : d->kv_len && d->kv_len[b] < d->seq_k ? d->kv_len[b]
+                                                                   : d->seq_k;
+        const double from_end = d->flags & QKV_FROM_END ? (double)(end - d->seq_q) : 0;
+        const double p = (double)(d->q_offsets ? d->q_offsets[b] : d->q_offset) + from_end; /* of the first query */
+        double sum = 0, keys = 0;
+        for (int64_t j = 0; j < end; j++)
+            if (!(d->flags & QKV_LEFT) || (double)j >= p - (double)d->left || j < d->first_tokens) {
+                sum += (double)case_row(&d->k, b, h, j)[i % d->head_dim];
+                keys++;
+            }
+        want[i] = keys > 0 ? (float)(sum / keys) : 0;
     }
     assert_int_equal(qkv_attention_key_means(&set->ctx, d, got), QKV_OK);
     qt_expect_words("means of rows", want, got, (size_t)n, 0);
@@ -152,6 +159,63 @@ static void test_decoding_from_panels(const qt_set *set) {
     }
 }
 
+/* Without channels all logits are 0, whatever the workspace holds, but for keys whose scale is NaN. */
+static void test_keys_without_channels(const qt_set *set) {
+    float v[64], scales[64] = {0}, *out = qt_floats(1, QT_TAIL);
+    for (int j = 0; j < 64; j++)
+        v[j] = (float)j;
+    for (int i = 0; i < 12; i++) {
+        scales[3] = i >= 6 ? NAN : 0;
+        const qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = 1, .seq_q = 1, .seq_k = 64,
+                                      .head_dim_v = 1, .v = {v, 0, 0, 1}, .out = {out, 0, 0, 1},
+                                      .arithmetic = i / 2 % 3, .k_layout = i % 2, .k_type = i >= 6 ? QKV_INT8 : 0,
+                                      .k_scales = {scales, 0, 0, 1}};
+        qkv_plan plan;
+        assert_int_equal(qkv_attention_plan(&set->ctx, &d, 1, &plan), QKV_OK);
+        float *workspace = qt_alloc(plan.workspace_size, 64, QT_TAIL);
+        const float want = i >= 6 ? NAN : 31.5f;
+        for (int poisoned = 0; poisoned < 2; poisoned++) {
+            for (size_t x = 0; x < plan.workspace_size / sizeof *workspace; x++)
+                workspace[x] = poisoned ? NAN : (float)(x % 64);
+            assert_int_equal(qkv_attention_run(&plan, &d, workspace, plan.workspace_size), QKV_OK);
+            qt_expect_words("out", &want, out, 1, 0);
+        }
+    }
+}
+
+/* Of pages only those with keys that count are looked at, and they are, whether or not attention would run. */
+static void test_pages_that_means_need(void) {
+    enum { PAGE = 64, PAGES = 4, DIM = 8 };
+    const qkv_ctx reference = case_reference();
+    float *k = qt_floats(PAGES * PAGE * DIM, QT_TAIL), means[2 * DIM], out[2 * DIM];
+    int32_t table[2][PAGES] = {{-1000000, 1, 2, 3}, {-1, -1, -1, -1}};
+    const int64_t kv_len[2] = {200, 200}, starts[3] = {0, 1, 1};
+    for (int i = 0; i < PAGES * PAGE * DIM; i++)
+        k[i] = (float)(i / DIM);
+    const qkv_attention_desc d = {.size = sizeof d, .batch = 2, .num_heads = 1, .seq_q = 1, .seq_k = PAGES * PAGE,
+                                  .head_dim = DIM, .k = {k, PAGE * DIM, PAGE * DIM, DIM}, .kv_len = kv_len,
+                                  .v = {k, PAGE * DIM, PAGE * DIM, DIM}, .q = {k, 0, 0, DIM}, .out = {out, 0, 0, DIM},
+                                  .flags = QKV_LEFT | QKV_RIGHT | QKV_FROM_END, .left = 50, .q_start = starts,
+                                  .page_table = table[0], .table_stride = PAGES, .page_tokens = PAGE,
+                                  .num_pages = PAGES};
+    qkv_attention_desc wrong = d;
+    assert_int_equal(qkv_attention_key_means(&reference, &d, means), QKV_OK);
+    for (int c = 0; c < DIM; c++)
+        QT_EXPECT(means[c] == 174 && means[DIM + c] == 0, "means are %g and %g", (double)means[c],
+                  (double)means[DIM + c]);
+    assert_int_equal(qkv_attention_key_means(&reference, &d, k), QKV_ERROR_ALIAS);
+    wrong.k.data = (const char *)k + 1;
+    assert_int_equal(qkv_attention_key_means(&reference, &wrong, means), QKV_ERROR_ALIGNMENT);
+    wrong = d;
+    table[0][3] = PAGES;
+    assert_int_equal(qkv_attention_key_means(&reference, &d, means), QKV_ERROR_INDEX);
+    wrong.head_dim_v = 0; /* so that attention looks at no page */
+    wrong.flags |= QKV_HEAD_DIM_V;
+    assert_int_equal(qkv_attention_key_means(&reference, &wrong, means), QKV_ERROR_INDEX);
+    wrong.k_type = QKV_INT8;
+    assert_int_equal(qkv_attention_key_means(&reference, &wrong, means), QKV_ERROR_FLAGS);
+}
+
 static void test_what_panels_can_not_be(const qt_set *set) {
     static float x[64 * 64];
     static int32_t table[4];
@@ -191,6 +255,8 @@ int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set_of_attention("panels_are_rows", test_panels_are_rows);
     qt_each_set_of_attention("decoding_from_panels", test_decoding_from_panels);
+    qt_each_set_of_attention("keys_without_channels", test_keys_without_channels);
+    qt_once("pages_that_means_need", test_pages_that_means_need);
     qt_each_set("what_panels_can_not_be", test_what_panels_can_not_be);
     return qt_run();
 }

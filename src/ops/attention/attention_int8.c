@@ -29,9 +29,9 @@ void qkv_int8_pack_keys(const qkv_kernels *kernels, const attention_task *t, voi
     float *to = (float *)panel, *scales = to + floats;
     int64_t run;
     memset(scales, 0, QKV_PANEL * sizeof *scales);
-    if (d->head_dim == 0)
-        return;
-    if (d->k_layout == QKV_KEY_PANELS) {
+    if (d->head_dim == 0) {
+        column = d->k_layout == QKV_KEY_PANELS ? first % QKV_PANEL : column;
+    } else if (d->k_layout == QKV_KEY_PANELS) {
         kernels->panel_int8(to, scales, qkv_key_panel(t, first, end, &run), d->k_type, (size_t)d->head_dim,
                             means_of(t));
         column = first % QKV_PANEL;
@@ -65,14 +65,12 @@ void qkv_int8_multiply_panel(const attention_task *t, float *c, int64_t row, int
     const qkv_kernels *kernels = t->kernels;
     const int64_t ld = t->shape->ld_q, dim = t->desc->head_dim;
     const float *columns = (const float *)panel + first, *scales = columns + panel_floats(kernels, dim);
-    if (dim == 0) {
-        for (int64_t i = 0; i < n; i++)
-            memset(c + i * LD_SCORES, 0, (size_t)width * sizeof *c);
-        return;
-    }
+    const float zeros[QKV_MAX_ROWS] = {0}; /* the scales of rows without channels, which have not been converted */
+    for (int64_t i = 0; dim == 0 && i < n; i++)
+        memset(c + i * LD_SCORES, 0, (size_t)width * sizeof *c);
     for (int64_t x = 0; x < dim; x += QKV_INT8_CHAIN)
         kernels->gemm_int8(c, LD_SCORES, t->q + row * ld, ld, (size_t)x, columns + panel_floats(kernels, x), (size_t)n,
                            (size_t)width, (size_t)qkv_min(QKV_INT8_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
-    kernels->scale_scores(c, LD_SCORES, (size_t)n, (size_t)qkv_round_up(width, QKV_LANES), scales, t->q_scales + row,
-                          t->q_offsets + row);
+    kernels->scale_scores(c, LD_SCORES, (size_t)n, (size_t)qkv_round_up(width, QKV_LANES), scales,
+                          dim > 0 ? t->q_scales + row : zeros, dim > 0 ? t->q_offsets + row : zeros);
 }

@@ -352,6 +352,20 @@ void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d
                           d->head_dim_v + 2);
 }
 
+void qkv_attention_add_keys(qkv_operands *o, const qkv_attention_desc *d, int role) {
+    int64_t rows[3] = {d->k_start ? 1 : d->batch, d->num_kv_heads, d->seq_k}, channels = d->head_dim;
+    qkv_input k = d->k;
+    if (d->page_table) {
+        rows[0] = d->num_pages;
+        rows[2] = d->page_tokens;
+    }
+    if (d->k_layout == QKV_KEY_PANELS) {
+        rows[2] = qkv_ceil_div(rows[2], QKV_PANEL);
+        channels = k.token = QKV_PANEL * d->head_dim;
+    }
+    qkv_add_stored(o, role, "k", k, d->k_type, rows, channels);
+}
+
 static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d) {
     const int64_t rows[3] = {d->q_start ? 1 : d->batch, d->num_heads, d->seq_q};
     const int64_t in_tensors[3] = {d->k_start ? 1 : d->batch, d->num_kv_heads, d->seq_k};
@@ -360,14 +374,7 @@ static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d)
     int pairs = qkv_attention_writes(d) && d->seq_k > 0 ? QKV_NEEDED : 0;
     /* A task reads its queries before it writes their outputs. */
     qkv_add_stored(o, pairs, "q", d->q, d->q_type, rows, d->head_dim)->itself = 1;
-    if (d->k_layout == QKV_KEY_PANELS) {
-        const int64_t panels[3] = {keys[0], keys[1], qkv_ceil_div(keys[2], QKV_PANEL)};
-        qkv_input k = d->k;
-        k.token = QKV_PANEL * d->head_dim;
-        qkv_add_stored(o, pairs, "k", k, d->k_type, panels, k.token);
-    } else {
-        qkv_add_stored(o, pairs, "k", d->k, d->k_type, keys, d->head_dim);
-    }
+    qkv_attention_add_keys(o, d, pairs);
     qkv_add_stored(o, pairs, "v", d->v, d->v_type, keys, d->head_dim_v);
     if (d->k_type == QKV_INT8)
         qkv_add_input(o, pairs, "k_scales", d->k_scales, keys, 1);

@@ -5,13 +5,36 @@
 
 enum { MEANS_AT_ONCE = 128, KEYS_AT_ONCE = 4 }; /* channels and keys that are floats */
 
-static void add_rows(const qkv_kernels *kernels, const attention_task *t, int64_t first, int64_t channels,
-                     double sums[MEANS_AT_ONCE]) {
+/* Keys that count: first tokens, and what QKV_LEFT leaves to the sequence's first query. Others may be released. */
+static void find_keys(const attention_task *t, key_range parts[2]) {
+    const qkv_attention_desc *d = t->desc;
+    const int64_t first_query = d->q_start ? d->q_start[t->b] : 0;
+    const int64_t end_query = d->q_start ? d->q_start[t->b + 1] : d->seq_q;
+    parts[0] = (key_range){0, 0};
+    parts[1] = (key_range){0, first_query < end_query ? t->kv_len : 0};
+    if (d->flags & QKV_LEFT) {
+        parts[1].first = qkv_min(parts[1].end, qkv_max(0, position_of(t, first_query) - bounded(d->left)));
+        parts[0].end = qkv_min(d->first_tokens, parts[1].first);
+    }
+}
+
+static bool are_pages(const attention_task *t, key_range keys) {
+    const qkv_attention_desc *d = t->desc;
+    for (int64_t j = keys.first; d->page_table && j < keys.end; j = (j / d->page_tokens + 1) * d->page_tokens) {
+        const int32_t page = d->page_table[t->b * d->table_stride + j / d->page_tokens];
+        if (page < 0 || page >= d->num_pages)
+            return false;
+    }
+    return true;
+}
+
+static void add_rows(const qkv_kernels *kernels, const attention_task *t, key_range keys, int64_t first,
+                     int64_t channels, double sums[MEANS_AT_ONCE]) {
     const qkv_attention_desc *d = t->desc;
     const int64_t stride = qkv_stored_bytes(d->k_type, d->k.token);
     float rows[KEYS_AT_ONCE * MEANS_AT_ONCE];
-    for (int64_t key = 0, run; key < t->kv_len; key += run) {
-        const void *from = qkv_key_run(t, &d->k, d->k_type, key, qkv_min(t->kv_len, key + KEYS_AT_ONCE), &run);
+    for (int64_t key = keys.first, run; key < keys.end; key += run) {
+        const void *from = qkv_key_run(t, &d->k, d->k_type, key, qkv_min(keys.end, key + KEYS_AT_ONCE), &run);
         kernels->widen(rows, MEANS_AT_ONCE, (const unsigned char *)from + qkv_stored_bytes(d->k_type, first), stride,
                        d->k_type, (size_t)run, (size_t)channels);
         for (int64_t i = 0; i < run; i++) {
@@ -21,47 +44,76 @@ static void add_rows(const qkv_kernels *kernels, const attention_task *t, int64_
     }
 }
 
-static void add_panels(const qkv_kernels *kernels, const attention_task *t, int64_t first, int64_t channels,
-                       double sums[MEANS_AT_ONCE]) {
-    const qkv_attention_desc *d = t->desc;
+static void add_panels(const qkv_kernels *kernels, const attention_task *t, key_range keys, int64_t first,
+                       int64_t channels, double sums[MEANS_AT_ONCE]) {
+    const int type = t->desc->k_type;
     float channel[QKV_PANEL];
-    for (int64_t key = 0, run; key < t->kv_len; key += QKV_PANEL) {
-        const int64_t keys = qkv_min(QKV_PANEL, t->kv_len - key);
-        const unsigned char *panel = qkv_key_panel(t, key, key + keys, &run);
+    for (int64_t key = keys.first, end, run; key < keys.end; key = end) {
+        end = qkv_min(keys.end, (key / QKV_PANEL + 1) * QKV_PANEL);
+        const unsigned char *panel = qkv_key_panel(t, key, end, &run);
         for (int64_t c = 0; c < channels; c++) {
-            kernels->widen(channel, QKV_PANEL, panel + qkv_stored_bytes(d->k_type, (first + c) * QKV_PANEL), 0,
-                           d->k_type, 1, (size_t)keys);
-            for (int64_t j = 0; j < keys; j++)
+            kernels->widen(channel, QKV_PANEL,
+                           panel + qkv_stored_bytes(type, (first + c) * QKV_PANEL + key % QKV_PANEL), 0, type, 1,
+                           (size_t)(end - key));
+            for (int64_t j = 0; j < end - key; j++)
                 sums[c] += (double)channel[j];
         }
     }
+}
+
+static void average(const qkv_kernels *kernels, const attention_task *t, const key_range parts[2], float *means) {
+    const qkv_attention_desc *d = t->desc;
+    const int64_t keys = parts[0].end - parts[0].first + parts[1].end - parts[1].first;
+    for (int64_t first = 0; first < d->head_dim; first += MEANS_AT_ONCE) {
+        const int64_t channels = qkv_min(MEANS_AT_ONCE, d->head_dim - first);
+        double sums[MEANS_AT_ONCE] = {0};
+        for (int i = 0; i < 2; i++)
+            (d->k_layout == QKV_KEY_PANELS ? add_panels : add_rows)(kernels, t, parts[i], first, channels, sums);
+        for (int64_t c = 0; c < channels; c++)
+            means[first + c] = keys > 0 ? (float)(sums[c] / (double)keys) : 0.0f;
+    }
+}
+
+static qkv_status check_means(const qkv_attention_desc *d, float *means, qkv_problem *why) {
+    qkv_operands o;
+    const int64_t rows[3] = {d->batch, d->num_kv_heads, 1};
+    if (d->k_type == QKV_INT8)
+        return QKV_ERROR_FLAGS;
+    o.count = 0;
+    o.within = QKV_OUTERMOST;
+    qkv_attention_add_keys(&o, d, QKV_NEEDED);
+    qkv_add_output(&o, QKV_NEEDED, "means", (qkv_output){means, d->num_kv_heads * d->head_dim, d->head_dim, 0}, rows,
+                   d->head_dim);
+    qkv_status status = qkv_check_pointers(&o, why);
+    if (status == QKV_OK)
+        status = qkv_attention_check_values(d, why);
+    for (int64_t b = 0; status == QKV_OK && b < d->batch; b++) {
+        attention_task t;
+        key_range parts[2];
+        qkv_choose_sequence(&t, d, b);
+        find_keys(&t, parts);
+        if (!are_pages(&t, parts[0]) || !are_pages(&t, parts[1]))
+            return QKV_ERROR_INDEX;
+    }
+    return status;
 }
 
 qkv_status qkv_attention_key_means(const qkv_ctx *ctx, const qkv_attention_desc *desc, float *means) {
     qkv_attention_desc d;
     qkv_problem unused;
     qkv_no_problem(&unused);
-    if (!ctx || !means)
+    if (!ctx)
         return QKV_ERROR_NULL;
     qkv_status status = qkv_attention_prepare(desc, &d, &unused);
-    if (status == QKV_OK && d.k_type == QKV_INT8)
-        status = QKV_ERROR_FLAGS;
-    if (status == QKV_OK && !d.k.data && d.seq_k > 0)
-        status = QKV_ERROR_NULL;
     if (status == QKV_OK)
-        status = qkv_attention_check_values(&d, &unused);
+        status = check_means(&d, means, &unused);
     for (int64_t b = 0; status == QKV_OK && b < d.batch; b++) {
         attention_task t;
+        key_range parts[2];
         qkv_choose_sequence(&t, &d, b);
-        for (t.kv_head = 0; t.kv_head < d.num_kv_heads; t.kv_head++, means += d.head_dim) {
-            for (int64_t first = 0; first < d.head_dim; first += MEANS_AT_ONCE) {
-                const int64_t channels = qkv_min(MEANS_AT_ONCE, d.head_dim - first);
-                double sums[MEANS_AT_ONCE] = {0};
-                (d.k_layout == QKV_KEY_PANELS ? add_panels : add_rows)(ctx->kernels, &t, first, channels, sums);
-                for (int64_t c = 0; c < channels; c++)
-                    means[first + c] = t.kv_len > 0 ? (float)(sums[c] / (double)t.kv_len) : 0.0f;
-            }
-        }
+        find_keys(&t, parts);
+        for (t.kv_head = 0; t.kv_head < d.num_kv_heads && d.head_dim > 0; t.kv_head++, means += d.head_dim)
+            average(ctx->kernels, &t, parts, means);
     }
     return status;
 }
