@@ -61,7 +61,9 @@ static void add_panels(const qkv_kernels *kernels, const attention_task *t, key_
     }
 }
 
-static void average(const qkv_kernels *kernels, const attention_task *t, const key_range parts[2], float *means) {
+/* By itself, as the next one: together their frames would be large. */
+static QKV_NOINLINE void average(const qkv_kernels *kernels, const attention_task *t, const key_range parts[2],
+                                 float *means) {
     const qkv_attention_desc *d = t->desc;
     const int64_t keys = parts[0].end - parts[0].first + parts[1].end - parts[1].first;
     for (int64_t first = 0; first < d->head_dim; first += MEANS_AT_ONCE) {
@@ -74,7 +76,7 @@ static void average(const qkv_kernels *kernels, const attention_task *t, const k
     }
 }
 
-static qkv_status check_means(const qkv_attention_desc *d, float *means, qkv_problem *why) {
+static QKV_NOINLINE qkv_status check_means(const qkv_attention_desc *d, float *means, qkv_problem *why) {
     qkv_operands o;
     const int64_t rows[3] = {d->batch, d->num_kv_heads, 1};
     if (d->k_type == QKV_INT8)
