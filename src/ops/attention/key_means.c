@@ -61,7 +61,7 @@ static void add_panels(const qkv_kernels *kernels, const attention_task *t, key_
     }
 }
 
-/* By itself, as the next one: together their frames would be large. */
+/* By itself, as the next one: with others their frames would be large. */
 static QKV_NOINLINE void average(const qkv_kernels *kernels, const attention_task *t, const key_range parts[2],
                                  float *means) {
     const qkv_attention_desc *d = t->desc;
@@ -76,20 +76,19 @@ static QKV_NOINLINE void average(const qkv_kernels *kernels, const attention_tas
     }
 }
 
-static QKV_NOINLINE qkv_status check_means(const qkv_attention_desc *d, float *means, qkv_problem *why) {
+static QKV_NOINLINE qkv_status check_tensors(const qkv_attention_desc *d, float *means, qkv_problem *why) {
     qkv_operands o;
     const int64_t rows[3] = {d->batch, d->num_kv_heads, 1};
-    if (d->k_type == QKV_INT8)
-        return QKV_ERROR_FLAGS;
     o.count = 0;
     o.within = QKV_OUTERMOST;
     qkv_attention_add_keys(&o, d, QKV_NEEDED);
     qkv_add_output(&o, QKV_NEEDED, "means", (qkv_output){means, d->num_kv_heads * d->head_dim, d->head_dim, 0}, rows,
                    d->head_dim);
-    qkv_status status = qkv_check_pointers(&o, why);
-    if (status == QKV_OK)
-        status = qkv_attention_check_values(d, why);
-    for (int64_t b = 0; status == QKV_OK && b < d->batch; b++) {
+    return d->k_type == QKV_INT8 ? QKV_ERROR_FLAGS : qkv_check_pointers(&o, why);
+}
+
+static qkv_status check_pages(const qkv_attention_desc *d) {
+    for (int64_t b = 0; b < d->batch; b++) {
         attention_task t;
         key_range parts[2];
         qkv_choose_sequence(&t, d, b);
@@ -97,7 +96,7 @@ static QKV_NOINLINE qkv_status check_means(const qkv_attention_desc *d, float *m
         if (!are_pages(&t, parts[0]) || !are_pages(&t, parts[1]))
             return QKV_ERROR_INDEX;
     }
-    return status;
+    return QKV_OK;
 }
 
 qkv_status qkv_attention_key_means(const qkv_ctx *ctx, const qkv_attention_desc *desc, float *means) {
@@ -108,7 +107,11 @@ qkv_status qkv_attention_key_means(const qkv_ctx *ctx, const qkv_attention_desc 
         return QKV_ERROR_NULL;
     qkv_status status = qkv_attention_prepare(desc, &d, &unused);
     if (status == QKV_OK)
-        status = check_means(&d, means, &unused);
+        status = check_tensors(&d, means, &unused);
+    if (status == QKV_OK)
+        status = qkv_attention_check_values(&d, &unused);
+    if (status == QKV_OK)
+        status = check_pages(&d);
     for (int64_t b = 0; status == QKV_OK && b < d.batch; b++) {
         attention_task t;
         key_range parts[2];
