@@ -76,7 +76,7 @@ static QKV_NOINLINE void average(const qkv_kernels *kernels, const attention_tas
     }
 }
 
-static QKV_NOINLINE qkv_status check_tensors(const qkv_attention_desc *d, float *means, qkv_problem *why) {
+static QKV_NOINLINE qkv_status check_keys_and_means(const qkv_attention_desc *d, float *means, qkv_problem *why) {
     qkv_operands o;
     const int64_t rows[3] = {d->batch, d->num_kv_heads, 1};
     o.count = 0;
@@ -87,7 +87,7 @@ static QKV_NOINLINE qkv_status check_tensors(const qkv_attention_desc *d, float 
     return d->k_type == QKV_INT8 ? QKV_ERROR_FLAGS : qkv_check_pointers(&o, why);
 }
 
-static qkv_status check_pages(const qkv_attention_desc *d) {
+static qkv_status check_counted_pages(const qkv_attention_desc *d) {
     for (int64_t b = 0; b < d->batch; b++) {
         attention_task t;
         key_range parts[2];
@@ -107,11 +107,11 @@ qkv_status qkv_attention_key_means(const qkv_ctx *ctx, const qkv_attention_desc 
         return QKV_ERROR_NULL;
     qkv_status status = qkv_attention_prepare(desc, &d, &unused);
     if (status == QKV_OK)
-        status = check_tensors(&d, means, &unused);
+        status = check_keys_and_means(&d, means, &unused);
     if (status == QKV_OK)
         status = qkv_attention_check_values(&d, &unused);
     if (status == QKV_OK)
-        status = check_pages(&d);
+        status = check_counted_pages(&d);
     for (int64_t b = 0; status == QKV_OK && b < d.batch; b++) {
         attention_task t;
         key_range parts[2];
