@@ -110,12 +110,6 @@ static void softmax_bf16(float *t, ptrdiff_t ld, size_t first, size_t rows, size
         softmax_to_floats(t, ld, first, first + cols, rows, m, l);
 }
 
-static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
-                      size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2 * 2,
-         accumulate, soon);
-}
-
 /* So many rows at a time become operands in memory that stays in the L1 cache; the chain goes on over them. */
 enum { STORED_TERMS = 12 };
 static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
@@ -137,9 +131,4 @@ static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t l
         } while (x < end);
         soon = NULL;
     }
-}
-
-static void gemm_t_bf16(float *c, ptrdiff_t ldc, const void *a, const void *b, size_t rows, size_t cols, size_t k,
-                        int accumulate) {
-    gemm_t(c, ldc, (const float *)a, QKV_PANEL, (const float *)b, QKV_PANEL, rows, cols, (k + 1) / 2 * 2, accumulate);
 }

@@ -146,31 +146,12 @@ static void softmax_bf16_dots(float *t, ptrdiff_t ld, size_t first, size_t rows,
 QKV_INLINE vec p_fma(vec a, vec b, vec c) {
     return p_dot(c, i_bits(b), i_bits(a));
 }
-#define TILE gemm_pairs_tile_
 #define TILE_FMA p_fma
 #define TILE_START(row) v_zero()
 #define TILE_END(sum) (sum)
 #define TILE_FUNCTION gemm_pairs_
 #define TRANSPOSED_TILE_FUNCTION gemm_t_pairs_
-#include "gemm_functions.inc.h"
-#define TRANSPOSED 0
-#define PRODUCT(name) PRODUCT_OF(gemm_pairs_, name)
-#include "gemm_tiles.inc.h"
-#undef TRANSPOSED
-#undef PRODUCT
-#undef TILE_FUNCTION
-#define TILE_FUNCTION TRANSPOSED_TILE_FUNCTION
-#define TRANSPOSED 1
-#define PRODUCT(name) PRODUCT_OF(gemm_t_pairs_, name)
-#include "gemm_tiles.inc.h"
-#undef TRANSPOSED
-#undef PRODUCT
-#undef TILE
-#undef TILE_FMA
-#undef TILE_START
-#undef TILE_END
-#undef TILE_FUNCTION
-#undef TRANSPOSED_TILE_FUNCTION
+#include "gemm_product.inc.h"
 
 static void gemm_bf16_dots(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
                            size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {

@@ -1,7 +1,7 @@
 /* Template: products of operands in bfloat16 in plain C. They are floats; the sums, which are gemm's, take the second
  * term of each pair before the first one, so the two lie in that order.
  *
- * Needs ../ref/scalar.h, weights_loops.inc.h and gemm.
+ * Needs ../ref/scalar.h and weights_loops.inc.h.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -57,12 +57,6 @@ static void softmax_bf16(float *t, ptrdiff_t ld, size_t first, size_t rows, size
         rows_bf16(t, ld, first, t + first, ld, rows, cols);
 }
 
-static void gemm_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
-                      size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, (k + 1) / 2 * 2,
-         accumulate, soon);
-}
-
 static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
                              ptrdiff_t stride, int type, size_t rows, size_t cols, size_t k, int resume,
                              const qkv_soon *soon) {
@@ -83,9 +77,4 @@ static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t l
             c[j] = sum;
         }
     }
-}
-
-static void gemm_t_bf16(float *c, ptrdiff_t ldc, const void *a, const void *b, size_t rows, size_t cols, size_t k,
-                        int accumulate) {
-    gemm_t(c, ldc, (const float *)a, QKV_PANEL, (const float *)b, QKV_PANEL, rows, cols, (k + 1) / 2 * 2, accumulate);
 }

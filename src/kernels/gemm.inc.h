@@ -155,34 +155,17 @@ QKV_INLINE const float *gemm_column_of_b(const gemm_operands *o, const float *b,
     return b + (ptrdiff_t)(j / QKV_PANEL) * o->panel + j % QKV_PANEL;
 }
 
-#define TILE gemm_tile_
+#define PRODUCT(name) PRODUCT_NAME(TILE_FUNCTION, name)
+#define PRODUCT_NAME(prefix, name) PRODUCT_NAME_OF(prefix, name)
+#define PRODUCT_NAME_OF(prefix, name) prefix##name
+
 #define TILE_FMA v_fma
 #define TILE_FMA_LANE v_fma_lane
 #define TILE_START(row) v_zero()
 #define TILE_END(sum) (sum)
 #define TILE_FUNCTION gemm_
 #define TRANSPOSED_TILE_FUNCTION gemm_t_
-#include "gemm_functions.inc.h"
-#define TRANSPOSED 0
-#define PRODUCT(name) PRODUCT_OF(gemm_, name)
-#define PRODUCT_OF(prefix, name) prefix##name
-#include "gemm_tiles.inc.h"
-#undef TRANSPOSED
-#undef PRODUCT
-#undef TILE_FUNCTION
-#define TILE_FUNCTION TRANSPOSED_TILE_FUNCTION
-#define TRANSPOSED 1
-#define PRODUCT(name) PRODUCT_OF(gemm_t_, name)
-#include "gemm_tiles.inc.h"
-#undef TRANSPOSED
-#undef PRODUCT
-#undef TILE
-#undef TILE_FMA
-#undef TILE_FMA_LANE
-#undef TILE_START
-#undef TILE_END
-#undef TILE_FUNCTION
-#undef TRANSPOSED_TILE_FUNCTION
+#include "gemm_product.inc.h"
 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
                  ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {

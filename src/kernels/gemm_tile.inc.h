@@ -5,9 +5,9 @@
  *
  * SPDX-License-Identifier: MIT */
 
-QKV_INLINE void TILE_NAME(TILE, ROWS, VECTORS, )(int has_tail, int transposed, int in_panels, const gemm_operands *o,
-                                                 float *c, const float *a, const float *b, vtail tail,
-                                                 gemm_fetch *fetch) {
+QKV_INLINE void TILE_NAME(TILE_FUNCTION, ROWS, VECTORS, _tile)(int has_tail, int transposed, int in_panels,
+                                                               const gemm_operands *o, float *c, const float *a,
+                                                               const float *b, vtail tail, gemm_fetch *fetch) {
     const ptrdiff_t row = transposed ? 1 : o->lda, step = transposed ? o->lda : 1, ldc = o->ldc;
     const int accumulate = o->accumulate;
     const ptrdiff_t ldb = in_panels ? QKV_PANEL : o->ldb; /* a constant costs no instruction at each step */

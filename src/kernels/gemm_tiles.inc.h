@@ -1,5 +1,4 @@
-/* Template: how tiles cover a product. Needs the tiles' functions (TILE_FUNCTION is the prefix of
- * their names, PRODUCT(name) adds it) and TRANSPOSED (0 or 1).
+/* Template: how tiles cover a product. Needs the tiles' functions (gemm_product.inc.h) and TRANSPOSED (0 or 1).
  *
  * SPDX-License-Identifier: MIT */
 

@@ -18,18 +18,20 @@ static QKV_NOINLINE void last_less_means(float to[VLEN], int type, const unsigne
     v_store(to, means ? v_sub(x, v_load_tail(means + j, v_tail(n))) : x);
 }
 
-/* What a row is multiplied by to become integers, or 0 where they are all 0; and its scale. The last few: as above. */
+/* What a row is multiplied by to become integers, or 0 where they are all 0; its scale; and its last few, as above. */
 #define LOOK_AT_ELEMENTS(elements)                                                                                   \
     {                                                                                                                \
         const vec x = elements;                                                                                      \
         largest = v_max(largest, v_abs(x));                                                                          \
         rest = v_fma(x, v_zero(), rest);                                                                             \
     }
-QKV_INLINE float row_factor(int type, const unsigned char *row, size_t k, const float *means, const float last[VLEN],
+QKV_INLINE float row_factor(int type, const unsigned char *row, size_t k, const float *means, float last[VLEN],
                             float *scale) {
     vec largest = v_zero(), rest = v_zero(); /* rest: a NaN where an element is one, or infinite */
-    size_t j = 0;
-    for (; j + VLEN <= k; j += VLEN)
+    size_t j = k / VLEN * VLEN;
+    if (j < k)
+        last_less_means(last, type, row, j, k - j, means);
+    for (j = 0; j + VLEN <= k; j += VLEN)
         LOOK_AT_ELEMENTS(v_less_means(type, row, j, means))
     if (j < k)
         LOOK_AT_ELEMENTS(v_load(last))
@@ -53,15 +55,13 @@ typedef void row_function(float *to, float *scale, const unsigned char *row, siz
 QKV_INLINE void row_to_floats(int type, float *to, float *scale, const unsigned char *row, size_t k,
                               const float *means) {
     float last[VLEN];
-    size_t j = k / VLEN * VLEN;
-    if (j < k)
-        last_less_means(last, type, row, j, k - j, means);
     const float factor = row_factor(type, row, k, means, last, scale);
+    size_t j = 0;
     if (factor == 0) {
         memset(to, 0, k * sizeof *to);
         return;
     }
-    for (j = 0; j + VLEN <= k; j += VLEN)
+    for (; j + VLEN <= k; j += VLEN)
         v_store(to + j, v_integers(v_less_means(type, row, j, means), factor));
     if (j < k)
         v_store_tail(to + j, v_integers(v_load(last), factor), v_tail(k - j));
@@ -140,12 +140,6 @@ QKV_INLINE void panel_to_floats(int type, float *panel, float *scales, const uns
         v_leave();                                                                                                   \
     }
 PANEL_INT8(panel_int8, panel_to_floats, widen(panel, QKV_PANEL, src, QKV_PANEL, QKV_INT8, k, QKV_PANEL))
-
-static void gemm_int8(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
-                      size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, k, accumulate,
-         soon);
-}
 
 static void scale_scores(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *columns, const float *factors,
                          const float *offsets) {

@@ -45,14 +45,12 @@ static QKV_NOINLINE void bias_bytes(void *dst, const void *src, size_t k) {
 QKV_INLINE void row_to_bytes(int type, float *to, float *scale, const unsigned char *row, size_t k, const float *means,
                              int are_keys) {
     float last[VLEN];
-    size_t j = k / VLEN * VLEN;
-    if (j < k)
-        last_less_means(last, type, row, j, k - j, means);
     const float factor = row_factor(type, row, k, means, last, scale);
     if (factor == 0) {
         memset(to, 0, (size_t)(term_of_row(to, k - 1, are_keys) + 4 - (int8_t *)to));
     } else {
-        for (j = 0; j + VLEN <= k; j += VLEN)
+        size_t j = 0;
+        for (; j + VLEN <= k; j += VLEN)
             v_store_i8(term_of_row(to, j, are_keys), v_integers(v_less_means(type, row, j, means), factor));
         if (j < k)
             v_store_i8(term_of_row(to, j, are_keys), v_integers(v_load(last), factor));
@@ -114,24 +112,12 @@ QKV_INLINE vec int8_fma(vec a, vec b, vec c) {
     return c;
 }
 #endif
-#define TILE gemm_bytes_tile_
 #define TILE_FMA int8_fma
 #define TILE_FMA_LANE int8_fma_lane
 #define TILE_START(row) (SIGNED_DOTS ? v_zero() : v_set((row)[-1]))
 #define TILE_END(sum) v_from_i(i_bits(sum))
 #define TILE_FUNCTION gemm_bytes_
-#include "gemm_functions.inc.h"
-#define TRANSPOSED 0
-#define PRODUCT(name) PRODUCT_OF(gemm_bytes_, name)
-#include "gemm_tiles.inc.h"
-#undef TRANSPOSED
-#undef PRODUCT
-#undef TILE
-#undef TILE_FMA
-#undef TILE_FMA_LANE
-#undef TILE_START
-#undef TILE_END
-#undef TILE_FUNCTION
+#include "gemm_product.inc.h"
 
 static void gemm_int8_dots(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,
                            size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {

@@ -1,7 +1,7 @@
 /* Template: products of attention in 8 bits in plain C. Operands are floats, whose sums of up to QKV_INT8_CHAIN
  * products are exact.
  *
- * Needs ../ref/scalar.h, loops.inc.h and gemm.
+ * Needs ../ref/scalar.h and loops.inc.h.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -52,12 +52,6 @@ static void panel_int8(float *panel, float *scales, const void *src, int type, s
             *to = factor > 0 ? (float)qkv_int8_element(*to, factor) : 0.0f;
         }
     }
-}
-
-static void gemm_int8(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b, size_t rows,
-                      size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    gemm(c, ldc, (const float *)a + first, lda, (const float *)b, QKV_PANEL, QKV_PANEL, rows, cols, k, accumulate,
-         soon);
 }
 
 static void scale_scores(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *columns, const float *factors,

@@ -183,6 +183,7 @@ static inline simde__m512 swap_pairs(simde__m512 x) {
 #include "kernels/weights.inc.h"
 #include "kernels/bf16.inc.h"
 #include "kernels/int8.inc.h"
+#include "kernels/float_products.inc.h"
 
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"

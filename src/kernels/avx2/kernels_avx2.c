@@ -33,6 +33,7 @@
 #include "../weights.inc.h"
 #include "../bf16.inc.h"
 #include "../int8.inc.h"
+#include "../float_products.inc.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

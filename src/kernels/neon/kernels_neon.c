@@ -29,6 +29,7 @@
 #include "../weights.inc.h"
 #include "../bf16.inc.h"
 #include "../int8.inc.h"
+#include "../float_products.inc.h"
 
 #if !defined(__clang__)
 #pragma GCC pop_options

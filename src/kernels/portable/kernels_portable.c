@@ -170,6 +170,7 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
 
 #include "../bf16_loops.inc.h"
 #include "../int8_loops.inc.h"
+#include "../float_products.inc.h"
 
 #define KERNELS qkv_kernels_portable
 #define KERNELS_NAME "portable"

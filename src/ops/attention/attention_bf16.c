@@ -32,29 +32,6 @@ void qkv_bf16_multiply(const qkv_kernels *kernels, float *c, const void *a, int6
     }
 }
 
-void qkv_bf16_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
-                             int64_t first, int64_t width, const qkv_soon *soon) {
-    multiply_panel(t->kernels, c, t->q, t->shape->ld_q, row, n, panel, t->desc->head_dim, first, width, soon);
-}
-
-void qkv_bf16_multiply_stored_panel(const attention_task *t, float *scores, int64_t row, int64_t n, const void *panel,
-                                    int64_t first, int64_t width, const qkv_soon *soon) {
-    const qkv_attention_desc *d = t->desc;
-    const int64_t dim = d->head_dim, stride = qkv_stored_bytes(d->k_type, QKV_PANEL), ld = t->shape->ld_q;
-    const void *q = (const unsigned char *)t->q + row * ld * t->kernels->bf16_bytes;
-    const unsigned char *from = (const unsigned char *)panel + qkv_stored_bytes(d->k_type, first);
-    int64_t x = 0;
-    do { /* a chain after the first by itself, as the product only continues chains */
-        float *c = x == 0 ? scores + first : t->panel;
-        int64_t ldc = x == 0 ? LD_SCORES : QKV_PANEL;
-        t->kernels->gemm_stored_bf16(c, ldc, q, ld, (size_t)x, from + x * stride, stride, d->k_type, (size_t)n,
-                                     (size_t)width, (size_t)qkv_min(QKV_CHAIN, dim - x), 0, x == 0 ? soon : NULL);
-        if (x > 0)
-            t->kernels->add(scores + first, LD_SCORES, c, ldc, (size_t)n, (size_t)width);
-        x += QKV_CHAIN;
-    } while (x < dim);
-}
-
 /* -------------------------------------------------------------------------------------------------------------- V */
 
 /* A panel of a block of V. */
@@ -95,7 +72,7 @@ static void widen_two(const attention_task *t, const key_block *block, int64_t k
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
     int64_t first = qkv_max(key, block->keys.first), end = qkv_min(key + 2, block->keys.end);
-    qkv_widen_keys(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + first, base + end,
+    qkv_widen_keys(t, &d->v, d->v_type, d->head_dim_v, base + first, base + end,
                    t->two_values + (first - key) * ld, ld);
 }
 
@@ -120,7 +97,7 @@ bool qkv_bf16_find_holes(const attention_task *t, key_block *block) {
     block->searched = true;
     for (int64_t j = block->keys.first, n; j < block->keys.end; j += n) {
         n = qkv_min(most, block->keys.end - j);
-        qkv_widen_keys(t->kernels, t, &t->desc->v, t->desc->v_type, t->desc->head_dim_v, base + j, base + j + n,
+        qkv_widen_keys(t, &t->desc->v, t->desc->v_type, t->desc->head_dim_v, base + j, base + j + n,
                        t->block_out, ld);
         t->kernels->scale(t->block_out, ld, t->block_out, ld, twos, (size_t)n, dim);
         qkv_mark_holes(t, block, t->block_out, ld, j, n);
@@ -148,19 +125,6 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
                                   qkv_bf16_panel_bytes(t->kernels, keys.first),
                               (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c), (size_t)(keys.end - keys.first),
                               0, soon);
-}
-
-void qkv_bf16_multiply_stored_values(const attention_task *t, int64_t row, int64_t n, const key_block *block,
-                                     key_range keys, float *out) {
-    const qkv_attention_desc *d = t->desc;
-    int64_t base = block->index * QKV_KEY_BLOCK, stride = qkv_stored_bytes(d->v_type, d->v.token), run;
-    for (int64_t j = keys.first; j < keys.end; j += run) {
-        const void *v = qkv_key_run(t, &d->v, d->v_type, base + j, base + keys.end, &run);
-        const qkv_soon share = qkv_soon_keys(t, block, row, n, (key_range){j, j + run}, keys);
-        t->kernels->gemm_stored_bf16(out, t->shape->ld_o, t->scores, qkv_bf16_ld_weights(t->kernels), (size_t)j, v,
-                                     stride, d->v_type, (size_t)n, (size_t)d->head_dim_v, (size_t)run, j > keys.first,
-                                     &share);
-    }
 }
 
 /* Zeros in place of what the row does not see leave its chain as it would be without. */

@@ -32,12 +32,17 @@ static void multiply_values(const attention_task *t, int64_t from, int64_t n, co
 static void multiply_stored_values(const attention_task *t, int64_t row, int64_t n, const key_block *block,
                                    key_range keys, float *out) {
     const qkv_attention_desc *d = t->desc;
+    const size_t rows = (size_t)n, dim = (size_t)d->head_dim_v;
     int64_t base = block->index * QKV_KEY_BLOCK, stride = qkv_stored_bytes(d->v_type, d->v.token), run;
     for (int64_t j = keys.first; j < keys.end; j += run) {
         const void *v = qkv_key_run(t, &d->v, d->v_type, base + j, base + keys.end, &run);
         const qkv_soon share = qkv_soon_keys(t, block, row, n, (key_range){j, j + run}, keys);
-        t->kernels->gemm_stored(out, t->shape->ld_o, t->scores + j, LD_SCORES, v, stride, d->v_type, (size_t)n,
-                                (size_t)d->head_dim_v, (size_t)run, j > keys.first, &share);
+        if (qkv_converts(d))
+            t->kernels->gemm_stored_bf16(out, t->shape->ld_o, t->scores, qkv_bf16_ld_weights(t->kernels), (size_t)j, v,
+                                         stride, d->v_type, rows, dim, (size_t)run, j > keys.first, &share);
+        else
+            t->kernels->gemm_stored(out, t->shape->ld_o, t->scores + j, LD_SCORES, v, stride, d->v_type, rows, dim,
+                                    (size_t)run, j > keys.first, &share);
     }
 }
 
@@ -91,9 +96,9 @@ static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *su
 static void make_weights(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
                          key_range columns, float *max, float *sum) {
     const qkv_kernels *kernels = t->kernels;
-    const bool in_bf16 = qkv_converts(t->desc), steps = t->desc->dropout != 0 || t->desc->v_type == QKV_INT8;
+    const bool converts = qkv_converts(t->desc), steps = t->desc->dropout != 0 || t->desc->v_type == QKV_INT8;
     const size_t rows = (size_t)n, first = (size_t)columns.first, width = (size_t)(columns.end - columns.first);
-    if (in_bf16)
+    if (converts)
         kernels->softmax_bf16(t->scores, LD_SCORES, first, rows, width, max, sum, !steps);
     else
         kernels->softmax(t->scores + first, LD_SCORES, rows, width, max, sum);
@@ -101,19 +106,20 @@ static void make_weights(const attention_task *t, int64_t row, int64_t n, const 
     if (t->desc->v_type == QKV_INT8)
         kernels->scale_columns(t->scores + keys.first, LD_SCORES, rows, (size_t)(keys.end - keys.first),
                                t->value_scales + keys.first);
-    if (in_bf16 && steps)
+    if (converts && steps)
         kernels->rows_bf16(t->scores, qkv_bf16_ld_weights(kernels), first, t->scores + first, LD_SCORES, rows, width);
 }
 
 void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,
                       key_range keys, float *max, float *sum, float *out) {
     int64_t ld_o = t->shape->ld_o;
-    const bool in_bf16 = qkv_converts(t->desc);
+    const bool converts = qkv_converts(t->desc);
     const bool few = t->shape->rows <= t->kernels->few_rows;
-    if (in_bf16 && !block->paired && !few)
+    if (converts && !few && !block->paired) {
         qkv_bf16_pair_block(t, t->pairs, block);
-    block->paired = true;
-    if (n == 1 && views->keep && !in_bf16) { /* a single row is as fast this way */
+        block->paired = true;
+    }
+    if (n == 1 && views->keep && !converts) { /* a single row is as fast this way */
         attend_row_exactly(t, row, block, views, keys, max, sum, out);
         return;
     }
@@ -124,14 +130,12 @@ void qkv_attend_block(const attention_task *t, int64_t row, int64_t n, key_block
     key_range columns = qkv_score_tile(t, row, n, block, views, keys);
     const qkv_soon soon = share_of(t, &block->next_k, row, n);
     uint32_t some = 0, all = UINT32_MAX, rows = (UINT32_C(1) << n) - 1;
-    key_range multiplied = in_bf16 ? whole_pairs(keys) : keys;
+    key_range multiplied = converts ? whole_pairs(keys) : keys;
     if (block->num_holes > 0)
         see_holes(t, n, block, multiplied, &some, &all);
     make_weights(t, row, n, block, keys, columns, max, sum);
     if (block->num_holes == 0 || (all & rows) == rows) {
-        if (in_bf16 && few)
-            qkv_bf16_multiply_stored_values(t, row, n, block, keys, out);
-        else if (block->is_stored)
+        if (block->is_stored || (converts && few))
             multiply_stored_values(t, row, n, block, keys, out);
         else
             multiply_values(t, 0, n, block, false, multiplied, &soon, out);

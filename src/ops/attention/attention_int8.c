@@ -22,8 +22,9 @@ static const float *means_of(const attention_task *t) {
 
 /* -------------------------------------------------------------------------------------------------------------- K */
 
-void qkv_int8_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
-                        int64_t first, int64_t end) {
+void qkv_int8_pack_keys(const attention_task *t, void *panel, float *strip, int64_t column, int64_t first,
+                        int64_t end) {
+    const qkv_kernels *kernels = t->kernels;
     const qkv_attention_desc *d = t->desc;
     const int64_t ld = t->shape->ld_q, floats = panel_floats(kernels, d->head_dim);
     float *to = (float *)panel, *scales = to + floats;
@@ -60,8 +61,9 @@ void qkv_int8_convert_queries(const attention_task *t) {
                           (size_t)dim, NULL, 0);
 }
 
-void qkv_int8_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
-                             int64_t first, int64_t width, const qkv_soon *soon) {
+/* Some columns of one panel, from `first` on, a multiple of QKV_LANES. */
+static void multiply_int8_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
+                                int64_t first, int64_t width, const qkv_soon *soon) {
     const qkv_kernels *kernels = t->kernels;
     const int64_t ld = t->shape->ld_q, dim = t->desc->head_dim;
     const float *columns = (const float *)panel + first, *scales = columns + panel_floats(kernels, dim);
@@ -73,4 +75,15 @@ void qkv_int8_multiply_panel(const attention_task *t, float *c, int64_t row, int
                            (size_t)width, (size_t)qkv_min(QKV_INT8_CHAIN, dim - x), x > 0, x == 0 ? soon : NULL);
     kernels->scale_scores(c, LD_SCORES, (size_t)n, (size_t)qkv_round_up(width, QKV_LANES), scales,
                           dim > 0 ? t->q_scales + row : zeros, dim > 0 ? t->q_offsets + row : zeros);
+}
+
+void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n, const void *panels,
+                       key_range columns, const qkv_soon *soon) {
+    int64_t size = QKV_PANEL * t->shape->key_bytes, width;
+    for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
+        int64_t first = j % QKV_PANEL;
+        width = qkv_min(QKV_PANEL - first, columns.end - j);
+        const void *panel = (const unsigned char *)panels + j / QKV_PANEL * size;
+        multiply_int8_panel(t, c + j, row, n, panel, first, width, soon);
+    }
 }

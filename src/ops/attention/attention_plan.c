@@ -128,7 +128,7 @@ static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why
         return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is none of attention (%)", d->arithmetic, 0);
     if (d->k_means.data && !(qkv_in_int8(d) && d->k_type != QKV_INT8))
         return qkv_refuse(why, QKV_ERROR_FLAGS, "k_means", -1,
-                          "must be NULL but in QKV_ARITHMETIC_INT8, and with keys in QKV_INT8", 0, 0);
+                          "is for QKV_ARITHMETIC_INT8, and for keys of other types than QKV_INT8", 0, 0);
     if (d->scores_stage > QKV_SCORES_MASKED)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "scores_stage", -1, "is unknown (%)", d->scores_stage, 0);
     if (!finite_float(d->scale))
@@ -283,7 +283,7 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     shape->workers = max_workers;
     shape->rows = shape->group * d->seq_q;
     shape->key_bytes = qkv_in_int8(d)   ? qkv_int8_key_bytes(ctx->kernels, d)
-                       : qkv_in_bf16(d) ? qkv_round_up(d->head_dim, 2) * ctx->kernels->bf16_bytes
+                       : qkv_in_bf16(d) ? qkv_bf16_panel_bytes(ctx->kernels, d->head_dim) / QKV_PANEL
                                         : d->head_dim * (int64_t)sizeof(float);
     cut_rows(ctx, d, heads, shape);
     shape->packed_blocks = d->q_start ? 0 : shared_key_blocks(d, heads, shape);

@@ -130,18 +130,26 @@ static void multiply_stored(const attention_task *t, const float *q, int64_t n, 
 }
 
 /* With some columns of a panel as it is stored. Its rows are channels, so that lanes run over keys at once. */
-static void multiply_stored_panel(const attention_task *t, const float *q, int64_t n, const void *panel,
+static void multiply_stored_panel(const attention_task *t, int64_t row, int64_t n, const void *panel,
                                   key_range columns, float *scores, const qkv_soon *soon) {
     const qkv_attention_desc *d = t->desc;
+    const bool in_bf16 = qkv_in_bf16(d);
     const int64_t dim = d->head_dim, stride = qkv_stored_bytes(d->k_type, QKV_PANEL), ld = t->shape->ld_q;
     const unsigned char *from = (const unsigned char *)panel + qkv_stored_bytes(d->k_type, columns.first);
     const size_t rows = (size_t)n, width = (size_t)(columns.end - columns.first);
+    float *rest = in_bf16 ? t->panel : t->strip;
     int64_t x = 0;
-    do { /* a chain after the first by itself, as gemm_stored only continues chains */
-        float *c = x == 0 ? scores + columns.first : t->strip;
-        int64_t ldc = x == 0 ? LD_SCORES : QKV_PANEL;
-        t->kernels->gemm_stored(c, ldc, q + x, ld, from + x * stride, stride, d->k_type, rows, width,
-                                (size_t)qkv_min(QKV_CHAIN, dim - x), 0, x == 0 ? soon : NULL);
+    do { /* a chain after the first by itself, as these products only continue chains */
+        float *c = x == 0 ? scores + columns.first : rest;
+        const int64_t ldc = x == 0 ? LD_SCORES : QKV_PANEL, a = row * ld + x;
+        const size_t terms = (size_t)qkv_min(QKV_CHAIN, dim - x);
+        const qkv_soon *now = x == 0 ? soon : NULL;
+        if (in_bf16)
+            t->kernels->gemm_stored_bf16(c, ldc, t->q, ld, (size_t)a, from + x * stride, stride, d->k_type, rows, width,
+                                         terms, 0, now);
+        else
+            t->kernels->gemm_stored(c, ldc, t->q + a, ld, from + x * stride, stride, d->k_type, rows, width, terms, 0,
+                                    now);
         if (x > 0)
             t->kernels->add(scores + columns.first, LD_SCORES, c, ldc, rows, width);
         x += QKV_CHAIN;
@@ -152,65 +160,44 @@ static void multiply_stored_panel(const attention_task *t, const float *q, int64
 static void multiply_key_panels(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                                 const key_block *ahead) {
     const qkv_attention_desc *d = t->desc;
-    const int64_t half = QKV_LANES / 2;
-    const float *q = t->q + row * t->shape->ld_q;
+    const bool in_bf16 = qkv_in_bf16(d), stored = in_bf16 || d->k_type != QKV_F32;
+    const int64_t lanes = in_bf16 ? QKV_LANES : QKV_LANES / 2;
     int64_t base = block * QKV_KEY_BLOCK, run;
     for (int64_t j = keys.first; j < keys.end; j += run) {
         const void *panel = qkv_key_panel(t, base + j, base + keys.end, &run);
         int64_t first = j / QKV_PANEL * QKV_PANEL;
-        if (d->k_type != QKV_F32)
+        if (stored)
             run = qkv_min(run, first + QKV_PANEL - j);
-        key_range columns = {(j - first) / half * half, qkv_round_up(j - first + run, half)};
+        key_range columns = {(j - first) / lanes * lanes, qkv_round_up(j - first + run, lanes)};
         const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, j + run}, keys);
-        if (d->k_type == QKV_F32)
-            qkv_multiply_panels(t->kernels, t->scores + first, q, t->shape->ld_q, n, panel, d->head_dim, columns,
-                                &share);
+        if (stored)
+            multiply_stored_panel(t, row, n, panel, columns, t->scores + first, &share);
         else
-            multiply_stored_panel(t, q, n, panel, columns, t->scores + first, &share);
+            qkv_multiply_panels(t->kernels, t->scores + first, t->q + row * t->shape->ld_q, t->shape->ld_q, n, panel,
+                                d->head_dim, columns, &share);
     }
 }
 
-/* In the other arithmetics: some columns of one panel, from `first` on, a multiple of QKV_LANES. */
-static void multiply_converted_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
-                                     int64_t first, int64_t width, const qkv_soon *soon) {
+/* In the other arithmetics: products with columns of panels of operands, which begin with scores[0]. */
+static void multiply_converted(const attention_task *t, float *scores, int64_t row, int64_t n, const void *panels,
+                               key_range columns, const qkv_soon *soon) {
     if (qkv_in_int8(t->desc))
-        qkv_int8_multiply_panel(t, c, row, n, panel, first, width, soon);
+        qkv_int8_multiply(t, scores, row, n, panels, columns, soon);
     else
-        qkv_bf16_multiply_panel(t, c, row, n, panel, first, width, soon);
+        qkv_bf16_multiply(t->kernels, scores, t->q, t->shape->ld_q, row, n, panels, t->desc->head_dim, columns, soon);
 }
 
-void qkv_multiply_converted_panels(const attention_task *t, int64_t row, int64_t n, const void *panels,
-                                   key_range columns, const qkv_soon *soon) {
-    int64_t width;
-    for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
-        int64_t first = j % QKV_PANEL;
-        width = qkv_min(QKV_PANEL - first, columns.end - j);
-        const void *panel = (const unsigned char *)panels + (j - first) * t->shape->key_bytes;
-        multiply_converted_panel(t, t->scores + j, row, n, panel, first, width, soon);
-    }
-}
-
+/* One panel of them at a time; keys that lie in panels keep their columns, and what is beside them is hidden later. */
 static void multiply_converted_keys(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                                     const key_block *ahead) {
-    const qkv_attention_desc *d = t->desc;
-    int64_t base = block * QKV_KEY_BLOCK;
+    const int64_t base = block * QKV_KEY_BLOCK;
     for (int64_t j = keys.first, end; j < keys.end; j = end) {
-        int64_t first = 0, begin = j / QKV_PANEL * QKV_PANEL;
-        end = qkv_min(begin + QKV_PANEL, keys.end);
+        const int64_t panel = j / QKV_PANEL * QKV_PANEL, first = t->desc->k_layout == QKV_KEY_PANELS ? panel : j;
+        end = qkv_min(panel + QKV_PANEL, keys.end);
         const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
-        if (d->k_layout == QKV_KEY_PANELS && qkv_in_bf16(d)) { /* columns beside the keys are hidden later */
-            int64_t unused, lane = (j - begin) / QKV_LANES * QKV_LANES;
-            const void *panel = qkv_key_panel(t, base + j, base + end, &unused);
-            qkv_bf16_multiply_stored_panel(t, t->scores + begin, row, n, panel, lane,
-                                           qkv_round_up(end - begin - lane, QKV_LANES), &share);
-            continue;
-        }
-        qkv_pack_keys(t->kernels, t, t->panel, t->strip, 0, base + j, base + end);
-        if (d->k_layout == QKV_KEY_PANELS) /* columns beside the keys are hidden later */
-            first = (j - begin) / QKV_LANES * QKV_LANES;
-        else
-            begin = j;
-        multiply_converted_panel(t, t->scores + begin + first, row, n, t->panel, first, end - begin - first, &share);
+        qkv_pack_keys(t, t->panel, t->strip, 0, base + j, base + end);
+        const key_range columns = {(j - first) / QKV_LANES * QKV_LANES, end - first};
+        multiply_converted(t, t->scores + first, row, n, t->panel, columns, &share);
     }
 }
 
@@ -219,12 +206,12 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
     const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
-    if (qkv_converts(d)) {
-        multiply_converted_keys(t, row, n, block, keys, ahead);
+    if (d->k_layout == QKV_KEY_PANELS && !qkv_in_int8(d)) {
+        multiply_key_panels(t, row, n, block, keys, ahead);
         return;
     }
-    if (d->k_layout == QKV_KEY_PANELS) {
-        multiply_key_panels(t, row, n, block, keys, ahead);
+    if (qkv_converts(d)) {
+        multiply_converted_keys(t, row, n, block, keys, ahead);
         return;
     }
     for (int64_t j = keys.first; j < keys.end; j += run) {
@@ -248,7 +235,7 @@ key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const 
         const int64_t half = QKV_LANES / 2; /* the rest of the lanes is hidden from every row */
         key_range product = {keys.first / half * half, qkv_round_up(keys.end, half)};
         if (qkv_converts(t->desc))
-            qkv_multiply_converted_panels(t, row, n, block->panels, columns, &soon);
+            multiply_converted(t, t->scores, row, n, block->panels, columns, &soon);
         else
             qkv_multiply_panels(t->kernels, t->scores, t->q + row * t->shape->ld_q, t->shape->ld_q, n, block->panels,
                                 t->desc->head_dim, product, &soon);

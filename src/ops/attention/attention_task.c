@@ -112,20 +112,21 @@ static void name_rows(const attention_task *t) {
 
 /* -------------------------------------------------------------------------------------- keys and values as floats */
 
-void qkv_widen_keys(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
-                    int64_t channels, int64_t first, int64_t end, float *to, int64_t ld) {
+void qkv_widen_keys(const attention_task *t, const qkv_input *x, int32_t type, int64_t channels, int64_t first,
+                    int64_t end, float *to, int64_t ld) {
     for (int64_t key = first, run; key < end; key += run) {
         const void *from = qkv_key_run(t, x, type, key, end, &run);
-        kernels->widen(to + (key - first) * ld, ld, from, qkv_stored_bytes(type, x->token), type, (size_t)run,
-                       (size_t)channels);
+        t->kernels->widen(to + (key - first) * ld, ld, from, qkv_stored_bytes(type, x->token), type, (size_t)run,
+                          (size_t)channels);
     }
 }
 
 /* A panel in the form that products take it in, of rows of n keys at one stride … */
-static void turn_keys(const qkv_kernels *kernels, const qkv_attention_desc *d, void *panel, const void *from,
-                      int64_t stride, int32_t type, int64_t n) {
-    const size_t rows = (size_t)n, dim = (size_t)d->head_dim;
-    if (qkv_in_bf16(d))
+static void turn_keys(const attention_task *t, void *panel, const void *from, int64_t stride, int32_t type,
+                      int64_t n) {
+    const qkv_kernels *kernels = t->kernels;
+    const size_t rows = (size_t)n, dim = (size_t)t->desc->head_dim;
+    if (qkv_in_bf16(t->desc))
         kernels->keys_bf16(panel, from, stride, type, rows, dim);
     else if (type == QKV_F32)
         kernels->pack(panel, from, stride / (int64_t)sizeof(float), rows, dim);
@@ -134,44 +135,44 @@ static void turn_keys(const qkv_kernels *kernels, const qkv_attention_desc *d, v
 }
 
 /* … and of one as it is stored. */
-static void convert_panel(const qkv_kernels *kernels, const qkv_attention_desc *d, void *panel, const void *from) {
+static void convert_panel(const attention_task *t, void *panel, const void *from) {
+    const qkv_attention_desc *d = t->desc;
     const int64_t stride = qkv_stored_bytes(d->k_type, QKV_PANEL);
     const size_t dim = (size_t)d->head_dim;
     if (qkv_in_bf16(d))
-        kernels->values_bf16(panel, from, stride, d->k_type, 0, dim, QKV_PANEL);
+        t->kernels->values_bf16(panel, from, stride, d->k_type, 0, dim, QKV_PANEL);
     else
-        kernels->widen(panel, QKV_PANEL, from, stride, d->k_type, dim, QKV_PANEL);
+        t->kernels->widen(panel, QKV_PANEL, from, stride, d->k_type, dim, QKV_PANEL);
 }
 
-void qkv_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
-                   int64_t first, int64_t end) {
+void qkv_pack_keys(const attention_task *t, void *panel, float *strip, int64_t column, int64_t first, int64_t end) {
     const qkv_attention_desc *d = t->desc;
     int64_t ld = t->shape->ld_q, run;
     if (qkv_in_int8(d)) {
-        qkv_int8_pack_keys(kernels, t, panel, strip, column, first, end);
+        qkv_int8_pack_keys(t, panel, strip, column, first, end);
         return;
     }
     if (d->k_layout == QKV_KEY_PANELS) {
-        convert_panel(kernels, d, panel, qkv_key_panel(t, first, end, &run));
+        convert_panel(t, panel, qkv_key_panel(t, first, end, &run));
         return;
     }
     const void *from = qkv_key_run(t, &d->k, d->k_type, first, end, &run);
     if (column == 0 && run == end - first) {
-        turn_keys(kernels, d, panel, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, run);
+        turn_keys(t, panel, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, run);
         return;
     }
-    qkv_widen_keys(kernels, t, &d->k, d->k_type, d->head_dim, first, end, strip + column * ld, ld); /* in pages */
-    turn_keys(kernels, d, panel, strip, ld * (int64_t)sizeof(float), QKV_F32, column + end - first);
+    qkv_widen_keys(t, &d->k, d->k_type, d->head_dim, first, end, strip + column * ld, ld); /* in pages */
+    turn_keys(t, panel, strip, ld * (int64_t)sizeof(float), QKV_F32, column + end - first);
 }
 
 /* Packs the panels of a key block that hold the given keys of it. Keys before them are hidden from every row; in pages
  * they may lie in one that is none. strip: as for qkv_pack_keys. */
-static void pack_block(const qkv_kernels *kernels, const attention_task *t, int64_t key_bytes, void *panels,
-                       float *strip, int64_t block, key_range keys) {
+static void pack_block(const attention_task *t, void *panels, float *strip, int64_t block, key_range keys) {
     int64_t base = block * QKV_KEY_BLOCK;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
         int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = t->desc->page_table ? qkv_max(j, keys.first) : j;
-        qkv_pack_keys(kernels, t, (unsigned char *)panels + j * key_bytes, strip, first - j, base + first, base + end);
+        qkv_pack_keys(t, (unsigned char *)panels + j * t->shape->key_bytes, strip, first - j, base + first,
+                      base + end);
     }
 }
 
@@ -193,12 +194,13 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
     int64_t place = index % shape->packed_blocks, head = index / shape->packed_blocks;
     attention_task t;
     qkv_choose_sequence(&t, d, head / d->num_kv_heads);
+    t.kernels = kernels;
     t.shape = shape;
     t.kv_head = head % d->num_kv_heads;
     key_range all = visible_to_batch(&t);
     int64_t block = all.first / QKV_KEY_BLOCK + place;
     unsigned char *panels = (unsigned char *)workspace + head * head_panels_size(shape, d);
-    pack_block(kernels, &t, shape->key_bytes, panels + place * QKV_KEY_BLOCK * shape->key_bytes,
+    pack_block(&t, panels + place * QKV_KEY_BLOCK * shape->key_bytes,
                (float *)(void *)(scratch + worker * shape->worker_size), block, within_block(all, block));
 }
 
@@ -334,7 +336,7 @@ static void read_values(const attention_task *t, key_block *block) {
 static void widen_values(const attention_task *t, const key_block *block) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
-    qkv_widen_keys(t->kernels, t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
+    qkv_widen_keys(t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
                    t->widened + block->keys.first * ld, ld);
 }
 
@@ -390,7 +392,7 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     } else if (t->rows > t->kernels->few_rows) {
         block->panels = panels_in_place(t, index, keys);
         if (!block->panels) {
-            pack_block(t->kernels, t, t->shape->key_bytes, t->packed, t->strip, index, keys);
+            pack_block(t, t->packed, t->strip, index, keys);
             block->panels = t->packed;
         }
     }

@@ -277,13 +277,12 @@ bool qkv_find_holes(const attention_task *t, key_block *block);
 void qkv_mark_holes(const attention_task *t, key_block *block, const float *v, int64_t ld_v, int64_t first, int64_t n);
 
 /* Keys [first, end) of the task's sequence as floats, from `to` on. */
-void qkv_widen_keys(const qkv_kernels *kernels, const attention_task *t, const qkv_input *x, int32_t type,
-                    int64_t channels, int64_t first, int64_t end, float *to, int64_t ld);
+void qkv_widen_keys(const attention_task *t, const qkv_input *x, int32_t type, int64_t channels, int64_t first,
+                    int64_t end, float *to, int64_t ld);
 
 /* Packs keys [first, end) of the task's sequence, at most a panel of them, from its column `column` on; columns before
  * it become anything. Of keys in panels it is the whole panel. strip: as the task's. */
-void qkv_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
-                   int64_t first, int64_t end);
+void qkv_pack_keys(const attention_task *t, void *panel, float *strip, int64_t column, int64_t first, int64_t end);
 
 /* The part that begins at first/whole and ends at end/whole. */
 static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
@@ -359,15 +358,9 @@ void qkv_attention_fold_states(const attention_task *t);
 
 /* ------------------------------------------------------------------------- where operands are converted */
 
-/* As qkv_multiply_panels, by rows of t->q and into t->scores. */
-void qkv_multiply_converted_panels(const attention_task *t, int64_t row, int64_t n, const void *panels,
-                                   key_range columns, const qkv_soon *soon);
-
-/* In bfloat16 (attention_bf16.c): scores from some columns of a panel, from `first` on, a multiple of QKV_LANES; V of a
- * block in pairs of keys; which of it 0 does not hide, and V without these; P·V for n rows from row `from` of the tile
- * on, whose scores have become weights; the same for one row, without what it does not see. */
-void qkv_bf16_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
-                             int64_t first, int64_t width, const qkv_soon *soon);
+/* In bfloat16 (attention_bf16.c): V of a block in pairs of keys; which of it 0 does not hide, and V without these; P·V
+ * for n rows from row `from` of the tile on, whose scores have become weights; the same for one row, without what it
+ * does not see. */
 void qkv_bf16_pair_block(const attention_task *t, void *pairs, const key_block *block);
 bool qkv_bf16_find_holes(const attention_task *t, key_block *block);
 void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, const void *pairs, key_range keys,
@@ -375,7 +368,7 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
 void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_range keys, key_range columns,
                           float *out);
 
-/* Products of any rows with panels: n rows of A from row `row` on, of `dim` channels. */
+/* As qkv_multiply_panels, by n rows of A from row `row` on. columns.first is a multiple of QKV_LANES. */
 void qkv_bf16_multiply(const qkv_kernels *kernels, float *c, const void *a, int64_t lda, int64_t row, int64_t n,
                        const void *panels, int64_t dim, key_range columns, const qkv_soon *soon);
 
@@ -396,20 +389,14 @@ static inline int64_t qkv_bf16_ld_weights(const qkv_kernels *kernels) {
     return LD_SCORES * (int64_t)sizeof(float) / kernels->bf16_bytes;
 }
 
-/* Of few rows, with keys in a panel as it is stored, into scores of that panel, and with values as they are stored. */
-void qkv_bf16_multiply_stored_panel(const attention_task *t, float *scores, int64_t row, int64_t n, const void *panel,
-                                    int64_t first, int64_t width, const qkv_soon *soon);
-void qkv_bf16_multiply_stored_values(const attention_task *t, int64_t row, int64_t n, const key_block *block,
-                                     key_range keys, float *out);
-
-/* Scores in 8 bits (attention_int8.c): bytes of a key in a panel; as qkv_pack_keys; rows of q to operands; scores from
- * some columns of a panel. */
+/* Scores in 8 bits (attention_int8.c): bytes of a key in a panel; as qkv_pack_keys; rows of q to operands; scores, as
+ * by qkv_bf16_multiply. */
 int64_t qkv_int8_key_bytes(const qkv_kernels *kernels, const qkv_attention_desc *d);
-void qkv_int8_pack_keys(const qkv_kernels *kernels, const attention_task *t, void *panel, float *strip, int64_t column,
-                        int64_t first, int64_t end);
+void qkv_int8_pack_keys(const attention_task *t, void *panel, float *strip, int64_t column, int64_t first,
+                        int64_t end);
 void qkv_int8_convert_queries(const attention_task *t);
-void qkv_int8_multiply_panel(const attention_task *t, float *c, int64_t row, int64_t n, const void *panel,
-                             int64_t first, int64_t width, const qkv_soon *soon);
+void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n, const void *panels,
+                       key_range columns, const qkv_soon *soon);
 
 /* Whole pairs of keys: those beside are hidden, but multiplied too. */
 static inline key_range whole_pairs(key_range keys) {

@@ -1,7 +1,7 @@
-/* Template: the tiles of a product as functions. Needs gemm.inc.h's macros, TILE (prefix of the tiles' names), TILE_FMA
- * (what multiplies and adds) and TILE_FMA_LANE (the same by a lane, where a set has it), TILE_START(row of A) (what
- * sums begin with), TILE_END(sum) (what is stored of one), TILE_FUNCTION (prefix of the functions' names) and, where A
- * may be transposed, TRANSPOSED_TILE_FUNCTION.
+/* Template: a product by tiles, which are functions of their own. Needs gemm.inc.h's macros, TILE_FMA (what multiplies
+ * and adds) and TILE_FMA_LANE (the same by a lane, where a set has it), TILE_START(row of A) (what sums begin with),
+ * TILE_END(sum) (what is stored of one), TILE_FUNCTION (prefix of all names, PRODUCT(name) adds it) and, where A may be
+ * transposed, TRANSPOSED_TILE_FUNCTION. Takes these away again.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -10,14 +10,14 @@
                                                                              const float *a, const float *b,         \
                                                                              vtail tail, gemm_fetch *fetch) {        \
         (void)fetch;                                                                                                 \
-        TILE_NAME(TILE, rows, vectors, )(has_tail, 0, in_panels, o, c, a, b, tail, fetch_used);                      \
+        TILE_NAME(TILE_FUNCTION, rows, vectors, _tile)(has_tail, 0, in_panels, o, c, a, b, tail, fetch_used);        \
     }
 #ifdef TRANSPOSED_TILE_FUNCTION
 #define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)                                                             \
     static QKV_NOINLINE void TILE_NAME(TRANSPOSED_TILE_FUNCTION, rows, vectors, suffix)(                             \
         const gemm_operands *o, float *c, const float *a, const float *b, vtail tail, gemm_fetch *fetch) {           \
         (void)fetch;                                                                                                 \
-        TILE_NAME(TILE, rows, vectors, )(has_tail, 1, 0, o, c, a, b, tail, NULL);                                    \
+        TILE_NAME(TILE_FUNCTION, rows, vectors, _tile)(has_tail, 1, 0, o, c, a, b, tail, NULL);                      \
     }
 #else
 #define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)
@@ -55,3 +55,20 @@
 #endif
 #undef GEMM_FUNCTION
 #undef GEMM_T_FUNCTION
+
+#define TRANSPOSED 0
+#include "gemm_tiles.inc.h"
+#undef TRANSPOSED
+#undef TILE_FUNCTION
+#ifdef TRANSPOSED_TILE_FUNCTION
+#define TRANSPOSED 1
+#define TILE_FUNCTION TRANSPOSED_TILE_FUNCTION
+#include "gemm_tiles.inc.h"
+#undef TRANSPOSED
+#undef TILE_FUNCTION
+#undef TRANSPOSED_TILE_FUNCTION
+#endif
+#undef TILE_FMA
+#undef TILE_FMA_LANE
+#undef TILE_START
+#undef TILE_END
