@@ -30,18 +30,19 @@
  * compiler does not know, has no table. */
 static const struct {
     const char *name;
+    bool of_architecture; /* whether it is one for this architecture */
     const qkv_kernels *kernels;
 } sets[] = {
-    {"avx512bf16", X86_DOTS(qkv_kernels_avx512bf16)},
-    {"avx512vnni", X86_DOTS(qkv_kernels_avx512vnni)},
-    {"avx512", X86(qkv_kernels_avx512)},
-    {"avxvnni", X86_DOTS(qkv_kernels_avxvnni)},
-    {"avx2", X86(qkv_kernels_avx2)},
-    {"i8mm", ARM_DOTS(qkv_kernels_i8mm)},
-    {"dotprod", ARM_DOTS(qkv_kernels_dotprod)},
-    {"neon", ARM(qkv_kernels_neon)},
-    {"portable", &qkv_kernels_portable},
-    {"ref", &qkv_kernels_ref},
+    {"avx512bf16", QKV_X86_64, X86_DOTS(qkv_kernels_avx512bf16)},
+    {"avx512vnni", QKV_X86_64, X86_DOTS(qkv_kernels_avx512vnni)},
+    {"avx512", QKV_X86_64, X86(qkv_kernels_avx512)},
+    {"avxvnni", QKV_X86_64, X86_DOTS(qkv_kernels_avxvnni)},
+    {"avx2", QKV_X86_64, X86(qkv_kernels_avx2)},
+    {"i8mm", QKV_AARCH64, ARM_DOTS(qkv_kernels_i8mm)},
+    {"dotprod", QKV_AARCH64, ARM_DOTS(qkv_kernels_dotprod)},
+    {"neon", QKV_AARCH64, ARM(qkv_kernels_neon)},
+    {"portable", true, &qkv_kernels_portable},
+    {"ref", true, &qkv_kernels_ref},
 };
 
 enum { NUM_SETS = sizeof sets / sizeof sets[0] };
@@ -51,11 +52,6 @@ static bool same(const char *a, const char *b) {
     while (*a && *a == *b)
         a++, b++;
     return *a == *b;
-}
-
-/* Whether a set is one for this architecture: those for x86-64 begin with an a. */
-static bool is_of_architecture(const char *name) {
-    return name[0] == 'a' ? QKV_X86_64 : QKV_AARCH64;
 }
 
 static int find_set(const char *name) {
@@ -141,7 +137,7 @@ qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_se
     if (set->selected)
         return QKV_OK;
     if (!kernels) {
-        const bool unknown = is_of_architecture(set->name);
+        const bool unknown = sets[index].of_architecture;
         append(set->reason, sizeof set->reason,
                unknown ? "built by a compiler that does not know it" : "built for another architecture");
     } else if (!set->available) {
