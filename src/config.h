@@ -5,8 +5,18 @@
 #include <float.h>
 
 /* GCC says with __GCC_IEC_559 = 0 that some option breaks IEEE arithmetic: -funsafe-math-optimizations and its parts,
- * -fno-signed-zeros, -fsingle-precision-constant. clang has no word for those; there pragmas below undo them. */
-#if defined(__FAST_MATH__) || __FINITE_MATH_ONLY__ || (defined(__GCC_IEC_559) && __GCC_IEC_559 == 0)
+ * -fno-signed-zeros, -fsingle-precision-constant. It says so of every Arm without double in hardware too, as software
+ * raises no exceptions; there the parts have macros of their own. clang has no word for those; there pragmas below undo
+ * them. */
+#if defined(__arm__) && !defined(__clang__) && !(defined(__ARM_FP) && (__ARM_FP & 8))
+#if defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
+#define QKV_UNSAFE_MATH 1
+#endif
+_Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-precision-constant");
+#elif defined(__GCC_IEC_559) && __GCC_IEC_559 == 0
+#define QKV_UNSAFE_MATH 1
+#endif
+#if defined(__FAST_MATH__) || __FINITE_MATH_ONLY__ || defined(QKV_UNSAFE_MATH)
 #error "qkv promises the same bits everywhere: build it without -ffast-math, -Ofast and what they are made of"
 #endif
 #if FLT_EVAL_METHOD != 0
