@@ -84,8 +84,9 @@ typedef enum qkv_status {
     QKV_ERROR_INDEX = 18,          /* q_start or k_start decreases or leaves its tensor, or there is no such page,
                                     * sequence or position */
     QKV_ERROR_CAPACITY = 19,       /* a cache has no page or position left, or no longer what a position needs */
-    QKV_ERROR_CACHE = 20           /* memory holds no cache, a damaged one, one of another version or byte order, or
+    QKV_ERROR_CACHE = 20,          /* memory holds no cache, a damaged one, one of another version or byte order, or
                                     * not what a projection or layer stores into */
+    QKV_ERROR_LEFT_OUT = 21        /* this build of the library leaves out what is asked for (src/config.h) */
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run

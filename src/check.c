@@ -3,6 +3,7 @@
 
 #include "ref/storage.h"
 
+#if QKV_WITH(EXPLAIN)
 qkv_status qkv_refuse(qkv_problem *why, qkv_status status, const char *field, int32_t index, const char *text,
                       int64_t first, int64_t second) {
     why->status = status;
@@ -14,9 +15,7 @@ qkv_status qkv_refuse(qkv_problem *why, qkv_status status, const char *field, in
     return status;
 }
 
-qkv_status qkv_check_size(qkv_problem *why, const char *field, int32_t index, int64_t value) {
-    return value >= 0 ? QKV_OK : qkv_refuse(why, QKV_ERROR_NEGATIVE, field, index, "is negative (%)", value, 0);
-}
+#endif
 
 void qkv_add_weight_grad(qkv_operands *o, const char *data, const char *bias, const qkv_weight_grad *g,
                          int64_t in_features, int64_t out_features, uint8_t index) {

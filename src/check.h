@@ -30,8 +30,16 @@ static inline void qkv_no_problem(qkv_problem *why) {
 }
 
 /* Notes the problem and returns its status. field: NULL where the text says it all; index: -1 for a name without []. */
+#if !QKV_WITH(EXPLAIN)
+QKV_INLINE qkv_status qkv_refuse(qkv_problem *why, qkv_status status, const char *field, int32_t index,
+                                 const char *text, int64_t first, int64_t second) {
+    (void)field, (void)index, (void)text, (void)first, (void)second;
+    return why->status = status;
+}
+#else
 qkv_status qkv_refuse(qkv_problem *why, qkv_status status, const char *field, int32_t index, const char *text,
                       int64_t first, int64_t second);
+#endif
 
 /* Between these two, fields lie in an inner descriptor, such as "forward.". A refusal in between needs no leave. */
 static inline void qkv_enter(qkv_problem *why, const char *within) {
@@ -43,7 +51,9 @@ static inline void qkv_leave(qkv_problem *why) {
 }
 
 /* QKV_OK, or the refusal of a field below 0. */
-qkv_status qkv_check_size(qkv_problem *why, const char *field, int32_t index, int64_t value);
+static inline qkv_status qkv_check_size(qkv_problem *why, const char *field, int32_t index, int64_t value) {
+    return value >= 0 ? QKV_OK : qkv_refuse(why, QKV_ERROR_NEGATIVE, field, index, "is negative (%)", value, 0);
+}
 
 /* ----------------------------------------------------------------------------------------------------- operands */
 
@@ -83,7 +93,7 @@ static inline qkv_operand *qkv_add_operand(qkv_operands *o, int role, const char
                                            int64_t run) {
     qkv_operand *x = &o->list[o->count++];
     x->first = (uintptr_t)data;
-    x->field = field;
+    x->field = QKV_WITH(EXPLAIN) ? field : NULL;
     for (int i = 0; i < QKV_MAX_AXES; i++) {
         x->size[i] = i < axes ? sizes[i] : 1;
         x->stride[i] = i < axes ? strides[i] : 0;

@@ -51,8 +51,86 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #else
 #define QKV_DOTS (__GNUC__ >= 11)
 #endif
-#define QKV_X86_DOTS (QKV_X86_64 && QKV_DOTS)
-#define QKV_ARM_DOTS (QKV_AARCH64 && QKV_DOTS)
+
+/* What a build may leave out, each by a macro on the command line, the same for all files. Functions of what is left out
+ * are not there, and calls that ask for it are refused (QKV_ERROR_LEFT_OUT); what is there keeps its bits.
+ *
+ *   -DQKV_NO_BACKWARD   gradients
+ *   -DQKV_NO_DROPOUT
+ *   -DQKV_NO_LAYER      qkv_layer_*
+ *   -DQKV_NO_MERGE      qkv_merge_*, and states of key blocks as an output
+ *   -DQKV_NO_CACHE      qkv_cache_*, and projections that store into it
+ *   -DQKV_NO_PAGES      page tables, packed sequences (q_start, k_start), keys in panels; with them QKV_NO_CACHE
+ *   -DQKV_NO_STORED     q, k, v and out of attention other than QKV_F32; with them QKV_NO_CACHE
+ *   -DQKV_NO_MASKS      keep, bias, key_ranges, first_tokens, ALiBi, softcap; windows, causal ones too, remain
+ *   -DQKV_NO_SCORES     scores and probabilities as outputs
+ *   -DQKV_NO_ROPE       RoPE and QK-norm
+ *   -DQKV_NO_BF16       products in bfloat16, and attention's with scores in 8 bits, whose values are in bfloat16
+ *   -DQKV_NO_BLOCKS     weights in blocks: QKV_Q8_0, Q4_0 … Q6_K
+ *   -DQKV_NO_QUANTIZED  those, weights in QKV_INT8, and products in 8 bits
+ *   -DQKV_NO_WORKERS    plans for more than one worker
+ *   -DQKV_NO_PREFETCH   hints to the memory of what comes next
+ *   -DQKV_NO_CHECKS     what plans and runs refuse of tensors: that they are there, aligned, reach no farther than memory,
+ *                       don't overlap, and that a run's descriptor is the planned one. For firmware whose calls a build
+ *                       with checks has seen
+ *   -DQKV_NO_EXPLAIN    qkv_*_explain_*, and the text of every refusal
+ *   -DQKV_NO_AVX512, _AVX2, _NEON, _PORTABLE, …   a kernel set, with those that build on it
+ *
+ *   -DQKV_FORWARD_ONLY  QKV_NO_BACKWARD, QKV_NO_DROPOUT
+ *   -DQKV_MINIMAL       attention, and projections with weights in 32, 16 or 8 bits, on ref and sets for the CPU: all of
+ *                       them but QKV_NO_QUANTIZED, and of kernel sets QKV_NO_PORTABLE */
+#if defined(QKV_MINIMAL)
+#define QKV_FORWARD_ONLY 1
+#define QKV_NO_LAYER 1
+#define QKV_NO_MERGE 1
+#define QKV_NO_PAGES 1
+#define QKV_NO_STORED 1
+#define QKV_NO_MASKS 1
+#define QKV_NO_SCORES 1
+#define QKV_NO_ROPE 1
+#define QKV_NO_BF16 1
+#define QKV_NO_BLOCKS 1
+#define QKV_NO_WORKERS 1
+#define QKV_NO_PREFETCH 1
+#define QKV_NO_EXPLAIN 1
+#define QKV_NO_PORTABLE 1
+#endif
+#if defined(QKV_FORWARD_ONLY)
+#define QKV_NO_BACKWARD 1
+#define QKV_NO_DROPOUT 1
+#endif
+#if defined(QKV_NO_PAGES) || defined(QKV_NO_STORED)
+#define QKV_NO_CACHE 1
+#endif
+#if defined(QKV_NO_QUANTIZED)
+#define QKV_NO_BLOCKS 1
+#endif
+#if !QKV_X86_64 || defined(QKV_NO_AVX2)
+#define QKV_NO_AVX2 1
+#endif
+#if defined(QKV_NO_AVX2) || !QKV_DOTS
+#define QKV_NO_AVXVNNI 1
+#endif
+#if !QKV_X86_64 || defined(QKV_NO_AVX512)
+#define QKV_NO_AVX512 1
+#endif
+#if defined(QKV_NO_AVX512) || !QKV_DOTS
+#define QKV_NO_AVX512VNNI 1
+#endif
+#if !QKV_AARCH64 || defined(QKV_NO_NEON)
+#define QKV_NO_NEON 1
+#endif
+#if defined(QKV_NO_NEON) || !QKV_DOTS
+#define QKV_NO_DOTPROD 1
+#endif
+
+/* QKV_WITH(BACKWARD) is 0 where QKV_NO_BACKWARD is defined, as 1, and else 1: in #if and in C. */
+#define QKV_WITH(feature) QKV_WITH_(QKV_NO_##feature)
+#define QKV_WITH_(no) QKV_WITH_UNLESS_(no)
+#define QKV_WITH_UNLESS_(no) QKV_WITH_PICK_(QKV_LEFT_OUT_##no)
+#define QKV_WITH_PICK_(first) QKV_SECOND_(first 0, 1, 0)
+#define QKV_LEFT_OUT_1 0, /* makes the 0 behind it the second one */
+#define QKV_SECOND_(a, b, ...) b
 
 /* a·b + c is two roundings wherever the source does not say fma. GCC takes this per function, clang per file.
  * float_control undoes what -funsafe-math-optimizations, -fno-honor-nans and their like allow; clang has it for most

@@ -5,44 +5,29 @@
 #include "kernels/kernels.h"
 #include "plan.h"
 
-#if QKV_X86_64
-#define X86(table) &table
-#else
-#define X86(table) NULL
-#endif
-#if QKV_X86_DOTS
-#define X86_DOTS(table) &table
-#else
-#define X86_DOTS(table) NULL
-#endif
-#if QKV_AARCH64
-#define ARM(table) &table
-#else
-#define ARM(table) NULL
-#endif
-#if QKV_ARM_DOTS
-#define ARM_DOTS(table) &table
-#else
-#define ARM_DOTS(table) NULL
-#endif
+#define TABLE_0(name) NULL
+#define TABLE_1(name) &qkv_kernels_##name
+#define TABLE_(with, name) TABLE_##with(name)
+#define TABLE(with, name) TABLE_(with, name)
+#define SET(name, of_architecture, with) {#name, of_architecture, TABLE(with, name)}
 
-/* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture, or one that the
- * compiler does not know, has no table. */
+/* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture, one that the compiler
+ * does not know, or that is left out has no table. */
 static const struct {
     const char *name;
     bool of_architecture; /* whether it is one for this architecture */
     const qkv_kernels *kernels;
 } sets[] = {
-    {"avx512bf16", QKV_X86_64, X86_DOTS(qkv_kernels_avx512bf16)},
-    {"avx512vnni", QKV_X86_64, X86_DOTS(qkv_kernels_avx512vnni)},
-    {"avx512", QKV_X86_64, X86(qkv_kernels_avx512)},
-    {"avxvnni", QKV_X86_64, X86_DOTS(qkv_kernels_avxvnni)},
-    {"avx2", QKV_X86_64, X86(qkv_kernels_avx2)},
-    {"i8mm", QKV_AARCH64, ARM_DOTS(qkv_kernels_i8mm)},
-    {"dotprod", QKV_AARCH64, ARM_DOTS(qkv_kernels_dotprod)},
-    {"neon", QKV_AARCH64, ARM(qkv_kernels_neon)},
-    {"portable", true, &qkv_kernels_portable},
-    {"ref", true, &qkv_kernels_ref},
+    SET(avx512bf16, QKV_X86_64, QKV_WITH(AVX512VNNI)),
+    SET(avx512vnni, QKV_X86_64, QKV_WITH(AVX512VNNI)),
+    SET(avx512, QKV_X86_64, QKV_WITH(AVX512)),
+    SET(avxvnni, QKV_X86_64, QKV_WITH(AVXVNNI)),
+    SET(avx2, QKV_X86_64, QKV_WITH(AVX2)),
+    SET(i8mm, QKV_AARCH64, QKV_WITH(DOTPROD)),
+    SET(dotprod, QKV_AARCH64, QKV_WITH(DOTPROD)),
+    SET(neon, QKV_AARCH64, QKV_WITH(NEON)),
+    SET(portable, true, QKV_WITH(PORTABLE)),
+    SET(ref, true, 1),
 };
 
 enum { NUM_SETS = sizeof sets / sizeof sets[0] };
@@ -137,9 +122,9 @@ qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_se
     if (set->selected)
         return QKV_OK;
     if (!kernels) {
-        const bool unknown = sets[index].of_architecture;
+        const bool absent = sets[index].of_architecture;
         append(set->reason, sizeof set->reason,
-               unknown ? "built by a compiler that does not know it" : "built for another architecture");
+               absent ? "left out, or built by a compiler that does not know it" : "built for another architecture");
     } else if (!set->available) {
         append(set->reason, sizeof set->reason, "missing:");
         uint64_t missing = kernels->needs & ~ctx->features;

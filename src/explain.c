@@ -1,6 +1,8 @@
 /* A refusal in words, without the C library.  SPDX-License-Identifier: MIT */
 #include "plan.h"
 
+#if QKV_WITH(EXPLAIN)
+
 /* A text that grows to the end of its room; what does not fit is dropped. */
 typedef struct text_line {
     char *text;
@@ -72,3 +74,5 @@ const char *qkv_explain(const qkv_problem *why, int operation, char *text, size_
     text[l.used] = 0;
     return text;
 }
+
+#endif

@@ -56,22 +56,42 @@ static inline int64_t qkv_settled(int64_t stride, int64_t size, bool none) {
     return size == 1 || none ? 0 : stride;
 }
 
-#define QKV_SETTLE_ROWS(x, batches, heads, tokens, channels)                                                         \
-    do {                                                                                                             \
-        bool none_ = ((batches) < 1) | ((heads) < 1) | ((tokens) < 1) | ((channels) < 1);                            \
-        (x).batch = qkv_settled((x).batch, batches, none_);                                                          \
-        (x).head = qkv_settled((x).head, heads, none_);                                                              \
-        (x).token = qkv_settled((x).token, tokens, none_);                                                           \
-    } while (0)
+static inline void qkv_settle(int64_t *stride, int64_t size, bool none) {
+    *stride = qkv_settled(*stride, size, none);
+}
 
-#define QKV_SETTLE_MATRIX(x, batches, heads, queries, keys)                                                          \
-    do {                                                                                                             \
-        bool none_ = ((batches) < 1) | ((heads) < 1) | ((queries) < 1) | ((keys) < 1);                               \
-        (x).batch = qkv_settled((x).batch, batches, none_);                                                          \
-        (x).head = qkv_settled((x).head, heads, none_);                                                              \
-        (x).query = qkv_settled((x).query, queries, none_);                                                          \
-        (x).key = qkv_settled((x).key, keys, none_);                                                                 \
-    } while (0)
+static inline bool qkv_is_empty(int64_t batches, int64_t heads, int64_t tokens, int64_t channels) {
+    return (batches < 1) | (heads < 1) | (tokens < 1) | (channels < 1);
+}
+
+static inline void qkv_settle_input(qkv_input *x, int64_t batches, int64_t heads, int64_t tokens, int64_t channels) {
+    const bool none = qkv_is_empty(batches, heads, tokens, channels);
+    qkv_settle(&x->batch, batches, none);
+    qkv_settle(&x->head, heads, none);
+    qkv_settle(&x->token, tokens, none);
+}
+
+static inline void qkv_settle_output(qkv_output *x, int64_t batches, int64_t heads, int64_t tokens, int64_t channels) {
+    qkv_input strides = qkv_as_input(x);
+    qkv_settle_input(&strides, batches, heads, tokens, channels);
+    *x = (qkv_output){x->data, strides.batch, strides.head, strides.token};
+}
+
+static inline void qkv_settle_matrix_input(qkv_matrix_input *x, int64_t batches, int64_t heads, int64_t queries,
+                                           int64_t keys) {
+    const bool none = qkv_is_empty(batches, heads, queries, keys);
+    qkv_settle(&x->batch, batches, none);
+    qkv_settle(&x->head, heads, none);
+    qkv_settle(&x->query, queries, none);
+    qkv_settle(&x->key, keys, none);
+}
+
+static inline void qkv_settle_matrix_output(qkv_matrix_output *x, int64_t batches, int64_t heads, int64_t queries,
+                                            int64_t keys) {
+    qkv_matrix_input strides = {x->data, x->batch, x->head, x->query, x->key};
+    qkv_settle_matrix_input(&strides, batches, heads, queries, keys);
+    *x = (qkv_matrix_output){x->data, strides.batch, strides.head, strides.query, strides.key};
+}
 
 /* The next multiple of m ≥ 1. */
 static inline int64_t qkv_round_up(int64_t x, int64_t m) {

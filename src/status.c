@@ -4,6 +4,9 @@
 #include "qkv.h"
 
 const char *qkv_status_string(qkv_status status) {
+#if !QKV_WITH(EXPLAIN)
+    return status == QKV_OK ? "no error" : "an error";
+#endif
     switch (status) {
     case QKV_OK: return "no error";
     case QKV_ERROR_NULL: return "a required pointer is NULL";
@@ -27,6 +30,7 @@ const char *qkv_status_string(qkv_status status) {
     case QKV_ERROR_INDEX:
         return "q_start or k_start decreases or leaves its tensor, or there is no such page, sequence or position";
     case QKV_ERROR_CAPACITY: return "a cache has no page or position left, or no longer what a position needs";
+    case QKV_ERROR_LEFT_OUT: return "this build of the library leaves out what is asked for";
     case QKV_ERROR_CACHE: return "memory holds no cache, a damaged one, or one of another version or byte order";
     }
     return "unknown status";

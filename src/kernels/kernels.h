@@ -272,19 +272,11 @@ struct qkv_kernels {
 
 typedef struct qkv_kernels qkv_kernels;
 
-/* A table exists only in builds for its architecture. */
+/* A table exists only in builds for its architecture that have it. */
 extern const qkv_kernels qkv_kernels_ref, qkv_kernels_portable;
-#if QKV_X86_64
-extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avx512;
-#if QKV_X86_DOTS
-extern const qkv_kernels qkv_kernels_avxvnni, qkv_kernels_avx512vnni, qkv_kernels_avx512bf16;
-#endif
-#elif QKV_AARCH64
-extern const qkv_kernels qkv_kernels_neon;
-#if QKV_ARM_DOTS
-extern const qkv_kernels qkv_kernels_dotprod, qkv_kernels_i8mm;
-#endif
-#endif
+extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avxvnni;
+extern const qkv_kernels qkv_kernels_avx512, qkv_kernels_avx512vnni, qkv_kernels_avx512bf16;
+extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod, qkv_kernels_i8mm;
 
 QKV_INTERNAL_END
 

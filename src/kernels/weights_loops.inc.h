@@ -97,7 +97,7 @@ static void multiply_block(float *c, ptrdiff_t ldc, const qkv_terms *a, const un
         factors[0][j] = 1.0f; /* its scale comes at the end */
     for (size_t i = 0; i < rows; i++, a++) {
         float *row = c + (ptrdiff_t)i * ldc;
-        const size_t terms = type == QKV_Q6_K ? 16 : QKV_BLOCK_TERMS;
+        const size_t terms = QKV_WITH(BLOCKS) && type == QKV_Q6_K ? 16 : QKV_BLOCK_TERMS;
         for (size_t x = 0; x < QKV_BLOCK_TERMS; x += terms)
             multiply_terms(row, a->q + x, a->scale, weights + x * QKV_PANEL, terms, factors[x / 16], cols);
         for (size_t j = 0; minimum && j < cols; j++)

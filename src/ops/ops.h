@@ -8,6 +8,7 @@
 #include "../plan.h"
 #include "../ref/storage.h"
 #include "../ref/weights.h"
+#include "options.h"
 
 QKV_INTERNAL_BEGIN
 
@@ -74,10 +75,6 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
 /* --- Steps on whole heads: projection_heads.c. */
 
 enum { QKV_MAX_STEPS_DIM = 65536 }; /* of a head with steps: scratch tiles hold whole ones */
-
-static inline bool qkv_has_head_steps(const qkv_head_steps *steps) {
-    return steps->norm || steps->rotate || steps->store;
-}
 
 /* How many panels of a part hold whole heads: the heads of as many begin and end with them. */
 static inline int64_t qkv_head_panels(int64_t head_dim) {
@@ -182,24 +179,6 @@ void qkv_attention_optional_outputs(qkv_operands *o, const qkv_attention_desc *d
 enum { QKV_ATTENTION_FIELDS = 80 };
 size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTENTION_FIELDS]);
 
-static inline bool qkv_in_bf16(const qkv_attention_desc *d) {
-    return d->arithmetic == QKV_ARITHMETIC_BF16;
-}
-
-static inline bool qkv_in_int8(const qkv_attention_desc *d) {
-    return d->arithmetic == QKV_ARITHMETIC_INT8;
-}
-
-/* Whether operands are rounded to fewer bits: those of Q·Kᵀ as the arithmetic says, those of P·V to bfloat16. */
-static inline bool qkv_converts(const qkv_attention_desc *d) {
-    return d->arithmetic != QKV_ARITHMETIC_F32;
-}
-
-/* Whether scores are multiplied by the scales of keys after the product. */
-static inline bool qkv_scales_scores(const qkv_attention_desc *d) {
-    return d->k_type == QKV_INT8 && !qkv_in_int8(d);
-}
-
 static inline bool qkv_attention_is_stored(const qkv_attention_desc *d) {
     return d->q_type != QKV_F32 || d->k_type != QKV_F32 || d->v_type != QKV_F32 || d->out_type != QKV_F32;
 }
@@ -219,7 +198,7 @@ static inline uint32_t qkv_accumulated(uint32_t flags, uint32_t all) {
 /* dbias, which has one element along an axis that it is summed over, also over nothing. */
 void qkv_gradient_add_bias(qkv_operands *o, const qkv_attention_desc *d, const qkv_matrix_output *x);
 
-/* As QKV_SETTLE_MATRIX, except that a stride of 0 along an axis without elements would mean a sum over it. */
+/* As qkv_settle_matrix_output, except that a stride of 0 along an axis without elements would mean a sum over it. */
 void qkv_settle_bias_gradient(qkv_matrix_output *x, const qkv_attention_desc *d);
 
 /* dst[j] = src[j]·factor + 0.0f for j < n. */

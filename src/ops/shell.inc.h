@@ -19,7 +19,7 @@ QKV_NOINLINE qkv_status QKV_OP(prepare)(const DESC *desc, DESC *d, qkv_problem *
     qkv_status status = QKV_OP(complete)(desc, d, why);
     if (status == QKV_OK)
         status = QKV_OP(validate)(d, why);
-    if (status != QKV_OK)
+    if (status != QKV_OK || !QKV_WITH(CHECKS))
         return status;
     qkv_operands operands;
     operands.count = 0;
@@ -38,10 +38,12 @@ static qkv_status QKV_OP(call_plan)(const qkv_ctx *ctx, const DESC *desc, int32_
         return status;
     if (max_workers < 1)
         return qkv_refuse(why, QKV_ERROR_WORKERS, "max_workers", -1, "is %, below 1", max_workers, 0);
+    if (!QKV_WITH(WORKERS) && max_workers > 1)
+        return qkv_refuse(why, QKV_ERROR_LEFT_OUT, "max_workers", -1, "is %, but this build has one", max_workers, 0);
     qkv_plan p = {.max_workers = max_workers,
                   .kernels = ctx->kernels,
                   .operation = OPERATION,
-                  .checksum = QKV_OP(checksum)(&d)};
+                  .checksum = QKV_WITH(CHECKS) ? QKV_OP(checksum)(&d) : 0};
     status = QKV_OP(make_plan)(ctx, &d, &p);
     if (status != QKV_OK)
         return qkv_refuse(why, status, NULL, -1, "the workspace would exceed what memory can hold", 0, 0);
@@ -66,6 +68,8 @@ static QKV_NOINLINE qkv_status QKV_OP(check_call)(const qkv_plan *plan, const DE
     qkv_status status = QKV_OP(complete)(desc, d, why);
     if (status != QKV_OK)
         return status;
+    if (!QKV_WITH(CHECKS))
+        return workspace_size < plan->workspace_size ? QKV_ERROR_WORKSPACE : QKV_OK;
     if (plan->operation != OPERATION)
         return qkv_refuse(why, QKV_ERROR_PLAN, "plan", -1, "is of another operation", 0, 0);
     if (plan->checksum != QKV_OP(checksum)(d))
@@ -123,10 +127,12 @@ void QKV_OP(task)(const qkv_plan *plan, const QKV_OP(desc) *desc, void *workspac
     DESC d;
     qkv_problem unused;
     qkv_no_problem(&unused);
-    if (QKV_OP(complete)(desc, &d, &unused) == QKV_OK && plan->checksum == QKV_OP(checksum)(&d))
+    if (QKV_OP(complete)(desc, &d, &unused) == QKV_OK &&
+        (!QKV_WITH(CHECKS) || plan->checksum == QKV_OP(checksum)(&d)))
         QKV_OP(run_one)(plan, &d, workspace, phase, index, worker);
 }
 
+#if QKV_WITH(EXPLAIN)
 const char *QKV_OP(explain_plan)(const qkv_ctx *ctx, const DESC *desc, int32_t max_workers, char *text, size_t size) {
     qkv_plan plan;
     qkv_problem why = {0};
@@ -141,6 +147,8 @@ const char *QKV_OP(explain_run)(const qkv_plan *plan, const DESC *desc, const vo
     QKV_OP(check_call)(plan, desc, workspace, workspace_size, &d, &why);
     return qkv_explain(&why, OPERATION, text, size);
 }
+
+#endif
 
 #undef QKV_OP
 #undef DESC

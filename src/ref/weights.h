@@ -30,9 +30,19 @@ enum {
     QKV_WORD_ROW = 4 * QKV_PANEL   /* and of a word */
 };
 
+/* Whether a build has weights of a type that there is. */
+QKV_INLINE int qkv_weight_is_there(int type) {
+    return type == QKV_F32                        ? 1
+           : type == QKV_F16 || type == QKV_BF16  ? QKV_WITH(STORED)
+           : type == QKV_INT8                     ? QKV_WITH(QUANTIZED)
+                                                  : QKV_WITH(BLOCKS);
+}
+
 /* Terms that follow each other in memory with scales of their own: what in_features is a multiple of. 0: no type of
  * weights. */
 QKV_INLINE int64_t qkv_weight_terms(int type) {
+    if (!QKV_WITH(BLOCKS))
+        return qkv_weight_is_there(type);
     switch (type) {
     case QKV_F32: case QKV_F16: case QKV_BF16: case QKV_INT8: return 1;
     case QKV_Q4_0: case QKV_Q4_1: case QKV_Q5_0: case QKV_Q5_1: case QKV_Q8_0: return QKV_BLOCK_TERMS;
@@ -43,6 +53,8 @@ QKV_INLINE int64_t qkv_weight_terms(int type) {
 
 /* Of an integer; 0: the type has none. */
 QKV_INLINE int qkv_weight_bits(int type) {
+    if (!QKV_WITH(BLOCKS))
+        return QKV_WITH(QUANTIZED) && type == QKV_INT8 ? 8 : 0;
     switch (type) {
     case QKV_Q4_0: case QKV_Q4_1: case QKV_Q4_K: return 4;
     case QKV_Q5_0: case QKV_Q5_1: case QKV_Q5_K: return 5;
@@ -54,24 +66,24 @@ QKV_INLINE int qkv_weight_bits(int type) {
 
 /* The integer that stands for 0. */
 QKV_INLINE int qkv_weight_zero(int type) {
-    return type == QKV_Q4_0 ? 8 : type == QKV_Q5_0 ? 16 : type == QKV_Q6_K ? 32 : 0;
+    return !QKV_WITH(BLOCKS) ? 0 : type == QKV_Q4_0 ? 8 : type == QKV_Q5_0 ? 16 : type == QKV_Q6_K ? 32 : 0;
 }
 
 QKV_INLINE int qkv_weight_has_minimum(int type) {
-    return type == QKV_Q4_1 || type == QKV_Q5_1 || type == QKV_Q4_K || type == QKV_Q5_K;
+    return QKV_WITH(BLOCKS) && (type == QKV_Q4_1 || type == QKV_Q5_1 || type == QKV_Q4_K || type == QKV_Q5_K);
 }
 
 /* Of types with integers. All of QKV_INT8 is one group, whose end this does not know. */
 QKV_INLINE size_t qkv_weight_group_blocks(int type) {
-    return type == QKV_INT8 ? SIZE_MAX : (size_t)qkv_weight_terms(type) / QKV_BLOCK_TERMS;
+    return !QKV_WITH(BLOCKS) || type == QKV_INT8 ? SIZE_MAX : (size_t)qkv_weight_terms(type) / QKV_BLOCK_TERMS;
 }
 
 /* Bytes of a panel: of what comes before the blocks of a group, of a block with its own scales, … */
 QKV_INLINE size_t qkv_weight_head_bytes(int type) {
-    return type == QKV_INT8 ? QKV_WORD_ROW : qkv_weight_has_minimum(type) ? 2 * QKV_HALF_ROW : QKV_HALF_ROW;
+    return !QKV_WITH(BLOCKS) || type == QKV_INT8 ? QKV_WORD_ROW : qkv_weight_has_minimum(type) ? 2 * QKV_HALF_ROW : QKV_HALF_ROW;
 }
 QKV_INLINE size_t qkv_weight_scale_bytes(int type) { /* before the integers of a block */
-    return qkv_weight_terms(type) > QKV_BLOCK_TERMS ? 2 * QKV_PANEL : 0;
+    return QKV_WITH(BLOCKS) && qkv_weight_terms(type) > QKV_BLOCK_TERMS ? 2 * QKV_PANEL : 0;
 }
 QKV_INLINE size_t qkv_weight_block_bytes(int type) {
     return qkv_weight_scale_bytes(type) + (size_t)qkv_weight_bits(type) * QKV_WORD_ROW;
@@ -103,7 +115,7 @@ QKV_INLINE const unsigned char *qkv_weight_block(int type, const unsigned char *
 /* A term of a block as it is stored: of 8 bits −128 … 127, else 0 … 63. */
 QKV_INLINE int qkv_weight_integer(int bits, const unsigned char *integers, size_t term, size_t column) {
     const unsigned char *at = integers + column * 4 + term % 4;
-    if (bits == 8)
+    if (!QKV_WITH(BLOCKS) || bits == 8)
         return (int8_t)at[term / 4 * QKV_WORD_ROW];
     int low = at[((size_t)(bits - 4) + term / 8) * QKV_WORD_ROW] >> (term % 8 < 4 ? 0 : 4) & 15;
     if (bits == 4)
@@ -124,7 +136,7 @@ QKV_INLINE float qkv_weight_half(const unsigned char *row, size_t column) {
 QKV_INLINE float qkv_weight_scale(int type, const unsigned char *panel, size_t term, size_t column) {
     const size_t number = term / QKV_BLOCK_TERMS;
     const unsigned char *group = qkv_weight_group(type, panel, number), *block = qkv_weight_block(type, panel, number);
-    if (type == QKV_INT8) {
+    if (!QKV_WITH(BLOCKS) || type == QKV_INT8) {
         float scale;
         memcpy(&scale, group + 4 * column, sizeof scale);
         return scale;
@@ -150,7 +162,7 @@ QKV_INLINE float qkv_weight_value(int type, const void *data, size_t term, size_
         const unsigned char *at = panel + qkv_stored_bytes(type, (int64_t)(term * QKV_PANEL + column));
         float x;
         uint16_t half;
-        if (type == QKV_F32) {
+        if (!QKV_WITH(STORED) || type == QKV_F32) {
             memcpy(&x, at, sizeof x);
             return x;
         }

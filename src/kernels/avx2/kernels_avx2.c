@@ -1,7 +1,7 @@
 /* The AVX2 kernel set.  SPDX-License-Identifier: MIT */
 #include "../kernels.h"
 
-#if QKV_X86_64
+#if QKV_WITH(AVX2)
 
 #include <immintrin.h>
 #include <string.h>
@@ -47,7 +47,7 @@
 #include "../table.inc.h"
 
 /* "avxvnni": the same, but for products of packed weights. */
-#if QKV_X86_DOTS
+#if QKV_WITH(AVXVNNI)
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avxvnni"))), apply_to = function)

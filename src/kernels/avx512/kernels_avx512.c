@@ -1,7 +1,7 @@
 /* The AVX-512 kernel set.  SPDX-License-Identifier: MIT */
 #include "../kernels.h"
 
-#if QKV_X86_64
+#if QKV_WITH(AVX512)
 
 #include <immintrin.h>
 #include <string.h>
@@ -62,7 +62,7 @@
 #include "../table.inc.h"
 
 /* "avx512vnni": the same, but for products in 8 bits. */
-#if QKV_X86_DOTS
+#if QKV_WITH(AVX512VNNI)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target(TARGET ",avx512vnni"))), apply_to = function)
 #else

@@ -1,7 +1,7 @@
 /* The NEON kernel set: AArch64, where Advanced SIMD with fma is part of the base.  SPDX-License-Identifier: MIT */
 #include "../kernels.h"
 
-#if QKV_AARCH64
+#if QKV_WITH(NEON)
 
 #include <arm_neon.h>
 #include <string.h>
@@ -40,7 +40,7 @@
 #define KERNELS_NEEDS QKV_CPU_NEON
 #include "../table.inc.h"
 
-#if QKV_ARM_DOTS
+#if QKV_WITH(DOTPROD)
 
 /* "dotprod": the same, but for products of packed weights. The instruction is text, as clang before 16 has no intrinsic
  * for a function's own target. */

@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: MIT */
 #include "../kernels.h"
 
+#if QKV_WITH(PORTABLE)
+
 /* GCC does so from -O2 on, but for these loops only at -O3, and before GCC 12 only there. */
 #if !defined(__clang__)
 #pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
@@ -176,3 +178,5 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
 #define KERNELS_NAME "portable"
 #define KERNELS_NEEDS 0
 #include "../table.inc.h"
+
+#endif

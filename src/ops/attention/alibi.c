@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: MIT */
 #include "attention.h"
 
+#if QKV_WITH(MASKS)
+
 qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes) {
     if (num_heads < 0)
         return QKV_ERROR_NEGATIVE;
@@ -29,3 +31,5 @@ qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes) {
     }
     return QKV_OK;
 }
+
+#endif

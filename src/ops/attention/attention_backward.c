@@ -18,6 +18,8 @@
 #include "attention_backward.h"
 #include "dropout.h"
 
+#if QKV_WITH(BACKWARD)
+
 static bool in_bf16(const gradient_task *t) {
     return qkv_in_bf16(&t->desc->forward);
 }
@@ -453,3 +455,5 @@ void qkv_gradient_bias_rows(gradient_task *t, int64_t head, int64_t first, int64
         add_bias_gradient(t, row, height, keys);
     }
 }
+
+#endif

@@ -12,6 +12,8 @@
 
 #include "attention_backward.h"
 
+#if QKV_WITH(BACKWARD) && QKV_WITH(BF16)
+
 /* --------------------------------------------------------------------------------------------------------- pairs */
 
 /* Stored rows that lie in pairs, too: in panels of 64 channels. */
@@ -227,3 +229,5 @@ void qkv_gradient_bf16_sum_seen(const gradient_task *t, int64_t key) {
     }
     add_to_sums(t, (key_range){key, key + 1}, 0, t->num_rows);
 }
+
+#endif

@@ -4,6 +4,8 @@
 
 #include "attention_backward.h"
 
+#if QKV_WITH(BACKWARD)
+
 void qkv_gradient_add_bias(qkv_operands *o, const qkv_attention_desc *d, const qkv_matrix_output *x) {
     const int64_t all[4] = {d->batch, d->num_heads, d->seq_q, d->seq_k};
     const int64_t strides[4] = {x->batch, x->head, x->query, x->key};
@@ -39,11 +41,11 @@ static qkv_status qkv_attention_backward_complete(const qkv_attention_backward_d
     qkv_attention_defaults(&d->forward);
     d->flags = qkv_accumulated(d->flags, ATTENTION_GRADIENTS);
     const qkv_attention_desc *f = &d->forward;
-    QKV_SETTLE_ROWS(d->grad_out, f->batch, f->num_heads, f->seq_q, f->head_dim_v);
-    QKV_SETTLE_ROWS(d->grad_lse, f->batch, f->num_heads, f->seq_q, 1);
-    QKV_SETTLE_ROWS(d->grad_q, f->batch, f->num_heads, f->seq_q, f->head_dim);
-    QKV_SETTLE_ROWS(d->grad_k, f->batch, f->num_kv_heads, f->seq_k, f->head_dim);
-    QKV_SETTLE_ROWS(d->grad_v, f->batch, f->num_kv_heads, f->seq_k, f->head_dim_v);
+    qkv_settle_input(&d->grad_out, f->batch, f->num_heads, f->seq_q, f->head_dim_v);
+    qkv_settle_input(&d->grad_lse, f->batch, f->num_heads, f->seq_q, 1);
+    qkv_settle_output(&d->grad_q, f->batch, f->num_heads, f->seq_q, f->head_dim);
+    qkv_settle_output(&d->grad_k, f->batch, f->num_kv_heads, f->seq_k, f->head_dim);
+    qkv_settle_output(&d->grad_v, f->batch, f->num_kv_heads, f->seq_k, f->head_dim_v);
     qkv_settle_bias_gradient(&d->grad_bias, f);
     return QKV_OK;
 }
@@ -311,3 +313,5 @@ static QKV_NOINLINE qkv_status qkv_attention_backward_make_plan(const qkv_ctx *c
 #define DESC qkv_attention_backward_desc
 #define OPERATION QKV_ATTENTION_BACKWARD
 #include "../shell.inc.h"
+
+#endif

@@ -4,6 +4,8 @@
 
 #include "attention_backward.h"
 
+#if QKV_WITH(BACKWARD)
+
 /* ----------------------------------------------------------------------------------------------- statistics */
 
 static const float *at_row(const qkv_input *x, int64_t b, int64_t head, int64_t token) {
@@ -186,3 +188,5 @@ void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward
     }
     desc->grad_sinks[head] = total + 0.0f;
 }
+
+#endif

@@ -6,6 +6,8 @@
 
 #include "attention_backward.h"
 
+#if QKV_WITH(BACKWARD)
+
 /* ---------------------------------------------------------------------------------------------------- scratch */
 
 typedef struct scratch_part {
@@ -364,3 +366,5 @@ void qkv_gradient_open_rows(gradient_task *t) {
     if (qkv_in_bf16(d))
         qkv_gradient_bf16_open_rows(t);
 }
+
+#endif

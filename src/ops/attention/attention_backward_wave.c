@@ -10,6 +10,8 @@
 
 #include "attention_backward.h"
 
+#if QKV_WITH(BACKWARD)
+
 /* Units [first, end) of a head that see something of a key block, as far as the plan knows; at least one. */
 static key_range units_of_block(const gradient_shape *shape, const qkv_attention_desc *d, int64_t block) {
     key_range queries = {0, d->seq_q};
@@ -198,3 +200,5 @@ int64_t qkv_gradient_advance(gradient_schedule *s, const gradient_shape *shape, 
     s->num_open = left;
     return longest;
 }
+
+#endif

@@ -7,6 +7,8 @@
 
 #include "attention_task.h"
 
+#if QKV_WITH(BF16)
+
 /* -------------------------------------------------------------------------------------------------------------- K */
 
 /* Some columns of one panel, from `first` on, a multiple of QKV_LANES. */
@@ -62,8 +64,8 @@ void qkv_bf16_pair_block(const attention_task *t, void *pairs, const key_block *
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, run;
     for (int64_t j = block->keys.first; j < block->keys.end; j += run) {
-        const void *from = qkv_key_run(t, &d->v, d->v_type, base + j, base + block->keys.end, &run);
-        pair_values(t, pairs, from, qkv_stored_bytes(d->v_type, d->v.token), d->v_type, j, run);
+        const void *from = qkv_key_run(t, &d->v, qkv_v_type(d), base + j, base + block->keys.end, &run);
+        pair_values(t, pairs, from, qkv_stored_bytes(qkv_v_type(d), d->v.token), qkv_v_type(d), j, run);
     }
 }
 
@@ -72,7 +74,7 @@ static void widen_two(const attention_task *t, const key_block *block, int64_t k
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
     int64_t first = qkv_max(key, block->keys.first), end = qkv_min(key + 2, block->keys.end);
-    qkv_widen_keys(t, &d->v, d->v_type, d->head_dim_v, base + first, base + end,
+    qkv_widen_keys(t, &d->v, qkv_v_type(d), d->head_dim_v, base + first, base + end,
                    t->two_values + (first - key) * ld, ld);
 }
 
@@ -97,7 +99,7 @@ bool qkv_bf16_find_holes(const attention_task *t, key_block *block) {
     block->searched = true;
     for (int64_t j = block->keys.first, n; j < block->keys.end; j += n) {
         n = qkv_min(most, block->keys.end - j);
-        qkv_widen_keys(t, &t->desc->v, t->desc->v_type, t->desc->head_dim_v, base + j, base + j + n,
+        qkv_widen_keys(t, &t->desc->v, qkv_v_type(t->desc), t->desc->head_dim_v, base + j, base + j + n,
                        t->block_out, ld);
         t->kernels->scale(t->block_out, ld, t->block_out, ld, twos, (size_t)n, dim);
         qkv_mark_holes(t, block, t->block_out, ld, j, n);
@@ -142,3 +144,5 @@ void qkv_bf16_sum_visible(const attention_task *t, const key_block *block, key_r
                           LD_SCORES, 1, (size_t)(columns.end - columns.first));
     qkv_bf16_multiply_values(t, 0, 1, t->pairs_seen, whole_pairs(keys), NULL, out);
 }
+
+#endif

@@ -33,15 +33,15 @@ static void multiply_stored_values(const attention_task *t, int64_t row, int64_t
                                    key_range keys, float *out) {
     const qkv_attention_desc *d = t->desc;
     const size_t rows = (size_t)n, dim = (size_t)d->head_dim_v;
-    int64_t base = block->index * QKV_KEY_BLOCK, stride = qkv_stored_bytes(d->v_type, d->v.token), run;
+    int64_t base = block->index * QKV_KEY_BLOCK, stride = qkv_stored_bytes(qkv_v_type(d), d->v.token), run;
     for (int64_t j = keys.first; j < keys.end; j += run) {
-        const void *v = qkv_key_run(t, &d->v, d->v_type, base + j, base + keys.end, &run);
+        const void *v = qkv_key_run(t, &d->v, qkv_v_type(d), base + j, base + keys.end, &run);
         const qkv_soon share = qkv_soon_keys(t, block, row, n, (key_range){j, j + run}, keys);
         if (qkv_converts(d))
             t->kernels->gemm_stored_bf16(out, t->shape->ld_o, t->scores, qkv_bf16_ld_weights(t->kernels), (size_t)j, v,
-                                         stride, d->v_type, rows, dim, (size_t)run, j > keys.first, &share);
+                                         stride, qkv_v_type(d), rows, dim, (size_t)run, j > keys.first, &share);
         else
-            t->kernels->gemm_stored(out, t->shape->ld_o, t->scores + j, LD_SCORES, v, stride, d->v_type, rows, dim,
+            t->kernels->gemm_stored(out, t->shape->ld_o, t->scores + j, LD_SCORES, v, stride, qkv_v_type(d), rows, dim,
                                     (size_t)run, j > keys.first, &share);
     }
 }
@@ -59,7 +59,7 @@ static void attend_row_exactly(const attention_task *t, int64_t row, key_block *
     else
         kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
     qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
-    for (int64_t j = keys.first; t->desc->v_type == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
+    for (int64_t j = keys.first; qkv_v_type(t->desc) == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
         t->scores[j] *= t->value_scales[j];
     if (qkv_converts(t->desc)) {
         qkv_bf16_sum_visible(t, block, keys, columns, out);
@@ -96,14 +96,14 @@ static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *su
 static void make_weights(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
                          key_range columns, float *max, float *sum) {
     const qkv_kernels *kernels = t->kernels;
-    const bool converts = qkv_converts(t->desc), steps = t->desc->dropout != 0 || t->desc->v_type == QKV_INT8;
+    const bool converts = qkv_converts(t->desc), steps = qkv_dropout_rate(t->desc) != 0 || qkv_v_type(t->desc) == QKV_INT8;
     const size_t rows = (size_t)n, first = (size_t)columns.first, width = (size_t)(columns.end - columns.first);
     if (converts)
         kernels->softmax_bf16(t->scores, LD_SCORES, first, rows, width, max, sum, !steps);
     else
         kernels->softmax(t->scores + first, LD_SCORES, rows, width, max, sum);
     qkv_drop_tile(t, t->scores, row, n, block->index, columns);
-    if (t->desc->v_type == QKV_INT8)
+    if (qkv_v_type(t->desc) == QKV_INT8)
         kernels->scale_columns(t->scores + keys.first, LD_SCORES, rows, (size_t)(keys.end - keys.first),
                                t->value_scales + keys.first);
     if (converts && steps)
@@ -171,11 +171,11 @@ void qkv_visit_blocks(const attention_task *t, key_range blocks, qkv_visit *visi
         int64_t place = (index - blocks.first) % SURVEYED_BLOCKS;
         bool open = false;
         block.index = index;
-        if (t->shown && place == 0)
+        if (QKV_WITH(MASKS) && t->shown && place == 0)
             qkv_survey_mask(t, index);
         for (int64_t row = 0; row < t->rows; row += t->tile) {
             int64_t n = qkv_min(t->tile, t->rows - row);
-            bool hidden = t->shown && (t->shown[row / t->tile] >> place & 1) == 0;
+            bool hidden = QKV_WITH(MASKS) && t->shown && (t->shown[row / t->tile] >> place & 1) == 0;
             key_range keys = hidden ? (key_range){0, 0} : qkv_view_rows(t, row, n, index, views);
             if (keys.first < keys.end && !open) {
                 qkv_open_key_block(t, &block, index, all);

@@ -75,7 +75,7 @@ static void fold_sinks(const attention_task *t, int64_t row, int64_t n) {
 static void write_out(const attention_task *t, int64_t row, int64_t n) {
     const qkv_output *out = &t->desc->out;
     int64_t group = t->shape->group, ld = t->shape->ld_o;
-    int32_t type = t->desc->out_type;
+    int32_t type = qkv_out_type(t->desc);
     size_t dim = (size_t)t->desc->head_dim_v;
     for (int64_t first = row; first < row + qkv_min(group, n); first++) {
         float factors[QKV_MAX_ROWS];
@@ -124,9 +124,9 @@ static void finish(const attention_task *t) {
             fold_sinks(t, row, n);
         if (d->head_dim_v > 0)
             write_out(t, row, n);
-        for (int64_t i = row; d->probabilities.data && i < row + n; i++)
+        for (int64_t i = row; qkv_wants_probabilities(d) && i < row + n; i++)
             write_probabilities(t, i, qkv_inverse_sum(t->sum[i]));
-        for (int64_t i = row; d->scores.data && i < row + n; i++)
+        for (int64_t i = row; qkv_wants_scores(d) && i < row + n; i++)
             qkv_attention_write_scores(t, i);
     }
     for (int64_t row = 0; d->lse.data && row < t->rows; row++)
@@ -142,7 +142,7 @@ int32_t qkv_attention_phases(const qkv_attention_shape *shape, int64_t num_tasks
     if (shape->packed_blocks > 0)
         num_tasks[n++] = shape->num_tasks / shape->row_blocks * shape->packed_blocks;
     num_tasks[n++] = shape->num_tasks * shape->key_chunks;
-    if (shape->state_blocks > 0)
+    if (QKV_WITH(WORKERS) && shape->state_blocks > 0)
         num_tasks[n++] = shape->num_tasks;
     return n;
 }
@@ -166,18 +166,18 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
         qkv_attention_pack_keys(kernels, shape, d, workspace, index, worker);
         return;
     }
-    int64_t rows = stage == ATTEND_KEYS ? index / shape->key_chunks : index; /* which block of them */
+    int64_t rows = QKV_WITH(WORKERS) && stage == ATTEND_KEYS ? index / shape->key_chunks : index; /* which block of them */
     qkv_attention_begin(&t, kernels, shape, d, workspace, rows, worker);
     if (t.rows == 0) /* of packed sequences a plan knows how many blocks of rows there are at most */
         return;
-    if (stage == FOLD_STATES) {
+    if (QKV_WITH(WORKERS) && stage == FOLD_STATES) {
         qkv_attention_fold_states(&t);
         finish(&t);
-    } else if (shape->state_blocks > 0) {
+    } else if (QKV_WITH(WORKERS) && shape->state_blocks > 0) {
         attend_chunk(&t, index % shape->key_chunks);
     } else {
         qkv_attention_scale_queries(&t);
-        if (d->states.data) {
+        if (qkv_wants_states(d)) {
             qkv_attention_write_states(&t);
         } else {
             attend(&t);

@@ -6,6 +6,8 @@
 
 #include "attention_task.h"
 
+#if QKV_WITH(BF16) && QKV_WITH(QUANTIZED)
+
 /* Floats of a panel that so many terms take. */
 static int64_t panel_floats(const qkv_kernels *kernels, int64_t terms) {
     return QKV_PANEL * qkv_ceil_div(terms * kernels->int8_bytes, (int64_t)sizeof(float));
@@ -31,20 +33,20 @@ void qkv_int8_pack_keys(const attention_task *t, void *panel, float *strip, int6
     int64_t run;
     memset(scales, 0, QKV_PANEL * sizeof *scales);
     if (d->head_dim == 0) {
-        column = d->k_layout == QKV_KEY_PANELS ? first % QKV_PANEL : column;
-    } else if (d->k_layout == QKV_KEY_PANELS) {
-        kernels->panel_int8(to, scales, qkv_key_panel(t, first, end, &run), d->k_type, (size_t)d->head_dim,
+        column = qkv_keys_in_panels(d) ? first % QKV_PANEL : column;
+    } else if (qkv_keys_in_panels(d)) {
+        kernels->panel_int8(to, scales, qkv_key_panel(t, first, end, &run), qkv_k_type(d), (size_t)d->head_dim,
                             means_of(t));
         column = first % QKV_PANEL;
     } else {
         for (int64_t key = first, i = column; key < end; key += run, i += run) {
-            const void *from = qkv_key_run(t, &d->k, d->k_type, key, end, &run);
-            kernels->rows_int8(strip + i * ld, ld, scales + i, from, qkv_stored_bytes(d->k_type, d->k.token),
-                               d->k_type, (size_t)run, (size_t)d->head_dim, means_of(t), 1);
+            const void *from = qkv_key_run(t, &d->k, qkv_k_type(d), key, end, &run);
+            kernels->rows_int8(strip + i * ld, ld, scales + i, from, qkv_stored_bytes(qkv_k_type(d), d->k.token),
+                               qkv_k_type(d), (size_t)run, (size_t)d->head_dim, means_of(t), 1);
         }
         kernels->pack(to, strip, ld, (size_t)(column + end - first), (size_t)(floats / QKV_PANEL));
     }
-    if (d->k_type == QKV_INT8) /* which are used as they are stored */
+    if (qkv_k_type(d) == QKV_INT8) /* which are used as they are stored */
         qkv_gather_scales(t, &d->k_scales, first, end, scales + column);
 }
 
@@ -87,3 +89,5 @@ void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n
         multiply_int8_panel(t, c + j, row, n, panel, first, width, soon);
     }
 }
+
+#endif

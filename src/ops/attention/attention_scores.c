@@ -62,12 +62,12 @@ void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t b
                       key_range keys, key_range columns, float cap) {
     const qkv_attention_desc *d = t->desc;
     int64_t bias = 0; /* the row whose bias has been gathered */
-    bool steps = cap != 0 || d->alibi_slopes || d->bias.data;
+    bool steps = cap != 0 || qkv_alibi(d) || qkv_bias(d);
     if (!steps && all_seen(views, n, columns))
         return;
-    if (d->alibi_slopes)
+    if (qkv_alibi(d))
         fill_distances(t, row, n, block, keys);
-    if (d->bias.data && t->shape->bias_rows > 1)
+    if (qkv_bias(d) && t->shape->bias_rows > 1)
         qkv_gather_rows(t, &d->bias, row, n, block, keys, t->bias, sizeof(float));
     for (int64_t i = 0; i < n; i++) {
         float *scores = t->scores + i * LD_SCORES;
@@ -79,13 +79,13 @@ void qkv_finish_views(const attention_task *t, int64_t row, int64_t n, int64_t b
             hide(scores, columns.first, columns.end);
             continue;
         }
-        if (steps || view->keep) {
+        if (QKV_WITH(MASKS) && (steps || view->keep)) {
             qkv_logit_steps s = {.cap = cap};
-            if (d->alibi_slopes) {
-                s.slope = d->alibi_slopes[t->head[row + i]] * QKV_LOG2E;
+            if (qkv_alibi(d)) {
+                s.slope = qkv_alibi(d)[t->head[row + i]] * QKV_LOG2E;
                 s.distance = t->distance + distance_start(t, row, n, i) + (seen.first - keys.first);
             }
-            s.bias = d->bias.data ? bias_row(t, row + i, bias, block, seen) : NULL;
+            s.bias = qkv_bias(d) ? bias_row(t, row + i, bias, block, seen) : NULL;
             s.keep = view->keep ? view->keep + seen.first : NULL;
             t->kernels->logits(scores + seen.first, (size_t)(seen.end - seen.first), &s);
         }
@@ -119,7 +119,7 @@ static void multiply_stored(const attention_task *t, const float *q, int64_t n, 
                             const qkv_soon *soon) {
     const qkv_attention_desc *d = t->desc;
     int64_t dim = d->head_dim, x = 0;
-    t->kernels->pack_stored(t->strip, STRIP_KEYS, k, qkv_stored_bytes(d->k_type, d->k.token), d->k_type,
+    t->kernels->pack_stored(t->strip, STRIP_KEYS, k, qkv_stored_bytes(qkv_k_type(d), d->k.token), qkv_k_type(d),
                             (size_t)(keys.end - keys.first), (size_t)dim);
     do {
         t->kernels->gemm(t->scores + keys.first, LD_SCORES, q + x, t->shape->ld_q, t->strip + x * STRIP_KEYS,
@@ -134,8 +134,8 @@ static void multiply_stored_panel(const attention_task *t, int64_t row, int64_t 
                                   key_range columns, float *scores, const qkv_soon *soon) {
     const qkv_attention_desc *d = t->desc;
     const bool in_bf16 = qkv_in_bf16(d);
-    const int64_t dim = d->head_dim, stride = qkv_stored_bytes(d->k_type, QKV_PANEL), ld = t->shape->ld_q;
-    const unsigned char *from = (const unsigned char *)panel + qkv_stored_bytes(d->k_type, columns.first);
+    const int64_t dim = d->head_dim, stride = qkv_stored_bytes(qkv_k_type(d), QKV_PANEL), ld = t->shape->ld_q;
+    const unsigned char *from = (const unsigned char *)panel + qkv_stored_bytes(qkv_k_type(d), columns.first);
     const size_t rows = (size_t)n, width = (size_t)(columns.end - columns.first);
     float *rest = in_bf16 ? t->panel : t->strip;
     int64_t x = 0;
@@ -145,10 +145,10 @@ static void multiply_stored_panel(const attention_task *t, int64_t row, int64_t 
         const size_t terms = (size_t)qkv_min(QKV_CHAIN, dim - x);
         const qkv_soon *now = x == 0 ? soon : NULL;
         if (in_bf16)
-            t->kernels->gemm_stored_bf16(c, ldc, t->q, ld, (size_t)a, from + x * stride, stride, d->k_type, rows, width,
+            t->kernels->gemm_stored_bf16(c, ldc, t->q, ld, (size_t)a, from + x * stride, stride, qkv_k_type(d), rows, width,
                                          terms, 0, now);
         else
-            t->kernels->gemm_stored(c, ldc, t->q + a, ld, from + x * stride, stride, d->k_type, rows, width, terms, 0,
+            t->kernels->gemm_stored(c, ldc, t->q + a, ld, from + x * stride, stride, qkv_k_type(d), rows, width, terms, 0,
                                     now);
         if (x > 0)
             t->kernels->add(scores + columns.first, LD_SCORES, c, ldc, rows, width);
@@ -160,7 +160,7 @@ static void multiply_stored_panel(const attention_task *t, int64_t row, int64_t 
 static void multiply_key_panels(const attention_task *t, int64_t row, int64_t n, int64_t block, key_range keys,
                                 const key_block *ahead) {
     const qkv_attention_desc *d = t->desc;
-    const bool in_bf16 = qkv_in_bf16(d), stored = in_bf16 || d->k_type != QKV_F32;
+    const bool in_bf16 = qkv_in_bf16(d), stored = in_bf16 || qkv_k_type(d) != QKV_F32;
     const int64_t lanes = in_bf16 ? QKV_LANES : QKV_LANES / 2;
     int64_t base = block * QKV_KEY_BLOCK, run;
     for (int64_t j = keys.first; j < keys.end; j += run) {
@@ -192,7 +192,7 @@ static void multiply_converted_keys(const attention_task *t, int64_t row, int64_
                                     const key_block *ahead) {
     const int64_t base = block * QKV_KEY_BLOCK;
     for (int64_t j = keys.first, end; j < keys.end; j = end) {
-        const int64_t panel = j / QKV_PANEL * QKV_PANEL, first = t->desc->k_layout == QKV_KEY_PANELS ? panel : j;
+        const int64_t panel = j / QKV_PANEL * QKV_PANEL, first = qkv_keys_in_panels(t->desc) ? panel : j;
         end = qkv_min(panel + QKV_PANEL, keys.end);
         const qkv_soon share = qkv_soon_beside(t, ahead, row, n, (key_range){j, end}, keys);
         qkv_pack_keys(t, t->panel, t->strip, 0, base + j, base + end);
@@ -206,7 +206,7 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
     const qkv_attention_desc *d = t->desc;
     const float *q = t->q + row * t->shape->ld_q;
     int64_t base = block * QKV_KEY_BLOCK, run;
-    if (d->k_layout == QKV_KEY_PANELS && !qkv_in_int8(d)) {
+    if (qkv_keys_in_panels(d) && !qkv_in_int8(d)) {
         multiply_key_panels(t, row, n, block, keys, ahead);
         return;
     }
@@ -215,12 +215,12 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
         return;
     }
     for (int64_t j = keys.first; j < keys.end; j += run) {
-        const void *k = qkv_key_run(t, &d->k, d->k_type, base + j, base + keys.end, &run);
-        if (d->k_type != QKV_F32)
+        const void *k = qkv_key_run(t, &d->k, qkv_k_type(d), base + j, base + keys.end, &run);
+        if (qkv_k_type(d) != QKV_F32)
             run = qkv_min(run, STRIP_KEYS);
         key_range strip = {j, j + run};
         const qkv_soon share = qkv_soon_beside(t, ahead, row, n, strip, keys);
-        if (d->k_type == QKV_F32)
+        if (qkv_k_type(d) == QKV_F32)
             multiply_rows(t, q, n, k, d->k.token, strip, &share);
         else
             multiply_stored(t, q, n, k, strip, &share);

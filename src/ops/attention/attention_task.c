@@ -20,11 +20,11 @@ static int64_t *take_integers(float *base, int64_t *used, int64_t n) {
 
 /* Whether K or V are not floats at one stride, and so have to be brought together first. */
 static bool gathers_keys(const qkv_attention_desc *d) {
-    return d->k_type != QKV_F32 || d->page_table;
+    return qkv_k_type(d) != QKV_F32 || qkv_page_table(d);
 }
 
 static bool gathers_values(const qkv_attention_desc *d) {
-    return d->v_type != QKV_F32 || d->page_table;
+    return qkv_v_type(d) != QKV_F32 || qkv_page_table(d);
 }
 
 /* Rows of a tile. Those of a narrow window see few keys together: the fewer they are, the less is computed beside what
@@ -57,7 +57,7 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     t->bias = take(base, &used, shape->bias_rows * QKV_KEY_BLOCK);
     t->logits = take(base, &used, QKV_KEY_BLOCK);
     t->keep = (uint8_t *)take(base, &used, shape->keep_rows * QKV_KEY_BLOCK / (int64_t)sizeof(float));
-    bool surveys = d->keep.data && d->keep.key == 1 && d->keep.query != 0;
+    bool surveys = qkv_keep(d) && d->keep.key == 1 && d->keep.query != 0;
     t->shown = (uint64_t *)take_integers(base, &used, surveys ? qkv_ceil_div(rows, t->tile) : 0);
     if (!surveys)
         t->shown = NULL;
@@ -77,7 +77,7 @@ static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels
     if (gathers_keys(d) || gathers_values(d)) {
         t->widened = take(base, &used, gathers_values(d) && !qkv_converts(d) ? keys * ld_o : 0);
         t->key_scales = take(base, &used, qkv_scales_scores(d) ? QKV_KEY_BLOCK : 0);
-        t->value_scales = take(base, &used, d->v_type == QKV_INT8 ? QKV_KEY_BLOCK : 0);
+        t->value_scales = take(base, &used, qkv_v_type(d) == QKV_INT8 ? QKV_KEY_BLOCK : 0);
         t->strip = take(base, &used, gathers_keys(d) ? QKV_PANEL * shape->ld_q : 0);
     }
     if (qkv_in_int8(d)) {
@@ -99,7 +99,7 @@ int64_t qkv_attention_scratch_size(const qkv_kernels *kernels, const qkv_attenti
 static void name_rows(const attention_task *t) {
     const qkv_attention_desc *d = t->desc;
     int64_t group = t->shape->group, query = t->first_row / group, head = t->first_row % group;
-    query += d->q_start ? d->q_start[t->b] : 0;
+    query += qkv_q_start(d) ? qkv_q_start(d)[t->b] : 0;
     for (int64_t row = 0; row < t->rows; row++) {
         t->query[row] = query;
         t->head[row] = t->kv_head * group + head;
@@ -137,12 +137,12 @@ static void turn_keys(const attention_task *t, void *panel, const void *from, in
 /* … and of one as it is stored. */
 static void convert_panel(const attention_task *t, void *panel, const void *from) {
     const qkv_attention_desc *d = t->desc;
-    const int64_t stride = qkv_stored_bytes(d->k_type, QKV_PANEL);
+    const int64_t stride = qkv_stored_bytes(qkv_k_type(d), QKV_PANEL);
     const size_t dim = (size_t)d->head_dim;
     if (qkv_in_bf16(d))
-        t->kernels->values_bf16(panel, from, stride, d->k_type, 0, dim, QKV_PANEL);
+        t->kernels->values_bf16(panel, from, stride, qkv_k_type(d), 0, dim, QKV_PANEL);
     else
-        t->kernels->widen(panel, QKV_PANEL, from, stride, d->k_type, dim, QKV_PANEL);
+        t->kernels->widen(panel, QKV_PANEL, from, stride, qkv_k_type(d), dim, QKV_PANEL);
 }
 
 void qkv_pack_keys(const attention_task *t, void *panel, float *strip, int64_t column, int64_t first, int64_t end) {
@@ -152,16 +152,16 @@ void qkv_pack_keys(const attention_task *t, void *panel, float *strip, int64_t c
         qkv_int8_pack_keys(t, panel, strip, column, first, end);
         return;
     }
-    if (d->k_layout == QKV_KEY_PANELS) {
+    if (qkv_keys_in_panels(d)) {
         convert_panel(t, panel, qkv_key_panel(t, first, end, &run));
         return;
     }
-    const void *from = qkv_key_run(t, &d->k, d->k_type, first, end, &run);
+    const void *from = qkv_key_run(t, &d->k, qkv_k_type(d), first, end, &run);
     if (column == 0 && run == end - first) {
-        turn_keys(t, panel, from, qkv_stored_bytes(d->k_type, d->k.token), d->k_type, run);
+        turn_keys(t, panel, from, qkv_stored_bytes(qkv_k_type(d), d->k.token), qkv_k_type(d), run);
         return;
     }
-    qkv_widen_keys(t, &d->k, d->k_type, d->head_dim, first, end, strip + column * ld, ld); /* in pages */
+    qkv_widen_keys(t, &d->k, qkv_k_type(d), d->head_dim, first, end, strip + column * ld, ld); /* in pages */
     turn_keys(t, panel, strip, ld * (int64_t)sizeof(float), QKV_F32, column + end - first);
 }
 
@@ -170,7 +170,7 @@ void qkv_pack_keys(const attention_task *t, void *panel, float *strip, int64_t c
 static void pack_block(const attention_task *t, void *panels, float *strip, int64_t block, key_range keys) {
     int64_t base = block * QKV_KEY_BLOCK;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
-        int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = t->desc->page_table ? qkv_max(j, keys.first) : j;
+        int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = qkv_page_table(t->desc) ? qkv_max(j, keys.first) : j;
         qkv_pack_keys(t, (unsigned char *)panels + j * t->shape->key_bytes, strip, first - j, base + first,
                       base + end);
     }
@@ -210,7 +210,7 @@ void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_sha
 static int64_t find_packed_rows(const qkv_attention_shape *shape, const qkv_attention_desc *d, int64_t n,
                                 attention_task *t) {
     for (int64_t b = 0; b < d->batch; b++) {
-        int64_t rows = shape->group * (d->q_start[b + 1] - d->q_start[b]);
+        int64_t rows = shape->group * (qkv_q_start(d)[b + 1] - qkv_q_start(d)[b]);
         int64_t blocks = qkv_ceil_div(rows, shape->block_rows);
         if (n < blocks) {
             qkv_choose_sequence(t, d, b);
@@ -227,7 +227,7 @@ static int64_t find_packed_rows(const qkv_attention_shape *shape, const qkv_atte
  * how many rows there are. */
 static int64_t find_rows(const qkv_attention_shape *shape, const qkv_attention_desc *d, int64_t index,
                          attention_task *t) {
-    if (d->q_start) { /* the KV heads of a block follow each other: often, so do their keys in memory */
+    if (qkv_q_start(d)) { /* the KV heads of a block follow each other: often, so do their keys in memory */
         t->kv_head = index % d->num_kv_heads;
         return find_packed_rows(shape, d, index / d->num_kv_heads, t);
     }
@@ -251,10 +251,10 @@ static qkv_soon soon_rows(const attention_task *t, const qkv_input *x, int32_t t
 static qkv_soon soon_keys(const attention_task *t, int64_t key, int64_t end) {
     const qkv_attention_desc *d = t->desc;
     int64_t run;
-    if (d->k_layout == QKV_KEY_ROWS)
-        return soon_rows(t, &d->k, d->k_type, d->head_dim, key, end);
+    if (!qkv_keys_in_panels(d))
+        return soon_rows(t, &d->k, qkv_k_type(d), d->head_dim, key, end);
     const void *from = qkv_key_panel(t, key, end, &run);
-    int64_t panels = qkv_ceil_div(key % QKV_PANEL + run, QKV_PANEL), bytes = qkv_stored_bytes(d->k_type, QKV_PANEL);
+    int64_t panels = qkv_ceil_div(key % QKV_PANEL + run, QKV_PANEL), bytes = qkv_stored_bytes(qkv_k_type(d), QKV_PANEL);
     return (qkv_soon){from, bytes, (size_t)(panels * d->head_dim), (size_t)bytes};
 }
 
@@ -270,7 +270,7 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
         int64_t task = t->index + t->shape->workers;
         if (task >= t->shape->num_tasks || t->shape->key_chunks > 1 || find_rows(t->shape, d, task, next) == 0)
             return;
-        int64_t query = next->first_row / t->shape->group + (d->q_start ? d->q_start[next->b] : 0);
+        int64_t query = next->first_row / t->shape->group + (qkv_q_start(d) ? qkv_q_start(d)[next->b] : 0);
         key_range seen = visible_keys(next, query);
         index = seen.first / QKV_KEY_BLOCK;
         keys = within_block(seen, index);
@@ -279,7 +279,7 @@ static void look_ahead(const attention_task *t, key_block *block, key_range all)
     }
     int64_t key = index * QKV_KEY_BLOCK + keys.first, end = index * QKV_KEY_BLOCK + keys.end;
     block->next_keys = (key_range){key, end};
-    block->next_v = soon_rows(next, &d->v, d->v_type, d->head_dim_v, key, end);
+    block->next_v = soon_rows(next, &d->v, qkv_v_type(d), d->head_dim_v, key, end);
     if (!t->shared_keys) {
         block->next_k = soon_keys(next, key, end);
         return;
@@ -305,7 +305,9 @@ static qkv_soon soon_part(const attention_task *t, const qkv_soon *all, int64_t 
 
 qkv_soon qkv_soon_keys(const attention_task *t, const key_block *block, int64_t row, int64_t n, key_range part,
                        key_range keys) {
-    if (!t->desc->page_table)
+    if (!QKV_WITH(PREFETCH))
+        return (qkv_soon){0};
+    if (!qkv_page_table(t->desc))
         return soon_part(t, &block->next_k, row, n, part, keys);
     key_range next = corresponding(block, part, keys);
     return next.first < next.end ? soon_keys(&block->next, next.first, next.end) : (qkv_soon){0};
@@ -314,10 +316,10 @@ qkv_soon qkv_soon_keys(const attention_task *t, const key_block *block, int64_t 
 qkv_soon qkv_soon_values(const attention_task *t, const key_block *block, int64_t row, int64_t n, key_range part,
                          key_range keys) {
     const qkv_attention_desc *d = t->desc;
-    if (!d->page_table)
+    if (!qkv_page_table(d))
         return soon_part(t, &block->next_v, row, n, part, keys);
     key_range next = corresponding(block, part, keys);
-    return next.first < next.end ? soon_rows(&block->next, &d->v, d->v_type, d->head_dim_v, next.first, next.end)
+    return next.first < next.end ? soon_rows(&block->next, &d->v, qkv_v_type(d), d->head_dim_v, next.first, next.end)
                                  : (qkv_soon){0};
 }
 
@@ -336,7 +338,7 @@ static void read_values(const attention_task *t, key_block *block) {
 static void widen_values(const attention_task *t, const key_block *block) {
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
-    qkv_widen_keys(t, &d->v, d->v_type, d->head_dim_v, base + block->keys.first, base + block->keys.end,
+    qkv_widen_keys(t, &d->v, qkv_v_type(d), d->head_dim_v, base + block->keys.first, base + block->keys.end,
                    t->widened + block->keys.first * ld, ld);
 }
 
@@ -370,8 +372,8 @@ static void copy_values(const attention_task *t, const key_block *block, key_ran
 /* A key block that lies in memory as it is used. */
 static const float *panels_in_place(const attention_task *t, int64_t index, key_range keys) {
     int64_t base = index * QKV_KEY_BLOCK, run;
-    if (t->desc->k_layout != QKV_KEY_PANELS || t->desc->k_type != QKV_F32 || qkv_converts(t->desc) ||
-        (t->desc->page_table && keys.first >= QKV_PANEL)) /* the block's first page may be none */
+    if (!qkv_keys_in_panels(t->desc) || qkv_k_type(t->desc) != QKV_F32 || qkv_converts(t->desc) ||
+        (qkv_page_table(t->desc) && keys.first >= QKV_PANEL)) /* the block's first page may be none */
         return NULL;
     const float *panels = qkv_key_panel(t, base, base + keys.end, &run);
     return run == keys.end ? panels : NULL;
@@ -386,7 +388,8 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     block->next_keys = (key_range){0, 0};
     block->searched = false;
     block->num_holes = 0;
-    look_ahead(t, block, all);
+    if (QKV_WITH(PREFETCH))
+        look_ahead(t, block, all);
     if (t->shared_keys) {
         block->panels = t->shared_keys + (index - t->first_shared) * QKV_KEY_BLOCK * t->shape->key_bytes;
     } else if (t->rows > t->kernels->few_rows) {
@@ -401,7 +404,7 @@ void qkv_open_key_block(const attention_task *t, key_block *block, int64_t index
     const int64_t base = index * QKV_KEY_BLOCK, first = base + keys.first, end = base + keys.end;
     if (qkv_scales_scores(d))
         qkv_gather_scales(t, &d->k_scales, first, end, t->key_scales + keys.first);
-    if (d->v_type == QKV_INT8) {
+    if (qkv_v_type(d) == QKV_INT8) {
         qkv_gather_scales(t, &d->v_scales, first, end, t->value_scales + keys.first);
         block->odd_scales = any_odd(t->value_scales, keys);
     }
@@ -456,7 +459,7 @@ bool qkv_find_holes(const attention_task *t, key_block *block) {
 void qkv_attention_scale_queries(const attention_task *t) {
     const qkv_input *q = &t->desc->q;
     int64_t group = t->shape->group, ld = t->shape->ld_q;
-    int32_t type = t->desc->q_type;
+    int32_t type = qkv_q_type(t->desc);
     if (t->desc->seq_k == 0 || t->desc->head_dim == 0)
         return;
     for (int64_t row = 0; row < t->rows; row++)
@@ -500,10 +503,10 @@ void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qk
     t->tile = choose_tile(kernels, shape, d);
     lay_out_scratch(t, (float *)(void *)scratch, kernels, d, shape);
     name_rows(t);
-    if (shape->state_blocks > 0) {
+    if (QKV_WITH(WORKERS) && shape->state_blocks > 0) {
         int64_t block_states = qkv_attention_state_floats(shape, shape->block_rows);
         int64_t before = head * shape->head_states + t->first_row / shape->block_rows * block_states;
-        if (d->q_start)
+        if (qkv_q_start(d))
             before = index * block_states;
         t->states = (float *)(void *)states + before * shape->state_blocks;
         t->first_state = visible_to_rows(t, 0, t->rows).first / QKV_KEY_BLOCK;

@@ -79,14 +79,14 @@ static inline int64_t bounded(int64_t x) {
 }
 
 static inline int64_t qkv_batch_kv_len(const qkv_attention_desc *d, int64_t b) {
-    int64_t most = d->k_start ? d->k_start[b + 1] - d->k_start[b] : d->seq_k;
+    int64_t most = qkv_k_start(d) ? qkv_k_start(d)[b + 1] - qkv_k_start(d)[b] : d->seq_k;
     return d->kv_len ? qkv_max(0, qkv_min(most, d->kv_len[b])) : most;
 }
 
 static inline int64_t qkv_batch_q_offset(const qkv_attention_desc *d, int64_t b) {
     int64_t offset = bounded(d->q_offsets ? d->q_offsets[b] : d->q_offset);
     if (d->flags & QKV_FROM_END)
-        offset += qkv_batch_kv_len(d, b) - (d->q_start ? d->q_start[b + 1] - d->q_start[b] : d->seq_q);
+        offset += qkv_batch_kv_len(d, b) - (qkv_q_start(d) ? qkv_q_start(d)[b + 1] - qkv_q_start(d)[b] : d->seq_q);
     return offset;
 }
 
@@ -95,20 +95,15 @@ static inline bool qkv_offset_is_planned(const qkv_attention_desc *d) {
     return !d->q_offsets && !(d->flags & QKV_FROM_END && d->kv_len);
 }
 
-/* Whether keys in the middle are hidden: between the first tokens and the window. */
-static inline bool qkv_has_gap(const qkv_attention_desc *d) {
-    return d->flags & QKV_LEFT && d->first_tokens > 0;
-}
-
 /* Makes t one of sequence b, without rows. */
 static inline void qkv_choose_sequence(attention_task *t, const qkv_attention_desc *d, int64_t b) {
     t->desc = d;
     t->b = b;
-    t->query_b = d->q_start ? 0 : b;
-    t->key_b = d->k_start ? 0 : b;
-    t->first_key = d->k_start ? d->k_start[b] : 0;
+    t->query_b = qkv_q_start(d) ? 0 : b;
+    t->key_b = qkv_k_start(d) ? 0 : b;
+    t->first_key = qkv_k_start(d) ? qkv_k_start(d)[b] : 0;
     t->kv_len = qkv_batch_kv_len(d, b);
-    t->q_offset = qkv_batch_q_offset(d, b) - (d->q_start ? d->q_start[b] : 0);
+    t->q_offset = qkv_batch_q_offset(d, b) - (qkv_q_start(d) ? qkv_q_start(d)[b] : 0);
 }
 
 static inline int64_t position_of(const attention_task *t, int64_t query) {
@@ -150,7 +145,7 @@ key_range qkv_union_of_ranges(const attention_task *t, int64_t first, int64_t la
 /* All that the queries from first to last see between them. */
 static inline key_range visible_to_queries(const attention_task *t, int64_t first, int64_t last) {
     key_range all = {window_of(t, first).first, window_of(t, last).end};
-    return t->desc->key_ranges.data ? qkv_union_of_ranges(t, first, last, all) : all;
+    return qkv_key_ranges(t->desc) ? qkv_union_of_ranges(t, first, last, all) : all;
 }
 
 /* Where key `key` of the task's sequence and KV head lies in k or v, and how many from it on, at most up to `end`, lie
@@ -159,11 +154,11 @@ static inline const void *qkv_key_run(const attention_task *t, const qkv_input *
                                       int64_t end, int64_t *n) {
     const qkv_attention_desc *d = t->desc;
     *n = end - key;
-    if (!d->page_table)
+    if (!qkv_page_table(d))
         return qkv_stored_row(x, type, t->key_b, t->kv_head, t->first_key + key);
     int64_t page = key / d->page_tokens, token = key % d->page_tokens;
     *n = qkv_min(*n, d->page_tokens - token);
-    return qkv_stored_row(x, type, d->page_table[t->b * d->table_stride + page], t->kv_head, token);
+    return qkv_stored_row(x, type, qkv_page_table(d)[t->b * d->table_stride + page], t->kv_head, token);
 }
 
 /* Where k lies in panels: that of key `key`, and how many keys from it on, at most up to `end`, are in panels that
@@ -172,13 +167,13 @@ static inline const void *qkv_key_panel(const attention_task *t, int64_t key, in
     const qkv_attention_desc *d = t->desc;
     int64_t b = t->key_b, first = key / QKV_PANEL * QKV_PANEL, in_page = first;
     *n = end - key;
-    if (d->page_table) {
+    if (qkv_page_table(d)) {
         in_page = first % d->page_tokens;
-        b = d->page_table[t->b * d->table_stride + first / d->page_tokens];
+        b = qkv_page_table(d)[t->b * d->table_stride + first / d->page_tokens];
         *n = qkv_min(*n, first - in_page + d->page_tokens - key);
     }
-    return (const unsigned char *)qkv_stored_row(&d->k, d->k_type, b, t->kv_head, 0) +
-           qkv_stored_bytes(d->k_type, in_page * d->head_dim);
+    return (const unsigned char *)qkv_stored_row(&d->k, qkv_k_type(d), b, t->kv_head, 0) +
+           qkv_stored_bytes(qkv_k_type(d), in_page * d->head_dim);
 }
 
 static inline key_range visible_to_rows(const attention_task *t, int64_t row, int64_t n) {
@@ -286,6 +281,8 @@ void qkv_pack_keys(const attention_task *t, void *panel, float *strip, int64_t c
 
 /* The part that begins at first/whole and ends at end/whole. */
 static inline qkv_soon part_of(const qkv_soon *soon, int64_t first, int64_t end, int64_t whole) {
+    if (!QKV_WITH(PREFETCH))
+        return (qkv_soon){0};
     int64_t rows = (int64_t)soon->rows;
     if (rows == 0 || end - first == whole) /* nothing follows, so no address to count from; or it is all */
         return *soon;
@@ -307,7 +304,7 @@ qkv_soon qkv_soon_values(const attention_task *t, const key_block *block, int64_
 /* The values, where there is a block to look ahead from. */
 static inline qkv_soon qkv_soon_beside(const attention_task *t, const key_block *ahead, int64_t row, int64_t n,
                                        key_range part, key_range keys) {
-    return ahead ? qkv_soon_values(t, ahead, row, n, part, keys) : (qkv_soon){0};
+    return QKV_WITH(PREFETCH) && ahead ? qkv_soon_values(t, ahead, row, n, part, keys) : (qkv_soon){0};
 }
 
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
@@ -402,6 +399,25 @@ void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n
 static inline key_range whole_pairs(key_range keys) {
     return (key_range){keys.first / 2 * 2, qkv_round_up(keys.end, 2)};
 }
+
+/* Functions of what a build leaves out are never reached, but named where nothing is optimised. */
+#if !QKV_WITH(BF16)
+#define qkv_bf16_pair_block(...) (0 ? (qkv_bf16_pair_block)(__VA_ARGS__) : (void)0)
+#define qkv_bf16_find_holes(...) (0 ? (qkv_bf16_find_holes)(__VA_ARGS__) : false)
+#define qkv_bf16_multiply_values(...) (0 ? (qkv_bf16_multiply_values)(__VA_ARGS__) : (void)0)
+#define qkv_bf16_sum_visible(...) (0 ? (qkv_bf16_sum_visible)(__VA_ARGS__) : (void)0)
+#define qkv_bf16_multiply(...) (0 ? (qkv_bf16_multiply)(__VA_ARGS__) : (void)0)
+#define qkv_bf16_values_size(...) (0 ? (qkv_bf16_values_size)(__VA_ARGS__) : 0)
+#endif
+#if !QKV_WITH(BF16) || !QKV_WITH(QUANTIZED)
+#define qkv_int8_key_bytes(...) (0 ? (qkv_int8_key_bytes)(__VA_ARGS__) : 0)
+#define qkv_int8_pack_keys(...) (0 ? (qkv_int8_pack_keys)(__VA_ARGS__) : (void)0)
+#define qkv_int8_convert_queries(...) (0 ? (qkv_int8_convert_queries)(__VA_ARGS__) : (void)0)
+#define qkv_int8_multiply(...) (0 ? (qkv_int8_multiply)(__VA_ARGS__) : (void)0)
+#endif
+#if !QKV_WITH(SCORES)
+#define qkv_attention_write_scores(...) (0 ? (qkv_attention_write_scores)(__VA_ARGS__) : (void)0)
+#endif
 
 QKV_INTERNAL_END
 

@@ -77,7 +77,7 @@ static bool shares_mask(const attention_task *t, int64_t row, int64_t i) {
 }
 
 static row_view view_row(const attention_task *t, int64_t row, int64_t i, int64_t block, key_range keys) {
-    if (!t->desc->keep.data || keys.first == keys.end)
+    if (!qkv_keep(t->desc) || keys.first == keys.end)
         return (row_view){keys, NULL};
     const uint8_t *keep = keep_row(t, row, i, block);
     if (t->desc->keep.key == 0) /* one element for all keys */
@@ -102,7 +102,7 @@ static row_view view_around_gap(const attention_task *t, int64_t row, int64_t i,
         keys.end = qkv_min(keys.end, gap.first);
     if (keys.first >= keys.end)
         return (row_view){{0, 0}, NULL};
-    bool masked = t->desc->keep.data, divided = gap.first > keys.first && gap.end < keys.end;
+    bool masked = qkv_keep(t->desc), divided = gap.first > keys.first && gap.end < keys.end;
     if (!masked && !divided)
         return (row_view){keys, NULL};
     if (!masked)
@@ -115,25 +115,25 @@ static row_view view_around_gap(const attention_task *t, int64_t row, int64_t i,
 
 key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t block, row_view *views) {
     const qkv_matrix_input *keep = &t->desc->keep;
-    bool gap = qkv_has_gap(t->desc);
+    const bool gap = qkv_has_gap(t->desc), masked = qkv_keep(t->desc);
     key_range first = visible_keys(t, t->query[row]), last = visible_keys(t, t->query[row + n - 1]);
     key_range low = within_block(first, block), high = within_block(last, block), seen = {QKV_KEY_BLOCK, 0};
     /* Bounds of windows don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
-    bool ordered = !t->desc->key_ranges.data || t->query[row] == t->query[row + n - 1];
+    bool ordered = !qkv_key_ranges(t->desc) || t->query[row] == t->query[row + n - 1];
     key_range all = within_block(ordered ? (key_range){first.first, last.end} : visible_to_rows(t, row, n), block);
     bool equal = all.first == all.end ||
                  (ordered && low.first < low.end && low.first == high.first && low.end == high.end);
-    if (equal && ((!keep->data && !gap) || all.first == all.end)) {
+    if (equal && ((!masked && !gap) || all.first == all.end)) {
         for (int64_t i = 0; i < n; i++)
             views[i] = (row_view){all, NULL};
         return all;
     }
-    if (keep->data && t->shape->keep_rows > 0)
+    if (masked && t->shape->keep_rows > 0)
         qkv_gather_rows(t, keep, row, n, block, all, t->keep, 1);
     for (int64_t i = 0; i < n; i++) {
         row_view *view = &views[i];
         bool same_keys = i > 0 && ((equal && !gap) || t->query[row + i] == t->query[row + i - 1]);
-        if (same_keys && (!keep->data || shares_mask(t, row, i))) {
+        if (same_keys && (!masked || shares_mask(t, row, i))) {
             *view = view[-1];
         } else {
             key_range keys = equal ? all : within_block(visible_keys(t, t->query[row + i]), block);

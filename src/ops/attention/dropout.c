@@ -11,10 +11,12 @@
 
 #include "../../ref/philox.h"
 
+#if QKV_WITH(DROPOUT)
+
 /* The row of a query at position p of head h in batch b, from a key block on. */
 static qkv_dropout drop_row(const qkv_attention_desc *d, int64_t b, int64_t h, int64_t p, int64_t block) {
     const double words = 4294967296.0;
-    double dropped = (double)d->dropout * words;
+    double dropped = (double)qkv_dropout_rate(d) * words;
     uint64_t plane = d->dropout_offset + (uint64_t)b * (uint64_t)d->num_heads + (uint64_t)h;
     qkv_dropout x = {.key = {(uint32_t)d->dropout_seed, (uint32_t)(d->dropout_seed >> 32)},
                      .first_group = (uint32_t)(block * (QKV_KEY_BLOCK / QKV_PHILOX_KEYS)),
@@ -25,7 +27,7 @@ static qkv_dropout drop_row(const qkv_attention_desc *d, int64_t b, int64_t h, i
 }
 
 void qkv_drop_tile(const attention_task *t, float *p, int64_t row, int64_t n, int64_t block, key_range columns) {
-    for (int64_t i = row; i < row + n && t->desc->dropout != 0; i++, p += LD_SCORES) {
+    for (int64_t i = row; i < row + n && qkv_dropout_rate(t->desc) != 0; i++, p += LD_SCORES) {
         const qkv_dropout x = drop_row(t->desc, t->b, t->head[i], position_of(t, t->query[i]), block);
         t->kernels->dropout(p, (size_t)columns.first, (size_t)columns.end, &x);
     }
@@ -51,3 +53,5 @@ qkv_status qkv_dropout_mask(const qkv_attention_desc *desc, int64_t b, int64_t h
     }
     return QKV_OK;
 }
+
+#endif

@@ -14,6 +14,9 @@ QKV_INTERNAL_BEGIN
 /* p[i·LD_SCORES + j] becomes P′ = P/(1 − rate) or 0, for the n rows from `row` on and the columns, whole lanes, of a
  * key block. Without dropout nothing happens. Gradients of P′ become those of P by the same. */
 void qkv_drop_tile(const attention_task *t, float *p, int64_t row, int64_t n, int64_t block, key_range columns);
+#if !QKV_WITH(DROPOUT)
+#define qkv_drop_tile(...) (0 ? (qkv_drop_tile)(__VA_ARGS__) : (void)0)
+#endif
 
 QKV_INTERNAL_END
 

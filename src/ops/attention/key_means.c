@@ -3,13 +3,15 @@
 
 #include "attention_task.h"
 
+#if QKV_WITH(BF16) && QKV_WITH(QUANTIZED)
+
 enum { MEANS_AT_ONCE = 128, KEYS_AT_ONCE = 4 }; /* channels and keys that are floats */
 
 /* Keys that count: first tokens, and what QKV_LEFT leaves to the sequence's first query. Others may be released. */
 static void find_keys(const attention_task *t, key_range parts[2]) {
     const qkv_attention_desc *d = t->desc;
-    const int64_t first_query = d->q_start ? d->q_start[t->b] : 0;
-    const int64_t end_query = d->q_start ? d->q_start[t->b + 1] : d->seq_q;
+    const int64_t first_query = qkv_q_start(d) ? qkv_q_start(d)[t->b] : 0;
+    const int64_t end_query = qkv_q_start(d) ? qkv_q_start(d)[t->b + 1] : d->seq_q;
     parts[0] = (key_range){0, 0};
     parts[1] = (key_range){0, first_query < end_query ? t->kv_len : 0};
     if (d->flags & QKV_LEFT) {
@@ -20,8 +22,8 @@ static void find_keys(const attention_task *t, key_range parts[2]) {
 
 static bool are_pages(const attention_task *t, key_range keys) {
     const qkv_attention_desc *d = t->desc;
-    for (int64_t j = keys.first; d->page_table && j < keys.end; j = (j / d->page_tokens + 1) * d->page_tokens) {
-        const int32_t page = d->page_table[t->b * d->table_stride + j / d->page_tokens];
+    for (int64_t j = keys.first; qkv_page_table(d) && j < keys.end; j = (j / d->page_tokens + 1) * d->page_tokens) {
+        const int32_t page = qkv_page_table(d)[t->b * d->table_stride + j / d->page_tokens];
         if (page < 0 || page >= d->num_pages)
             return false;
     }
@@ -31,12 +33,12 @@ static bool are_pages(const attention_task *t, key_range keys) {
 static void add_rows(const qkv_kernels *kernels, const attention_task *t, key_range keys, int64_t first,
                      int64_t channels, double sums[MEANS_AT_ONCE]) {
     const qkv_attention_desc *d = t->desc;
-    const int64_t stride = qkv_stored_bytes(d->k_type, d->k.token);
+    const int64_t stride = qkv_stored_bytes(qkv_k_type(d), d->k.token);
     float rows[KEYS_AT_ONCE * MEANS_AT_ONCE];
     for (int64_t key = keys.first, run; key < keys.end; key += run) {
-        const void *from = qkv_key_run(t, &d->k, d->k_type, key, qkv_min(keys.end, key + KEYS_AT_ONCE), &run);
-        kernels->widen(rows, MEANS_AT_ONCE, (const unsigned char *)from + qkv_stored_bytes(d->k_type, first), stride,
-                       d->k_type, (size_t)run, (size_t)channels);
+        const void *from = qkv_key_run(t, &d->k, qkv_k_type(d), key, qkv_min(keys.end, key + KEYS_AT_ONCE), &run);
+        kernels->widen(rows, MEANS_AT_ONCE, (const unsigned char *)from + qkv_stored_bytes(qkv_k_type(d), first), stride,
+                       qkv_k_type(d), (size_t)run, (size_t)channels);
         for (int64_t i = 0; i < run; i++) {
             for (int64_t c = 0; c < channels; c++)
                 sums[c] += (double)rows[i * MEANS_AT_ONCE + c];
@@ -46,7 +48,7 @@ static void add_rows(const qkv_kernels *kernels, const attention_task *t, key_ra
 
 static void add_panels(const qkv_kernels *kernels, const attention_task *t, key_range keys, int64_t first,
                        int64_t channels, double sums[MEANS_AT_ONCE]) {
-    const int type = t->desc->k_type;
+    const int type = qkv_k_type(t->desc);
     float channel[QKV_PANEL];
     for (int64_t key = keys.first, end, run; key < keys.end; key = end) {
         end = qkv_min(keys.end, (key / QKV_PANEL + 1) * QKV_PANEL);
@@ -70,7 +72,7 @@ static QKV_NOINLINE void average(const qkv_kernels *kernels, const attention_tas
         const int64_t channels = qkv_min(MEANS_AT_ONCE, d->head_dim - first);
         double sums[MEANS_AT_ONCE] = {0};
         for (int i = 0; i < 2; i++)
-            (d->k_layout == QKV_KEY_PANELS ? add_panels : add_rows)(kernels, t, parts[i], first, channels, sums);
+            (qkv_keys_in_panels(d) ? add_panels : add_rows)(kernels, t, parts[i], first, channels, sums);
         for (int64_t c = 0; c < channels; c++)
             means[first + c] = keys > 0 ? (float)(sums[c] / (double)keys) : 0.0f;
     }
@@ -84,7 +86,7 @@ static QKV_NOINLINE qkv_status check_keys_and_means(const qkv_attention_desc *d,
     qkv_attention_add_keys(&o, d, QKV_NEEDED);
     qkv_add_output(&o, QKV_NEEDED, "means", (qkv_output){means, d->num_kv_heads * d->head_dim, d->head_dim, 0}, rows,
                    d->head_dim);
-    return d->k_type == QKV_INT8 ? QKV_ERROR_FLAGS : qkv_check_pointers(&o, why);
+    return qkv_k_type(d) == QKV_INT8 ? QKV_ERROR_FLAGS : qkv_check_pointers(&o, why);
 }
 
 static qkv_status check_counted_pages(const qkv_attention_desc *d) {
@@ -122,3 +124,5 @@ qkv_status qkv_attention_key_means(const qkv_ctx *ctx, const qkv_attention_desc 
     }
     return status;
 }
+
+#endif

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#if QKV_WITH(MASKS)
+
 enum cell { HIDDEN, KEPT, NEITHER };
 
 static enum cell cell_of(const unsigned char *at, int32_t type) {
@@ -59,3 +61,5 @@ qkv_status qkv_mask_ranges(const void *mask, int32_t type, int64_t queries, int6
     }
     return QKV_OK;
 }
+
+#endif

@@ -5,6 +5,8 @@
 
 #include "attention.h"
 
+#if QKV_WITH(MERGE)
+
 enum { BLOCK_ROWS = 64 }; /* queries of a task */
 
 static qkv_status qkv_merge_complete(const qkv_merge_desc *desc, qkv_merge_desc *d, qkv_problem *why) {
@@ -12,13 +14,13 @@ static qkv_status qkv_merge_complete(const qkv_merge_desc *desc, qkv_merge_desc 
     if (status != QKV_OK)
         return status;
     int64_t channels = qkv_min(d->head_dim_v, d->num_parts);
-    QKV_SETTLE_ROWS(d->part_out, d->batch, d->num_heads, d->seq_q, channels);
-    QKV_SETTLE_ROWS(d->part_lse, d->batch, d->num_heads, d->seq_q, d->num_parts);
+    qkv_settle_input(&d->part_out, d->batch, d->num_heads, d->seq_q, channels);
+    qkv_settle_input(&d->part_lse, d->batch, d->num_heads, d->seq_q, d->num_parts);
     d->part_out_stride = qkv_settled(d->part_out_stride, d->num_parts, channels < 1);
     d->part_lse_stride = qkv_settled(d->part_lse_stride, d->num_parts, false);
-    QKV_SETTLE_MATRIX(d->states, d->batch, d->num_heads, d->seq_q, d->num_parts);
-    QKV_SETTLE_ROWS(d->out, d->batch, d->num_heads, d->seq_q, d->head_dim_v);
-    QKV_SETTLE_ROWS(d->lse, d->batch, d->num_heads, d->seq_q, 1);
+    qkv_settle_matrix_input(&d->states, d->batch, d->num_heads, d->seq_q, d->num_parts);
+    qkv_settle_output(&d->out, d->batch, d->num_heads, d->seq_q, d->head_dim_v);
+    qkv_settle_output(&d->lse, d->batch, d->num_heads, d->seq_q, 1);
     return QKV_OK;
 }
 
@@ -157,3 +159,5 @@ static qkv_status qkv_merge_make_plan(const qkv_ctx *ctx, const qkv_merge_desc *
 #define DESC qkv_merge_desc
 #define OPERATION QKV_MERGE
 #include "../shell.inc.h"
+
+#endif

@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: MIT */
 #include "attention_task.h"
 
+#if QKV_WITH(SCORES)
+
 /* Leaves in t->scores the stage of a block that is asked for; returns what brings it into units of the natural
  * logarithm. */
 static float score_block(const attention_task *t, int64_t row, int64_t block, int64_t keys) {
@@ -14,7 +16,7 @@ static float score_block(const attention_task *t, int64_t row, int64_t block, in
         t->kernels->scale_columns(t->scores, LD_SCORES, 1, (size_t)keys, t->key_scales);
     }
     if (d->scores_stage == QKV_SCORES_SCALED)
-        return d->softcap != 0 ? d->softcap : QKV_LN2;
+        return qkv_softcap(d) != 0 ? qkv_softcap(d) : QKV_LN2;
     if (d->scores_stage == QKV_SCORES_CAPPED)
         t->kernels->logits(t->scores, (size_t)keys, &cap);
     else
@@ -33,3 +35,5 @@ void qkv_attention_write_scores(const attention_task *t, int64_t row) {
             *to = j < keys ? t->scores[j] * unit + 0.0f : QKV_MINUS_INFINITY;
     }
 }
+
+#endif

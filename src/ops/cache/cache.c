@@ -5,6 +5,8 @@
 
 #include "../../ref/storage.h"
 
+#if QKV_WITH(CACHE)
+
 /* What does not change is at the front, under the checksum. Words in the byte order of the machine. */
 typedef struct cache_header {
     char magic[8];
@@ -397,8 +399,8 @@ qkv_status qkv_cache_append(const qkv_ctx *ctx, void *cache, int64_t sequence, i
     if (status != QKV_OK || n == 0)
         return status;
     const int64_t heads = c.desc.num_kv_heads;
-    QKV_SETTLE_ROWS(k, 1, heads, n, c.desc.head_dim);
-    QKV_SETTLE_ROWS(v, 1, heads, n, c.desc.head_dim_v);
+    qkv_settle_input(&k, 1, heads, n, c.desc.head_dim);
+    qkv_settle_input(&v, 1, heads, n, c.desc.head_dim_v);
     status = check_appended(&c, cache, n, &k, &v);
     if (status == QKV_OK)
         status = extend_sequence(&c, sequence, n, length, first_page);
@@ -514,3 +516,5 @@ qkv_status qkv_cache_check(const void *memory, size_t bytes) {
     }
     return status;
 }
+
+#endif

@@ -1,6 +1,8 @@
 /* The KV cache as the keys and values of an attention.  SPDX-License-Identifier: MIT */
 #include "cache.h"
 
+#if QKV_WITH(CACHE)
+
 qkv_status qkv_cache_attach(const void *cache, int64_t first_sequence, qkv_attention_desc *desc) {
     qkv_cache_view c;
     const qkv_status status = qkv_cache_open(cache, &c);
@@ -46,3 +48,5 @@ qkv_status qkv_cache_attach(const void *cache, int64_t first_sequence, qkv_atten
     }
     return QKV_OK;
 }
+
+#endif

@@ -5,6 +5,8 @@
 
 #include "../../ref/storage.h"
 
+#if QKV_WITH(CACHE)
+
 enum {
     CHANNELS = 8,   /* of a panel that are rounded at once: they take 2 KiB as floats */
     CHUNK = 128     /* channels of a row that are rounded at once */
@@ -150,3 +152,5 @@ void qkv_cache_write(const qkv_kernels *kernels, const qkv_cache_view *c, int64_
         src += rows > 0 ? some * ld : 0;
     }
 }
+
+#endif

@@ -11,6 +11,8 @@
 #include "../cache/cache.h"
 #include "layer.h"
 
+#if QKV_WITH(LAYER)
+
 typedef struct layer_shape {
     qkv_projection_shape in, in_kv, out;
     qkv_attention_shape attention;
@@ -18,6 +20,7 @@ typedef struct layer_shape {
     int64_t scratch; /* as tensors */
 } layer_shape;
 
+#if QKV_WITH(CACHE)
 /* The cache's shape, pages and lengths become the attention's, which has brought none of them. */
 static qkv_status attach_cache(qkv_layer_desc *d, qkv_problem *why) {
     qkv_attention_desc *a = &d->attention;
@@ -58,6 +61,14 @@ static qkv_status attach_cache(qkv_layer_desc *d, qkv_problem *why) {
     return QKV_OK;
 }
 
+#else
+static qkv_status attach_cache(const qkv_layer_desc *d, qkv_problem *why) {
+    (void)d;
+    qkv_leave(why);
+    return qkv_refuse(why, QKV_ERROR_LEFT_OUT, "cache", -1, "is left out of this build", 0, 0);
+}
+#endif
+
 qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why) {
     qkv_enter(why, "attention.");
     qkv_status status = qkv_import_inner(&d->attention.size, sizeof d->attention,
@@ -73,9 +84,9 @@ qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem 
     if (d->rope.cos && d->rope.rotary_dim == 0)
         d->rope.rotary_dim = d->attention.head_dim;
     const qkv_attention_desc *a = &d->attention;
-    QKV_SETTLE_ROWS(d->x, a->batch, 1, a->seq_q, d->model_dim);
-    QKV_SETTLE_ROWS(d->x_kv, a->batch, 1, a->seq_k, d->kv_dim);
-    QKV_SETTLE_ROWS(d->out, a->batch, 1, a->seq_q, d->out_features);
+    qkv_settle_input(&d->x, a->batch, 1, a->seq_q, d->model_dim);
+    qkv_settle_input(&d->x_kv, a->batch, 1, a->seq_k, d->kv_dim);
+    qkv_settle_output(&d->out, a->batch, 1, a->seq_q, d->out_features);
     return QKV_OK;
 }
 
@@ -120,6 +131,8 @@ static qkv_status validate_head_steps(const qkv_layer_desc *d, qkv_problem *why)
     if (!(d->norm_epsilon >= 0 && d->norm_epsilon <= FLT_MAX))
         return qkv_refuse(why, QKV_ERROR_VALUE, "norm_epsilon", -1, "is negative or no number", 0, 0);
     const char *field = d->norm_q ? "norm_q" : d->norm_k ? "norm_k" : d->rope.cos ? "rope.cos" : NULL;
+    if (!QKV_WITH(ROPE) && field)
+        return qkv_refuse(why, QKV_ERROR_LEFT_OUT, field, -1, "is left out of this build", 0, 0);
     if (!d->w_qkv && field)
         return qkv_refuse(why, QKV_ERROR_SHAPE, field, -1, "must be NULL without w_qkv", 0, 0);
     bool lengths = a->kv_len || a->q_offsets;
@@ -588,3 +601,5 @@ static QKV_NOINLINE qkv_status qkv_layer_make_plan(const qkv_ctx *ctx, const qkv
 #define DESC qkv_layer_desc
 #define OPERATION QKV_LAYER
 #include "../shell.inc.h"
+
+#endif

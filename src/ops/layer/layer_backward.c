@@ -6,6 +6,8 @@
 
 #include "layer_backward.h"
 
+#if QKV_WITH(BACKWARD) && QKV_WITH(LAYER)
+
 /* One operation's descriptor. */
 typedef union inner_call {
     qkv_projection_desc projection;
@@ -87,9 +89,9 @@ static qkv_status qkv_layer_backward_complete(const qkv_layer_backward_desc *des
     qkv_leave(why);
     d->flags = qkv_accumulated(d->flags, LAYER_GRADIENTS);
     const qkv_attention_desc *a = &d->forward.attention;
-    QKV_SETTLE_ROWS(d->grad_out, a->batch, 1, a->seq_q, d->forward.out_features);
-    QKV_SETTLE_ROWS(d->grad_x, a->batch, 1, a->seq_q, d->forward.model_dim);
-    QKV_SETTLE_ROWS(d->grad_x_kv, a->batch, 1, a->seq_k, d->forward.kv_dim);
+    qkv_settle_input(&d->grad_out, a->batch, 1, a->seq_q, d->forward.out_features);
+    qkv_settle_output(&d->grad_x, a->batch, 1, a->seq_q, d->forward.model_dim);
+    qkv_settle_output(&d->grad_x_kv, a->batch, 1, a->seq_k, d->forward.kv_dim);
     qkv_settle_bias_gradient(&d->grad_bias, a);
     return QKV_OK;
 }
@@ -532,3 +534,5 @@ static qkv_status qkv_layer_backward_make_plan(const qkv_ctx *ctx, const qkv_lay
 #define DESC qkv_layer_backward_desc
 #define OPERATION QKV_LAYER_BACKWARD
 #include "../shell.inc.h"
+
+#endif

@@ -8,6 +8,8 @@
 
 #include "layer_backward.h"
 
+#if QKV_WITH(BACKWARD) && QKV_WITH(LAYER)
+
 layer_heads qkv_layer_heads_of(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, bool keys) {
     const qkv_attention_desc *a = &d->forward.attention;
     layer_heads h = {.steps = qkv_layer_steps(&d->forward, keys), .heads = a->num_heads, .tokens = a->seq_q,
@@ -143,3 +145,5 @@ void qkv_layer_sum_norm(const qkv_kernels *kernels, const qkv_layer_backward_des
         kernels->add(h.grad_norm, ld, base + h.norm_sums + i * ld, ld, 1, dim);
     qkv_scale_row(kernels, h.grad_norm, h.grad_norm, 1.0f, dim);
 }
+
+#endif

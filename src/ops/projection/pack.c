@@ -5,6 +5,8 @@ qkv_status qkv_check_weights(int64_t type, int64_t in_features, int64_t out_feat
                              const char *blocks, int64_t *bytes, qkv_problem *why) {
     if (type < QKV_F32 || type > QKV_Q6_K)
         return qkv_refuse(why, QKV_ERROR_FLAGS, field, i, "is %, no type of weights", type, 0);
+    if (!qkv_weight_is_there((int)type))
+        return qkv_refuse(why, QKV_ERROR_LEFT_OUT, field, i, "is %, which is left out of this build", type, 0);
     if (in_features % qkv_weight_terms((int)type) != 0)
         return qkv_refuse(why, QKV_ERROR_SHAPE, field, i, blocks, type, in_features);
     int64_t panels = qkv_ceil_div(out_features, QKV_PANEL), of_part;
@@ -20,6 +22,10 @@ qkv_status qkv_check_weights(int64_t type, int64_t in_features, int64_t out_feat
 qkv_status qkv_check_arithmetic(int64_t arithmetic, int64_t type, qkv_problem *why) {
     if (arithmetic < QKV_ARITHMETIC_F32 || arithmetic > QKV_ARITHMETIC_BF16)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is %, none that there is", arithmetic, 0);
+    if ((!QKV_WITH(QUANTIZED) && arithmetic == QKV_ARITHMETIC_INT8) ||
+        (!QKV_WITH(BF16) && arithmetic == QKV_ARITHMETIC_BF16))
+        return qkv_refuse(why, QKV_ERROR_LEFT_OUT, "arithmetic", -1, "is %, which is left out of this build",
+                          arithmetic, 0);
     if (arithmetic == QKV_ARITHMETIC_INT8 && type != QKV_INT8 && qkv_weight_terms((int)type) == 1)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "arithmetic", -1, "is %, but weights of type % are no integers",
                           arithmetic, type);
@@ -137,6 +143,7 @@ static qkv_status check(const qkv_pack_desc *desc, const void *packed, bool unpa
     return status != QKV_OK ? status : check_tensors(d, packed, *bytes, unpacked, true, why);
 }
 
+#if QKV_WITH(EXPLAIN)
 const char *qkv_pack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size) {
     qkv_pack_desc d;
     qkv_problem why = {0};
@@ -152,6 +159,8 @@ const char *qkv_unpack_explain(const qkv_pack_desc *desc, const void *packed, ch
     check(desc, packed, true, &d, &bytes, &why);
     return qkv_explain(&why, 0, text, size);
 }
+
+#endif
 
 qkv_status qkv_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc, void *packed) {
     if (!ctx)

@@ -15,7 +15,13 @@ int64_t qkv_weight_bytes(int64_t type) {
     return bytes[type];
 }
 
+/* So many terms of a column are packed before the next column is begun, so that the groups written to stay in the L1
+ * cache; and fetched so many columns ahead, as the runs are too short for a CPU to see them coming. */
+enum { RUN_TERMS = 512, AHEAD = 2 };
+
 /* ---------------------------------------------------------------------------------------------------------- words */
+
+#if QKV_WITH(BLOCKS)
 
 /* Eight bytes, of which what is done to one must not carry into another; and four. */
 static inline uint64_t load8(const unsigned char *p) {
@@ -165,10 +171,6 @@ static inline void turn_block(int type, unsigned char *to, const unsigned char *
     }
 }
 
-/* So many terms of a column are packed before the next column is begun, so that the groups written to stay in the L1
- * cache; and fetched so many columns ahead, as the runs are too short for a CPU to see them coming. */
-enum { RUN_TERMS = 512, AHEAD = 2 };
-
 /* With a type that the compiler knows. */
 QKV_INLINE void turn_blocks(int type, unsigned char *panel, const unsigned char *data, ptrdiff_t row, int64_t columns,
                             int64_t in_features) {
@@ -185,6 +187,8 @@ QKV_INLINE void turn_blocks(int type, unsigned char *panel, const unsigned char 
         }
     }
 }
+
+#endif
 
 /* ------------------------------------------------------------------------------------------------------- elements */
 
@@ -203,6 +207,8 @@ QKV_INLINE void turn_elements(size_t size, unsigned char *panel, const unsigned 
         }
     }
 }
+
+#if QKV_WITH(QUANTIZED)
 
 /* Words of four rows' bytes. */
 static void interleave(unsigned char *restrict to, const unsigned char *restrict row, ptrdiff_t in, int64_t columns) {
@@ -232,6 +238,8 @@ static void pack_int8(unsigned char *panel, const unsigned char *data, ptrdiff_t
     }
 }
 
+#endif
+
 void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, int64_t stride, int64_t first,
                     int64_t columns, int64_t in_features) {
     const int type = (int)w->type;
@@ -242,13 +250,13 @@ void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, i
     if (columns < QKV_PANEL)
         memset(panel, 0, (size_t)qkv_panel_bytes(type, in_features));
     switch (type) {
+#if QKV_WITH(QUANTIZED)
     case QKV_INT8:
         memcpy(panel, w->scales + first, (size_t)columns * sizeof(float));
         pack_int8(panel + QKV_PANEL * sizeof(float), data, in_out ? row : 1, in_out ? 1 : row, columns, in_features);
         break;
-    case QKV_F32:
-    case QKV_F16:
-    case QKV_BF16:
+#endif
+    case QKV_F32: case QKV_F16: case QKV_BF16:
         for (int64_t k = 0; in_out && k < in_features; k++)
             memcpy(panel + k * QKV_PANEL * bytes, data + k * row, (size_t)(columns * bytes));
         if (!in_out && type == QKV_F32)
@@ -256,6 +264,7 @@ void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, i
         else if (!in_out)
             turn_elements(2, panel, data, row, columns, in_features);
         break;
+#if QKV_WITH(BLOCKS)
 #define BLOCKS(t) case t: turn_blocks(t, panel, data, row, columns, in_features); break;
     BLOCKS(QKV_Q8_0)
     BLOCKS(QKV_Q4_0)
@@ -265,5 +274,6 @@ void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, i
     BLOCKS(QKV_Q4_K)
     BLOCKS(QKV_Q5_K)
     default: turn_blocks(QKV_Q6_K, panel, data, row, columns, in_features);
+#endif
     }
 }

@@ -39,19 +39,19 @@ static int64_t widest_tile(const qkv_projection_desc *d) {
 /* head_dim of the first part that rotates; -1: none does. */
 static int64_t first_rotated(const qkv_projection_desc *d) {
     for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
-        if (d->steps[i].rotate)
+        if (qkv_rotates(&d->steps[i]))
             return d->part[i].head_dim;
     }
     return -1;
 }
 
 void qkv_projection_defaults(qkv_projection_desc *d) {
-    QKV_SETTLE_ROWS(d->x, d->batch, 1, d->tokens, d->in_features);
+    qkv_settle_input(&d->x, d->batch, 1, d->tokens, d->in_features);
     for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++) {
         qkv_projection_part *part = &d->part[i];
         if (part->head_dim == 0)
             part->head_dim = part->out_features;
-        QKV_SETTLE_ROWS(part->out, d->batch, qkv_part_heads(part), d->tokens, part->head_dim);
+        qkv_settle_output(&part->out, d->batch, qkv_part_heads(part), d->tokens, part->head_dim);
     }
     if (d->rope.rotary_dim == 0 && first_rotated(d) > 0)
         d->rope.rotary_dim = first_rotated(d);
@@ -78,6 +78,11 @@ static qkv_status validate_part(const qkv_projection_part *part, int32_t i, qkv_
 
 static qkv_status validate_steps(const qkv_projection_desc *d, int32_t i, qkv_problem *why) {
     const qkv_head_steps *steps = &d->steps[i];
+    if (!QKV_WITH(ROPE) && (steps->norm || steps->rotate))
+        return qkv_refuse(why, QKV_ERROR_LEFT_OUT, steps->norm ? "steps[].norm" : "steps[].rotate", i,
+                          "is left out of this build", 0, 0);
+    if (!QKV_WITH(CACHE) && steps->store)
+        return qkv_refuse(why, QKV_ERROR_LEFT_OUT, "steps[].store", i, "is left out of this build", 0, 0);
     if (steps->rotate > 1)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "steps[].rotate", i, "is %, neither 0 nor 1", steps->rotate, 0);
     if (steps->store < 0 || steps->store > QKV_STORE_V)
@@ -93,7 +98,7 @@ static qkv_status validate_steps(const qkv_projection_desc *d, int32_t i, qkv_pr
     if (qkv_has_head_steps(steps) && d->part[i].head_dim > QKV_MAX_STEPS_DIM)
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, "part[].head_dim", i, "is %, but at most % with steps",
                           d->part[i].head_dim, QKV_MAX_STEPS_DIM);
-    return steps->rotate ? qkv_check_rope(&d->rope, d->part[i].head_dim, why) : QKV_OK;
+    return qkv_rotates(steps) ? qkv_check_rope(&d->rope, d->part[i].head_dim, why) : QKV_OK;
 }
 
 qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *why) {
@@ -135,17 +140,17 @@ static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *
         const int64_t out[3] = {d->batch, heads, d->tokens};
         bool used = d->batch > 0 && d->tokens > 0 && part->out_features > 0;
         columns = columns || used;
-        if (!d->steps[i].store || part->out.data)
+        if (!qkv_stores(&d->steps[i]) || part->out.data)
             qkv_add_output(o, QKV_NEEDED, "part[].out", part->out, out, part->head_dim)->index = (uint8_t)i;
         if (part->bias)
             qkv_add_operand(o, used ? QKV_NEEDED : 0, "part[].bias", part->bias, sizeof(float), 0, NULL, NULL,
                             part->out_features)->index = (uint8_t)i;
         const qkv_head_steps *steps = &d->steps[i];
         int role = used ? QKV_NEEDED : 0;
-        if (steps->norm)
+        if (qkv_norm(steps))
             qkv_add_operand(o, role, "steps[].norm", steps->norm, sizeof(float), 0, NULL, NULL,
                             part->head_dim)->index = (uint8_t)i;
-        if (!steps->rotate)
+        if (!qkv_rotates(steps))
             continue;
         rotated = rotated || used;
         if (steps->first_positions)
@@ -175,7 +180,7 @@ static bool batches_join(const qkv_projection_desc *d) {
 
 /* Bytes of 32 terms of a row in 8 bits, or in bfloat16. */
 static int64_t bytes_of_terms(const qkv_projection_desc *d) {
-    return d->arithmetic == QKV_ARITHMETIC_INT8 ? (int64_t)sizeof(qkv_terms) : QKV_BLOCK_TERMS * (int64_t)sizeof(float);
+    return qkv_weights_in_int8(d) ? (int64_t)sizeof(qkv_terms) : QKV_BLOCK_TERMS * (int64_t)sizeof(float);
 }
 
 /* Bytes of blocks of such rows, or more than a workspace may have. */
@@ -189,7 +194,7 @@ static int64_t converted_size(const qkv_projection_desc *d, int64_t blocks, int6
 static bool widens(const qkv_projection_desc *d) {
     bool any = false;
     for (int64_t i = 0; i < d->num_parts; i++)
-        any = any || d->part[i].type != QKV_F32;
+        any = any || ((QKV_WITH(STORED) || QKV_WITH(QUANTIZED)) && d->part[i].type != QKV_F32);
     return any;
 }
 
@@ -222,7 +227,7 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     int64_t blocks = qkv_ceil_div(shape->tokens, most_rows);
     shape->block_rows = qkv_round_up(qkv_ceil_div(shape->tokens, blocks), kernels->tile_rows);
     shape->row_blocks = qkv_ceil_div(shape->tokens, shape->block_rows);
-    int64_t wanted = max_workers == 1 ? 1 : qkv_ceil_div(4 * (int64_t)max_workers, shape->batch * shape->row_blocks);
+    int64_t wanted = !QKV_WITH(WORKERS) || max_workers == 1 ? 1 : qkv_ceil_div(4 * (int64_t)max_workers, shape->batch * shape->row_blocks);
     shape->task_panels = qkv_round_up(qkv_ceil_div(shape->panels, qkv_min(wanted, shape->panels)), tile);
     shape->panel_groups = qkv_ceil_div(shape->panels, shape->task_panels);
     shape->num_tasks = shape->batch * shape->row_blocks * shape->panel_groups;
@@ -232,10 +237,10 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     if (first_rotated(d) >= 0)
         shape->widened += qkv_round_up(shape->block_rows * (int64_t)sizeof(ptrdiff_t), 64);
     shape->converted = shape->widened;
-    if (d->arithmetic == QKV_ARITHMETIC_BF16 || (d->arithmetic == QKV_ARITHMETIC_F32 && widens(d)))
+    if (qkv_weights_in_bf16(d) || (!qkv_converts_rows(d) && widens(d)))
         shape->converted += (QKV_CHAIN + kernels->few_rows) * QKV_PANEL * (int64_t)sizeof(float);
     shape->worker_size = shape->converted;
-    if (d->arithmetic == QKV_ARITHMETIC_F32)
+    if (!qkv_converts_rows(d))
         return;
     const int64_t of_row = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS), all = shape->batch * shape->row_blocks;
     if (shape->panel_groups == 1 || shape->block_rows * of_row < SHARED_BLOCKS) {
@@ -283,12 +288,12 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
                      bool follows) {
     const qkv_kernels *kernels = t->kernels;
     const int64_t rows = t->rows;
-    if (t->arithmetic == QKV_ARITHMETIC_INT8) {
+    if (QKV_WITH(QUANTIZED) && t->arithmetic == QKV_ARITHMETIC_INT8) {
         kernels->gemm_weights(tile, ld, t->converted, rows, panel, type, (size_t)rows, columns, (size_t)t->in_features);
         return;
     }
-    const bool bf16 = t->arithmetic == QKV_ARITHMETIC_BF16;
-    const bool few = !bf16 && rows <= kernels->few_rows && (type == QKV_F16 || type == QKV_BF16);
+    const bool bf16 = QKV_WITH(BF16) && t->arithmetic == QKV_ARITHMETIC_BF16;
+    const bool few = QKV_WITH(STORED) && !bf16 && rows <= kernels->few_rows && (type == QKV_F16 || type == QKV_BF16);
     /* Bytes of QKV_CHAIN terms, of which two are whole groups of any type. */
     const int64_t chain = (qkv_panel_bytes(type, 4 * QKV_CHAIN) - qkv_panel_bytes(type, 2 * QKV_CHAIN)) / 2;
     int64_t k = 0;
@@ -297,7 +302,7 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
         const unsigned char *from = panel + k / QKV_CHAIN * chain;
         const float *x = t->x + k;
         /* With few rows the weights are read one after the other as fast as memory gives them. */
-        const bool ahead = 2 * rows >= kernels->tile_rows && (follows || k + terms < t->in_features);
+        const bool ahead = QKV_WITH(PREFETCH) && 2 * rows >= kernels->tile_rows && (follows || k + terms < t->in_features);
         const qkv_soon next = {from + bytes, QKV_WORD_ROW, (size_t)(bytes / QKV_WORD_ROW), QKV_WORD_ROW};
         const qkv_soon *soon = ahead ? &next : NULL;
         if (bf16) {
@@ -312,7 +317,7 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
                 kernels->add(tile, ld, t->sums, QKV_PANEL, (size_t)rows, columns);
         } else {
             const float *weights = (const float *)(const void *)from;
-            if (type != QKV_F32 && terms > 0) {
+            if ((QKV_WITH(STORED) || QKV_WITH(QUANTIZED)) && type != QKV_F32 && terms > 0) {
                 kernels->widen_weights(t->widened, panel, type, (size_t)k, (size_t)terms);
                 weights = t->widened;
             }
@@ -329,10 +334,10 @@ static void convert_rows(const qkv_kernels *kernels, const qkv_projection_desc *
                          int64_t x_token, int64_t rows, int64_t first, int64_t n) {
     if (n <= 0)
         return;
-    if (d->arithmetic == QKV_ARITHMETIC_INT8)
+    if (qkv_weights_in_int8(d))
         kernels->quantize_rows((qkv_terms *)to + first / QKV_BLOCK_TERMS * rows, rows, x + first, x_token, (size_t)rows,
                                (size_t)n);
-    else
+    else if (qkv_weights_in_bf16(d))
         kernels->rows_bf16(to, qkv_round_up(d->in_features, QKV_BLOCK_TERMS), (size_t)first, x + first, x_token,
                            (size_t)rows, (size_t)n);
 }
@@ -375,11 +380,11 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
         t.x_token = shape->x_token;
         t.x = (const float *)d->x.data + b * d->x.batch + row * t.x_token;
     }
-    if (shape->convert_tasks > 0) {
+    if (qkv_converts_rows(d) && shape->convert_tasks > 0) {
         t.converted = shared_rows(shape, d, workspace, block);
     } else {
         void *converted = scratch + shape->converted;
-        if (d->arithmetic != QKV_ARITHMETIC_F32 && !empty)
+        if (qkv_converts_rows(d) && !empty)
             convert_rows(kernels, d, converted, t.x, t.x_token, rows, 0, d->in_features);
         t.converted = converted;
     }
@@ -415,7 +420,7 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                     .tile = tile, .ld = ld, .b = b, .t = row, .rows = rows, .first_head = first_column / part->head_dim,
                     .heads = (first + width - first_column) / part->head_dim,
                     .at = (ptrdiff_t *)(void *)(scratch + shape->at), .steps = &steps_of_part,
-                    .cache = d->steps[i].store ? cache : NULL};
+                    .cache = qkv_stores(&d->steps[i]) ? cache : NULL};
                 qkv_projection_finish_heads(kernels, d, i, &heads, out, shape->out_token[i]);
             }
         }
@@ -436,7 +441,7 @@ static uint64_t qkv_projection_checksum(const qkv_projection_desc *d) {
         fields[n++] = part->out.head;
         fields[n++] = part->out.token;
         fields[n++] = part->bias != NULL;
-        fields[n++] = d->steps[i].store && part->out.data;
+        fields[n++] = qkv_stores(&d->steps[i]) && part->out.data;
         fields[n++] = part->type;
         qkv_steps_fields(&d->steps[i], fields + n);
         n += QKV_STEPS_FIELDS;
@@ -459,12 +464,16 @@ static qkv_status check_cache_overlap(qkv_operands *o, const qkv_projection_desc
 qkv_status qkv_projection_check_values(const qkv_projection_desc *d, qkv_cache_view *cache, qkv_problem *why) {
     static const char *const names[3] = {"steps[].first_position", "steps[].first_positions", "steps[].positions"};
     bool stores = qkv_projection_stores(d) && d->batch > 0 && d->tokens > 0;
-    qkv_status status = stores ? qkv_check_stored_parts(d, cache, why) : QKV_OK;
+    qkv_status status = QKV_OK;
+#if QKV_WITH(CACHE)
+    if (stores)
+        status = qkv_check_stored_parts(d, cache, why);
+#endif
     if (!stores)
         cache->bytes = 0;
     for (int32_t i = 0; status == QKV_OK && i < d->num_parts; i++) {
         const qkv_head_steps steps = qkv_projection_steps(d, i, stores ? cache : NULL);
-        if (steps.rotate && d->part[i].out_features > 0)
+        if (qkv_rotates(&steps) && d->part[i].out_features > 0)
             status = qkv_check_positions(&steps, &d->rope, d->batch, d->tokens, names, i, why);
     }
     return status;

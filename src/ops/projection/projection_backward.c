@@ -11,6 +11,8 @@
 #include "../../ref/scalar.h"
 #include "../ops.h"
 
+#if QKV_WITH(BACKWARD)
+
 typedef qkv_projection_backward_desc gradient_desc;
 
 /* A task's tile of dX: rows × columns; of dW: rows × columns, in the layout of the result. */
@@ -57,9 +59,9 @@ static qkv_status qkv_projection_backward_complete(const gradient_desc *desc, gr
     qkv_projection_defaults(&d->forward);
     d->flags = qkv_accumulated(d->flags, all_gradients(d));
     const qkv_projection_desc *f = &d->forward;
-    QKV_SETTLE_ROWS(d->grad_x, f->batch, 1, f->tokens, f->in_features);
+    qkv_settle_output(&d->grad_x, f->batch, 1, f->tokens, f->in_features);
     for (int64_t i = 0; i < qkv_min(f->num_parts, QKV_MAX_PARTS); i++)
-        QKV_SETTLE_ROWS(d->grad_out[i], f->batch, qkv_part_heads(&f->part[i]), f->tokens, f->part[i].head_dim);
+        qkv_settle_input(&d->grad_out[i], f->batch, qkv_part_heads(&f->part[i]), f->tokens, f->part[i].head_dim);
     return QKV_OK;
 }
 
@@ -422,3 +424,5 @@ static qkv_status qkv_projection_backward_make_plan(const qkv_ctx *ctx, const gr
 #define DESC qkv_projection_backward_desc
 #define OPERATION QKV_PROJECTION_BACKWARD
 #include "../shell.inc.h"
+
+#endif

@@ -65,12 +65,12 @@ void qkv_apply_head_steps(const qkv_kernels *kernels, const qkv_head_steps *step
     float factors[QKV_MAX_ROWS];
     for (int64_t r = 0; r < rows; r += QKV_MAX_ROWS, x += QKV_MAX_ROWS * ld) {
         int64_t n = qkv_min(QKV_MAX_ROWS, rows - r);
-        if (steps->norm) {
+        if (qkv_norm(steps)) {
             qkv_inverse_rms(kernels, x, ld, n, head_dim, steps->norm_epsilon, factors);
             kernels->scale(x, ld, x, ld, factors, (size_t)n, (size_t)head_dim);
             kernels->scale_columns(x, ld, (size_t)n, (size_t)head_dim, steps->norm);
         }
-        if (steps->rotate)
+        if (qkv_rotates(steps))
             kernels->rotate(x, ld, rope->cos, rope->sin, at + r, (size_t)n, (size_t)(rope->rotary_dim / 2),
                             rope->layout == QKV_ROPE_INTERLEAVED, 0);
     }
@@ -105,7 +105,7 @@ void qkv_projection_finish_heads(const qkv_kernels *kernels, const qkv_projectio
     const qkv_projection_part *p = &d->part[part];
     const qkv_head_steps *steps = rows->steps;
     const float *bias = p->bias ? p->bias + rows->first_head * p->head_dim : NULL;
-    if (steps->rotate)
+    if (qkv_rotates(steps))
         qkv_find_positions(steps, &d->rope, rows->b, rows->t, d->tokens, rows->rows, rows->at);
     if (out)
         out += rows->first_head * p->out.head;
@@ -130,10 +130,11 @@ void qkv_projection_finish_heads(const qkv_kernels *kernels, const qkv_projectio
 bool qkv_projection_stores(const qkv_projection_desc *d) {
     bool stores = false;
     for (int64_t i = 0; i < qkv_min(d->num_parts, QKV_MAX_PARTS); i++)
-        stores = stores || d->steps[i].store != 0;
+        stores = stores || qkv_stores(&d->steps[i]) != 0;
     return stores;
 }
 
+#if QKV_WITH(CACHE)
 /* Room for the tokens of every batch in heads of the parts' shape. */
 qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, qkv_cache_view *cache, qkv_problem *why) {
     qkv_status status = qkv_cache_open(d->cache, cache);
@@ -169,6 +170,8 @@ qkv_status qkv_check_stored_parts(const qkv_projection_desc *d, qkv_cache_view *
     }
     return QKV_OK;
 }
+
+#endif
 
 qkv_status qkv_check_rope(const qkv_rope *rope, int64_t head_dim, qkv_problem *why) {
     int64_t floats[2] = {rope->num_positions, rope->rotary_dim}, unused;

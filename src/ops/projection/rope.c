@@ -9,6 +9,8 @@
 
 #include "../../plan.h"
 
+#if QKV_WITH(ROPE)
+
 enum { LOG_BITS = 55 };                            /* logarithms are signed, with 55 bits behind the point */
 static const uint64_t top_bit = UINT64_C(1) << 63;
 
@@ -237,3 +239,5 @@ qkv_status qkv_rope_table(const qkv_rope_table_desc *desc, float *cos, float *si
     }
     return QKV_OK;
 }
+
+#endif
