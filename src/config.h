@@ -168,7 +168,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #define QKV_API QKV_HIDDEN
 #endif
 
-#define QKV_INLINE static inline __attribute__((always_inline))
+#define QKV_INLINE static inline __attribute__((always_inline, unused))
 #define QKV_NOINLINE __attribute__((noinline))
 
 /* The compiler no longer knows how x was computed. */
