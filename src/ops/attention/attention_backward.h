@@ -155,13 +155,13 @@ void qkv_gradient_bf16_sum_rows(const gradient_task *t, key_range keys, int64_t 
 void qkv_gradient_bf16_sum_seen(const gradient_task *t, int64_t key);
 
 #if !QKV_WITH(BF16) /* never reached, but named where nothing is optimised */
-#define qkv_gradient_bf16_pair_keys(...) (0 ? (qkv_gradient_bf16_pair_keys)(__VA_ARGS__) : (void)0)
-#define qkv_gradient_bf16_open_rows(...) (0 ? (qkv_gradient_bf16_open_rows)(__VA_ARGS__) : (void)0)
-#define qkv_gradient_bf16_multiply_scores(...) (0 ? (qkv_gradient_bf16_multiply_scores)(__VA_ARGS__) : (void)0)
-#define qkv_gradient_bf16_multiply_seen(...) (0 ? (qkv_gradient_bf16_multiply_seen)(__VA_ARGS__) : (void)0)
-#define qkv_gradient_bf16_keep_tile(...) (0 ? (qkv_gradient_bf16_keep_tile)(__VA_ARGS__) : (void)0)
-#define qkv_gradient_bf16_sum_rows(...) (0 ? (qkv_gradient_bf16_sum_rows)(__VA_ARGS__) : (void)0)
-#define qkv_gradient_bf16_sum_seen(...) (0 ? (qkv_gradient_bf16_sum_seen)(__VA_ARGS__) : (void)0)
+#define qkv_gradient_bf16_pair_keys(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_gradient_bf16_open_rows(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_gradient_bf16_multiply_scores(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_gradient_bf16_multiply_seen(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_gradient_bf16_keep_tile(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_gradient_bf16_sum_rows(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_gradient_bf16_sum_seen(...) ((void)qkv_absent(0, __VA_ARGS__))
 #endif
 
 /* ------------------------------------------------------------------------------------- what crosses key blocks */

@@ -402,21 +402,21 @@ static inline key_range whole_pairs(key_range keys) {
 
 /* Functions of what a build leaves out are never reached, but named where nothing is optimised. */
 #if !QKV_WITH(BF16)
-#define qkv_bf16_pair_block(...) (0 ? (qkv_bf16_pair_block)(__VA_ARGS__) : (void)0)
-#define qkv_bf16_find_holes(...) (0 ? (qkv_bf16_find_holes)(__VA_ARGS__) : false)
-#define qkv_bf16_multiply_values(...) (0 ? (qkv_bf16_multiply_values)(__VA_ARGS__) : (void)0)
-#define qkv_bf16_sum_visible(...) (0 ? (qkv_bf16_sum_visible)(__VA_ARGS__) : (void)0)
-#define qkv_bf16_multiply(...) (0 ? (qkv_bf16_multiply)(__VA_ARGS__) : (void)0)
-#define qkv_bf16_values_size(...) (0 ? (qkv_bf16_values_size)(__VA_ARGS__) : 0)
+#define qkv_bf16_pair_block(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_bf16_find_holes(...) qkv_absent(0, __VA_ARGS__)
+#define qkv_bf16_multiply_values(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_bf16_sum_visible(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_bf16_multiply(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_bf16_values_size(...) qkv_absent(0, __VA_ARGS__)
 #endif
 #if !QKV_WITH(BF16) || !QKV_WITH(QUANTIZED)
-#define qkv_int8_key_bytes(...) (0 ? (qkv_int8_key_bytes)(__VA_ARGS__) : 0)
-#define qkv_int8_pack_keys(...) (0 ? (qkv_int8_pack_keys)(__VA_ARGS__) : (void)0)
-#define qkv_int8_convert_queries(...) (0 ? (qkv_int8_convert_queries)(__VA_ARGS__) : (void)0)
-#define qkv_int8_multiply(...) (0 ? (qkv_int8_multiply)(__VA_ARGS__) : (void)0)
+#define qkv_int8_key_bytes(...) qkv_absent(0, __VA_ARGS__)
+#define qkv_int8_pack_keys(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_int8_convert_queries(...) ((void)qkv_absent(0, __VA_ARGS__))
+#define qkv_int8_multiply(...) ((void)qkv_absent(0, __VA_ARGS__))
 #endif
 #if !QKV_WITH(SCORES)
-#define qkv_attention_write_scores(...) (0 ? (qkv_attention_write_scores)(__VA_ARGS__) : (void)0)
+#define qkv_attention_write_scores(...) ((void)qkv_absent(0, __VA_ARGS__))
 #endif
 
 QKV_INTERNAL_END

@@ -15,7 +15,7 @@ QKV_INTERNAL_BEGIN
  * key block. Without dropout nothing happens. Gradients of P′ become those of P by the same. */
 void qkv_drop_tile(const attention_task *t, float *p, int64_t row, int64_t n, int64_t block, key_range columns);
 #if !QKV_WITH(DROPOUT)
-#define qkv_drop_tile(...) (0 ? (qkv_drop_tile)(__VA_ARGS__) : (void)0)
+#define qkv_drop_tile(...) ((void)qkv_absent(0, __VA_ARGS__))
 #endif
 
 QKV_INTERNAL_END

@@ -45,8 +45,8 @@ void qkv_cache_write(const qkv_kernels *kernels, const qkv_cache_view *c, int64_
                      int64_t position, int64_t rows, const float *src, int64_t ld);
 
 #if !QKV_WITH(CACHE) /* never reached, but named where nothing is optimised */
-#define qkv_cache_open(...) (0 ? (qkv_cache_open)(__VA_ARGS__) : QKV_ERROR_LEFT_OUT)
-#define qkv_cache_write(...) (0 ? (qkv_cache_write)(__VA_ARGS__) : (void)0)
+#define qkv_cache_open(...) (qkv_status)qkv_absent(QKV_ERROR_LEFT_OUT, __VA_ARGS__)
+#define qkv_cache_write(...) ((void)qkv_absent(0, __VA_ARGS__))
 #endif
 
 QKV_INTERNAL_END
