@@ -1,19 +1,12 @@
-/* The main program, kernel sets, cases, comparisons and threads of the test harness.  SPDX-License-Identifier: MIT */
-#define _DEFAULT_SOURCE
-#include "harness.h"
+/* The main program, kernel sets, cases and comparisons of the test harness.  SPDX-License-Identifier: MIT */
+#include "harness_host.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #define DEFAULT_SEED UINT64_C(0x51ab1e5eed)
 #define MAX_SETS 10
@@ -151,7 +144,7 @@ bool qt_case(uint64_t index, qt_rng *rng) {
 void qt_describe(const char *format, ...) {
     va_list args;
     va_start(args, format);
-    vsnprintf(qt.description, sizeof qt.description, format, args);
+    qt_vformat(qt.description, sizeof qt.description, format, args);
     va_end(args);
 }
 
@@ -170,10 +163,10 @@ void qt_fail(const char *format, ...) {
     char message[1024];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    qt_vformat(message, sizeof message, format, args);
     va_end(args);
     if (qt.in_child)
-        _exit(QT_FAILED);
+        _Exit(QT_FAILED);
     print_error("%s: %s\n", qt.running != NULL ? qt.running->name : qt.program, message);
     if (qt.running == NULL)
         exit(1);
@@ -185,7 +178,7 @@ void qt_skip(const char *format, ...) {
     char reason[160];
     va_list args;
     va_start(args, format);
-    vsnprintf(reason, sizeof reason, format, args);
+    qt_vformat(reason, sizeof reason, format, args);
     va_end(args);
     if (qt.num_skips < MAX_SKIPS)
         snprintf(qt.skips[qt.num_skips], sizeof qt.skips[0], "%s: %s", qt.running->name, reason);
@@ -199,7 +192,7 @@ void qt_note(const char *format, ...) {
     char message[512];
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    qt_vformat(message, sizeof message, format, args);
     va_end(args);
     print_message("[   NOTE   ] %s: %s\n", qt.running->name, message);
 }
@@ -245,36 +238,9 @@ void qt_expect_bytes(const char *what, const void *want, const void *got, size_t
     qt_count_words(bytes / 4);
 }
 
-/* ------------------------------------------------------------------------------------------------------- threads */
+/* ------------------------------------------------------------------------------------------------ for its machine */
 
-typedef struct job {
-    qkv_task task;
-    void *arg;
-    int64_t num_tasks;
-    const int64_t *order; /* NULL: ascending */
-    _Atomic int64_t next;
-} job;
-
-typedef struct thread {
-    pthread_t id;
-    job *job;
-    int32_t worker;
-} thread;
-
-static void *work(void *arg) {
-    thread *t = arg;
-    job *j = t->job;
-    for (;;) {
-        int64_t i = atomic_fetch_add(&j->next, 1);
-        if (i >= j->num_tasks)
-            return NULL;
-        if (j->order != NULL && (j->order[i] & 3) == 0)
-            sched_yield(); /* on few cores the threads would hardly mix otherwise */
-        j->task(j->arg, j->order != NULL ? j->order[i] : i, t->worker);
-    }
-}
-
-static int64_t *shuffled(int64_t n, uint64_t seed) {
+int64_t *qt_shuffled(int64_t n, uint64_t seed) {
     int64_t *order = malloc((size_t)n * sizeof *order + 1);
     qt_rng rng = {seed, 0};
     for (int64_t i = 0; i < n; i++) {
@@ -285,62 +251,14 @@ static int64_t *shuffled(int64_t n, uint64_t seed) {
     return order;
 }
 
-void qt_parallel_for(void *pool, int64_t num_tasks, qkv_task task, void *arg) {
-    const qt_pool *p = pool;
-    int64_t *order = p->shuffle != 0 && num_tasks > 0 ? shuffled(num_tasks, p->shuffle) : NULL;
-    job j = {.task = task, .arg = arg, .num_tasks = num_tasks, .order = order};
-    thread *threads = calloc((size_t)p->threads, sizeof *threads);
-    for (int32_t i = 0; i < p->threads; i++) {
-        threads[i] = (thread){.job = &j, .worker = i};
-        if (i > 0 && pthread_create(&threads[i].id, NULL, work, &threads[i]) != 0) {
-            fprintf(stderr, "pthread_create failed\n");
-            abort();
-        }
-    }
-    work(&threads[0]);
-    for (int32_t i = 1; i < p->threads; i++)
-        pthread_join(threads[i].id, NULL);
-    free(threads);
-    free(order);
-}
-
-/* ----------------------------------------------------------------------------------------------------- processes */
-
-static void exit_fault(int signal_number) {
-    (void)signal_number;
-    _exit(QT_FAULT);
-}
-
-qt_outcome qt_in_child(void (*body)(void *arg), void *arg) {
-    fflush(stdout);
-    fflush(stderr);
-    pid_t pid = fork();
-    if (pid < 0)
-        qt_fail("fork failed: %s", strerror(errno));
-    if (pid == 0) {
-        qt.in_child = true;
-        if (freopen("/dev/null", "w", stdout) == NULL || freopen("/dev/null", "w", stderr) == NULL)
-            _exit(QT_OTHER);
-        signal(SIGSEGV, exit_fault);
-        signal(SIGBUS, exit_fault);
-        body(arg);
-        _exit(QT_PASSED);
-    }
-    int status = 0;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        continue;
-    return WIFEXITED(status) && WEXITSTATUS(status) < QT_OTHER ? (qt_outcome)WEXITSTATUS(status) : QT_OTHER;
+void qt_now_in_child(void) {
+    qt.in_child = true;
 }
 
 /* -------------------------------------------------------------------------------------------------- main program */
 
 static int set_up(void **state) {
-    /* cmocka leaves a handler by longjmp, which keeps the signal blocked: the next fault would end the program. */
-    sigset_t faults;
-    sigemptyset(&faults);
-    sigaddset(&faults, SIGSEGV);
-    sigaddset(&faults, SIGBUS);
-    sigprocmask(SIG_UNBLOCK, &faults, NULL);
+    qt_unblock_faults();
     qt.running = *state;
     qt.finished = qt.has_case = false;
     qt.description[0] = '\0';
@@ -362,7 +280,7 @@ static void run_one(void **state) {
 static int tear_down(void **state) {
     (void)state;
     if (qt.in_child)
-        _exit(QT_FAILED);
+        _Exit(QT_FAILED);
     if (!qt.finished) {
         print_reproduction();
         qt_drop_all();
@@ -457,12 +375,20 @@ void qt_init(int argc, char **argv) {
             qt.isa = argv[++i];
         } else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) {
             qt.seed = number(argv[++i]);
+        } else if (strcmp(argv[i], "--case") == 0 && i + 1 < argc) {
+            qt.only_case = true;
+            qt.wanted_case = number(argv[++i]);
+        } else if (strcmp(argv[i], "--quick") == 0) {
+            qt.quick = true;
+        } else if (strcmp(argv[i], "--qemu") == 0) {
+            qt.emulated = qt.quick = true;
         } else if (strcmp(argv[i], "--list") == 0) {
             qt.list_only = true;
         } else if (argv[i][0] != '-' && qt.filter == NULL) {
             qt.filter = argv[i];
         } else {
-            fprintf(stderr, "usage: %s [--isa NAME] [--seed N] [--list] [FILTER]\n", qt.program);
+            fprintf(stderr, "usage: %s [--isa NAME] [--seed N] [--case N] [--quick] [--qemu] [--list] [FILTER]\n",
+                    qt.program);
             exit(2);
         }
     }
@@ -497,8 +423,8 @@ int qt_run(void) {
     }
     if (qt.filter != NULL)
         cmocka_set_test_filter(qt.filter);
+    atexit(print_summary); /* which cmocka.h of tests/bare may call in place of returning */
     int failed = _cmocka_run_group_tests(qt.program, qt.units, qt.num_tests, NULL, NULL);
-    print_summary();
     if (qt.num_run == 0) {
         fprintf(stderr, "%s: no test matches '%s'\n", qt.program, qt.filter != NULL ? qt.filter : "");
         return 1;

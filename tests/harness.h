@@ -1,6 +1,5 @@
 /* What every test program of qkv stands on: random numbers, guarded memory, the list of kernel sets, comparison of
  * words, threads, and a main program around cmocka.
- *
  * A program registers its tests, then runs them:
  *
  *     static void test_gemm(const qt_set *set) { …  set->kernels->gemm(…)  or  qkv_attention_plan(&set->ctx, …) … }
@@ -14,9 +13,9 @@
  *         return qt_run();
  *     }
  *
- * Command line: ./test_x [--isa NAME] [--seed N] [--list] [FILTER]; FILTER is a cmocka pattern such as 'gemm/avx2' or
- * 'gemm*'. Environment: QKV_ISA, QKV_SEED, QKV_CASE (only that case of a test), QKV_QUICK=1 or QKV_QEMU=1 (a slow
- * machine: sanitizers, an emulated CPU; see qt_quick).
+ * Command line: ./test_x [--isa NAME] [--seed N] [--case N] [--quick] [--qemu] [--list] [FILTER]; FILTER is a cmocka
+ * pattern such as 'gemm/avx2' or 'gemm*'. By environment: QKV_ISA, QKV_SEED, QKV_CASE (only that case of a test),
+ * QKV_QUICK=1 or QKV_QEMU=1 (a slow machine: sanitizers, an emulated CPU; see qt_quick).
  *
  * A test draws its cases one by one; whatever fails, a fault at a guard page included, names the test, the kernel set,
  * the case as qt_describe put it, and one line that runs that case alone:
@@ -33,15 +32,18 @@
  *         qt_read_only(x);
  *         …run…
  *         qt_expect_words("y", want, y, n, 0);
- *     }                                       // memory is checked and given back by the next qt_case
+ *     } // memory is checked and given back by the next qt_case
  *
  * All of it is for the main thread: a task that qt_parallel_for runs writes down what is wrong and does not fail.
+ * tests/bare is for targets without cmocka and POSIX.
  *
  * SPDX-License-Identifier: MIT */
 #ifndef QKV_TESTS_HARNESS_H
 #define QKV_TESTS_HARNESS_H
 
+#ifndef __wasm__ /* has none; nor does the cmocka.h of tests/bare want it */
 #include <setjmp.h>
+#endif
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -221,6 +223,7 @@ typedef struct qt_pool {
 } qt_pool;
 
 void qt_parallel_for(void *pool, int64_t num_tasks, qkv_task task, void *arg);
+int qt_num_processors(void);
 
 /* ----------------------------------------------------------------------------------------------------- processes */
 

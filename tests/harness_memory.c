@@ -1,13 +1,10 @@
 /* Guarded memory, poison and random numbers of the test harness.  SPDX-License-Identifier: MIT */
-#define _DEFAULT_SOURCE
-#include "harness.h"
+#include "harness_host.h"
 
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------------ random numbers */
 
@@ -151,19 +148,14 @@ typedef struct block {
     unsigned char *data;
     size_t bytes;
     bool live, sparse;
+    bool summed; /* read-only where writes are no faults: they change this sum */
+    uint32_t sum;
 } block;
 
 /* Blocks that are not live keep their mapping for the next allocation of the same size. */
 #define MAX_BLOCKS 1024
 static block blocks[MAX_BLOCKS];
 static size_t num_blocks;
-
-static size_t page_size(void) {
-    static size_t size;
-    if (size == 0)
-        size = (size_t)sysconf(_SC_PAGESIZE);
-    return size;
-}
 
 static unsigned char poison_at(const unsigned char *p) {
     return (unsigned char)(QT_POISON >> (8 * ((uintptr_t)p & 3)));
@@ -187,21 +179,18 @@ static size_t first_not_poison(const unsigned char *p, size_t bytes) {
     return bytes;
 }
 
-static void unmap(block *b) {
-    munmap(b->inner - page_size(), b->inner_size + 2 * page_size());
-    *b = blocks[--num_blocks];
+static uint32_t sum_of(const block *b) {
+    uint32_t sum = 0, word;
+    for (size_t i = 0; i < b->inner_size; i += 4) {
+        memcpy(&word, b->inner + i, 4);
+        sum = (sum ^ word) * UINT32_C(0x9e3779b1);
+    }
+    return sum;
 }
 
-static unsigned char *map_guarded(size_t inner_size, int flags) {
-    size_t page = page_size();
-    unsigned char *map = mmap(NULL, inner_size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
-    if (map == MAP_FAILED)
-        return NULL;
-    if (mprotect(map + page, inner_size, PROT_READ | PROT_WRITE) != 0) {
-        munmap(map, inner_size + 2 * page);
-        return NULL;
-    }
-    return map + page;
+static void unmap(block *b) {
+    qt_unmap(b->inner, b->inner_size);
+    *b = blocks[--num_blocks];
 }
 
 static block *new_block(size_t inner_size) {
@@ -213,26 +202,28 @@ static block *new_block(size_t inner_size) {
             unmap(&blocks[i]);
     if (num_blocks == MAX_BLOCKS)
         qt_fail("more than %d allocations live at once", MAX_BLOCKS);
-    unsigned char *inner = map_guarded(inner_size, 0);
+    unsigned char *inner = qt_map(inner_size, false);
     if (inner == NULL)
-        qt_fail("mmap of %zu bytes failed", inner_size);
+        qt_fail("no memory for %zu bytes", inner_size);
     block *b = &blocks[num_blocks++];
     *b = (block){.inner = inner, .inner_size = inner_size};
     return b;
 }
 
 void *qt_alloc(size_t bytes, size_t align, int place) {
-    size_t page = page_size();
-    size_t front = place > 0 && align <= 4 ? (size_t)place * 4 : 0;
-    size_t needed = bytes + front > 0 ? bytes + front : 1;
-    block *b = new_block((needed + page - 1) / page * page);
-    unsigned char *end = b->inner + b->inner_size;
-    b->data = place == QT_TAIL ? end - bytes - ((uintptr_t)(end - bytes) & (align - 1)) : b->inner + front;
+    const size_t page = qt_page_size(), margin = qt_margin();
+    const size_t front = place > 0 && align <= 4 ? (size_t)place * 4 : 0, spare = align > page ? align : 0;
+    const size_t needed = bytes + front + spare > 0 ? bytes + front + spare : 1;
+    block *b = new_block((needed + page - 1) / page * page + 2 * margin);
+    unsigned char *begin = b->inner + margin, *end = b->inner + b->inner_size - margin;
+    begin += (0 - (uintptr_t)begin) & (align - 1);
+    b->data = place == QT_TAIL ? end - bytes - ((uintptr_t)(end - bytes) & (align - 1)) : begin + front;
     b->bytes = bytes;
     b->live = true;
+    b->summed = false;
     fill_poison(b->inner, b->inner_size);
-    if (bytes == 0)
-        b->data = place == QT_TAIL ? end : b->inner - align; /* inside a guard page: any access is a fault */
+    if (bytes == 0) /* inside a guard page: any access is a fault; or where all is poison */
+        b->data = place == QT_TAIL ? end : margin == 0 ? b->inner - align : begin;
     return b->data;
 }
 
@@ -249,11 +240,11 @@ float *qt_tile(size_t rows, size_t ld, int place) {
 }
 
 void *qt_sparse(size_t bytes) {
-    size_t page = page_size();
+    size_t page = qt_page_size();
     if (num_blocks == MAX_BLOCKS || bytes > SIZE_MAX - 4 * page)
         return NULL;
     size_t inner_size = (bytes + page - 1) / page * page;
-    unsigned char *inner = map_guarded(inner_size, MAP_NORESERVE);
+    unsigned char *inner = qt_map(inner_size, true);
     if (inner == NULL)
         return NULL;
     blocks[num_blocks++] =
@@ -273,12 +264,21 @@ static block *find_block(const void *p) {
 
 void qt_read_only(const void *p) {
     block *b = find_block(p);
-    mprotect(b->inner, b->inner_size, PROT_READ);
+    b->summed = !qt_protect(b->inner, b->inner_size, false);
+    if (b->summed)
+        b->sum = sum_of(b);
+}
+
+static void check_sum(const block *b) {
+    if (b->summed && b->sum != sum_of(b))
+        qt_fail("write into an input of %zu bytes", b->bytes);
 }
 
 void qt_read_write(const void *p) {
     block *b = find_block(p);
-    mprotect(b->inner, b->inner_size, PROT_READ | PROT_WRITE);
+    check_sum(b);
+    b->summed = false;
+    qt_protect(b->inner, b->inner_size, true);
 }
 
 void qt_poison(void *p) {
@@ -306,6 +306,8 @@ void qt_check_memory(void) {
         ptrdiff_t at = blocks[i].live && !blocks[i].sparse ? damage(&blocks[i]) : 0;
         if (at != 0)
             qt_fail("write outside an allocation of %zu bytes: at byte %td", blocks[i].bytes, at);
+        if (blocks[i].live)
+            check_sum(&blocks[i]);
     }
 }
 
@@ -320,10 +322,10 @@ void qt_drop_all(void) {
         if (!b->live)
             continue;
         b->live = false;
-        if (b->sparse || b->inner_size > ((size_t)16 << 20))
+        if (b->sparse || b->inner_size > qt_most_kept())
             unmap(b);
         else
-            mprotect(b->inner, b->inner_size, PROT_READ | PROT_WRITE);
+            qt_protect(b->inner, b->inner_size, true);
     }
 }
 

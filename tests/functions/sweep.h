@@ -13,7 +13,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "harness.h"
 
@@ -156,7 +155,7 @@ static void sweep_chunk(void *arg, int64_t index, int32_t worker) {
 }
 
 static void sweep_bits(sweep *s, double *worst, float *worst_at) {
-    qt_pool pool = {.threads = s->count > QT_CHUNK && sysconf(_SC_NPROCESSORS_ONLN) > 1 ? QT_MAX_THREADS : 1};
+    qt_pool pool = {.threads = s->count > QT_CHUNK && qt_num_processors() > 1 ? QT_MAX_THREADS : 1};
     memset(s->found, 0, sizeof s->found);
     qt_parallel_for(&pool, (int64_t)((s->count + QT_CHUNK - 1) / QT_CHUNK), sweep_chunk, s);
     for (int32_t i = 0; i < pool.threads; i++) {
