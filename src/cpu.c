@@ -1,6 +1,6 @@
 /* CPU detection: by instructions on x86, where CPUID tells what the CPU has and XGETBV what the operating system saves;
- * by the auxiliary vector on AArch64 Linux. A feature counts only if both agree: a virtual machine or kernel that does
- * not save a register file makes its instructions fault or, worse, lose data.
+ * elsewhere by what that says (cpu_hosted.c). A feature counts only if both agree: a virtual machine or kernel that
+ * does not save a register file makes its instructions fault or, worse, lose data.
  *
  * SPDX-License-Identifier: MIT */
 #include "cpu.h"
@@ -92,12 +92,11 @@ void qkv_cpu_query(qkv_cpu *cpu) {
     x86_caches(cpu);
     x86_name(cpu->name);
 #elif QKV_AARCH64
-    enum { HWCAP_ASIMD = 1 << 1, HWCAP_ASIMDDP = 1 << 20, HWCAP2_I8MM = 1 << 13 };
     uint64_t hwcap = qkv_hwcap();
-    /* Without an auxiliary vector (bare metal, other systems) the architecture's base holds. */
-    cpu->features = hwcap == 0 || (hwcap & HWCAP_ASIMD) ? QKV_CPU_NEON : 0;
-    cpu->features |= hwcap & HWCAP_ASIMDDP ? QKV_CPU_DOTPROD : 0;
-    cpu->features |= qkv_hwcap2() & HWCAP2_I8MM ? QKV_CPU_I8MM : 0;
+    /* Where nothing is known (bare metal, other systems) the architecture's base holds. */
+    cpu->features = hwcap == 0 || (hwcap & QKV_HWCAP_ASIMD) ? QKV_CPU_NEON : 0;
+    cpu->features |= hwcap & QKV_HWCAP_ASIMDDP ? QKV_CPU_DOTPROD : 0;
+    cpu->features |= qkv_hwcap2() & QKV_HWCAP2_I8MM ? QKV_CPU_I8MM : 0;
 #if defined(__ARM_FEATURE_DOTPROD) /* all code here may use it */
     cpu->features |= QKV_CPU_DOTPROD;
 #endif

@@ -8,9 +8,12 @@
 
 QKV_INTERNAL_BEGIN
 
-/* AT_HWCAP and AT_HWCAP2 of the operating system's auxiliary vector; 0 where there is none. The only question to an
- * OS. */
+/* What the operating system says of the CPU, in Linux's bits for this architecture wherever they come from: its
+ * AT_HWCAP and AT_HWCAP2. 0 where nothing is known. The only question to an OS. */
 uint64_t qkv_hwcap(void), qkv_hwcap2(void);
+
+/* Those of AArch64. */
+enum { QKV_HWCAP_ASIMD = 1 << 1, QKV_HWCAP_ASIMDDP = 1 << 20, QKV_HWCAP2_I8MM = 1 << 13 };
 
 QKV_INTERNAL_END
 
