@@ -25,7 +25,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #if DBL_MANT_DIG != 53 || FLT_MANT_DIG != 24
 #error "qkv needs IEEE-754 float and double"
 #endif
-#if !defined(__GNUC__)
+#if !defined(__GNUC__) && !defined(__clang__)
 #error "qkv needs GCC or clang"
 #endif
 

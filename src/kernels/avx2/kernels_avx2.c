@@ -5,6 +5,16 @@
 
 #include <immintrin.h>
 #include <string.h>
+#if defined(_MSC_VER) /* clang's header brings there what the command line asks for, and nothing else */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <f16cintrin.h>
+#include <fmaintrin.h>
+#if QKV_X86_DOTS
+#include <avxvnniintrin.h>
+#endif
+#endif
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)

@@ -5,6 +5,25 @@
 
 #include <immintrin.h>
 #include <string.h>
+#if defined(_MSC_VER) /* clang's header brings there what the command line asks for, and nothing else */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <f16cintrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#include <avx512vlintrin.h>
+#include <avx512bwintrin.h>
+#include <avx512dqintrin.h>
+#include <avx512vlbwintrin.h>
+#include <avx512vldqintrin.h>
+#if QKV_X86_DOTS
+#include <avx512vnniintrin.h>
+#include <avx512vlvnniintrin.h>
+#include <avx512bf16intrin.h>
+#include <avx512vlbf16intrin.h>
+#endif
+#endif
 
 /* clang 18 to 21 count 512-bit registers as a feature of its own, which a command line may have left out (zig cc does);
  * older and newer ones do not know it. Apple's clang has other numbers, and leaves none out. */
