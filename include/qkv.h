@@ -240,10 +240,10 @@ typedef void (*qkv_parallel_for)(void *pool, int64_t num_tasks, qkv_task task, v
 
 /* Weights are multiplied from a packed copy: columns in panels of 64, each part of it in the type that its weights came
  * in. A panel of QKV_F32 is [in_features][64] floats; docs/semantics.md has the others. The layout is the same on every
- * CPU of a byte order, so packed weights can be saved, mapped and shared. Several matrices with the same in_features,
- * Wq|Wk|Wv for example, are packed as parts of one; each part starts a panel of its own, and its panels follow each
- * other: threads may pack one matrix together, each some of its columns from a multiple of 64 on. Columns that fill a
- * last panel up are zero. */
+ * CPU, with numbers in its byte order, so packed weights can be saved, mapped and shared: qkv_packed_file_order.
+ * Several matrices with the same in_features, Wq|Wk|Wv for example, are packed as parts of one; each part starts a
+ * panel of its own, and its panels follow each other: threads may pack one matrix together, each some of its columns
+ * from a multiple of 64 on. Columns that fill a last panel up are zero. */
 #define QKV_PANEL 64
 #define QKV_MAX_PARTS 4
 
@@ -276,6 +276,11 @@ QKV_API qkv_status qkv_pack(const qkv_ctx *ctx, const qkv_pack_desc *desc, void 
 
 /* The inverse: writes part[i].unpacked in the layout and stride given, bit for bit what was packed means as floats. */
 QKV_API qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed);
+
+/* Files are little-endian. On a CPU that is not, this turns a packed matrix in place from the order of files into that
+ * of the CPU, to be multiplied, and from that into the order of files, to be saved: the same bytes as on other CPUs. On
+ * little-endian CPUs it changes nothing. Of desc only sizes and types count. */
+QKV_API qkv_status qkv_packed_file_order(const qkv_pack_desc *desc, void *packed);
 
 /* Why they refuse: "packing: part[0].data is NULL". Written to text, cut to size bytes with its 0; returns text. */
 QKV_API const char *qkv_pack_explain(const qkv_pack_desc *desc, const void *packed, char *text, size_t size);
@@ -708,9 +713,10 @@ QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_
  * sees what another one stores. A page returns to the pool when the last sequence leaves it.
  *
  * The block holds no addresses: it may be copied, saved, mapped at another place and go on there, on any CPU and kernel
- * set of the same byte order. It is 64-byte aligned wherever it is used. Every function looks at the header first and
- * at each index before it is used, so damage gives QKV_ERROR_CACHE or wrong numbers, but no access outside the block,
- * as long as the header's checksum finds it; what someone could have written on purpose needs qkv_cache_check.
+ * set of the same byte order (else: qkv_cache_file_order). It is 64-byte aligned wherever it is used. Every function
+ * looks at the header first and at each index before it is used, so damage gives QKV_ERROR_CACHE or wrong numbers, but
+ * no access outside the block, as long as the header's checksum finds it; what someone could have written on purpose
+ * needs qkv_cache_check.
  *
  * On an error not one byte is written. Functions that take a const cache, and attention over it, may run at the same
  * time; one that changes the cache runs alone.
@@ -745,6 +751,11 @@ QKV_API qkv_status qkv_cache_init(const qkv_cache_desc *desc, void *memory, size
  * numbers; reference counts are the number of references. Only a block that passes is safe whatever its bytes. Time
  * grows with sequences times pages of each, for every 384 pages of the pool anew. */
 QKV_API qkv_status qkv_cache_check(const void *memory, size_t bytes);
+
+/* Files are little-endian. On a CPU that is not, a cache in the order of files gets that of the CPU, and one in that of
+ * the CPU the order of files, in which all other functions refuse it; on little-endian CPUs nothing changes. Of the
+ * block it checks the header alone: one that comes from elsewhere has to pass qkv_cache_check afterwards. */
+QKV_API qkv_status qkv_cache_file_order(void *cache, size_t bytes);
 
 /* The descriptor, with what 0 stands for; desc->size is set by the caller. */
 QKV_API qkv_status qkv_cache_query(const void *cache, qkv_cache_desc *desc);

@@ -20,7 +20,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #error "qkv promises the same bits everywhere: build it without -ffast-math, -Ofast and what they are made of"
 #endif
 #if FLT_EVAL_METHOD != 0
-#error "qkv needs float arithmetic in float: build it with -msse2 -mfpmath=sse, not for the x87"
+#error "qkv needs float arithmetic in float: -msse2 -mfpmath=sse on x86, -fexcess-precision=fast for GCC on s390x"
 #endif
 #if DBL_MANT_DIG != 53 || FLT_MANT_DIG != 24
 #error "qkv needs IEEE-754 float and double"
@@ -29,9 +29,11 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #error "qkv needs GCC or clang"
 #endif
 
+#define QKV_BIG_ENDIAN (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)
+
 #if defined(__x86_64__)
 #define QKV_X86_64 1
-#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ /* vectors are numbered backwards otherwise */
+#elif defined(__aarch64__) && !QKV_BIG_ENDIAN /* vectors are numbered backwards otherwise */
 #define QKV_AARCH64 1
 #endif
 #ifndef QKV_X86_64

@@ -34,6 +34,9 @@ static inline int64_t qkv_part_bytes(int64_t type, int64_t in_features, int64_t 
     return out_features > 0 ? qkv_ceil_div(out_features, QKV_PANEL) * qkv_panel_bytes(type, in_features) : 0;
 }
 
+/* Reverses the bytes of each of so many elements. */
+void qkv_swap_bytes(void *elements, int64_t element_bytes, int64_t count);
+
 /* What the descriptor of a packed matrix is refused for, by a type named `field`; blocks: what is said where blocks
  * don't divide the inputs ("… (%)", of type and in_features). The bytes of the part's panels are added to *bytes. */
 qkv_status qkv_check_weights(int64_t type, int64_t in_features, int64_t out_features, const char *field, int32_t i,

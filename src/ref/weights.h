@@ -1,5 +1,6 @@
 /* Packed weights: how a panel of 64 output columns stores its terms, and what each of them means. The same on every CPU
- * of a byte order: floats and binary16 are the CPU's own. Words of integers are bytes, the lowest first everywhere.
+ * of a byte order: floats and binary16 are the CPU's own, little-endian in files (qkv_packed_file_order). Words of
+ * integers are bytes, the lowest first everywhere.
  *
  * QKV_F32, QKV_F16, QKV_BF16: [k][64] elements.
  *

@@ -282,8 +282,17 @@ static void test_calls_are_refused(void) {
     assert_int_equal(qkv_cache_check(m.block + 32, m.bytes), QKV_ERROR_ALIGNMENT);
     assert_int_equal(qkv_cache_check(m.block, m.bytes - 1), QKV_ERROR_CACHE);
     assert_int_equal(qkv_cache_check(m.block, 100), QKV_ERROR_CACHE);
+    assert_int_equal(qkv_cache_file_order(NULL, m.bytes), QKV_ERROR_NULL);
+    assert_int_equal(qkv_cache_file_order(m.block + 32, m.bytes), QKV_ERROR_ALIGNMENT);
+    assert_int_equal(qkv_cache_file_order(m.block, m.bytes - 1), QKV_ERROR_CACHE);
+    assert_int_equal(qkv_cache_file_order(m.block, 100), QKV_ERROR_CACHE);
+    m.block[40] ^= 1;
+    assert_int_equal(qkv_cache_file_order(m.block, m.bytes), QKV_ERROR_CACHE);
+    m.block[40] ^= 1;
     qt_expect_bytes("the block after refusals", before, m.block, m.bytes);
     qt_read_only(m.block); /* as mapped from a file */
+    if (!QKV_BIG_ENDIAN)
+        assert_int_equal(qkv_cache_file_order(m.block, m.bytes), QKV_OK);
     assert_int_equal(qkv_cache_length(m.block, 1, &number), QKV_OK);
     assert_int_equal(number, 200);
     assert_int_equal(qkv_cache_free_pages(m.block, &number), QKV_OK);

@@ -456,6 +456,12 @@ static void test_packing_refuses(void) {
     PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_unpack(&d, packed), packed = shifted(room, 4));
     PACK_REFUSES(QKV_ERROR_ALIAS, qkv_unpack(&d, packed), d.part[0].unpacked = room);
     PACK_REFUSES(QKV_ERROR_STRIDES, qkv_unpack(&d, packed), d.part[0].stride = 4);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_packed_file_order(NULL, packed), (void)d);
+    PACK_REFUSES(QKV_ERROR_NULL, qkv_packed_file_order(&d, packed), packed = NULL);
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_packed_file_order(&d, packed), packed = shifted(room, 8));
+    PACK_REFUSES(QKV_ERROR_NEGATIVE, qkv_packed_file_order(&d, packed), d.part[0].out_features = -1);
+    PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_file_order(&d, packed), d.part[0].type = QKV_Q6_K + 1);
+    PACK_REFUSES(QKV_ERROR_SHAPE, qkv_packed_file_order(&d, packed), d.part[0].type = QKV_Q5_1);
     PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_size(&d, &bytes), d.part[0].type = QKV_Q6_K + 1);
     PACK_REFUSES(QKV_ERROR_FLAGS, qkv_packed_size(&d, &bytes), d.part[0].type = -1);
     PACK_REFUSES(QKV_ERROR_FLAGS, qkv_unpack(&d, packed), d.part[0].type = INT64_MAX);

@@ -19,9 +19,10 @@ typedef struct cache_header {
     int64_t lowest_free;
 } cache_header;
 
-enum { HEADER_BYTES = 192, CHECKED_WORDS = 19, LAYOUT_VERSION = 1, BYTE_ORDER_MARK = 0x01020304 };
-_Static_assert(sizeof(cache_header) <= HEADER_BYTES, "the first section begins behind the header");
-_Static_assert(offsetof(cache_header, checksum) == CHECKED_WORDS * sizeof(int64_t), "all before it is checked");
+enum { LAYOUT_VERSION = 1 };
+_Static_assert(sizeof(cache_header) <= QKV_CACHE_HEADER_BYTES, "the first section begins behind the header");
+_Static_assert(offsetof(cache_header, byte_order) == QKV_CACHE_ORDER_AT, "cache_order.c looks for it there");
+_Static_assert(offsetof(cache_header, checksum) == QKV_CACHE_CHECKED_WORDS * sizeof(int64_t), "all before is checked");
 
 enum section { LENGTHS, FIRST_PAGES, REFERENCES, TABLES, K_POOL, V_POOL, K_SCALES, V_SCALES, NUM_SECTIONS };
 
@@ -48,7 +49,7 @@ static qkv_status cache_layout(const qkv_cache_desc *d, int64_t at[NUM_SECTIONS 
         [K_SCALES] = {sizeof(float), k_scales, d->num_kv_heads, QKV_CACHE_PAGE, 1},
         [V_SCALES] = {sizeof(float), v_scales, d->num_kv_heads, QKV_CACHE_PAGE, 1},
     };
-    at[0] = HEADER_BYTES;
+    at[0] = QKV_CACHE_HEADER_BYTES;
     for (int i = 0; i < NUM_SECTIONS; i++) {
         int64_t bytes;
         if (!qkv_product(sizes[i], 5, PTRDIFF_MAX - 63 - at[i], &bytes))
@@ -114,9 +115,9 @@ qkv_status qkv_cache_size(const qkv_cache_desc *desc, size_t *bytes) {
 static const char cache_magic[8] = {'q', 'k', 'v', 'c', 'a', 'c', 'h', 'e'};
 
 static uint64_t header_checksum(const cache_header *h) {
-    int64_t words[CHECKED_WORDS];
+    int64_t words[QKV_CACHE_CHECKED_WORDS];
     memcpy(words, h, sizeof words);
-    return qkv_checksum(words, CHECKED_WORDS);
+    return qkv_checksum(words, QKV_CACHE_CHECKED_WORDS);
 }
 
 qkv_status qkv_cache_init(const qkv_cache_desc *desc, void *memory, size_t bytes) {
@@ -133,7 +134,7 @@ qkv_status qkv_cache_init(const qkv_cache_desc *desc, void *memory, size_t bytes
         return QKV_ERROR_WORKSPACE;
     memset(memory, 0, (size_t)at[K_POOL]);
     cache_header *h = memory;
-    *h = (cache_header){.version = LAYOUT_VERSION, .byte_order = BYTE_ORDER_MARK, .bytes = at[NUM_SECTIONS],
+    *h = (cache_header){.version = LAYOUT_VERSION, .byte_order = QKV_CACHE_ORDER_MARK, .bytes = at[NUM_SECTIONS],
                         .num_sequences = d.num_sequences, .max_tokens = d.max_tokens, .num_pages = d.num_pages,
                         .num_kv_heads = d.num_kv_heads, .head_dim = d.head_dim, .head_dim_v = d.head_dim_v,
                         .k_type = d.k_type, .v_type = d.v_type, .window = d.window, .first_tokens = d.first_tokens};
@@ -157,7 +158,7 @@ qkv_status qkv_cache_open(const void *cache, qkv_cache_view *view) {
     unsigned char *memory = (unsigned char *)(uintptr_t)cache;
     cache_header *h = (cache_header *)(void *)memory;
     if (memcmp(h->magic, cache_magic, sizeof cache_magic) != 0 || h->version != LAYOUT_VERSION ||
-        h->byte_order != BYTE_ORDER_MARK || h->checksum != header_checksum(h) || h->lowest_free < 0 ||
+        h->byte_order != QKV_CACHE_ORDER_MARK || h->checksum != header_checksum(h) || h->lowest_free < 0 ||
         h->lowest_free > h->num_pages)
         return QKV_ERROR_CACHE;
     *view = (qkv_cache_view){
@@ -496,7 +497,7 @@ static bool references_are_right(const qkv_cache_view *c, int64_t first, int64_t
 qkv_status qkv_cache_check(const void *memory, size_t bytes) {
     if (!memory)
         return QKV_ERROR_NULL;
-    if (bytes < HEADER_BYTES)
+    if (bytes < QKV_CACHE_HEADER_BYTES)
         return QKV_ERROR_CACHE;
     qkv_cache_view c;
     qkv_status status = qkv_cache_open(memory, &c);

@@ -18,6 +18,15 @@
 
 QKV_INTERNAL_BEGIN
 
+/* Of the header: its bytes, where the mark of the byte order is, and how many words of 64 bits are before the checksum
+ * of them. The magic and two words of 32 bits come first, all else are words of 64 bits. */
+enum {
+    QKV_CACHE_HEADER_BYTES = 192,
+    QKV_CACHE_ORDER_AT = 12,
+    QKV_CACHE_ORDER_MARK = 0x01020304,
+    QKV_CACHE_CHECKED_WORDS = 19
+};
+
 /* A cache at the address that it has now. Not to be written through where the cache is const. */
 typedef struct qkv_cache_view {
     qkv_cache_desc desc;               /* complete */

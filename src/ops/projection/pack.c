@@ -207,3 +207,50 @@ qkv_status qkv_unpack(const qkv_pack_desc *desc, const void *packed) {
     }
     return QKV_OK;
 }
+
+void qkv_swap_bytes(void *elements, int64_t element_bytes, int64_t count) {
+    unsigned char *p = elements;
+    for (int64_t i = 0; i < count; i++, p += element_bytes) {
+        for (int64_t low = 0, high = element_bytes - 1; low < high; low++, high--) {
+            const unsigned char byte = p[low];
+            p[low] = p[high];
+            p[high] = byte;
+        }
+    }
+}
+
+/* What is more than a byte in a panel (../../ref/weights.h): elements, the scales of a group, those of QKV_INT8. */
+static void swap_panel(int type, unsigned char *panel, int64_t in_features) {
+    if (type == QKV_INT8) {
+        qkv_swap_bytes(panel, sizeof(float), QKV_PANEL);
+    } else if (qkv_weight_bits(type) == 0) {
+        qkv_swap_bytes(panel, qkv_weight_bytes(type), in_features * QKV_PANEL);
+    } else {
+        for (int64_t k = 0; k < in_features; k += qkv_weight_terms(type), panel += qkv_weight_group_bytes(type))
+            qkv_swap_bytes(panel, 2, (int64_t)qkv_weight_head_bytes(type) / 2);
+    }
+}
+
+qkv_status qkv_packed_file_order(const qkv_pack_desc *desc, void *packed) {
+    qkv_pack_desc d;
+    qkv_problem unused = {0};
+    int64_t bytes;
+    qkv_status status = prepare(desc, true, &d, &bytes, &unused);
+    if (status != QKV_OK)
+        return status;
+    for (int64_t i = 0; i < d.num_parts; i++)
+        d.part[i].unpacked = NULL;
+    status = check_tensors(&d, packed, bytes, true, true, &unused);
+    if (status != QKV_OK || !QKV_BIG_ENDIAN || bytes == 0)
+        return status;
+
+    unsigned char *panel = packed;
+    for (int64_t i = 0; i < d.num_parts; i++) {
+        const int type = (int)d.part[i].type;
+        for (int64_t c = 0; c < d.part[i].out_features; c += QKV_PANEL) {
+            swap_panel(type, panel, d.in_features);
+            panel += qkv_panel_bytes(type, d.in_features);
+        }
+    }
+    return QKV_OK;
+}
