@@ -1,0 +1,72 @@
+#!/bin/sh
+# The header and all sources as clang-cl takes them, for Windows on x86-64 and Arm: no warning under /W4. Then the
+# library by clang-cl for x86-64, linked by MinGW-w64 with its libraries in place of Microsoft's: qkv-info --selftest
+# under wine, each call in the calling convention of Windows (tests/windows).
+#   sh scripts/check/clang_cl.sh
+# Microsoft's headers are not needed: beside clang's own the library includes <string.h> alone, of which four functions.
+# Ends with "N passed, N failed, N skipped"; the exit status is 1 if anything failed, 77 without clang.
+# SPDX-License-Identifier: MIT
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+clang=${CLANG:-clang} mingw=x86_64-w64-mingw32-gcc
+command -v "$clang" >/dev/null || { echo "$clang is not installed"; exit 77; }
+folder=$PWD/build/clang-cl
+rm -rf "$folder" && mkdir -p "$folder/headers" "$folder/objects" || exit 1
+passed=0 failed=0
+
+cat >"$folder/headers/string.h" <<'HEADER'
+#include <stddef.h>
+void *memcpy(void *, const void *, size_t);
+void *memmove(void *, const void *, size_t);
+void *memset(void *, int, size_t);
+int memcmp(const void *, const void *, size_t);
+HEADER
+cl="$clang --driver-mode=cl /imsvc $folder/headers -Iinclude /W4 /WX /DQKV_UNOPTIMIZED"
+free=/clang:-ffreestanding # or clang's headers of intrinsics ask for <stdlib.h>
+
+judge() { # STATUS WHAT
+    if [ "$1" = 0 ]; then
+        passed=$((passed + 1))
+        echo "ok      $2"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $2"
+    fi
+}
+
+sources() {
+    ls src/*.c src/*/*.c src/*/*/*.c
+}
+
+for target in x86_64 aarch64; do
+    target=$target-pc-windows-msvc
+    for language in /TC /TP; do
+        # shellcheck disable=SC2086  # words
+        $cl $free --target=$target -fsyntax-only $language tests/headers/header_alone.c
+        judge $? "$target: qkv.h, $language"
+    done
+    # shellcheck disable=SC2086  # words
+    sources | xargs -n 1 $cl $free --target=$target /std:c11 -fsyntax-only &&
+        $cl --target=$target /std:c11 -fsyntax-only src/cpu_hosted.c
+    judge $? "$target: $(sources | wc -l) sources"
+done
+
+said=$(sh tests/windows/prepare.sh "$folder")
+status=$?
+if [ $status = 77 ]; then
+    echo "skipped: what clang-cl compiles is not run: $said"
+    echo "$passed passed, $failed failed, 1 skipped"
+    test $failed = 0
+    exit
+fi
+# /GS- and /Zl: no stack cookies and no library of Microsoft's, which are not here to be linked.
+sources | FOLDER=$folder/objects xargs -P 2 -I '{}' sh -c "
+    $cl $free --target=x86_64-pc-windows-msvc /std:c11 /O1 /GS- /Zl /c {} /Fo\"\$FOLDER/\$(basename {} .c).obj\"" &&
+    # shellcheck disable=SC2046  # words
+    $mingw -std=c11 -O1 -D__USE_MINGW_ANSI_STDIO=1 -Iinclude tools/*.c "$folder/win64_abi.o" "$folder"/objects/*.obj \
+        $(cat "$folder/wraps") -o "$folder/qkv-info.exe" &&
+    "$folder/wine" "$folder/qkv-info.exe" --selftest >"$folder/selftest.log"
+judge $? "x86_64-pc-windows-msvc: selftest under wine"
+grep -v '^abi: ' "$folder/selftest.log"
+echo "$passed passed, $failed failed, 0 skipped"
+test $failed = 0
