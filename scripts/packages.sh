@@ -48,7 +48,8 @@ x86-more,x86-cross qemu qemu-user qemu-user qemu-user -
 x86-cross command:i686-linux-gnu-gcc gcc-i686-linux-gnu,libc6-dev-i386-cross - - -
 x86-cross command:arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf,libc6-dev-armhf-cross - - -
 x86-cross command:riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu,libc6-dev-riscv64-cross - - -
-x86-cross command:s390x-linux-gnu-gcc gcc-s390x-linux-gnu,libc6-dev-s390x-cross - - -
+x86-more,x86-cross command:s390x-linux-gnu-gcc gcc-s390x-linux-gnu,libc6-dev-s390x-cross - - -
+x86-cross command:powerpc64le-linux-gnu-gcc gcc-powerpc64le-linux-gnu,libc6-dev-ppc64el-cross - - -
 TABLE
 }
 

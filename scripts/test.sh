@@ -4,7 +4,7 @@
 # build/logs.
 #
 #   sh scripts/test.sh [STAGE…]      those whose name begins with an argument; else all but matrix and cross
-#   sh scripts/test.sh matrix cross  the library by eight compilers, and for seven other targets: about twenty minutes
+#   sh scripts/test.sh matrix cross  the library by eight compilers, and for twenty other targets: about half an hour
 #   sh scripts/test.sh --list        their names, and the minutes of one processor that each takes
 #
 # Two stages run at a time, because many keep one processor busy only; each says its line when it ends. The last line is
@@ -409,6 +409,9 @@ all_stages() {
     stage avx512-emulated 120 with_emulated_avx512
     stage ggml 236 ggml
     stage generate 150 generate
+    stage windows 60 counted sh tests/windows/run.sh
+    stage clang-cl 30 counted sh scripts/check/clang_cl.sh
+    stage byte-order 25 counted on_release sh scripts/check/byte_order.sh
     stage integration 40 integration # the first time zig compiles its translator of C: two minutes
     stage stack 80 sh scripts/check/stack.sh
     stage spills 180 sh scripts/check/spills.sh
@@ -447,6 +450,16 @@ all_stages() {
     stage cross-aarch64_be 60 matrix cross aarch64_be
     stage cross-i686 20 matrix cross i686
     stage cross-armhf 20 matrix cross armhf
+    stage cross-armhf-neon 25 matrix cross armhf-neon
+    stage cross-ppc64le 30 matrix cross ppc64le
+    stage cross-ppc64 60 matrix cross ppc64
+    stage cross-loongarch64 60 matrix cross loongarch64 # without vectors, which qemu 7.2 lacks
+    stage cross-macos-arm64 30 matrix cross macos-arm64 # these six are built only: the first time zig compiles a libc
+    stage cross-macos-x86_64 60 matrix cross macos-x86_64
+    stage cross-freebsd-arm64 60 matrix cross freebsd-arm64
+    stage cross-openbsd-arm64 60 matrix cross openbsd-arm64
+    stage cross-netbsd-arm64 60 matrix cross netbsd-arm64
+    stage cross-windows-arm64 60 matrix cross windows-arm64
     stage cross-riscv64 20 matrix cross riscv64
     stage cross-s390x 20 matrix cross s390x
     stage cross-s390x-clang 20 matrix cross s390x-clang

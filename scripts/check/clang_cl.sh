@@ -55,10 +55,18 @@ said=$(sh tests/windows/prepare.sh "$folder")
 status=$?
 if [ $status = 77 ]; then
     echo "skipped: what clang-cl compiles is not run: $said"
-    echo "$passed passed, $failed failed, 1 skipped"
+    echo "$passed passed, $failed failed, 2 skipped"
     test $failed = 0
     exit
 fi
+# Linkers take the names of a shared library from a section of the object files.
+mkdir "$folder/shared"
+sources | grep -v '^src/kernels' | FOLDER=$folder/shared xargs -P 2 -I '{}' sh -c "
+    $cl $free --target=x86_64-pc-windows-msvc /std:c11 /DQKV_SHARED /Od /c {} /Fo\"\$FOLDER/\$(basename {} .c).obj\"" &&
+    for object in "$folder"/shared/*.obj; do x86_64-w64-mingw32-objdump -s -j .drectve "$object"; done |
+    sed -nE 's/^ [0-9a-f]{4,} .{37}(.*)/\1/p' | tr -d '\n' | grep -oE 'EXPORT:qkv_[a-z0-9_]+' | cut -d : -f 2 |
+        sort -u | diff - "$folder/public"
+judge $? "x86_64-pc-windows-msvc: with QKV_SHARED the $(wc -l <"$folder/public") functions of qkv.h are exported"
 # /GS- and /Zl: no stack cookies and no library of Microsoft's, which are not here to be linked.
 sources | FOLDER=$folder/objects xargs -P 2 -I '{}' sh -c "
     $cl $free --target=x86_64-pc-windows-msvc /std:c11 /O1 /GS- /Zl /c {} /Fo\"\$FOLDER/\$(basename {} .c).obj\"" &&

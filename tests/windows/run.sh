@@ -21,8 +21,7 @@ TESTS="$(ls tests/kernels/test_*.c) tests/promises/test_bits.c tests/promises/te
 export LINK TESTS ARGUMENTS=--qemu
 # shellcheck disable=SC2086  # words
 sh scripts/check/bare.sh "$folder/tests" "$folder/wine" $compiler -O1 -D__USE_MINGW_ANSI_STDIO=1 \
-    >"$folder/tests.log" 2>&1
-cat "$folder/tests.log"
+    2>&1 | tee "$folder/tests.log"
 counts=$(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$folder/tests.log" | tail -n 1)
 # shellcheck disable=SC2086  # words
 set -- ${counts:-0 1 0}
