@@ -606,7 +606,10 @@ QKV_API qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes);
 
 /* Joins partial results over disjoint sets of keys, in order. Each part is either an (out, lse) pair of an attention
  * call without sinks, or a block state. Folding the block states of all keys in ascending order gives the bits of the
- * undivided call; pairs, and states of other splits, give its value within the error bound of docs/numerics.md. */
+ * undivided call; pairs, and states of other splits, give its value within the error bound of docs/numerics.md.
+ *
+ * A fold may stop and go on later, or elsewhere: `state` is what the parts come to. As the first of the states of the
+ * next merge it stands for all of them, bit for bit. */
 typedef struct qkv_merge_desc {
     size_t size;             /* sizeof(qkv_merge_desc) */
     int64_t batch, num_heads, seq_q, head_dim_v;
@@ -619,6 +622,9 @@ typedef struct qkv_merge_desc {
     const float *sinks;      /* optional, [num_heads] */
     qkv_output out;
     qkv_output lse;          /* optional */
+    /* optional: the folded state of (b, h, t), head_dim_v + 2 floats as in `states`, in place of out, lse and sinks,
+     * which must be NULL then: the last merge brings the sinks. */
+    qkv_output state;
 } qkv_merge_desc;
 
 QKV_API qkv_status qkv_merge_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_t max_workers, qkv_plan *plan);

@@ -22,15 +22,6 @@ static void draw_types(qkv_attention_desc *d) {
     }
 }
 
-/* In whole blocks, mostly. */
-static void draw_stored(qkv_input *x, int32_t type, const int64_t *size, int64_t run) {
-    const int64_t block = type == QKV_Q8_0 && chance(97) ? 32 : 1;
-    draw_rows(size, run / block, false, &x->batch, &x->head, &x->token);
-    x->batch *= block;
-    x->head *= block;
-    x->token *= block;
-}
-
 static void draw_attention(qkv_attention_desc *d, bool inner) {
     *d = (qkv_attention_desc){.size = sizeof *d, .batch = small(), .num_kv_heads = small(), .seq_q = length(),
                               .seq_k = length(), .head_dim = width(), .head_dim_v = chance(40) ? width() : 0};
@@ -253,6 +244,10 @@ static void draw(int operation, descriptor *u) {
         OPTION(d->states.data, 40);
         OPTION(d->sinks, 30);
         OPTION(d->lse.data, 50);
+        ROWS(d->state, rows, d->head_dim_v + 2, true);
+        OPTION(d->state.data, 30);
+        if (d->state.data && chance(95))
+            d->lse.data = NULL, d->sinks = NULL;
         break;
     }
     case 3: draw_layer(&u->layer); break;
@@ -360,9 +355,13 @@ static void give_buffers(int operation, descriptor *u, int kind) {
             d->part_lse.data = give(false, 4, 4, rows, ls, 1, kind);
         }
         GIVE_VECTOR(d->sinks, false, 4, d->num_heads);
-        GIVE_ROWS(d->out, true, rows, d->head_dim_v);
+        if (!was.state.data)
+            GIVE_ROWS(d->out, true, rows, d->head_dim_v);
+        else
+            GIVE_ROWS(d->state, true, rows, d->head_dim_v + 2);
         if (d->lse.data)
             GIVE_ROWS(d->lse, true, rows, 1);
+        KEEP_PRESENT(d->state.data, was.state.data);
         KEEP_PRESENT(d->states.data, was.states.data);
         KEEP_PRESENT(d->sinks, was.sinks);
         KEEP_PRESENT(d->lse.data, was.lse.data);

@@ -58,6 +58,15 @@ static void draw_rows(const int64_t size[3], int64_t run, bool out, int64_t *bat
     draw_strides(3, size, run, out, (int64_t *const[]){batch, head, token});
 }
 
+/* In whole blocks, mostly. */
+static void draw_stored(qkv_input *x, int32_t type, const int64_t *size, int64_t run) {
+    const int64_t block = type == QKV_Q8_0 && chance(97) ? 32 : 1;
+    draw_rows(size, run / block, false, &x->batch, &x->head, &x->token);
+    x->batch *= block;
+    x->head *= block;
+    x->token *= block;
+}
+
 #define ROWS(x, size, run, out) draw_rows(size, run, out, &(x).batch, &(x).head, &(x).token)
 #define MATRIX(x, size, run, out)                                                                                      \
     draw_strides(4, size, run, out, (int64_t *const[]){&(x).batch, &(x).head, &(x).query, &(x).key})

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { MOST_PARTS = 6 };
 
@@ -83,6 +84,54 @@ static void test_block_states_fold_to_the_whole(const qt_set *set) {
         view = qt_view_output(&m.out, m.batch, m.num_heads, m.seq_q, m.head_dim_v);
         qt_expect_gaps("merged out", &view);
         expect_merge_equals(&m, out, lse, "states folded in order");
+    }
+}
+
+/* The same states in several merges, each from what the last one came to: also where one folds nothing. */
+static void test_a_fold_stops_and_goes_on(const qt_set *set) {
+    for (uint64_t i = 0; i < case_count(300); i++) {
+        qt_rng rng;
+        if (!qt_case(i, &rng))
+            continue;
+        attention_case c;
+        draw_long(&rng, &c);
+        const qkv_attention_desc *d = &c.desc;
+        case_run_attention(&set->ctx, d, 0, 0);
+        const float *out = case_gather(&d->out, d->batch, d->num_heads, d->seq_q, c.dv);
+        const float *lse = case_gather(&d->lse, d->batch, d->num_heads, d->seq_q, 1);
+
+        /* Block n is part n + 1; part 0 is what was folded before. */
+        const int64_t blocks = (d->seq_k + QKV_KEY_BLOCK - 1) / QKV_KEY_BLOCK, floats = c.dv + 2;
+        const int64_t rows = d->batch * d->num_heads * d->seq_q, row = (blocks + 1) * floats;
+        float *states = case_floats(&rng, rows * row);
+        qkv_attention_desc by_states = *d;
+        by_states.out = by_states.lse = (qkv_output){0};
+        by_states.states = (qkv_matrix_output){states + floats, d->num_heads * d->seq_q * row, d->seq_q * row, row,
+                                               floats};
+        case_run_attention(&set->ctx, &by_states, 0, 0);
+
+        qkv_merge_desc m = merge_of(&rng, &c, qt_chance(&rng, 70)), last = m;
+        m.out = m.lse = (qkv_output){0};
+        m.sinks = NULL;
+        for (int64_t done = 0, next; done < blocks; done = next) {
+            next = qt_range(&rng, qt_chance(&rng, 80) ? done + 1 : done, blocks);
+            const bool first = done == 0;
+            m.state = case_output(&rng, d->batch, d->num_heads, d->seq_q, floats);
+            m.num_parts = next - done + !first;
+            m.states = (qkv_matrix_input){states + (first ? floats : done * floats), by_states.states.batch,
+                                          by_states.states.head, row, floats};
+            case_run_merge(&set->ctx, &m, (int32_t)qt_range(&rng, 0, 8), qt_u64(&rng));
+            const qt_view view = qt_view_output(&m.state, m.batch, m.num_heads, m.seq_q, floats);
+            qt_expect_gaps("folded state", &view);
+            const float *folded = case_gather(&m.state, d->batch, d->num_heads, d->seq_q, floats);
+            for (int64_t r = 0; r < rows; r++) /* in place of the last block that it holds */
+                memcpy(states + r * row + next * floats, folded + r * floats, (size_t)floats * sizeof(float));
+        }
+        last.num_parts = blocks > 0;
+        last.states = (qkv_matrix_input){states + blocks * floats, by_states.states.batch, by_states.states.head, row,
+                                         floats};
+        case_run_merge(&set->ctx, &last, 0, 0);
+        expect_merge_equals(&last, out, lse, "states folded by and by");
     }
 }
 
@@ -294,6 +343,7 @@ static void test_no_parts_are_empty_rows(const qt_set *set) {
 int main(int argc, char **argv) {
     qt_init(argc, argv);
     qt_each_set("block_states_fold_to_the_whole", test_block_states_fold_to_the_whole);
+    qt_each_set("a_fold_stops_and_goes_on", test_a_fold_stops_and_goes_on);
     qt_each_set("states_of_every_set", test_states_of_every_set);
     qt_once("pairs_of_any_split_stay_in_the_bound", test_pairs_of_any_split_stay_in_the_bound);
     qt_each_set("no_parts_are_empty_rows", test_no_parts_are_empty_rows);

@@ -123,7 +123,7 @@ static const field merge_fields[] = {
     SIZE(M, size), AT(M, batch, PLANNED), AT(M, num_heads, PLANNED), AT(M, seq_q, PLANNED), AT(M, head_dim_v, PLANNED),
     AT(M, num_parts, PLANNED), TENSOR(M, part_out, ADDRESS), AT(M, part_out_stride, PLANNED),
     TENSOR(M, part_lse, ADDRESS), AT(M, part_lse_stride, PLANNED), MATRIX(M, states, NULL_ONLY), AT(M, sinks, OPTIONAL),
-    TENSOR(M, out, ADDRESS), TENSOR(M, lse, OPTIONAL)};
+    TENSOR(M, out, ADDRESS), TENSOR(M, lse, OPTIONAL), TENSOR(M, state, NULL_ONLY)};
 static const field layer_fields[] = {SIZE(L, size), LAYER(L, NONE, ADDRESS), ROWS(L, out, ADDRESS),
                                      SIZE(L, attention.size),
                                      ATTENTION(L, INSIDE(attention), NULL_ONLY, NULL_ONLY, OPTIONAL)};

@@ -266,7 +266,7 @@ static void test_merge_refuses(void) {
     float *part = case_floats(&rng, 1000), *part_lse = case_floats(&rng, 100);
     memset(part, 0, 4000);
     memset(part_lse, 0, 400);
-    const qkv_merge_desc good = {.size = sizeof good, .batch = 1, .num_heads = 2, .seq_q = 3, .head_dim_v = 4,
+    qkv_merge_desc good = {.size = sizeof good, .batch = 1, .num_heads = 2, .seq_q = 3, .head_dim_v = 4,
                                  .num_parts = 2, .part_out = {part, 0, 12, 4}, .part_out_stride = 24,
                                  .part_lse = {part_lse, 0, 3, 1}, .part_lse_stride = 6, .out = {out, 0, 12, 4},
                                  .lse = {lse, 0, 3, 1}};
@@ -292,6 +292,15 @@ static void test_merge_refuses(void) {
     RUN_REFUSES(merge, QKV_ERROR_ALIAS, d.lse.data = out);
     RUN_REFUSES(merge, QKV_ERROR_PLAN, d.num_parts--);
     RUN_REFUSES(merge, QKV_ERROR_PLAN, d.part_out_stride--);
+    PLAN_REFUSES(merge, QKV_ERROR_SHAPE, d.state = d.out);
+    PLAN_REFUSES(merge, QKV_ERROR_SHAPE, (d.state = d.out, d.out.data = NULL));
+    PLAN_REFUSES(merge, QKV_ERROR_SHAPE, (d.state = d.out, d.out.data = d.lse.data = NULL, d.sinks = part));
+    good.state = (qkv_output){out, 0, 24, 6};
+    good.out.data = good.lse.data = NULL;
+    PLAN_REFUSES(merge, QKV_ERROR_STRIDES, d.state.token = 5);
+    RUN_REFUSES(merge, QKV_ERROR_ALIAS, d.part_out.data = out);
+    RUN_REFUSES(merge, QKV_ERROR_PLAN, d.state.data = NULL);
+    RUN_REFUSES(merge, QKV_ERROR_PLAN, d.state.token++);
 }
 
 static void test_cross_layer_refuses(const qkv_layer_desc *self, const void *w) {

@@ -31,6 +31,14 @@ static inline void qkv_single_state(float x, float *m, float *l) {
     *l = qkv_is_minus_infinity(x) ? 0.0f : 1.0f;
 }
 
+/* A state as callers have it: O, m, ℓ. A NaN in ℓ is one in m, and no −0 leaves. */
+static inline void qkv_store_state(const qkv_kernels *kernels, float *state, float m, float l, const float *out,
+                                   size_t n) {
+    qkv_scale_row(kernels, state, out, 1.0f, n);
+    state[n] = l == l ? m + 0.0f : l;
+    state[n + 1] = l;
+}
+
 /* 1/ℓ, by which an output is scaled at the end. An empty row is all zeros, whatever it is scaled by. */
 static inline float qkv_inverse_sum(float l) {
     return l == 0 ? 0.0f : 1 / l;

@@ -10,10 +10,7 @@ static void write_state(const attention_task *t, int64_t row, int64_t block, flo
     const qkv_matrix_output *x = &t->desc->states;
     float *state = (float *)x->data + t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
                    block * x->key;
-    int64_t n = t->desc->head_dim_v;
-    qkv_scale_row(t->kernels, state, out, 1.0f, (size_t)n);
-    state[n] = sum == sum ? max + 0.0f : sum;
-    state[n + 1] = sum;
+    qkv_store_state(t->kernels, state, max, sum, out, (size_t)t->desc->head_dim_v);
 }
 
 static void write_block(const attention_task *t, int64_t row, int64_t n, key_block *block, const row_view *views,

@@ -21,6 +21,7 @@ static qkv_status qkv_merge_complete(const qkv_merge_desc *desc, qkv_merge_desc 
     qkv_settle_matrix_input(&d->states, d->batch, d->num_heads, d->seq_q, d->num_parts);
     qkv_settle_output(&d->out, d->batch, d->num_heads, d->seq_q, d->head_dim_v);
     qkv_settle_output(&d->lse, d->batch, d->num_heads, d->seq_q, 1);
+    qkv_settle_output(&d->state, d->batch, d->num_heads, d->seq_q, 1); /* never without elements */
     return QKV_OK;
 }
 
@@ -37,6 +38,9 @@ static qkv_status qkv_merge_validate(const qkv_merge_desc *d, qkv_problem *why) 
     if (d->states.data && (d->part_out.data || d->part_lse.data))
         return qkv_refuse(why, QKV_ERROR_SHAPE, d->part_out.data ? "part_out" : "part_lse", -1,
                           "must be NULL beside states", 0, 0);
+    if (d->state.data && (d->out.data || d->lse.data || d->sinks))
+        return qkv_refuse(why, QKV_ERROR_SHAPE, d->out.data ? "out" : d->lse.data ? "lse" : "sinks", -1,
+                          "must be NULL beside state", 0, 0);
     int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, 64}, unused;
     if (d->head_dim_v > INT64_C(1) << 50 || d->num_parts > INT64_C(1) << 50)
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->head_dim_v > INT64_C(1) << 50 ? "head_dim_v" : "num_parts", -1,
@@ -60,7 +64,10 @@ static void qkv_merge_operands(qkv_operands *o, const qkv_merge_desc *d) {
         qkv_add_operand(o, QKV_NEEDED, "part_lse", lse->data, sizeof(float), 4, parts, lse_strides, 1);
     }
     qkv_add_vector(o, QKV_NEEDED, "sinks", d->sinks, sizeof(float), d->num_heads);
-    qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->head_dim_v);
+    if (d->state.data)
+        qkv_add_output(o, QKV_NEEDED, "state", d->state, rows, d->head_dim_v + 2);
+    else
+        qkv_add_output(o, QKV_NEEDED, "out", d->out, rows, d->head_dim_v);
     if (d->lse.data)
         qkv_add_output(o, QKV_NEEDED, "lse", d->lse, rows, 1);
 }
@@ -94,6 +101,11 @@ static void merge_row(const qkv_kernels *kernels, const qkv_merge_desc *d, float
     for (int64_t part = 0; part < d->num_parts; part++) {
         load_part(d, part, b, h, i, &part_m, &part_l, part_out);
         kernels->fold(&m, &l, out, ld, &part_m, &part_l, part_out, ld, 1, n);
+    }
+    if (d->state.data) {
+        qkv_store_state(kernels, (float *)d->state.data + b * d->state.batch + h * d->state.head + i * d->state.token,
+                        m, l, out, n);
+        return;
     }
     if (d->sinks) {
         qkv_single_state(d->sinks[h], &part_m, &part_l);
@@ -139,7 +151,9 @@ static uint64_t qkv_merge_checksum(const qkv_merge_desc *d) {
                         d->part_lse.batch, d->part_lse.head, d->part_lse.token, d->states.batch, d->states.head,
                         d->states.query, d->states.key, d->out.batch, d->out.head, d->out.token, d->lse.batch,
                         d->lse.head, d->lse.token, !!d->states.data, !!d->sinks, !!d->lse.data,
-                        d->states.data && (d->part_out.data || d->part_lse.data)};
+                        d->states.data && (d->part_out.data || d->part_lse.data), d->state.batch, d->state.head,
+                        d->state.token, !!d->state.data,
+                        d->state.data && (d->out.data || d->lse.data || d->sinks)};
     return qkv_checksum(fields, sizeof fields / sizeof fields[0]);
 }
 
