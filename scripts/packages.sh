@@ -2,10 +2,11 @@
 # Installs what a command of this project needs, when something is missing and apt may be used without a password;
 # else prints the command for your system and exits with status 1.
 #
-#   sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama
+#   sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama|mpi
 #
 # test: what no test can do without; more: what some stages need; languages: compilers of other languages, for
-# docs/integration.md; llama: what builds llama.cpp; cross: other architectures' compilers and qemu.
+# docs/integration.md; llama: what builds llama.cpp; cross: other architectures' compilers and qemu; mpi: Open MPI, for
+# examples/mpi.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -41,6 +42,8 @@ more header:Python.h python3-dev python3-devel python python
 languages command:rustc rustc rust rust rust
 languages command:bindgen bindgen bindgen-cli rust-bindgen rust-bindgen
 languages command:go golang-go golang go go
+mpi command:mpicc libopenmpi-dev openmpi-devel openmpi open-mpi
+mpi command:mpirun openmpi-bin openmpi openmpi open-mpi
 x86-more command:x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64 mingw64-gcc mingw-w64-gcc -
 x86-more wine wine64 wine wine -
 x86-more cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
@@ -134,9 +137,9 @@ CONF
 }
 
 case $group in
-lib | demo | test | more | languages | cross | bench | baselines | peers | llama) ;;
+lib | demo | test | more | languages | cross | bench | baselines | peers | llama | mpi) ;;
 *)
-    echo "usage: sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama" >&2
+    echo "usage: sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama|mpi" >&2
     exit 2
     ;;
 esac

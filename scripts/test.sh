@@ -361,6 +361,10 @@ generate() { # in the Python environment of the encoder's tests
     need_release && counted sh tests/generate/run.sh
 }
 
+mpi() { # examples/mpi on up to eight ranks; asks for Open MPI itself
+    need_release && counted sh tests/mpi/run.sh build/release
+}
+
 matrix() { # compiler NAME | cross TARGET
     case $1 in
     compiler) need_release || return 1 ;;
@@ -413,6 +417,7 @@ all_stages() {
     stage clang-cl 30 counted sh scripts/check/clang_cl.sh
     stage byte-order 25 counted on_release sh scripts/check/byte_order.sh
     stage integration 40 integration # the first time zig compiles its translator of C: two minutes
+    stage mpi 60 mpi
     stage stack 80 sh scripts/check/stack.sh
     stage spills 180 sh scripts/check/spills.sh
     stage fuzz 130 sh scripts/check/fuzz.sh
