@@ -190,24 +190,24 @@ void messages_set_timeout(double seconds) {
 
 static int prepare(struct transfer *t, size_t bytes, int peer, enum message_kind kind, int64_t first_row,
                    int incoming) {
-    if (num_open == MOST_OPEN || bytes > INT_MAX || bytes % sizeof(float) != 0)
-        give_up(bytes > INT_MAX ? "a message of 2 GiB or more" : "too many messages, or one of parts of floats");
+    if (num_open == MOST_OPEN || bytes > INT_MAX)
+        give_up(bytes > INT_MAX ? "a message of 2 GiB or more" : "too many messages at a time");
     *t = (struct transfer){1, incoming, peer, kind, first_row};
     transfers[num_open] = t;
-    return (int)(bytes / sizeof(float));
+    return (int)bytes;
 }
 
 void post_send(struct transfer *t, const void *data, size_t bytes, int peer, enum message_kind kind,
                int64_t first_row) {
     int count = prepare(t, bytes, peer, kind, first_row, 0);
-    check(MPI_Isend(data, count, MPI_FLOAT, peer, kind, MPI_COMM_WORLD, &requests[num_open++]), "MPI_Isend");
+    check(MPI_Isend(data, count, MPI_BYTE, peer, (int)kind, MPI_COMM_WORLD, &requests[num_open++]), "MPI_Isend");
     if (kind == A_QUERY || kind == A_STATE || kind == A_RESULT)
         sent += (int64_t)bytes;
 }
 
 void post_receive(struct transfer *t, void *data, size_t bytes, int peer, enum message_kind kind, int64_t first_row) {
     int count = prepare(t, bytes, peer, kind, first_row, 1);
-    check(MPI_Irecv(data, count, MPI_FLOAT, peer, kind, MPI_COMM_WORLD, &requests[num_open++]), "MPI_Irecv");
+    check(MPI_Irecv(data, count, MPI_BYTE, peer, (int)kind, MPI_COMM_WORLD, &requests[num_open++]), "MPI_Irecv");
 }
 
 /* Takes what is complete out of the list. */

@@ -12,7 +12,7 @@ struct parallel_options {
     double timeout;
     int64_t backward, check, help;
     int slots;
-    char isa[32 + sizeof(int)];
+    char isa[32];
 };
 
 void read_parallel_options(struct parallel_options *options, int argc, char **argv);

@@ -66,6 +66,7 @@ void open_sharding(struct sharding *s, const struct problem *problem, int ranks)
     deal_evenly(s->first_row, parts(problem->queries, QUERY_ROWS), ranks);
     for (int rank = 0; rank <= ranks; rank++)
         s->first_row[rank] = smaller(problem->queries, s->first_row[rank] * QUERY_ROWS);
+    s->problem.chunk_rows = smaller(problem->chunk_rows, s->first_row[1]); /* no rank has more than the first */
 }
 
 void close_sharding(struct sharding *s) {
