@@ -417,7 +417,7 @@ all_stages() {
     stage clang-cl 30 counted sh scripts/check/clang_cl.sh
     stage byte-order 25 counted on_release sh scripts/check/byte_order.sh
     stage integration 40 integration # the first time zig compiles its translator of C: two minutes
-    stage mpi 60 mpi
+    stage mpi 25 mpi
     stage stack 80 sh scripts/check/stack.sh
     stage spills 180 sh scripts/check/spills.sh
     stage fuzz 130 sh scripts/check/fuzz.sh

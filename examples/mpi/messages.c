@@ -19,7 +19,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MOST_OPEN = 64, EXIT_CODE = 3 };
+enum { MOST_OPEN = 64, EXIT_CODE = 3, PATIENCE = 5 }; /* seconds to answer in, or half the timeout */
 
 int my_rank, num_ranks;
 
@@ -101,7 +101,7 @@ static void answer_questions(void) {
 
 /* Hears what ranks answer until all have, something else moves, or time is up. doing[rank]: −1 without an answer. */
 static int hear_answers(int *doing, int64_t moves_before) {
-    double until = seconds_now() + (timeout > 2 ? timeout / 2 : 1);
+    double until = seconds_now() + (timeout > 2 * PATIENCE ? timeout / 2 : PATIENCE);
     int missing = num_ranks - 1;
     while (missing > 0 && moves == moves_before && seconds_now() < until) {
         MPI_Status status;

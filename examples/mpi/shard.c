@@ -77,7 +77,7 @@ void open_shard(struct shard *s, const qkv_ctx *ctx, const struct sharding *shar
     const struct problem *p = &sharding->problem;
     const int64_t *row = sharding->first_row + rank;
     int64_t key = first_key(sharding, rank);
-    *s = (struct shard){.ctx = ctx, .sharding = sharding, .options = *options};
+    *s = (struct shard){.ctx = ctx, .sharding = sharding, .options = *options, .workers = 1};
     take_tensors(&s->t, p, row[0], row[1] - row[0], key, first_key(sharding, rank + 1) - key, backward);
     if (options->has_sinks) {
         s->sinks = make(OF_SINKS, 0, 1, p->heads, 2);
@@ -143,7 +143,7 @@ static void *room_for(float **room, int64_t *floats, size_t bytes) {
 #define RUN(operation, what)                                                                                           \
     qkv_plan plan;                                                                                                     \
     enum activity before = begin_activity(COMPUTING);                                                                  \
-    must(qkv_##operation##_plan(s->ctx, desc, 1, &plan), what);                                                        \
+    must(qkv_##operation##_plan(s->ctx, desc, s->workers, &plan), what);                                               \
     must(qkv_##operation##_run_parallel(&plan, desc,                                                                   \
                                         room_for(&s->workspace, &s->workspace_floats, plan.workspace_size),            \
                                         plan.workspace_size, run_tasks, NULL), what);                                  \

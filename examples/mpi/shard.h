@@ -28,6 +28,7 @@ struct shard {
     float *sinks_of_group, *slopes_of_group; /* the same, group by group */
     float *states, *workspace, *merge_workspace;
     int64_t workspace_floats, merge_floats;
+    int32_t workers; /* that plans divide work among: all of it is done in one thread, in tasks the smaller */
 };
 
 /* Makes the tensors of these rows and keys and fills the inputs with numbers that follow from place alone. `backward`:
