@@ -5,6 +5,8 @@
 
 #include "../ops.h"
 
+#if QKV_WITH(CACHE)
+
 enum { HEADER_WORDS = QKV_CACHE_HEADER_BYTES / 8 };
 
 /* The checksum of a header in the other byte order: the words as a CPU of that order reads them. */
@@ -93,3 +95,5 @@ qkv_status qkv_cache_file_order(void *cache, size_t bytes) {
         header_to_file(header);
     return QKV_OK;
 }
+
+#endif
