@@ -1,5 +1,5 @@
 #!/bin/sh
-# qkv.h stands alone in C99, C11, C++11 and C++20, without a warning; so do the adapters for threads.
+# qkv.h stands alone from C99 to C23 and from C++11 to C++23, without a warning; so do the adapters for threads.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -26,7 +26,7 @@ check() {
     fi
 }
 
-for std in c99 c11 c17; do
+for std in c99 c11 c17 c2x; do
     check gcc $std header_alone.c "$warnings"
     check clang $std header_alone.c "$warnings"
     for cc in gcc clang; do
@@ -34,13 +34,13 @@ for std in c99 c11 c17; do
         has_openmp $cc && check $cc $std openmp_alone.c "$warnings $adapters"
     done
 done
-cxx_warnings=$(echo "$warnings" | sed 's/-Wstrict-prototypes//')
-for std in c++11 c++17 c++20; do
-    check g++ $std header_alone_cxx.cc "$cxx_warnings -Wold-style-cast"
-    check clang++ $std header_alone_cxx.cc "$cxx_warnings -Wold-style-cast"
+cxx_warnings="$(echo "$warnings" | sed 's/-Wstrict-prototypes//') -Wold-style-cast -Wzero-as-null-pointer-constant"
+for std in c++11 c++17 c++20 c++2b; do
+    check g++ $std header_alone_cxx.cc "$cxx_warnings"
+    check clang++ $std header_alone_cxx.cc "$cxx_warnings"
     for cxx in g++ clang++; do
-        check $cxx $std pthreads_alone.c "-x c++ $cxx_warnings -Wold-style-cast $adapters"
-        has_openmp $cxx && check $cxx $std openmp_alone.c "-x c++ $cxx_warnings -Wold-style-cast $adapters"
+        check $cxx $std pthreads_alone.c "-x c++ $cxx_warnings $adapters"
+        has_openmp $cxx && check $cxx $std openmp_alone.c "-x c++ $cxx_warnings $adapters"
     done
 done
 # What a test of the header alone does not use, it does not test.

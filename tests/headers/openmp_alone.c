@@ -13,6 +13,6 @@ static void add(void *arg, int64_t index, int32_t worker) {
 int main(void) {
     qkv_plan plan;
     plan.max_workers = 3;
-    qkv_openmp_for(&plan, 1000, add, 0);
+    qkv_openmp_for(&plan, 1000, add, sums);
     return sums[0] + sums[1] + sums[2] == 499500 ? 0 : 1;
 }

@@ -14,7 +14,7 @@ int main(void) {
     qkv_pthreads pool;
     if (qkv_pthreads_start(&pool, 3, QKV_PTHREADS_SPINS) != 0)
         return 1;
-    qkv_pthreads_for(&pool, 1000, add, 0);
+    qkv_pthreads_for(&pool, 1000, add, sums);
     qkv_pthreads_stop(&pool);
     return sums[0] + sums[1] + sums[2] == 499500 ? 0 : 1;
 }

@@ -22,7 +22,10 @@
 #include <qkv.h>
 
 #ifdef __cplusplus
+#define QKV_PTHREADS_NULL nullptr
 extern "C" {
+#else
+#define QKV_PTHREADS_NULL NULL
 #endif
 
 #define QKV_PTHREADS_MAX 256
@@ -77,7 +80,7 @@ static inline void *qkv_pthreads_main(void *arg) {
             pthread_mutex_unlock(&pool->mutex);
         }
         if (pool->stop)
-            return NULL;
+            return QKV_PTHREADS_NULL;
         qkv_pthreads_take(pool, worker);
         if (__atomic_sub_fetch(&pool->busy, 1, __ATOMIC_ACQ_REL) == 0) {
             pthread_mutex_lock(&pool->mutex);
@@ -100,7 +103,7 @@ static inline void qkv_pthreads_stop(qkv_pthreads *pool) {
     pool->stop = 1;
     qkv_pthreads_begin(pool);
     for (int32_t i = 1; i < pool->num_threads; i++)
-        pthread_join(pool->thread[i], NULL);
+        pthread_join(pool->thread[i], QKV_PTHREADS_NULL);
     pthread_cond_destroy(&pool->begin);
     pthread_cond_destroy(&pool->done);
     pthread_mutex_destroy(&pool->mutex);
@@ -114,11 +117,11 @@ static inline int qkv_pthreads_start(qkv_pthreads *pool, int32_t num_threads, in
     pool->round = 0;
     pool->started = pool->busy = 0;
     pool->stop = 0;
-    pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->begin, NULL);
-    pthread_cond_init(&pool->done, NULL);
+    pthread_mutex_init(&pool->mutex, QKV_PTHREADS_NULL);
+    pthread_cond_init(&pool->begin, QKV_PTHREADS_NULL);
+    pthread_cond_init(&pool->done, QKV_PTHREADS_NULL);
     for (pool->num_threads = 1; pool->num_threads < wanted; pool->num_threads++) {
-        const int error = pthread_create(&pool->thread[pool->num_threads], NULL, qkv_pthreads_main, pool);
+        const int error = pthread_create(&pool->thread[pool->num_threads], QKV_PTHREADS_NULL, qkv_pthreads_main, pool);
         if (error != 0) {
             qkv_pthreads_stop(pool);
             return error;
@@ -156,6 +159,7 @@ static inline void qkv_pthreads_for(void *pool_pointer, int64_t num_tasks, qkv_t
     }
 }
 
+#undef QKV_PTHREADS_NULL
 #ifdef __cplusplus
 }
 #endif
