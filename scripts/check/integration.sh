@@ -1,7 +1,6 @@
 #!/bin/sh
 # docs/integration.md: each section with a program is built by the page's own commands, against an installed library,
-# and must print what the page says. A fence of the page "```c own.c" is a file, "```sh" are commands, "```text" is what
-# each program prints.
+# and must print what the page says. Sections of "Taking it in" are tried by consumers.sh.
 #   sh scripts/check/integration.sh [BUILD [WORD]]     all sections, or those whose heading holds the word
 # SPDX-License-Identifier: MIT
 set -u
@@ -9,6 +8,7 @@ cd "$(dirname "$0")/../.." || exit 1
 page=$PWD/docs/integration.md build=${1:-build/release} wanted=${2:-}
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 passed=0 failed=0 skipped=0
+. scripts/check/page.sh
 
 # The tools of a section; what is not there is named.
 missing() { # HEADING
@@ -25,18 +25,6 @@ missing() { # HEADING
         *) command -v "$tool" >/dev/null || echo "$tool" ;;
         esac
     done
-}
-
-# The files of a section, its commands and its output, in the current folder.
-unpack() { # HEADING
-    awk -v heading="## $1" '
-        /^## / { inside = $0 == heading }
-        !inside { next }
-        /^```/ && file { close(file); file = ""; next }
-        /^```[a-z]+ [^ ]+$/ { file = $2; next }
-        /^```sh$/ { file = "commands"; next }
-        /^```text$/ { file = "output"; next }
-        file { print > file }' "$page"
 }
 
 section() { # HEADING
@@ -64,7 +52,7 @@ sed -n 's/^## //p' "$page" >"$work/headings"
 while read -r heading; do
     case $heading in *"$wanted"*) ;; *) continue ;; esac
     rm -rf "$work/section" && mkdir "$work/section"
-    (cd "$work/section" && unpack "$heading")
+    (cd "$work/section" && unpack "$page" "$heading")
     test -n "$(ls "$work/section")" || continue # a section without a program
     absent=$(missing "$heading" | paste -s -d ' ' -)
     if [ -n "$absent" ]; then
