@@ -38,6 +38,11 @@ baselines library:openblas libopenblas-dev openblas-devel openblas openblas
 baselines library:dnnl libdnnl-dev onednn-devel onednn onednn
 peers python:ensurepip python3-venv python3 python python
 more command:git git git git git
+more command:meson meson meson meson meson
+more command:ninja ninja-build ninja-build ninja ninja
+more command:bmake bmake bmake bmake bmake
+more command:ld.lld lld lld lld lld
+more command:musl-gcc musl-tools musl-gcc musl -
 more header:Python.h python3-dev python3-devel python python
 languages command:rustc rustc rust rust rust
 languages command:bindgen bindgen bindgen-cli rust-bindgen rust-bindgen
@@ -48,7 +53,7 @@ x86-more command:x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64 mingw64-gcc mingw-w
 x86-more wine wine64 wine wine -
 x86-more cross-gcc gcc-aarch64-linux-gnu,libc6-dev-arm64-cross gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc -
 x86-more,x86-cross qemu qemu-user qemu-user qemu-user -
-x86-cross command:i686-linux-gnu-gcc gcc-i686-linux-gnu,libc6-dev-i386-cross - - -
+x86-more,x86-cross command:i686-linux-gnu-gcc gcc-i686-linux-gnu,libc6-dev-i386-cross - - -
 x86-cross command:arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf,libc6-dev-armhf-cross - - -
 x86-cross command:riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu,libc6-dev-riscv64-cross - - -
 x86-more,x86-cross command:s390x-linux-gnu-gcc gcc-s390x-linux-gnu,libc6-dev-s390x-cross - - -

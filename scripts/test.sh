@@ -405,7 +405,7 @@ all_stages() {
     stage aarch64 620 with_aarch64
     stage python 220 python
     stage encoder 170 encoder
-    stage consumers 280 sh scripts/check/consumers.sh
+    stage consumers 350 sh scripts/check/consumers.sh
     stage tsan 180 with_tsan
     stage flags 225 sh scripts/check/flags.sh
     stage clang 180 with_clang

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Every way to link the library, each by building and running one small program: find_package and pkg-config from an
+# Every way to take the library in, each by building and running one small program: find_package and pkg-config from an
 # installed tree that was moved afterwards, static and shared; as a part of a CMake project, with what such projects do
-# (no build type, a package of their own, hidden symbols, unity builds, FetchContent); in plugins and in a Python
-# extension; files copied into a C or C++ project; MinGW.
+# (no build type, a package of their own, hidden symbols, unity builds, FetchContent, C++); in projects of CMake, Meson,
+# make and Bazel as docs/integration.md has them; in plugins and in a Python extension; by what compilers and targets
+# there are: optimised at link time, position-independent, musl, 32 bits, every level of optimisation, MinGW.
 #   sh scripts/check/consumers.sh [WORD]     all, or those whose name holds the word
 # SPDX-License-Identifier: MIT
 set -u
@@ -51,7 +52,15 @@ install_to() { # DIRECTORY SHARED
     cmake --build build-lib -j 2
     cmake --install build-lib
     mv first "$1"
+    if grep -rlI -e "$work" -e "$root" "$1"; then # it would not find itself where it was moved
+        echo "these files name the folders where they were made"
+        return 1
+    fi
     find "$1" -type f | wc -l | sed 's/$/ files/'
+}
+
+need_installed() { # KIND: in moved/KIND, also where only what comes later was asked for
+    test -d "moved/$1" || install_to "moved/$1" "$(test "$1" = shared && echo ON || echo OFF)"
 }
 
 run_adapters() { # BUILD: what includes the headers beside qkv.h; of OpenMP's where the compiler has that
@@ -100,6 +109,18 @@ command_for() { # FILE FOLDER: how it is compiled, in the file command
     grep -m1 "\"command\": .*/$1" "$2/compile_commands.json" >command
 }
 
+# Other targets are compiled as if there were no qkv, and those that link with it get the folders of its headers.
+nothing_leaks() { # FOLDER
+    for file in plugin_host.c /consumer.c; do
+        grep "\"command\": .*$file\"" "$1/compile_commands.json" |
+            sed -E 's/[a-z]+\.dir//g; s/plugin_host|consumer\.c/FILE/g; s/\.c//g; s/[^ ]*FILE//g'
+    done | sed -E 's: -I[^ ]*/(include|adapters/(openmp|pthreads))\b::g; s/ +/ /g' | sort -u >commands
+    cat commands
+    test "$(wc -l <commands)" = 1
+    grep -o 'consumer.c.o.*' "$1/CMakeFiles/consumer.dir/link.txt" >link
+    absent ' -[^o]' link
+}
+
 as_subdirectory() { # without a build type: the library optimises itself, and only itself
     embed untyped
     grep 'qkv: .*-O3' configured
@@ -108,6 +129,7 @@ as_subdirectory() { # without a build type: the library optimises itself, and on
     absent ' -W' command # warnings are the parent's affair
     command_for wrapper.c build-untyped
     absent ' -O' command
+    nothing_leaks build-untyped
     embed own -DCMAKE_C_FLAGS=-Og -DQKV_INSTALL=ON -DPYTHON_INCLUDE="$python_include" \
         -DCMAKE_INSTALL_PREFIX="$work/own"
     cmake --build build-own -j 2
@@ -169,6 +191,7 @@ one_unit() { # without CMake: all but the kernel sets, in both orders
 
 fetched() {
     command -v git >/dev/null || skip "git is not installed"
+    command -v c++ >/dev/null || skip "no C++ compiler is installed"
     rm -rf upstream && mkdir upstream
     cp -r "$root/CMakeLists.txt" "$root/cmake" "$root/include" "$root/src" "$root/adapters" upstream
     git -C upstream init -q
@@ -201,19 +224,13 @@ plugins() { # two shared objects, each with a static qkv of its own, in one name
     ./host ./plugin7.so "${version}7" ./plugin8.so "${version}8"
 }
 
-with_copied_files() {
-    rm -rf copied && mkdir copied
-    cp -r "$root/src" "$root/include" "$consumers/consumer.c" copied
-    cd copied
-    "$cc" -Og -Iinclude consumer.c src/*.c src/*/*.c src/*/*/*.c -o consumer
-    ./consumer
-}
-
 with_cxx() { # a C++ program on the C library
     command -v c++ >/dev/null || skip "no C++ compiler is installed"
-    tree=$work/moved/static
-    c++ -std=c++17 -x c++ "$consumers/consumer.c" -x none -I"$tree/include" "$(find "$tree" -name libqkv.a)" -o cxx
-    ./cxx
+    need_installed static
+    rm -rf build-cxx
+    cmake -S "$consumers/cxx" -B build-cxx -DCMAKE_PREFIX_PATH="$work/moved/static"
+    cmake --build build-cxx
+    ./build-cxx/consumer
 }
 
 with_mingw() { # the README's commands, cross compiled
@@ -250,14 +267,14 @@ SOURCE
     echo "aligned moves become unaligned ones"
 }
 
+. "$consumers/build_systems.sh"
+. "$consumers/compilers.sh"
 python_include=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)
 test -e "$python_include/Python.h" || python_include=
 mkdir -p "$work/moved"
 for kind in static shared; do
     tree=moved/$kind
-    shared=OFF
-    test $kind = shared && shared=ON
-    do_install() { install_to "$tree" $shared; }
+    do_install() { need_installed $kind; }
     try "install, $kind" do_install
     try "find_package, $kind" with_find_package
     try "pkg-config, $kind" with_pkg_config
@@ -272,8 +289,21 @@ try "unity build" unity
 try "one unit" one_unit
 try "FetchContent" fetched
 try "two plugins" plugins
-try "copied files" with_copied_files
 try "installed, C++" with_cxx
+try "CMake, as on the page" with_page_cmake
+try "one line, as on the page" with_page_line
+try "Meson, as on the page" with_page_meson
+try "Meson, installed" meson_installs
+try "make, as on the page" with_page_make
+try "Bazel, files" bazel_files
+try "Bazel, as on the page" with_page_bazel
+try "LTO, gcc" gcc_lto
+try "LTO, clang" clang_lto
+try "static PIE" static_pie
+try "musl" with_musl
+try "32 bits" with_32_bits
+try "levels of optimisation" levels
+try "fast-math" fast_math
 mingw_static() { with_mingw OFF; }
 mingw_shared() { with_mingw ON; }
 try "MinGW, static" mingw_static

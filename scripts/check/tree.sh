@@ -52,7 +52,8 @@ files() {
 
     sources=$(files include src adapters tests bench tools examples python scripts cmake .ci \
         ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md' ! -name py.typed)
-    lists="CMakeLists.txt $(files adapters tests examples bench tools python -name CMakeLists.txt)"
+    lists="meson.build meson_options.txt BUILD.bazel MODULE.bazel"
+    lists="$lists CMakeLists.txt $(files adapters tests examples bench tools python -name CMakeLists.txt)"
     sources="$sources pyproject.toml $lists"
     COMMENTS=yes
     forbid "a line over 120 columns" '^.{121}' $(echo "$sources" | tr ' ' '\n' | grep -v '\.py$')
