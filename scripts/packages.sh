@@ -2,10 +2,11 @@
 # Installs what a command of this project needs, when something is missing and apt may be used without a password;
 # else prints the command for your system and exits with status 1.
 #
-#   sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama|mpi
+#   sh scripts/packages.sh lib|demo|test|more|languages|packaging|embedded|cross|bench|baselines|peers|llama|mpi
 #
 # test: what no test can do without; more: what some stages need; languages: compilers of other languages, for
-# docs/integration.md; llama: what builds llama.cpp; cross: other architectures' compilers and qemu; mpi: Open MPI, for
+# docs/integration.md; packaging: what makes and checks packages and releases; embedded: compilers and emulators for
+# microcontrollers; llama: what builds llama.cpp; cross: other architectures' compilers and qemu; mpi: Open MPI, for
 # examples/mpi.
 # SPDX-License-Identifier: MIT
 set -u
@@ -44,6 +45,15 @@ more command:bmake bmake bmake bmake bmake
 more command:ld.lld lld lld lld lld
 more command:musl-gcc musl-tools musl-gcc musl -
 more header:Python.h python3-dev python3-devel python python
+packaging command:dpkg-buildpackage dpkg-dev - - -
+packaging command:fakeroot fakeroot - - -
+packaging command:dh debhelper - - -
+packaging command:lintian lintian - - -
+packaging command:mandoc mandoc mandoc mandoc -
+packaging command:abidiff abigail-tools libabigail libabigail -
+packaging command:xz xz-utils xz xz -
+packaging command:zip zip zip zip -
+packaging python:ensurepip python3-venv python3 python python
 languages command:rustc rustc rust rust rust
 languages command:bindgen bindgen bindgen-cli rust-bindgen rust-bindgen
 languages command:go golang-go golang go go
@@ -142,9 +152,9 @@ CONF
 }
 
 case $group in
-lib | demo | test | more | languages | cross | bench | baselines | peers | llama | mpi) ;;
+lib | demo | test | more | languages | packaging | embedded | cross | bench | baselines | peers | llama | mpi) ;;
 *)
-    echo "usage: sh scripts/packages.sh lib|demo|test|more|languages|cross|bench|baselines|peers|llama|mpi" >&2
+    sed -n '5s/^# */usage: /p' "$0" >&2
     exit 2
     ;;
 esac
