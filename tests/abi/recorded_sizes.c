@@ -45,8 +45,8 @@ static int refused(const char *call, qkv_status status) {
 EACH(qkv_config) { return refused("qkv_init", qkv_init(&ctx, desc)); }
 EACH(qkv_pack_desc) {
     size_t bytes;
-    return refused("qkv_packed_size", qkv_packed_size(desc, &bytes)) + refused("qkv_pack", qkv_pack(&ctx, desc, cache)) +
-           refused("qkv_unpack", qkv_unpack(desc, cache));
+    return refused("qkv_packed_size", qkv_packed_size(desc, &bytes)) +
+           refused("qkv_pack", qkv_pack(&ctx, desc, cache)) + refused("qkv_unpack", qkv_unpack(desc, cache));
 }
 EACH(qkv_rope_table_desc) {
     float cosines[2], sines[2];
