@@ -395,11 +395,21 @@ python() { # the package, in environments of its own
     counted sh python/tests/run.sh
 }
 
+packaging() { # packages, a release, the manual page
+    need_release || return 1
+    counted sh scripts/check/packaging.sh build/release
+}
+
+abi() {
+    need_release && counted sh scripts/check/abi.sh build/release
+}
+
 # Those that take long come first, so that at the end both processors are busy; one that waits for another comes late.
 all_stages() {
     stage tree 5 sh scripts/check/tree.sh
     stage headers 5 sh scripts/check/headers.sh
     stage names 15 sh scripts/check/names.sh
+    stage format 15 sh scripts/check/format.sh
     stage gcc 620 with_gcc
     stage asan 400 with_asan
     stage aarch64 620 with_aarch64
@@ -409,6 +419,7 @@ all_stages() {
     stage tsan 180 with_tsan
     stage flags 225 sh scripts/check/flags.sh
     stage clang 180 with_clang
+    stage packaging 140 packaging
     stage fuzz-readers 120 on_release sh scripts/check/fuzz_readers.sh
     stage avx512-emulated 120 with_emulated_avx512
     stage ggml 236 ggml
@@ -428,6 +439,7 @@ all_stages() {
     stage symbols-aarch64 20 aarch64_symbols
     stage torch 16 torch
     stage bench 12 benchmarks
+    stage abi 10 abi
     stage peak 5 sh scripts/check/peak.sh
     stage selftest 5 on_release build/release/qkv-info --selftest
     stage isa 5 on_release sh scripts/check/isa.sh

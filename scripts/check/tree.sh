@@ -50,8 +50,8 @@ files() {
         done
     done
 
-    sources=$(files include src adapters tests bench tools examples python scripts cmake .ci \
-        ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md' ! -name py.typed)
+    sources=$(files include src adapters tests bench tools examples python scripts cmake packaging .ci \
+        ! -name '*.json' ! -name '*.txt' ! -name '*.svg' ! -name '*.md' ! -name py.typed ! -name usage)
     lists="meson.build meson_options.txt BUILD.bazel MODULE.bazel"
     lists="$lists CMakeLists.txt $(files adapters tests examples bench tools python -name CMakeLists.txt)"
     sources="$sources pyproject.toml $lists"
@@ -66,7 +66,7 @@ files() {
         test "$lines" -le $most || { echo "$file has $lines lines, over $most"; failed=1; }
         head -n 40 "$file" | grep -q 'SPDX-License-Identifier: MIT' || { echo "$file has no SPDX line"; failed=1; }
     done
-    same=$(files include src adapters tests bench tools examples python -name '*.[ch]*' |
+    same=$(files include src adapters tests bench tools examples python -name '*.[ch]*' ! -name .clang-format |
         sed 's:.*/::' | sort | uniq -d)
     test -z "$same" || { echo "file names that are not unique: $same"; failed=1; }
 }
