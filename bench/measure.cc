@@ -70,10 +70,12 @@ bool stored(const Case &c) {
 
 std::unique_ptr<Problem> make_problem(const Case &c) {
     using Make = std::unique_ptr<Problem> (*)(const Case &);
+    /* clang-format off */
     static const std::map<std::string, Make> makers = {
         {"attention", make_attention}, {"decode", make_attention}, {"backward", make_backward},
         {"projection", make_projection}, {"layer", make_layer}, {"call", make_call}, {"kernel", make_kernel},
     };
+    /* clang-format on */
     auto found = makers.find(c.operation);
     if (found == makers.end()) throw std::runtime_error("cases.txt: no such operation: " + c.operation);
     return found->second(c);

@@ -428,11 +428,13 @@ QKV_API const char *qkv_projection_explain_run(const qkv_plan *plan, const qkv_p
 
 /* ------------------------------------------------------------------------------------------------ attention */
 
+/* clang-format off */
 #define QKV_LEFT 1u  /* only keys j ≥ p − left are visible */
 #define QKV_RIGHT 2u /* only keys j ≤ p + right are visible; with right = 0 this is causal attention */
 #define QKV_FROM_END 4u /* positions count from the end of a sequence's keys: its n queries are the last n of kv_len */
 #define QKV_SCALE 0x100u      /* scale is used as given, 0 included */
 #define QKV_HEAD_DIM_V 0x200u /* head_dim_v is used as given, 0 included: lse or probabilities alone */
+/* clang-format on */
 
 /* Stages of qkv_attention_desc.scores, as ONNX's qk_matmul_output_mode. */
 #define QKV_SCORES_SCALED 0u /* scale·(q·k) */

@@ -59,6 +59,7 @@ float qt_from_bits(uint32_t bits) {
 }
 
 float qt_nasty(qt_rng *rng) {
+    /* clang-format off */
     static const uint32_t special[] = {
         0x00000000, /* 0 */
         0x00000001, /* the smallest subnormal */
@@ -76,6 +77,7 @@ float qt_nasty(qt_rng *rng) {
         0x4b000000, /* 2²³: no fraction bits from here on */
         0x4f000000, /* 2³¹: beyond int32 */
     };
+    /* clang-format on */
     uint64_t x = qt_u64(rng);
     uint32_t sign = (uint32_t)(x >> 63) << 31, bits = (uint32_t)(x >> 8);
     switch (x & 7) {

@@ -36,6 +36,7 @@ static const char help[] =
 
 enum { OPTION_ISA = 256, OPTION_TOKENS, OPTION_ATTENTION };
 
+/* clang-format off */
 static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},   {"input", required_argument, NULL, 'i'},
     {"json", no_argument, NULL, 'j'},          {"tokens", no_argument, NULL, OPTION_TOKENS},
@@ -45,6 +46,7 @@ static const struct option long_options[] = {
     {"attention", required_argument, NULL, OPTION_ATTENTION},
     {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
 };
+/* clang-format on */
 
 /* Where scripts/model.sh puts the model. */
 static char *default_model(void) {

@@ -25,6 +25,7 @@ static _Noreturn void damaged(const struct safetensors *model, const char *why) 
 
 /* Bytes of an element of any type that the format knows, 0 of others. Types of less than a byte are not for us. */
 static int64_t element_size(const char *type) {
+    /* clang-format off */
     static const struct {
         const char *name;
         int64_t size;
@@ -33,6 +34,7 @@ static int64_t element_size(const char *type) {
         {"I16", 2}, {"U16", 2}, {"BF16", 2}, {"I8", 1},  {"U8", 1},      {"BOOL", 1},    {"F8_E4M3", 1},
         {"F8_E5M2", 1},
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(type, types[i].name) == 0)
             return types[i].size;

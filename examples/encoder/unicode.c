@@ -14,6 +14,7 @@ struct range {
 /* Here lie all code points up to Unicode 18 that utf8proc (whichever version) may call a mark, a punctuation or
  * control character, or decompose, but that the reference's older tables do not know: to it they are like letters.
  * Everything between the two ends is like a letter to both. */
+/* clang-format off */
 static const struct range too_new[] = {
     {0x5c8, 0x5c9}, {0x61d, 0x61d}, {0x7fd, 0x7fd}, {0x890, 0x8e2}, {0x9fd, 0x9fe}, {0xa76, 0xa76},
     {0xafa, 0xaff}, {0xb53, 0xb55}, {0xc04, 0xc3c}, {0xc77, 0xc77}, {0xc84, 0xc84}, {0xd00, 0xd00},
@@ -24,6 +25,7 @@ static const struct range too_new[] = {
     {0x11660, 0x1166c}, {0x116b9, 0x116b9}, {0x1182f, 0x11fff}, {0x12ff1, 0x1612f}, {0x16d68, 0x16f4f},
     {0x16fe2, 0x16fe4}, {0x1cf00, 0x1d128}, {0x1d25b, 0x1d25c}, {0x1e000, 0x1e6f5}, {0x1e944, 0x1e95f},
 };
+/* clang-format on */
 
 /* Capitals that utf8proc 2.8 (Unicode 15) does not know yet. */
 static const struct {

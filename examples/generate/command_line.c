@@ -51,6 +51,7 @@ enum {
     STOP = 256, SEQUENCES, TOP_K, TOP_P, MIN_P, REPEAT, CHUNK, KV, ATTENTION, ISA, PERPLEXITY, SPEED, TOKENIZE, LOGITS
 };
 
+/* clang-format off */
 static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},       {"tokens", required_argument, NULL, 'n'},
     {"interactive", no_argument, NULL, 'i'},       {"raw", no_argument, NULL, 'r'},
@@ -67,6 +68,7 @@ static const struct option long_options[] = {
     {"tokenize", required_argument, NULL, TOKENIZE}, {"logits", required_argument, NULL, LOGITS},
     {"help", no_argument, NULL, 'h'},              {NULL, 0, NULL, 0},
 };
+/* clang-format on */
 
 static float real_number(const char *text, const char *option, float low, float high) {
     char *end;

@@ -20,6 +20,7 @@ enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64, NUM_
 static const unsigned char value_sizes[NUM_VALUE_TYPES] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 /* Elements and bytes of a block of each type of tensor; 0: known by name only. */
+/* clang-format off */
 static const struct tensor_type {
     const char *name;
     unsigned short elements, bytes;
@@ -31,6 +32,7 @@ static const struct tensor_type {
     {"I8", 0, 0}, {"I16", 0, 0}, {"I32", 0, 0}, {"I64", 0, 0}, {"F64", 0, 0}, {"IQ1_M", 0, 0}, {"BF16", 1, 2},
     [34] = {"TQ1_0", 0, 0}, {"TQ2_0", 0, 0}, [39] = {"MXFP4", 0, 0}, {"NVFP4", 0, 0},
 };
+    /* clang-format on */
 
 const char *gguf_type_name(uint32_t type) {
     const char *name = type < sizeof tensor_types / sizeof tensor_types[0] ? tensor_types[type].name : NULL;

@@ -7,6 +7,7 @@
 #include <utf8proc.h>
 
 int find_piece_rule(const char *name, size_t size, enum piece_rule *rule) {
+    /* clang-format off */
     static const struct {
         const char *name;
         enum piece_rule rule;
@@ -17,6 +18,7 @@ int find_piece_rule(const char *name, size_t size, enum piece_rule *rule) {
         {"llama3", PIECES_LLAMA3},       {"llama-v3", PIECES_LLAMA3}, {"qwen2", PIECES_QWEN2},
         {"deepseek-r1-qwen", PIECES_QWEN2},
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strlen(names[i].name) == size && memcmp(names[i].name, name, size) == 0) {
             *rule = names[i].rule;

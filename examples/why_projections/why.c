@@ -43,12 +43,14 @@ static const char help[] =
     "      --isa NAME    kernel set, one of those that qkv-info lists (default: QKV_ISA, else the best)\n"
     "  -h, --help\n";
 
+/* clang-format off */
 static const struct option long_options[] = {
     {"output", required_argument, NULL, 'o'},  {"seed", required_argument, NULL, 's'},
     {"quick", no_argument, NULL, 'q'},         {"threads", required_argument, NULL, 't'},
     {"isa", required_argument, NULL, 'i'},     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
+/* clang-format on */
 
 struct options {
     const char *folder, *isa;
