@@ -28,6 +28,7 @@ static void *workspace_of(const qkv_plan *plan) {
     return plan->workspace_size > 0 ? qt_alloc(plan->workspace_size, 64, QT_TAIL) : NULL;
 }
 
+/* clang-format off */
 #define CASE_RUN(operation)                                                                                            \
     void case_run_##operation(const qkv_ctx *ctx, const qkv_##operation##_desc *desc, int32_t threads,                 \
                               uint64_t shuffle) {                                                                      \
@@ -44,6 +45,7 @@ static void *workspace_of(const qkv_plan *plan) {
         QT_EXPECT(status == QKV_OK, "%s: run: %s", ctx->isa, qkv_status_string(status));                               \
         qt_check_memory();                                                                                             \
     }
+/* clang-format on */
 
 CASE_RUN(attention)
 CASE_RUN(projection)

@@ -32,7 +32,7 @@ static const struct tensor_type {
     {"I8", 0, 0}, {"I16", 0, 0}, {"I32", 0, 0}, {"I64", 0, 0}, {"F64", 0, 0}, {"IQ1_M", 0, 0}, {"BF16", 1, 2},
     [34] = {"TQ1_0", 0, 0}, {"TQ2_0", 0, 0}, [39] = {"MXFP4", 0, 0}, {"NVFP4", 0, 0},
 };
-    /* clang-format on */
+/* clang-format on */
 
 const char *gguf_type_name(uint32_t type) {
     const char *name = type < sizeof tensor_types / sizeof tensor_types[0] ? tensor_types[type].name : NULL;

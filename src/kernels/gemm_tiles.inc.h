@@ -85,8 +85,10 @@ static QKV_NOINLINE void PRODUCT(right_edge)(const gemm_operands *o, float *c, c
     else if (vectors > 1)
         PRODUCT(column)(PRODUCT(edge)[vectors - 2], TILE_ROWS, o, c, a, row, b, v_tail(VLEN), NULL);
     if (width < cols)
+        /* clang-format off */
         PRODUCT(column)(PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c + width, a, row, b + width, v_tail(cols - width),
                         NULL);
+        /* clang-format on */
 #endif
 }
 

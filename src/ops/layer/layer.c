@@ -44,6 +44,7 @@ static qkv_status attach_cache(qkv_layer_desc *d, qkv_problem *why) {
         return qkv_refuse(why, status, status == QKV_ERROR_INDEX ? "first_sequence" : "cache", -1, "can't be used (%)",
                           d->first_sequence, 0);
     }
+    /* clang-format off */
     const struct {
         const char *field;
         int64_t given, cached;
@@ -52,6 +53,7 @@ static qkv_status attach_cache(qkv_layer_desc *d, qkv_problem *why) {
                  {"k_type", given.k_type, a->k_type}, {"v_type", given.v_type, a->v_type},
                  {"k_layout", given.k_layout, a->k_layout}, {"page_tokens", given.page_tokens, a->page_tokens},
                  {"num_pages", given.num_pages, a->num_pages}};
+    /* clang-format on */
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (sizes[i].given != 0 && sizes[i].given != sizes[i].cached)
             return qkv_refuse(why, QKV_ERROR_SHAPE, sizes[i].field, -1, "is %, but % in the cache", sizes[i].given,
@@ -282,6 +284,7 @@ qkv_output qkv_layer_heads(int64_t tokens, int64_t heads, int64_t head_dim, floa
     return (qkv_output){data, heads * tokens * head_dim, tokens * head_dim, head_dim};
 }
 
+/* clang-format off */
 static qkv_projection_desc layer_projection(const qkv_layer_desc *d, const qkv_input *x, int64_t tokens,
                                             int64_t in_features, const void *packed, int64_t num_parts) {
     return (qkv_projection_desc){.size = sizeof(qkv_projection_desc), .batch = d->attention.batch, .tokens = tokens,
@@ -314,6 +317,7 @@ qkv_head_steps qkv_layer_steps(const qkv_layer_desc *d, bool keys) {
                                  .positions = d->positions_k};
     return steps;
 }
+/* clang-format on */
 
 static void connect_projections(const qkv_layer_desc *d, const layer_tensors *tensors, float *base,
                                 layer_calls *calls) {
@@ -489,10 +493,12 @@ static uint64_t qkv_layer_checksum(const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
     int64_t fields[QKV_ATTENTION_FIELDS + 25 + QKV_LAYER_STEPS_FIELDS];
     size_t n = qkv_attention_fields(a, fields);
+    /* clang-format off */
     const int64_t more[] = {d->model_dim, d->out_features, d->x.batch, d->x.token, d->out.batch, d->out.token,
                             !!d->w_qkv, !!d->w_o, !!d->bias_q, !!d->bias_k, !!d->bias_v, !!d->bias_o, !!a->lse.data,
                             foreign_pointer(d) != NULL, d->kv_dim, d->x_kv.batch, d->x_kv.token, !!d->x_kv.data,
                             !!d->w_kv, !!d->cache, d->wq_type, d->wk_type, d->wv_type, d->wo_type, d->arithmetic};
+    /* clang-format on */
     _Static_assert(sizeof more == 25 * sizeof(int64_t), "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];
