@@ -43,6 +43,24 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #define QKV_AARCH64 0
 #endif
 
+/* A module of WebAssembly is refused whole by an engine that does not know one of its instructions: SIMD is in it only
+ * where the command line asks for it, -msimd128 or -mrelaxed-simd. */
+#if defined(__wasm__)
+#define QKV_WASM 1
+#else
+#define QKV_WASM 0
+#endif
+#if defined(__wasm_simd128__)
+#define QKV_WASM_SIMD 1
+#else
+#define QKV_WASM_SIMD 0
+#endif
+#if defined(__wasm_simd128__) && defined(__wasm_relaxed_simd__)
+#define QKV_WASM_RELAXED 1
+#else
+#define QKV_WASM_RELAXED 0
+#endif
+
 /* Whether the compiler knows AVX-VNNI, AVX-512 VNNI and BF16, or dotprod and i8mm. 0 on the command line is for an
  * assembler that does not. */
 #if defined(QKV_DOTS)
@@ -124,6 +142,12 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #endif
 #if defined(QKV_NO_NEON) || !QKV_DOTS
 #define QKV_NO_DOTPROD 1
+#endif
+#if !QKV_WASM_SIMD || defined(QKV_NO_SIMD128)
+#define QKV_NO_SIMD128 1
+#endif
+#if !QKV_WASM_RELAXED || defined(QKV_NO_RELAXED)
+#define QKV_NO_RELAXED 1
 #endif
 
 /* QKV_WITH(BACKWARD) is 0 where QKV_NO_BACKWARD is defined, as 1, and else 1: in #if and in C. */

@@ -26,6 +26,8 @@ static const struct {
     SET(i8mm, QKV_AARCH64, QKV_WITH(DOTPROD)),
     SET(dotprod, QKV_AARCH64, QKV_WITH(DOTPROD)),
     SET(neon, QKV_AARCH64, QKV_WITH(NEON)),
+    SET(relaxed, QKV_WASM, QKV_WITH(RELAXED)),
+    SET(simd128, QKV_WASM, QKV_WITH(SIMD128)),
     SET(portable, true, QKV_WITH(PORTABLE)),
     SET(ref, true, 1),
 };
@@ -124,7 +126,7 @@ qkv_status qkv_kernel_set_query(const qkv_ctx *ctx, int32_t index, qkv_kernel_se
     if (!kernels) {
         const bool absent = sets[index].of_architecture;
         append(set->reason, sizeof set->reason,
-               absent ? "left out, or built by a compiler that does not know it" : "built for another architecture");
+               absent ? "left out, or not in this compiler or its options" : "built for another architecture");
     } else if (!set->available) {
         append(set->reason, sizeof set->reason, "missing:");
         uint64_t missing = kernels->needs & ~ctx->features;

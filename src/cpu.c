@@ -1,12 +1,16 @@
 /* CPU detection: by instructions on x86, where CPUID tells what the CPU has and XGETBV what the operating system saves;
- * elsewhere by what that says (cpu_hosted.c). A feature counts only if both agree: a virtual machine or kernel that
+ * by trying on WebAssembly, elsewhere by what the operating system says (cpu_hosted.c). A feature counts only if both agree: a virtual machine or kernel that
  * does not save a register file makes its instructions fault or, worse, lose data.
  *
  * SPDX-License-Identifier: MIT */
 #include "cpu.h"
 
+#include <stdbool.h>
 #include <string.h>
 
+#if QKV_WASM_SIMD
+#include <wasm_simd128.h>
+#endif
 #if QKV_X86_64
 #include <cpuid.h>
 
@@ -85,6 +89,25 @@ static void x86_name(char name[64]) {
 }
 #endif
 
+#if QKV_WASM_SIMD
+/* Engines may round relaxed SIMD's multiply-add once or twice, but must do the same all the time. (1 + 2⁻¹²)² is
+ * 1 + 2⁻¹¹ + 2⁻²⁴: only a product that is not rounded leaves 2⁻²⁴. */
+static uint64_t wasm_features(void) {
+#if QKV_WASM_RELAXED
+    v128_t a = wasm_f32x4_splat(0x1.001p0f), c = wasm_f32x4_splat(-0x1.002p0f);
+    QKV_OPAQUE(a);
+    QKV_OPAQUE(c);
+    const v128_t up = wasm_f32x4_relaxed_madd(a, a, c), down = wasm_f32x4_relaxed_nmadd(a, a, wasm_f32x4_neg(c));
+    const v128_t want = wasm_f32x4_splat(0x1p-24f);
+    const bool fused = wasm_i32x4_all_true(wasm_f32x4_eq(up, want)) &&
+                       wasm_i32x4_all_true(wasm_f32x4_eq(wasm_f32x4_neg(down), want));
+    return fused ? QKV_CPU_RELAXED_FMA : 0;
+#else
+    return 0;
+#endif
+}
+#endif
+
 void qkv_cpu_query(qkv_cpu *cpu) {
     memset(cpu, 0, sizeof *cpu);
 #if QKV_X86_64
@@ -103,6 +126,8 @@ void qkv_cpu_query(qkv_cpu *cpu) {
 #if defined(__ARM_FEATURE_MATMUL_INT8)
     cpu->features |= QKV_CPU_I8MM;
 #endif
+#elif QKV_WASM_SIMD /* an engine that runs this module has what it was compiled for */
+    cpu->features = QKV_CPU_SIMD128 | wasm_features();
 #endif
 }
 
@@ -121,6 +146,8 @@ const char *qkv_cpu_feature_name(uint64_t feature) {
     case QKV_CPU_NEON: return "neon";
     case QKV_CPU_DOTPROD: return "dotprod";
     case QKV_CPU_I8MM: return "i8mm";
+    case QKV_CPU_SIMD128: return "simd128";
+    case QKV_CPU_RELAXED_FMA: return "relaxed_fma";
     case QKV_CPU_OS_YMM: return "os_ymm";
     case QKV_CPU_OS_ZMM: return "os_zmm";
     default: return NULL;

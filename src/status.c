@@ -50,6 +50,8 @@ const char *qkv_status_string(qkv_status status) {
 #define TARGET "x86_64"
 #elif QKV_AARCH64
 #define TARGET "aarch64"
+#elif QKV_WASM
+#define TARGET "wasm"
 #else
 #define TARGET "another architecture"
 #endif

@@ -15,7 +15,9 @@ static gemm_function *const PRODUCT(narrow)[2 * TILE_ROWS] = {UP_TO_12(1, )};
 static gemm_function *const PRODUCT(narrow_tail)[2 * TILE_ROWS] = {UP_TO_12(1, _tail)};
 #if STRIP_VECTORS == 2
 static gemm_function *const PRODUCT(strip)[TILE_ROWS] = {UP_TO_6(2, )};
+#if MASKED_LOADS
 static gemm_function *const PRODUCT(edge)[][TILE_ROWS] = {{UP_TO_6(2, _tail)}};
+#endif
 #elif MASKED_LOADS
 static gemm_function *const PRODUCT(strip)[TILE_ROWS] = {UP_TO_6(4, )};
 static gemm_function *const PRODUCT(edge)[][TILE_ROWS] = {
@@ -82,8 +84,10 @@ static QKV_NOINLINE void PRODUCT(right_edge)(const gemm_operands *o, float *c, c
     size_t vectors = cols / VLEN, width = vectors * VLEN;
     if (vectors == 1)
         PRODUCT(column)(PRODUCT(narrow), 2 * TILE_ROWS, o, c, a, row, b, v_tail(VLEN), NULL);
+#if STRIP_VECTORS == 4
     else if (vectors > 1)
         PRODUCT(column)(PRODUCT(edge)[vectors - 2], TILE_ROWS, o, c, a, row, b, v_tail(VLEN), NULL);
+#endif
     if (width < cols)
         /* clang-format off */
         PRODUCT(column)(PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c + width, a, row, b + width, v_tail(cols - width),

@@ -11,7 +11,8 @@ import numpy_encoder
 import results
 import tokenizer_lines
 
-KERNEL_SETS = ["ref", "portable", "neon", "dotprod", "i8mm", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"]
+KERNEL_SETS = ["ref", "portable", "simd128", "relaxed", "neon", "dotprod", "i8mm", "avx2", "avxvnni", "avx512", "avx512vnni",
+               "avx512bf16"]
 COSINE, DIFFERENCE = 0.999999, 1e-5
 
 

@@ -1,11 +1,13 @@
-/* The fma of the reference, emulated in double, against the instruction: random words, and cases built where a rounding
- * is decided by the last bit: ties, subnormal results, cancellation, sums that double would round twice.
+/* The fma of the reference, emulated in double, against the instruction, and that of every kernel set against it:
+ * random words, and cases built where a rounding is decided by the last bit: ties, subnormal results, cancellation,
+ * sums that double would round twice.
  *
  * SPDX-License-Identifier: MIT */
 #include "harness.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ref/scalar.h"
 
@@ -163,6 +165,37 @@ static void test_subnormal(void) { compare("subnormal", draw_subnormal, 20); }
 static void test_overflow(void) { compare("overflow", draw_overflow, 5); }
 static void test_nasty(void) { compare("nasty", draw_nasty, 10); }
 
+/* The fma of a set, or what it has in place of it, in each of 16 lanes: row_dots of c·1 + a·b in one lane, the others
+ * being +0. */
+static void test_of_set(const qt_set *set) {
+    static const struct { const char *name; generator draw; } all[] = {
+        {"words", draw_words}, {"near", draw_near}, {"cancelling", draw_cancelling}, {"tie", draw_tie},
+        {"double_rounding", draw_double_rounding}, {"subnormal", draw_subnormal}, {"overflow", draw_overflow},
+        {"nasty", draw_nasty}};
+    enum { ROWS = 32, TERMS = 2 * QKV_LANES };
+    float x[ROWS * TERMS], y[ROWS * TERMS], got[ROWS];
+    for (size_t g = 0; g < sizeof all / sizeof *all; g++) {
+        qt_rng rng = qt_stream(all[g].name);
+        for (int block = 0; block < (qt_emulated() ? 300 : qt_quick() ? 2000 : 20000); block++) {
+            memset(x, 0, sizeof x);
+            memset(y, 0, sizeof y);
+            for (int i = 0; i < ROWS; i++) {
+                float *of_x = x + i * TERMS + i % QKV_LANES, *of_y = y + i * TERMS + i % QKV_LANES;
+                all[g].draw(&rng, of_x + QKV_LANES, of_y + QKV_LANES, of_x);
+                *of_y = 1;
+            }
+            set->kernels->row_dots(got, x, TERMS, y, TERMS, ROWS, TERMS);
+            for (int i = 0; i < ROWS; i++) {
+                const float a = x[i * TERMS + QKV_LANES + i % QKV_LANES], b = y[i * TERMS + QKV_LANES + i % QKV_LANES];
+                const float c = x[i * TERMS + i % QKV_LANES], want = qkv_fma_soft(a, b, c);
+                QT_EXPECT(qt_same(want, got[i], QT_ANY_ZERO), "%s: fma(%a, %a, %a): want %a, got %a", all[g].name,
+                          (double)a, (double)b, (double)c, (double)want, (double)got[i]);
+            }
+            qt_count_words(ROWS);
+        }
+    }
+}
+
 static bool is_tie(float a, float b, float c) {
     double sum = (double)a * b + c;
     uint64_t bits;
@@ -195,6 +228,7 @@ static void test_cases_are_hard(void) {
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);
+    qt_each_set("fma", test_of_set);
     qt_once("fma_words", test_words);
     qt_once("fma_near", test_near);
     qt_once("fma_cancelling", test_cancelling);
