@@ -429,6 +429,7 @@ all_stages() {
     stage byte-order 25 counted on_release sh scripts/check/byte_order.sh
     stage integration 40 integration # the first time zig compiles its translator of C: two minutes
     stage mpi 25 mpi
+    stage wasm 90 counted sh tests/wasm/run.sh # zig compiles a C library, once: a minute more
     stage stack 80 sh scripts/check/stack.sh
     stage spills 180 sh scripts/check/spills.sh
     stage fuzz 130 sh scripts/check/fuzz.sh

@@ -1,6 +1,7 @@
 /* CPU detection: by instructions on x86, where CPUID tells what the CPU has and XGETBV what the operating system saves;
- * by trying on WebAssembly, elsewhere by what the operating system says (cpu_hosted.c). A feature counts only if both agree: a virtual machine or kernel that
- * does not save a register file makes its instructions fault or, worse, lose data.
+ * by trying on WebAssembly; elsewhere by what the operating system says (cpu_hosted.c). A feature counts only if both
+ * agree: a virtual machine or kernel that does not save a register file makes its instructions fault or, worse, lose
+ * data.
  *
  * SPDX-License-Identifier: MIT */
 #include "cpu.h"

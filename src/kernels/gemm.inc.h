@@ -52,6 +52,9 @@ QKV_INLINE void gemm_fetch_lines(gemm_fetch *f) {
 /* Spreads what is wanted soon over so many steps. */
 QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
     gemm_fetch f = {NULL, NULL, 0, 0, 0, 0};
+#ifdef NO_PREFETCH
+    soon = NULL;
+#endif
     if (!soon || soon->rows == 0 || soon->bytes == 0 || steps == 0)
         return f;
     f.rows = soon->rows;

@@ -10,10 +10,13 @@ typedef size_t vtail; /* the first lanes of a vector: how much of it is memory *
 #define VLEN 4
 #define STRIP_VECTORS 2 /* vectors of C in a tile: times VLEN it divides 64; engines on x86-64 have 15 registers */
 #define TILE_ROWS 6
+#ifdef WASM_RELAXED_FMA  /* an emulated fma has no need of more of them under way */
 #define WIDEST_VECTORS 8 /* in a tile of one row */
 #define WIDE_VECTORS 4   /* in one of two or three rows */
+#endif
 #define NT_ROWS 6        /* of sums that fit the registers beside a square of VLEN vectors */
 #define MASKED_LOADS 0   /* v_load_tail is dear: a vector with a tail is a tile of its own */
+#define NO_PREFETCH      /* there is no such instruction */
 
 QKV_INLINE vec v_zero(void) { return wasm_f32x4_const_splat(0.0f); }
 QKV_INLINE vec v_set(float x) { return wasm_f32x4_splat(x); }
@@ -54,10 +57,15 @@ QKV_INLINE vec v_div(vec a, vec b) { return wasm_f32x4_div(a, b); }
 QKV_INLINE vec v_fma(vec a, vec b, vec c) { return wasm_f32x4_relaxed_madd(a, b, c); }
 QKV_INLINE vec v_fnma(vec a, vec b, vec c) { return wasm_f32x4_relaxed_nmadd(a, b, c); }
 #else
-/* Two lanes of qkv_fma_soft, in double: the sum rounded to odd. */
-QKV_INLINE vec fma_to_odd(vec a, vec b, vec c) {
-    const vec product = wasm_f64x2_mul(a, b), sum = wasm_f64x2_add(product, c);
-    const vec virtual_c = wasm_f64x2_sub(sum, product);
+QKV_INLINE vec low_half(vec a) { return wasm_f64x2_promote_low_f32x4(a); }
+QKV_INLINE vec high_half(vec a) { return wasm_f64x2_promote_low_f32x4(wasm_i32x4_shuffle(a, a, 2, 3, 2, 3)); }
+QKV_INLINE vec of_halves(vec low, vec high) {
+    return wasm_i32x4_shuffle(wasm_f32x4_demote_f64x2_zero(low), wasm_f32x4_demote_f64x2_zero(high), 0, 1, 4, 5);
+}
+
+/* Two lanes of qkv_fma_soft, in double: product + c, rounded to odd. */
+QKV_INLINE vec sum_to_odd(vec product, vec c) {
+    const vec sum = wasm_f64x2_add(product, c), virtual_c = wasm_f64x2_sub(sum, product);
     const vec error = wasm_f64x2_add(wasm_f64x2_sub(product, wasm_f64x2_sub(sum, virtual_c)),
                                      wasm_f64x2_sub(c, virtual_c));
     /* 1 where there is one; there is none in a NaN or beside an infinity, where error is a NaN. */
@@ -65,14 +73,25 @@ QKV_INLINE vec fma_to_odd(vec a, vec b, vec c) {
     const vec past = wasm_v128_and(wasm_u64x2_shr(wasm_v128_xor(sum, error), 63), inexact);
     return wasm_v128_or(wasm_i64x2_sub(sum, past), inexact);
 }
-QKV_INLINE vec upper_half(vec a) { return wasm_i32x4_shuffle(a, a, 2, 3, 2, 3); }
+static QKV_NOINLINE vec fma_to_odd(vec a, vec b, vec c) {
+    return of_halves(sum_to_odd(wasm_f64x2_mul(low_half(a), low_half(b)), low_half(c)),
+                     sum_to_odd(wasm_f64x2_mul(high_half(a), high_half(b)), high_half(c)));
+}
+
+/* Rounding to double and then to float is rounding once, unless the double lies halfway between two floats, where its
+ * last 29 bits are 100…0, or is below the least normal float, where halfway is elsewhere. The product is exact. */
 QKV_INLINE vec v_fma(vec a, vec b, vec c) {
-    const vec low = fma_to_odd(wasm_f64x2_promote_low_f32x4(a), wasm_f64x2_promote_low_f32x4(b),
-                               wasm_f64x2_promote_low_f32x4(c));
-    const vec high = fma_to_odd(wasm_f64x2_promote_low_f32x4(upper_half(a)),
-                                wasm_f64x2_promote_low_f32x4(upper_half(b)),
-                                wasm_f64x2_promote_low_f32x4(upper_half(c)));
-    return wasm_i32x4_shuffle(wasm_f32x4_demote_f64x2_zero(low), wasm_f32x4_demote_f64x2_zero(high), 0, 1, 4, 5);
+    const vec low = wasm_f64x2_add(wasm_f64x2_mul(low_half(a), low_half(b)), low_half(c));
+    const vec high = wasm_f64x2_add(wasm_f64x2_mul(high_half(a), high_half(b)), high_half(c));
+    const v128_t lower = wasm_i32x4_shuffle(low, high, 0, 2, 4, 6), upper = wasm_i32x4_shuffle(low, high, 1, 3, 5, 7);
+    const v128_t halfway = wasm_i32x4_eq(wasm_v128_and(lower, wasm_i32x4_const_splat(0x1fffffff)),
+                                         wasm_i32x4_const_splat(0x10000000));
+    /* Not zero and below 2^-126: from 1 to 2·0x38100000 − 1 without the sign; moved to the least signed numbers. */
+    const v128_t small = wasm_i32x4_lt(wasm_i32x4_add(wasm_i32x4_shl(upper, 1), wasm_i32x4_const_splat(INT32_MAX)),
+                                       wasm_i32x4_const_splat(INT32_MIN + 0x701fffff));
+    if (wasm_v128_any_true(wasm_v128_or(halfway, small)))
+        return fma_to_odd(a, b, c); /* no inline code, of which there is much, and it is rarely run */
+    return of_halves(low, high);
 }
 QKV_INLINE vec v_fnma(vec a, vec b, vec c) { return v_fma(wasm_f32x4_neg(a), b, c); }
 #endif
@@ -149,6 +168,20 @@ QKV_INLINE void v_zip(vec *a, vec *b) {
     *a = low;
     *b = high;
 }
+
+/* A tile's loop, in gemm_tile.inc.h, with one column of A a step, or one row of a transposed one: V8 orders the loads
+ * of a loop before its fmas, so with more of them it spills more. */
+#define LANE_STEPS 1
+#define LANES_OF_A(i, j) (void)at;
+#define LANE_STEP(x)                                                                                                 \
+    if (x == 0) {                                                                                                    \
+        QKV_COLS(VECTORS, LOAD_B, 0)                                                                                 \
+        QKV_ROWS(ROWS, STEP_ROW, 0)                                                                                  \
+        b += ldb;                                                                                                    \
+    }
+#define LANE_STEP_T                                                                                                  \
+    LANE_STEP(0)                                                                                                     \
+    a += step, lower += step;
 
 /* VLEN stored elements at p, and the scale of a block in every lane. A binary16's bits, shifted, are a float 2^112 too
  * small, a subnormal one if it is one; infinities and NaNs want an exponent of their own. */
