@@ -25,9 +25,8 @@ files() {
 # shellcheck disable=SC2046  # no spaces in the names below these folders
 {
     generic=$(files include src -name '*.[ch]' ! -path 'src/kernels/*/*' ! -name 'cpu*')
-    forbid "intrinsics or vector types outside src/kernels/<isa>/" \
-        '_mm(256|512)?_|__m(128|256|512)|immintrin|neon\.h|float32x4|\bv(ld|st)[1-4]q_|__builtin_ia32|v128_t|wasm_[if]' \
-        $generic
+    vectors='_mm(256|512)?_|__m(128|256|512)|immintrin|arm_neon|float32x4|\bv(ld|st)[1-4]q_|v128_t|wasm_[if]'
+    forbid "intrinsics or vector types outside src/kernels/<isa>/" "$vectors|__builtin_ia32" $generic
     forbid "an instruction set is named in src/ops" \
         '__AVX|__SSE|__ARM|__aarch64|__x86_64|__wasm|QKV_(X86_64|AARCH64|WASM)|target *\(' $(files src/ops)
     calls='[a-z]*alloc|free|alloca|[a-z]*printf|f?puts|fopen|getenv|abort|exit|assert|pthread_[a-z_]*|[a-z]*jmp'
