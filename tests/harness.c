@@ -29,7 +29,7 @@ static struct {
 
     qt_set sets[MAX_SETS];
     size_t num_sets;
-    char left_out[512]; /* sets not tested, each with its reason */
+    char left_out[1024]; /* sets not tested, each with its reason */
     int num_left_out;
 
     test tests[MAX_TESTS];
