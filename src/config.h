@@ -19,7 +19,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #if defined(__FAST_MATH__) || __FINITE_MATH_ONLY__ || defined(QKV_UNSAFE_MATH)
 #error "qkv promises the same bits everywhere: build it without -ffast-math, -Ofast and what they are made of"
 #endif
-#if FLT_EVAL_METHOD != 0
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16 /* float in float, and _Float16 as itself: Arm, with GNU's C */
 #error "qkv needs float arithmetic in float: -msse2 -mfpmath=sse on x86, -fexcess-precision=fast for GCC on s390x"
 #endif
 #if DBL_MANT_DIG != 53 || FLT_MANT_DIG != 24
@@ -35,6 +35,12 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #define QKV_X86_64 1
 #elif defined(__aarch64__) && !QKV_BIG_ENDIAN /* vectors are numbered backwards otherwise */
 #define QKV_AARCH64 1
+#endif
+/* Armv8.1-M's vectors with floats: the command line says whether the CPU has them. */
+#if defined(__ARM_FEATURE_MVE) && !QKV_BIG_ENDIAN
+#define QKV_HELIUM (__ARM_FEATURE_MVE >> 1 & 1)
+#else
+#define QKV_HELIUM 0
 #endif
 #ifndef QKV_X86_64
 #define QKV_X86_64 0
@@ -143,6 +149,9 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #if defined(QKV_NO_NEON) || !QKV_DOTS
 #define QKV_NO_DOTPROD 1
 #endif
+#if !QKV_HELIUM || defined(QKV_NO_HELIUM) || defined(QKV_NO_PORTABLE) /* with which it computes what it flushes */
+#define QKV_NO_HELIUM 1
+#endif
 #if !QKV_WASM_SIMD || defined(QKV_NO_SIMD128)
 #define QKV_NO_SIMD128 1
 #endif
@@ -175,6 +184,14 @@ static inline __attribute__((unused)) int qkv_absent(int unused, ...) {
 #pragma STDC FP_CONTRACT OFF
 #else
 #pragma GCC optimize("fp-contract=off")
+#endif
+
+/* Vectors of floats in MVE flush subnormals, and compilers make them of plain C without being asked: GCC from -O2 on,
+ * clang too. GCC can be told here; those of src/kernels/helium are checked. docs/helium.md. */
+#if QKV_HELIUM && !defined(__clang__)
+#pragma GCC optimize("no-tree-vectorize")
+#elif QKV_HELIUM
+#error "clang's own vectors of floats flush subnormals on this CPU: -mcpu=cortex-m55+nomve -fno-math-errno, or GCC"
 #endif
 
 /* A shared library, which is compiled with QKV_SHARED, exports the functions of qkv.h and nothing else. Linked

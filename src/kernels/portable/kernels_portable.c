@@ -4,8 +4,9 @@
 
 #if QKV_WITH(PORTABLE)
 
-/* GCC does so from -O2 on, but for these loops only at -O3, and before GCC 12 only there. */
-#if !defined(__clang__)
+/* GCC does so from -O2 on, but for these loops only at -O3, and before GCC 12 only there. Not into vectors that flush
+ * subnormals (config.h). */
+#if !defined(__clang__) && !QKV_HELIUM
 #pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
 #endif
 
