@@ -26,6 +26,7 @@ static const struct {
     SET(i8mm, QKV_AARCH64, QKV_WITH(DOTPROD)),
     SET(dotprod, QKV_AARCH64, QKV_WITH(DOTPROD)),
     SET(neon, QKV_AARCH64, QKV_WITH(NEON)),
+    SET(helium, QKV_HELIUM, QKV_WITH(HELIUM)),
     SET(relaxed, QKV_WASM, QKV_WITH(RELAXED)),
     SET(simd128, QKV_WASM, QKV_WITH(SIMD128)),
     SET(portable, true, QKV_WITH(PORTABLE)),

@@ -109,6 +109,24 @@ static uint64_t wasm_features(void) {
 }
 #endif
 
+#if QKV_HELIUM
+/* The cumulative flags of FPSCR after x·x in a vector. The caller's stay set. */
+static uint32_t flags_of_square(uint32_t x) {
+    uint32_t before, after;
+    __asm__ volatile("vmrs %0, fpscr\n\t"
+                     "bic %1, %0, #0x9f\n\t"
+                     "vmsr fpscr, %1\n\t"
+                     "vdup.32 q0, %2\n\t"
+                     "vmul.f32 q0, q0, q0\n\t"
+                     "vmrs %1, fpscr\n\t"
+                     "vmsr fpscr, %0"
+                     : "=&r"(before), "=&r"(after)
+                     : "r"(x)
+                     : "s0", "s1", "s2", "s3");
+    return after;
+}
+#endif
+
 void qkv_cpu_query(qkv_cpu *cpu) {
     memset(cpu, 0, sizeof *cpu);
 #if QKV_X86_64
@@ -129,6 +147,10 @@ void qkv_cpu_query(qkv_cpu *cpu) {
 #endif
 #elif QKV_WASM_SIMD /* an engine that runs this module has what it was compiled for */
     cpu->features = QKV_CPU_SIMD128 | wasm_features();
+#elif QKV_HELIUM
+    /* An instruction that flushes has to say so: FPSCR.IDC of an operand (2⁻¹²⁷), FPSCR.UFC of a result (2⁻²⁰⁰). */
+    enum { IDC = 1 << 7, UFC = 1 << 3 };
+    cpu->features = (flags_of_square(0x00400000) & IDC) && (flags_of_square(0x0d800000) & UFC) ? QKV_CPU_MVE : 0;
 #endif
 }
 
@@ -149,6 +171,7 @@ const char *qkv_cpu_feature_name(uint64_t feature) {
     case QKV_CPU_I8MM: return "i8mm";
     case QKV_CPU_SIMD128: return "simd128";
     case QKV_CPU_RELAXED_FMA: return "relaxed_fma";
+    case QKV_CPU_MVE: return "mve";
     case QKV_CPU_OS_YMM: return "os_ymm";
     case QKV_CPU_OS_ZMM: return "os_zmm";
     default: return NULL;

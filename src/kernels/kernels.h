@@ -278,6 +278,7 @@ extern const qkv_kernels qkv_kernels_avx2, qkv_kernels_avxvnni;
 extern const qkv_kernels qkv_kernels_avx512, qkv_kernels_avx512vnni, qkv_kernels_avx512bf16;
 extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod, qkv_kernels_i8mm;
 extern const qkv_kernels qkv_kernels_simd128, qkv_kernels_relaxed;
+extern const qkv_kernels qkv_kernels_helium;
 
 QKV_INTERNAL_END
 
