@@ -68,6 +68,11 @@ x86-cross command:arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf,libc6-dev-armh
 x86-cross command:riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu,libc6-dev-riscv64-cross - - -
 x86-more,x86-cross command:s390x-linux-gnu-gcc gcc-s390x-linux-gnu,libc6-dev-s390x-cross - - -
 x86-cross command:powerpc64le-linux-gnu-gcc gcc-powerpc64le-linux-gnu,libc6-dev-ppc64el-cross - - -
+embedded command:arm-none-eabi-gcc gcc-arm-none-eabi arm-none-eabi-gcc-cs arm-none-eabi-gcc -
+embedded newlib libnewlib-arm-none-eabi arm-none-eabi-newlib arm-none-eabi-newlib -
+embedded picolibc gcc-riscv64-unknown-elf,picolibc-riscv64-unknown-elf - - -
+embedded command:qemu-system-arm qemu-system-arm qemu-system-arm qemu-system-arm qemu
+embedded command:qemu-system-riscv32 qemu-system-misc qemu-system-riscv qemu-system-riscv qemu
 TABLE
 }
 
@@ -88,6 +93,8 @@ have() {
         ;;
     wine) have_command wine64 || have_command wine || test -x /usr/lib/wine/wine64 ;;
     qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
+    newlib) echo '#include <string.h>' | arm-none-eabi-gcc -x c -E - >/dev/null 2>&1 ;;
+    picolibc) echo '#include <string.h>' | riscv64-unknown-elf-gcc --specs=picolibc.specs -x c -E - >/dev/null 2>&1 ;;
     certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;
     python:*) python3 -c "import ${1#python:}" >/dev/null 2>&1 ;;
     header:benchmark/*) echo "#include <${1#header:}>" | c++ -x c++ -E - >/dev/null 2>&1 ;;

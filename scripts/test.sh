@@ -453,6 +453,7 @@ all_stages() {
     stage set-avx512 5 with_one_set avx512
     stage set-avx512bf16 5 with_one_set avx512bf16
     stage set-avx512vnni 5 with_one_set avx512vnni
+    stage helium 150 counted sh tests/helium/run.sh
     stage set-neon 5 with_one_set neon
     stage set-i8mm 5 with_one_set i8mm
     stage set-dotprod 5 with_one_set dotprod
