@@ -111,6 +111,8 @@ QKV_API const char *qkv_status_string(qkv_status status);
 #define QKV_CPU_AVXVNNI (UINT64_C(1) << 12)
 #define QKV_CPU_DOTPROD (UINT64_C(1) << 13)
 #define QKV_CPU_I8MM (UINT64_C(1) << 14)
+#define QKV_CPU_SVE (UINT64_C(1) << 15) /* AArch64 SVE */
+#define QKV_CPU_RVV (UINT64_C(1) << 16) /* RISC-V V 1.0 */
 #define QKV_CPU_MVE (UINT64_C(1) << 17)    /* Armv8.1-M's vectors of floats, where FPSCR tells of flushed subnormals */
 #define QKV_CPU_SIMD128 (UINT64_C(1) << 18)     /* WebAssembly, and the module is compiled for it */
 #define QKV_CPU_RELAXED_FMA (UINT64_C(1) << 19) /* … whose relaxed multiply-add rounds once in this engine */

@@ -35,6 +35,8 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #define QKV_X86_64 1
 #elif defined(__aarch64__) && !QKV_BIG_ENDIAN /* vectors are numbered backwards otherwise */
 #define QKV_AARCH64 1
+#elif defined(__riscv) && __riscv_xlen == 64
+#define QKV_RISCV64 1
 #endif
 /* Armv8.1-M's vectors with floats: the command line says whether the CPU has them. */
 #if defined(__ARM_FEATURE_MVE) && !QKV_BIG_ENDIAN
@@ -47,6 +49,9 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #endif
 #ifndef QKV_AARCH64
 #define QKV_AARCH64 0
+#endif
+#ifndef QKV_RISCV64
+#define QKV_RISCV64 0
 #endif
 
 /* A module of WebAssembly is refused whole by an engine that does not know one of its instructions: SIMD is in it only
@@ -76,6 +81,31 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #define QKV_DOTS (__clang_major__ >= 12)
 #else
 #define QKV_DOTS (__GNUC__ >= 11)
+#endif
+
+/* Whether it knows SVE, and RISC-V's V, in single functions; or the whole build may use them. Apple's CPUs have no SVE.
+ * 0 on the command line leaves the set out. */
+#if !QKV_AARCH64 || defined(__apple_build_version__)
+#undef QKV_SVE
+#define QKV_SVE 0
+#elif defined(QKV_SVE)
+#elif defined(__ARM_FEATURE_SVE)
+#define QKV_SVE 1
+#elif defined(__clang__)
+#define QKV_SVE (__clang_major__ >= 16)
+#else
+#define QKV_SVE (__GNUC__ >= 10)
+#endif
+#if !QKV_RISCV64
+#undef QKV_RVV
+#define QKV_RVV 0
+#elif defined(QKV_RVV)
+#elif defined(__riscv_v_intrinsic) && __riscv_v_intrinsic >= 12000
+#define QKV_RVV 1
+#elif defined(__clang__)
+#define QKV_RVV (__clang_major__ >= 19)
+#else
+#define QKV_RVV 0
 #endif
 
 /* What a build may leave out, each by a macro on the command line, the same for all files. Functions of what is left out
@@ -148,6 +178,12 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #endif
 #if defined(QKV_NO_NEON) || !QKV_DOTS
 #define QKV_NO_DOTPROD 1
+#endif
+#if !QKV_SVE || defined(QKV_NO_SVE)
+#define QKV_NO_SVE 1
+#endif
+#if !QKV_RVV || defined(QKV_NO_RVV)
+#define QKV_NO_RVV 1
 #endif
 #if !QKV_HELIUM || defined(QKV_NO_HELIUM) || defined(QKV_NO_PORTABLE) /* with which it computes what it flushes */
 #define QKV_NO_HELIUM 1

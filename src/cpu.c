@@ -127,6 +127,16 @@ static uint32_t flags_of_square(uint32_t x) {
 }
 #endif
 
+#if QKV_RISCV64 && !defined(__riscv_v)
+/* Some kernels say V of the draft 0.7.1 too. To that, vtype of e8, m1, ta, ma is illegal, which its highest bit says.
+ * As numbers, since not every assembler knows vsetvli and vtype. */
+static bool is_rvv_1_0(void) {
+    int64_t vtype;
+    __asm__ volatile(".4byte 0x0c0072d7\n\tcsrr %0, 0xc21" : "=r"(vtype) : : "t0"); /* vsetvli t0, zero, … */
+    return vtype >= 0;
+}
+#endif
+
 void qkv_cpu_query(qkv_cpu *cpu) {
     memset(cpu, 0, sizeof *cpu);
 #if QKV_X86_64
@@ -138,6 +148,7 @@ void qkv_cpu_query(qkv_cpu *cpu) {
     /* Where nothing is known (bare metal, other systems) the architecture's base holds. */
     cpu->features = hwcap == 0 || (hwcap & QKV_HWCAP_ASIMD) ? QKV_CPU_NEON : 0;
     cpu->features |= hwcap & QKV_HWCAP_ASIMDDP ? QKV_CPU_DOTPROD : 0;
+    cpu->features |= hwcap & QKV_HWCAP_SVE ? QKV_CPU_SVE : 0;
     cpu->features |= qkv_hwcap2() & QKV_HWCAP2_I8MM ? QKV_CPU_I8MM : 0;
 #if defined(__ARM_FEATURE_DOTPROD) /* all code here may use it */
     cpu->features |= QKV_CPU_DOTPROD;
@@ -145,12 +156,22 @@ void qkv_cpu_query(qkv_cpu *cpu) {
 #if defined(__ARM_FEATURE_MATMUL_INT8)
     cpu->features |= QKV_CPU_I8MM;
 #endif
+#if defined(__ARM_FEATURE_SVE)
+    cpu->features |= QKV_CPU_SVE;
+#endif
 #elif QKV_WASM_SIMD /* an engine that runs this module has what it was compiled for */
     cpu->features = QKV_CPU_SIMD128 | wasm_features();
 #elif QKV_HELIUM
     /* An instruction that flushes has to say so: FPSCR.IDC of an operand (2⁻¹²⁷), FPSCR.UFC of a result (2⁻²⁰⁰). */
     enum { IDC = 1 << 7, UFC = 1 << 3 };
     cpu->features = (flags_of_square(0x00400000) & IDC) && (flags_of_square(0x0d800000) & UFC) ? QKV_CPU_MVE : 0;
+#elif QKV_RISCV64
+#if defined(__riscv_v) /* all code here may use it */
+    cpu->features = QKV_CPU_RVV;
+#else
+    enum { HWCAP_V = 1 << ('V' - 'A') };
+    cpu->features = (qkv_hwcap() & HWCAP_V) && is_rvv_1_0() ? QKV_CPU_RVV : 0;
+#endif
 #endif
 }
 
@@ -169,6 +190,8 @@ const char *qkv_cpu_feature_name(uint64_t feature) {
     case QKV_CPU_NEON: return "neon";
     case QKV_CPU_DOTPROD: return "dotprod";
     case QKV_CPU_I8MM: return "i8mm";
+    case QKV_CPU_SVE: return "sve";
+    case QKV_CPU_RVV: return "rvv";
     case QKV_CPU_SIMD128: return "simd128";
     case QKV_CPU_RELAXED_FMA: return "relaxed_fma";
     case QKV_CPU_MVE: return "mve";

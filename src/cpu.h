@@ -13,7 +13,7 @@ QKV_INTERNAL_BEGIN
 uint64_t qkv_hwcap(void), qkv_hwcap2(void);
 
 /* Those of AArch64. */
-enum { QKV_HWCAP_ASIMD = 1 << 1, QKV_HWCAP_ASIMDDP = 1 << 20, QKV_HWCAP2_I8MM = 1 << 13 };
+enum { QKV_HWCAP_ASIMD = 1 << 1, QKV_HWCAP_ASIMDDP = 1 << 20, QKV_HWCAP_SVE = 1 << 22, QKV_HWCAP2_I8MM = 1 << 13 };
 
 QKV_INTERNAL_END
 

@@ -1,7 +1,7 @@
 /* Template: products of operands in bfloat16 in plain C. They are floats; the sums, which are gemm's, take the second
  * term of each pair before the first one, so the two lie in that order.
  *
- * Needs ../ref/scalar.h and weights_loops.inc.h.
+ * Needs ../ref/scalar.h, storage_loops.inc.h and weights_loops.inc.h.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -48,13 +48,6 @@ static void weights_bf16(void *dst, const void *panel, int type, size_t first, s
             to[QKV_PANEL + j] = upper;
         }
     }
-}
-
-static void softmax_bf16(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,
-                         int rounds) {
-    softmax_rows(qkv_exp2_for_bf16, t + first, ld, rows, cols, m, l);
-    if (rounds)
-        rows_bf16(t, ld, first, t + first, ld, rows, cols);
 }
 
 static void gemm_stored_bf16(float *c, ptrdiff_t ldc, const void *a, ptrdiff_t lda, size_t first, const void *b,

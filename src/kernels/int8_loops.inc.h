@@ -1,7 +1,7 @@
 /* Template: products of attention in 8 bits in plain C. Operands are floats, whose sums of up to QKV_INT8_CHAIN
  * products are exact.
  *
- * Needs ../ref/scalar.h and loops.inc.h.
+ * Needs ../ref/scalar.h and storage_loops.inc.h.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -51,14 +51,5 @@ static void panel_int8(float *panel, float *scales, const void *src, int type, s
             float *to = &panel[c * QKV_PANEL + r];
             *to = factor > 0 ? (float)qkv_int8_element(*to, factor) : 0.0f;
         }
-    }
-}
-
-static void scale_scores(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *columns, const float *factors,
-                         const float *offsets) {
-    for (size_t i = 0; i < rows; i++) {
-        float *row = t + (ptrdiff_t)i * ld;
-        for (size_t j = 0; j < cols; j++)
-            row[j] = qkv_fma(row[j] * columns[j], factors[i], offsets[i]);
     }
 }

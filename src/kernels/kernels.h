@@ -279,6 +279,7 @@ extern const qkv_kernels qkv_kernels_avx512, qkv_kernels_avx512vnni, qkv_kernels
 extern const qkv_kernels qkv_kernels_neon, qkv_kernels_dotprod, qkv_kernels_i8mm;
 extern const qkv_kernels qkv_kernels_simd128, qkv_kernels_relaxed;
 extern const qkv_kernels qkv_kernels_helium;
+extern const qkv_kernels qkv_kernels_sve, qkv_kernels_rvv;
 
 QKV_INTERNAL_END
 

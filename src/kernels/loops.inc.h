@@ -1,7 +1,7 @@
 /* Template: everything that works on rows of scores and outputs, in plain C: the reference, and what a compiler makes
  * vectors of where there are no intrinsics. No branch depends on a number.
  *
- * Needs ../ref/scalar.h and ../ref/storage.h.
+ * Needs ../ref/scalar.h, and what is stored or rounded by storage_loops.inc.h and bf16_loops.inc.h.
  *
  * SPDX-License-Identifier: MIT */
 
@@ -56,6 +56,13 @@ QKV_INLINE void softmax_rows(float (*exp2)(float), float *t, ptrdiff_t ld, size_
 
 static void softmax(float *t, ptrdiff_t ld, size_t rows, size_t cols, float *m, float *l) {
     softmax_rows(qkv_exp2, t, ld, rows, cols, m, l);
+}
+
+static void softmax_bf16(float *t, ptrdiff_t ld, size_t first, size_t rows, size_t cols, float *m, float *l,
+                         int rounds) {
+    softmax_rows(qkv_exp2_for_bf16, t + first, ld, rows, cols, m, l);
+    if (rounds)
+        rows_bf16(t, ld, first, t + first, ld, rows, cols);
 }
 
 static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols) {
@@ -201,50 +208,19 @@ static void add(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size
     }
 }
 
-static float load_stored(const unsigned char *p, int type, size_t j) {
-    uint16_t half;
-    float x;
-    if ((!QKV_WITH(STORED) && !QKV_WITH(BF16)) || type == QKV_F32) {
-        memcpy(&x, p + j * sizeof x, sizeof x);
-        return x;
-    }
-    if (type == QKV_INT8)
-        return (float)(int8_t)p[j];
-    if (type == QKV_Q8_0) {
-        p += j / QKV_Q8_0_CHANNELS * QKV_Q8_0_BYTES;
-        memcpy(&half, p, sizeof half);
-        return qkv_from_f16(half) * (float)(int8_t)p[2 + j % QKV_Q8_0_CHANNELS];
-    }
-    memcpy(&half, p + j * sizeof half, sizeof half);
-    return type == QKV_F16 ? qkv_from_f16(half) : qkv_from_bf16(half);
-}
-
-static void widen(float *dst, ptrdiff_t ldd, const void *src, ptrdiff_t stride, int type, size_t rows, size_t n) {
-    for (size_t i = 0; i < rows; i++) {
-        const unsigned char *from = (const unsigned char *)src + (ptrdiff_t)i * stride;
-        for (size_t j = 0; j < n; j++)
-            dst[(ptrdiff_t)i * ldd + (ptrdiff_t)j] = load_stored(from, type, j);
-    }
-}
-
-static void narrow(void *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds, int type, size_t rows, size_t n) {
-    for (size_t i = 0; i < rows; i++) {
-        unsigned char *to = (unsigned char *)dst + (ptrdiff_t)i * stride;
-        for (size_t j = 0; j < n; j++) {
-            float x = src[(ptrdiff_t)i * lds + (ptrdiff_t)j];
-            uint16_t half = type == QKV_F16 ? qkv_to_f16(x) : qkv_to_bf16(x);
-            if (type == QKV_F32)
-                memcpy(to + j * sizeof x, &x, sizeof x);
-            else
-                memcpy(to + j * sizeof half, &half, sizeof half);
-        }
-    }
-}
-
 static void scale_columns(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *factors) {
     for (size_t i = 0; i < rows; i++) {
         for (size_t j = 0; j < cols; j++)
             t[(ptrdiff_t)i * ld + (ptrdiff_t)j] *= factors[j];
+    }
+}
+
+static void scale_scores(float *t, ptrdiff_t ld, size_t rows, size_t cols, const float *columns, const float *factors,
+                         const float *offsets) {
+    for (size_t i = 0; i < rows; i++) {
+        float *row = t + (ptrdiff_t)i * ld;
+        for (size_t j = 0; j < cols; j++)
+            row[j] = qkv_fma(row[j] * columns[j], factors[i], offsets[i]);
     }
 }
 
@@ -259,14 +235,5 @@ static void gemm_stored(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, 
                               load_stored((const unsigned char *)b + (ptrdiff_t)x * stride, type, j), sum);
             *to = sum;
         }
-    }
-}
-
-static void pack_stored(float *panel, ptrdiff_t ld, const void *src, ptrdiff_t stride, int type, size_t rows,
-                        size_t k) {
-    for (size_t r = 0; r < (size_t)ld; r++) {
-        const unsigned char *from = (const unsigned char *)src + (r < rows ? (ptrdiff_t)r * stride : 0);
-        for (size_t c = 0; c < k; c++)
-            panel[(ptrdiff_t)c * ld + (ptrdiff_t)r] = r < rows ? load_stored(from, type, c) : 0.0f;
     }
 }

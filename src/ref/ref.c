@@ -75,11 +75,13 @@ static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const
     }
 }
 
-#include "../kernels/loops.inc.h"
+#include "../kernels/storage_loops.inc.h"
 #include "../kernels/weights_loops.inc.h"
 #include "../kernels/bf16_loops.inc.h"
 #include "../kernels/int8_loops.inc.h"
+#include "../kernels/loops.inc.h"
 #include "../kernels/float_products.inc.h"
+
 
 #define TILE_ROWS 4
 #define NT_ROWS 6

@@ -15,8 +15,11 @@
 #include "../../ref/storage.h"
 #include "../../ref/weights.h"
 
-#include "../loops.inc.h"
+#include "../storage_loops.inc.h"
 #include "../weights_loops.inc.h"
+#include "../bf16_loops.inc.h"
+#include "../int8_loops.inc.h"
+#include "../loops.inc.h"
 
 /* Sums lie in the L1 cache, ROWS rows of a panel. STEPS terms at a time are added to each, so that it is loaded and
  * stored but once for them; not where an fma is a long chain of instructions, of which many must be under way. */
@@ -171,8 +174,6 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     }
 }
 
-#include "../bf16_loops.inc.h"
-#include "../int8_loops.inc.h"
 #include "../float_products.inc.h"
 
 #define KERNELS qkv_kernels_portable

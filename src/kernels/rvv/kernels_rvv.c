@@ -1,0 +1,46 @@
+/* The RVV kernel set: RISC-V of 64 bits with V 1.0, vectors of whatever length the CPU has from 128 bits on.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "../kernels.h"
+
+#if QKV_WITH(RVV)
+
+#include <string.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("arch=+v"))), apply_to = function)
+#else
+/* See kernels_portable.c: what is no template for such vectors is loops. */
+#pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
+#endif
+
+#include <riscv_vector.h>
+
+#include "../../ref/philox.h"
+#include "../../ref/scalar.h"
+#include "../../ref/storage.h"
+#include "../../ref/weights.h"
+#include "../repeat.h"
+
+#define V_TARGET
+#define V_INLINE QKV_INLINE
+#include "simd_rvv.h"
+
+#include "../storage_loops.inc.h"
+#include "../weights_loops.inc.h"
+#include "../bf16_loops.inc.h"
+#include "../int8_loops.inc.h"
+#include "../scalable_gemm.inc.h"
+#include "../scalable_rows.inc.h"
+#include "../float_products.inc.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#define KERNELS qkv_kernels_rvv
+#define KERNELS_NAME "rvv"
+#define KERNELS_NEEDS QKV_CPU_RVV
+#include "../table.inc.h"
+
+#endif
