@@ -17,7 +17,7 @@ _Static_assert(TILE_ROWS == 6 && NT_ROWS == TILE_ROWS, "what the tiles spell out
 typedef struct tile_operands {
     ptrdiff_t ldc, row, step, ldb, panel;
     size_t rows, cols, k;
-    int accumulate, resume; /* adds to C at the end, goes on from C */
+    int accumulate, resume; /* adds to C at the end; goes on from C, if B is stored */
 } tile_operands;
 
 /* What B is, beside the stored types: floats whose terms lie in rows, or in columns. */
@@ -45,23 +45,44 @@ V_INLINE vgroup load_term(int source, vlanes on, const unsigned char *b, size_t 
 #define TILE_EACH(f) QKV_ROWS(6, TILE_ROW, f)
 #define TILE_ROW(i, f) QKV_COLS(4, f, i)
 #define TILE_LANES(i, j) const vlanes on_##j = g_lanes_at(j * width, cols);
-#define TILE_BEGIN(i, j)                                                                                             \
-    vgroup TILE_SUM(i, j) = i < rows && j < vectors && o->resume ? g_load(on_##j, c + i * ldc + j * width)           \
-                                                                 : g_zero(on_##j);
+#define TILE_BEGIN(i, j) vgroup TILE_SUM(i, j) = g_zero(on_##j);
+#define TILE_RESUME(i, j)                                                                                            \
+    if (i < rows && j < vectors)                                                                                     \
+        TILE_SUM(i, j) = g_load(on_##j, c + i * ldc + j * width);
+#define TILE_A(i) (transposed ? a_0 + i : a_##i + x)
 #define TILE_POINTER(i, j) const float *a_##i = a + (i < rows && !transposed ? i * o->row : 0);
 #define TILE_LOAD(i, j) const vgroup of_b_##j = load_term(source, on_##j, b, begin + (j < vectors ? j * width : 0), ldb);
 #define TILE_FMA(i, j)                                                                                               \
     if (i < rows && j < vectors)                                                                                     \
         TILE_SUM(i, j) = g_fma(on_##j, TILE_SUM(i, j), factor_##i, of_b_##j);
 #define TILE_FACTOR(i, j)                                                                                            \
-    const vfactor factor_##i = g_factor(i >= rows ? a : transposed ? a_0 + i : a_##i + x);                           \
-    QKV_COLS(4, TILE_FMA, i)
-/* Term x from where the pointers are. */
+    if (i < rows) {                                                                                                  \
+        const vfactor factor_##i = g_factor(TILE_A(i));                                                              \
+        QKV_COLS(4, TILE_FMA, i)                                                                                     \
+    }                                                                                                                \
+    if (i % 2 == 1) {                                                                                               \
+        TILE_FENCE                                                                                                   \
+    }
+#define TILE_LOAD_FMA(i, j)                                                                                          \
+    if (j < vectors) {                                                                                               \
+        TILE_LOAD(0, j)                                                                                              \
+        TILE_FMA(0, j)                                                                                               \
+        if (rows == 2) {                                                                                             \
+            TILE_FMA(1, j)                                                                                           \
+        }                                                                                                            \
+    }
+/* Term x from where the pointers are. One or two rows meet each vector of B as it comes. */
 #define TILE_STEP(number)                                                                                            \
     {                                                                                                                \
         const int x = number;                                                                                        \
-        QKV_COLS(4, TILE_LOAD, 0)                                                                                    \
-        QKV_ROWS(6, TILE_FACTOR, 0)                                                                                  \
+        TILE_FENCE                                                                                                   \
+        if (rows <= 2) {                                                                                             \
+            const vfactor factor_0 = g_factor(TILE_A(0)), factor_1 = g_factor(rows == 2 ? TILE_A(1) : a_0);          \
+            QKV_COLS(4, TILE_LOAD_FMA, 0)                                                                            \
+        } else {                                                                                                     \
+            QKV_COLS(4, TILE_LOAD, 0)                                                                                \
+            QKV_ROWS(6, TILE_FACTOR, 0)                                                                              \
+        }                                                                                                            \
         b += of_columns ? (ptrdiff_t)sizeof(float) : stride;                                                         \
         if (transposed)                                                                                              \
             a_0 += o->step;                                                                                          \
@@ -86,6 +107,10 @@ V_INLINE void multiply_tile(int rows, int vectors, int transposed, int source, c
     const ptrdiff_t ldc = o->ldc, ldb = o->ldb, stride = source < 0 ? ldb * (ptrdiff_t)sizeof(float) : ldb;
     QKV_COLS(4, TILE_LANES, 0)
     TILE_EACH(TILE_BEGIN)
+    if (source >= 0 && o->resume) {
+        TILE_EACH(TILE_RESUME)
+    }
+    QKV_OPAQUE(c); /* its addresses are worked out again at the end, and take no registers meanwhile */
     QKV_ROWS(6, TILE_POINTER, 0)
     size_t k = o->k;
     for (; k >= 4; k -= 4) {
@@ -101,6 +126,7 @@ V_INLINE void multiply_tile(int rows, int vectors, int transposed, int source, c
         TILE_STEP(0)
         QKV_ROWS(6, TILE_NEXT, 0)
     }
+    QKV_OPAQUE(c);
     TILE_EACH(TILE_END)
 }
 
@@ -124,43 +150,59 @@ typedef void tile_function(const tile_operands *o, float *c, const float *a, con
 #define NAMES_UP_TO(vectors, ...) NAMES_UP_TO_OF(vectors, __VA_ARGS__)
 #define NAMES_UP_TO_OF(vectors, ...) NAMES_TO_##vectors(__VA_ARGS__)
 
-/* All tiles of a kind, and a table of them: by height, and by 1, 2, 4 vectors. */
-enum { TILE_HEIGHTS = 5 };
+/* All tiles of a kind, and a table of them: by height, and by 1, 2, 4 vectors. What converts elements on the way needs
+ * registers for that, so it has no tile of 6 rows; loads of single floats are the work of a product with them, so that
+ * one vector is as good as several. */
+enum { TILE_HEIGHTS = 5, STORED_ROWS = 4 };
 static const uint8_t tile_heights[TILE_HEIGHTS] = {1, 2, 3, 4, 6};
 static const uint8_t tile_vectors[TILE_HEIGHTS] = {TILE_VECTORS_1, TILE_VECTORS_2, TILE_VECTORS_3, TILE_VECTORS_4,
                                                    TILE_VECTORS_6};
-#define TILES(...)                                                                                                   \
-    TILES_UP_TO(TILE_VECTORS_1, 1, __VA_ARGS__)                                                                      \
-    TILES_UP_TO(TILE_VECTORS_2, 2, __VA_ARGS__)                                                                      \
-    TILES_UP_TO(TILE_VECTORS_3, 3, __VA_ARGS__)                                                                      \
-    TILES_UP_TO(TILE_VECTORS_4, 4, __VA_ARGS__)                                                                      \
-    TILES_UP_TO(TILE_VECTORS_6, 6, __VA_ARGS__)
-#define TILE_TABLE(name)                                                                                             \
-    static tile_function *const name[TILE_HEIGHTS][3] = {                                                            \
-        NAMES_UP_TO(TILE_VECTORS_1, 1, name), NAMES_UP_TO(TILE_VECTORS_2, 2, name),                                  \
-        NAMES_UP_TO(TILE_VECTORS_3, 3, name), NAMES_UP_TO(TILE_VECTORS_4, 4, name),                                  \
-        NAMES_UP_TO(TILE_VECTORS_6, 6, name)};
+static const uint8_t stored_vectors[TILE_HEIGHTS] = {STORED_VECTORS_1, STORED_VECTORS_2, STORED_VECTORS_3,
+                                                     STORED_VECTORS_4};
+#define TILES_OF_4(most, ...)                                                                                        \
+    TILES_UP_TO(most##_1, 1, __VA_ARGS__)                                                                            \
+    TILES_UP_TO(most##_2, 2, __VA_ARGS__)                                                                            \
+    TILES_UP_TO(most##_3, 3, __VA_ARGS__)                                                                            \
+    TILES_UP_TO(most##_4, 4, __VA_ARGS__)
+#define NAMES_OF_4(most, name)                                                                                       \
+    NAMES_UP_TO(most##_1, 1, name), NAMES_UP_TO(most##_2, 2, name), NAMES_UP_TO(most##_3, 3, name),                  \
+        NAMES_UP_TO(most##_4, 4, name)
+#define TILES(name, ...)                                                                                             \
+    TILES_OF_4(TILE_VECTORS, name, __VA_ARGS__)                                                                      \
+    TILES_UP_TO(TILE_VECTORS_6, 6, name, __VA_ARGS__)                                                                \
+    static tile_function *const name[TILE_HEIGHTS][3] = {NAMES_OF_4(TILE_VECTORS, name),                             \
+                                                         NAMES_UP_TO(TILE_VECTORS_6, 6, name)};
+#define TILES_STORED(name, ...)                                                                                      \
+    TILES_OF_4(STORED_VECTORS, name, __VA_ARGS__)                                                                    \
+    static tile_function *const name[TILE_HEIGHTS][3] = {NAMES_OF_4(STORED_VECTORS, name)};
+#define TILES_NARROW(name, ...)                                                                                      \
+    TILE(1, 1, name, __VA_ARGS__)                                                                                    \
+    TILE(2, 1, name, __VA_ARGS__)                                                                                    \
+    TILE(3, 1, name, __VA_ARGS__)                                                                                    \
+    TILE(4, 1, name, __VA_ARGS__)                                                                                    \
+    TILE(6, 1, name, __VA_ARGS__)                                                                                    \
+    static tile_function *const name[TILE_HEIGHTS][3] = {{name##_1_1, NULL, NULL},                                   \
+                                                         {name##_2_1, NULL, NULL},                                   \
+                                                         {name##_3_1, NULL, NULL},                                   \
+                                                         {name##_4_1, NULL, NULL},                                   \
+                                                         {name##_6_1, NULL, NULL}};
 
-TILES(rows_tiles, 0, OF_FLOATS)
-TILE_TABLE(rows_tiles)
-TILES(transposed_tiles, 1, OF_FLOATS)
-TILE_TABLE(transposed_tiles)
-TILES(columns_tiles, 0, OF_COLUMNS)
-TILE_TABLE(columns_tiles)
-TILES(f32_tiles, 0, QKV_F32)
-TILE_TABLE(f32_tiles)
-TILES(f16_tiles, 0, QKV_F16)
-TILE_TABLE(f16_tiles)
-TILES(bf16_tiles, 0, QKV_BF16)
-TILE_TABLE(bf16_tiles)
-TILES(int8_tiles, 0, QKV_INT8)
-TILE_TABLE(int8_tiles)
-TILES(blocks_tiles, 0, QKV_Q8_0)
-TILE_TABLE(blocks_tiles)
+TILES(gemm_rows, 0, OF_FLOATS)
+TILES(gemm_transposed, 1, OF_FLOATS)
+TILES_NARROW(gemm_columns, 0, OF_COLUMNS)
+TILES(stored_f32, 0, QKV_F32)
+TILES_STORED(stored_f16, 0, QKV_F16)
+TILES_STORED(stored_bf16, 0, QKV_BF16)
+TILES_STORED(stored_int8, 0, QKV_INT8)
+TILES_STORED(stored_q8_0, 0, QKV_Q8_0)
+
+V_INLINE size_t tallest_tile(int source) {
+    return source > QKV_F32 ? STORED_ROWS : TILE_ROWS;
+}
 
 /* The next tile's height, as an index: of what is left, cut in two where the rest would be low. */
-V_INLINE size_t next_height(size_t rows) {
-    const size_t height = rows >= 2 * TILE_ROWS || rows == TILE_ROWS ? TILE_ROWS : rows > TILE_ROWS ? (rows + 1) / 2 : rows;
+V_INLINE size_t next_height(size_t rows, size_t tallest) {
+    const size_t height = rows <= tallest ? rows : rows < 2 * tallest ? (rows + 1) / 2 : tallest;
     return height == 5 ? 2 : height == 6 ? 4 : height - 1;
 }
 
@@ -184,8 +226,12 @@ V_INLINE const unsigned char *column_of_b(int source, const tile_operands *o, co
  * below it. */
 V_INLINE void multiply(tile_function *const tiles[TILE_HEIGHTS][3], int source, const tile_operands *o, float *c,
                        const float *a, const void *data) {
-    const size_t width = g_width(), most = o->rows > 0 ? tile_vectors[next_height(o->rows)] * width : 0;
-    for (size_t j = 0, cols; o->rows > 0 && j < o->cols; j += cols) {
+    if (o->rows == 0)
+        return;
+    const size_t width = g_width(), tallest = tallest_tile(source);
+    const uint8_t *const vectors_of = source > QKV_F32 ? stored_vectors : tile_vectors;
+    const size_t most = source == OF_COLUMNS ? width : vectors_of[next_height(o->rows, tallest)] * width;
+    for (size_t j = 0, cols; j < o->cols; j += cols) {
         cols = columns_together(source, j, o->cols);
         cols = cols < most ? cols : most;
         const unsigned char *b = column_of_b(source, o, (const unsigned char *)data, j);
@@ -194,7 +240,7 @@ V_INLINE void multiply(tile_function *const tiles[TILE_HEIGHTS][3], int source, 
         const float *row_of_a = a;
         float *to = c + j;
         for (size_t i = 0, height; i < o->rows; i += height) {
-            const size_t index = next_height(o->rows - i);
+            const size_t index = next_height(o->rows - i, tallest);
             height = tile_heights[index];
             tiles[index][vectors](o, to, row_of_a, b, first, cols);
             row_of_a += (ptrdiff_t)height * o->row;
@@ -206,19 +252,19 @@ V_INLINE void multiply(tile_function *const tiles[TILE_HEIGHTS][3], int source, 
 static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
                  ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     (void)soon;
-    multiply(rows_tiles, OF_FLOATS, &(tile_operands){ldc, lda, 1, ldb, panel, rows, cols, k, accumulate, 0}, c, a, b);
+    multiply(gemm_rows, OF_FLOATS, &(tile_operands){ldc, lda, 1, ldb, panel, rows, cols, k, accumulate, 0}, c, a, b);
 }
 
 static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                    size_t cols, size_t k, int accumulate) {
-    multiply(transposed_tiles, OF_FLOATS,
+    multiply(gemm_transposed, OF_FLOATS,
              &(tile_operands){ldc, 1, lda, ldb, QKV_PANEL, rows, cols, k, accumulate, 0}, c, a, b);
 }
 
 static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                     size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     (void)soon;
-    multiply(columns_tiles, OF_COLUMNS, &(tile_operands){ldc, lda, 1, ldb, 0, rows, cols, k, accumulate, 0}, c, a, b);
+    multiply(gemm_columns, OF_COLUMNS, &(tile_operands){ldc, lda, 1, ldb, 0, rows, cols, k, accumulate, 0}, c, a, b);
 }
 
 static void gemm_stored(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const void *b, ptrdiff_t stride,
@@ -226,11 +272,11 @@ static void gemm_stored(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, 
     (void)soon;
     const tile_operands o = {ldc, lda, 1, stride, 0, rows, cols, k, 0, resume};
     switch (type) {
-    case QKV_F16: multiply(f16_tiles, QKV_F16, &o, c, a, b); break;
-    case QKV_BF16: multiply(bf16_tiles, QKV_BF16, &o, c, a, b); break;
-    case QKV_INT8: multiply(int8_tiles, QKV_INT8, &o, c, a, b); break;
-    case QKV_Q8_0: multiply(blocks_tiles, QKV_Q8_0, &o, c, a, b); break;
-    default: multiply(f32_tiles, QKV_F32, &o, c, a, b);
+    case QKV_F16: multiply(stored_f16, QKV_F16, &o, c, a, b); break;
+    case QKV_BF16: multiply(stored_bf16, QKV_BF16, &o, c, a, b); break;
+    case QKV_INT8: multiply(stored_int8, QKV_INT8, &o, c, a, b); break;
+    case QKV_Q8_0: multiply(stored_q8_0, QKV_Q8_0, &o, c, a, b); break;
+    default: multiply(stored_f32, QKV_F32, &o, c, a, b);
     }
 }
 

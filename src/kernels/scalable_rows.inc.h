@@ -13,6 +13,7 @@
  * waits for one chain after the other runs out of places to keep what waits. */
 #define STREAM_LOAD(i, j) const vec y_##i = v_sub_n(on, v_load(on, t + (i < count ? i * width : 0)), less);
 #define STREAM_NEAREST(i, j) const vec n_##i = v_nearest(on, y_##i);
+#define STREAM_BELOW(i, j) const vmask below_##i = v_less_n(on, y_##i, for_bf16 ? -56.0f : -126.0f);
 #define STREAM_REST(i, j) const vec f_##i = v_sub(on, y_##i, v_whole(on, n_##i));
 #define STREAM_FIRST(i, j) vec p_##i = v_set(on, for_bf16 ? 0x1.3a02d2p-7f : 0x1.41fbbcp-13f);
 #define STREAM_FMA(i, j)                                                                                             \
@@ -36,11 +37,12 @@
     STREAM_POWER(1.0f)
 #define STREAM_SCALE(i, j)                                                                                           \
     if (i < count)                                                                                                   \
-        v_store(on, t + i * width, v_exp2_scale(on, p_##i, n_##i, y_##i, for_bf16 ? -56.0f : -126.0f));
+        v_store(on, t + i * width, v_exp2_scale(on, p_##i, n_##i, below_##i));
 
 /* t[j] = qkv_exp2(t[j] − less), or qkv_exp2_for_bf16, for `count` vectors of width floats. */
 V_INLINE void exp2_vectors(int count, int for_bf16, vlanes on, size_t width, float *t, float less) {
     QKV_ROWS(4, STREAM_LOAD, 0)
+    QKV_ROWS(4, STREAM_BELOW, 0)
     QKV_ROWS(4, STREAM_NEAREST, 0)
     QKV_ROWS(4, STREAM_REST, 0)
     STREAM_POWERS(for_bf16)
@@ -68,7 +70,7 @@ V_INLINE vec v_exp2_fraction(vlanes on, vec f_0) {
 /* qkv_exp2, lane by lane. */
 V_INLINE vec v_exp2(vlanes on, vec y) {
     const vec n = v_nearest(on, y);
-    return v_exp2_scale(on, v_exp2_fraction(on, v_sub(on, y, v_whole(on, n))), n, y, -126.0f);
+    return v_exp2_scale(on, v_exp2_fraction(on, v_sub(on, y, v_whole(on, n))), n, v_less_n(on, y, -126.0f));
 }
 
 /* qkv_tanh, lane by lane: both branches, then a select, then the sign. */
@@ -85,7 +87,7 @@ V_INLINE vec v_tanh(vlanes on, vec x) {
     const vec one = v_set(on, 1.0f), y = v_mul_n(on, a, -2 * QKV_LOG2E), n = v_nearest(on, y);
     vec f = v_fma_n(on, a, -2 * QKV_LOG2E, v_sub(on, v_set(on, 0.0f), v_whole(on, n)));
     f = v_fma_n(on, a, -2 * 0x1.4ae0cp-26f, f);
-    const vec e = v_exp2_scale(on, v_exp2_fraction(on, f), n, y, -126.0f), e2 = v_add(on, e, e);
+    const vec e = v_exp2_scale(on, v_exp2_fraction(on, f), n, v_less_n(on, y, -126.0f)), e2 = v_add(on, e, e);
     const vec s = v_add(on, one, e), low = v_sub(on, e, v_sub(on, s, one));
     const vec inverse = v_div(on, one, s), g = v_mul(on, e2, inverse);
     vec r = v_fnma(on, g, s, e2);

@@ -22,7 +22,15 @@ typedef float vfactor; /* instructions multiply by a scalar */
 #define TILE_VECTORS_3 1
 #define TILE_VECTORS_4 1
 #define TILE_VECTORS_6 1
-#define STORED_ROWS 4  /* in a tile that converts what it loads */
+#define STORED_VECTORS_1 2 /* where elements are converted on the way */
+#define STORED_VECTORS_2 1
+#define STORED_VECTORS_3 1
+#define STORED_VECTORS_4 1
+#if defined(__clang__) /* which would set vl again after it */
+#define TILE_FENCE
+#else /* loads of a tile stay where they are */
+#define TILE_FENCE __asm__("" ::: "memory");
+#endif
 #define EXP2_STREAMS 2 /* exponentials at once */
 #define NT_ROWS 6      /* up to which loads of single floats cost less than packing */
 
@@ -81,12 +89,12 @@ V_INLINE vec v_select_n(vlanes on, vmask m, float yes, vec no) { return __riscv_
  * infinite where a is. Conversions would cost as much, and make a number of a NaN. */
 V_INLINE vec v_nearest(vlanes on, vec a) { return __riscv_vfadd_vf_f32m2(a, 0x1.8p23f, on); }
 V_INLINE vec v_whole(vlanes on, vec nearest) { return __riscv_vfsub_vf_f32m2(nearest, 0x1.8p23f, on); }
-/* p·2ⁿ where y is not below `least`, else +0; n as v_nearest gives it, whose last bits go to the exponent: of a NaN
- * they are 0. */
-V_INLINE vec v_exp2_scale(vlanes on, vec p, vec nearest, vec y, float least) {
+/* p·2ⁿ, or +0 where it is below what counts; n as v_nearest gives it, whose last bits go to the exponent: of a NaN they
+ * are 0. */
+V_INLINE vec v_exp2_scale(vlanes on, vec p, vec nearest, vmask below) {
     vwords shift = __riscv_vsll_vx_u32m2(__riscv_vreinterpret_v_f32m2_u32m2(nearest), 23, on);
     vwords scaled = __riscv_vadd_vv_u32m2(__riscv_vreinterpret_v_f32m2_u32m2(p), shift, on);
-    return v_select_n(on, v_less_n(on, y, least), 0.0f, __riscv_vreinterpret_v_u32m2_f32m2(scaled));
+    return v_select_n(on, below, 0.0f, __riscv_vreinterpret_v_u32m2_f32m2(scaled));
 }
 
 /* x = m·2^k with m around 1, for positive normal numbers: k, and m. */
@@ -148,24 +156,22 @@ V_INLINE vgroup g_load_apart(vlanes on, const float *p, ptrdiff_t stride) {
 }
 
 /* Stored elements at p, of any alignment, as floats; loaded as bytes, since loads of wider elements may trap where those
- * are not aligned. Of binary16 in integers, as V alone does not convert it. */
-V_INLINE vuint32m4_t g_load_halves(vlanes on, const unsigned char *p) {
-    vuint16m2_t halves = __riscv_vreinterpret_v_u8m2_u16m2(__riscv_vle8_v_u8m2(p, 2 * on));
-    return __riscv_vzext_vf2_u32m4(halves, on);
+ * are not aligned. V alone does not convert binary16: its bits, moved to their places in a float, are that by 2⁻¹¹²,
+ * subnormal or not, but for infinities and NaNs, which come out as 65536 and more. */
+V_INLINE vuint16m2_t g_load_halves(vlanes on, const unsigned char *p) {
+    return __riscv_vreinterpret_v_u8m2_u16m2(__riscv_vle8_v_u8m2(p, 2 * on));
 }
 V_INLINE vgroup g_load_f16(vlanes on, const unsigned char *p) {
-    vuint32m4_t half = g_load_halves(on, p), magnitude = __riscv_vand_vx_u32m4(half, 0x7fff, on);
-    vuint32m4_t sign = __riscv_vsll_vx_u32m4(__riscv_vand_vx_u32m4(half, 0x8000, on), 16, on);
-    vgroup small = __riscv_vfmul_vf_f32m4(__riscv_vfcvt_f_xu_v_f32m4(magnitude, on), 0x1p-24f, on);
-    vbool8_t is_small = __riscv_vmsltu_vx_u32m4_b8(magnitude, 0x0400, on);
-    vbool8_t is_infinite = __riscv_vmsgtu_vx_u32m4_b8(magnitude, 0x7bff, on);
-    magnitude = __riscv_vadd_vx_u32m4(__riscv_vsll_vx_u32m4(magnitude, 13, on), 0x38000000, on);
-    magnitude = __riscv_vadd_vx_u32m4_mu(is_infinite, magnitude, magnitude, 0x38000000, on);
-    magnitude = __riscv_vmerge_vvm_u32m4(magnitude, __riscv_vreinterpret_v_f32m4_u32m4(small), is_small, on);
-    return __riscv_vreinterpret_v_u32m4_f32m4(__riscv_vor_vv_u32m4(magnitude, sign, on));
+    vint32m4_t spread = __riscv_vsext_vf2_i32m4(__riscv_vreinterpret_v_u16m2_i16m2(g_load_halves(on, p)), on);
+    vint32m4_t moved = __riscv_vand_vx_i32m4(__riscv_vsll_vx_i32m4(spread, 13, on), (int32_t)0x8fffe000u, on);
+    vgroup x = __riscv_vfmul_vf_f32m4(__riscv_vreinterpret_v_i32m4_f32m4(moved), 0x1p112f, on);
+    vbool8_t infinite = __riscv_vmfge_vf_f32m4_b8(__riscv_vfabs_v_f32m4(x, on), 0x1p16f, on);
+    vuint32m4_t bits = __riscv_vreinterpret_v_f32m4_u32m4(x);
+    return __riscv_vreinterpret_v_u32m4_f32m4(__riscv_vor_vx_u32m4_mu(infinite, bits, bits, 0x7f800000, on));
 }
 V_INLINE vgroup g_load_bf16(vlanes on, const unsigned char *p) {
-    return __riscv_vreinterpret_v_u32m4_f32m4(__riscv_vsll_vx_u32m4(g_load_halves(on, p), 16, on));
+    vuint32m4_t spread = __riscv_vzext_vf2_u32m4(g_load_halves(on, p), on);
+    return __riscv_vreinterpret_v_u32m4_f32m4(__riscv_vsll_vx_u32m4(spread, 16, on));
 }
 V_INLINE vgroup g_load_i8(vlanes on, const unsigned char *p) {
     vint8m1_t bytes = __riscv_vle8_v_i8m1((const int8_t *)(const void *)p, on);

@@ -22,7 +22,12 @@ typedef svfloat32_t vfactor;
 #define TILE_VECTORS_3 4
 #define TILE_VECTORS_4 4
 #define TILE_VECTORS_6 4
-#define STORED_ROWS 6        /* in a tile that converts what it loads */
+#define STORED_VECTORS_1 4 /* where elements are converted on the way */
+#define STORED_VECTORS_2 4
+#define STORED_VECTORS_3 4
+#define STORED_VECTORS_4 4
+/* Loads of a tile stay where they are: GCC else has so many of them early that sums go to the stack. */
+#define TILE_FENCE __asm__("" ::: "memory");
 #define EXP2_STREAMS 4       /* exponentials at once, so that none waits for another's chain */
 #define NT_ROWS 6            /* up to which loads of single floats cost less than packing */
 
@@ -109,10 +114,9 @@ V_INLINE vec v_whole(vlanes on, vec nearest) {
     (void)on;
     return nearest;
 }
-/* p·2ⁿ where y is not below `least`, else +0; n as v_nearest gives it. A NaN stays, as FSCALE is arithmetic. */
-V_INLINE vec v_exp2_scale(vlanes on, vec p, vec nearest, vec y, float least) {
+/* p·2ⁿ, or +0 where it is below what counts; n as v_nearest gives it. A NaN stays, as FSCALE is arithmetic. */
+V_INLINE vec v_exp2_scale(vlanes on, vec p, vec nearest, vmask below) {
     (void)on;
-    vmask below = svcmplt_n_f32(svptrue_b32(), y, least);
     vec scaled = svscale_f32_x(svptrue_b32(), p, svcvt_s32_f32_x(svptrue_b32(), nearest));
     return svsel_f32(below, svdup_n_f32(0.0f), scaled);
 }
@@ -172,9 +176,12 @@ V_INLINE vgroup g_load(vlanes on, const float *p) { return v_load(on, p); }
 V_INLINE void g_store(vlanes on, float *p, vgroup x) { v_store(on, p, x); }
 V_INLINE vgroup g_add(vlanes on, vgroup a, vgroup b) { return v_add(on, a, b); }
 V_INLINE vfactor g_factor(const float *p) { return svdup_n_f32(*p); }
+/* As text, or GCC writes some sums to the place of a factor, and copies them back; volatile, or clang puts them off
+ * until loads have taken the registers. */
 V_INLINE vgroup g_fma(vlanes on, vgroup sum, vfactor factor, vgroup b) { /* sum + factor·b */
     (void)on;
-    return svmla_f32_x(svptrue_b32(), sum, b, factor);
+    __asm__ volatile("fmla %0.s, %1/m, %2.s, %3.s" : "+w"(sum) : "Upl"(svptrue_b32()), "w"(b), "w"(factor));
+    return sum;
 }
 V_INLINE vgroup g_mul_n(vlanes on, vgroup a, float b) { return v_mul_n(on, a, b); }
 
