@@ -105,7 +105,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #elif defined(__clang__)
 #define QKV_RVV (__clang_major__ >= 19)
 #else
-#define QKV_RVV 0
+#define QKV_RVV (__GNUC__ >= 14)
 #endif
 
 /* What a build may leave out, each by a macro on the command line, the same for all files. Functions of what is left out

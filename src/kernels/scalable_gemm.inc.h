@@ -51,7 +51,8 @@ V_INLINE vgroup load_term(int source, vlanes on, const unsigned char *b, size_t 
         TILE_SUM(i, j) = g_load(on_##j, c + i * ldc + j * width);
 #define TILE_A(i) (transposed ? a_0 + i : a_##i + x)
 #define TILE_POINTER(i, j) const float *a_##i = a + (i < rows && !transposed ? i * o->row : 0);
-#define TILE_LOAD(i, j) const vgroup of_b_##j = load_term(source, on_##j, b, begin + (j < vectors ? j * width : 0), ldb);
+#define TILE_LOAD(i, j)                                                                                              \
+    const vgroup of_b_##j = load_term(source, on_##j, b, begin + (j < vectors ? j * width : 0), ldb);
 #define TILE_FMA(i, j)                                                                                               \
     if (i < rows && j < vectors)                                                                                     \
         TILE_SUM(i, j) = g_fma(on_##j, TILE_SUM(i, j), factor_##i, of_b_##j);
@@ -98,8 +99,8 @@ V_INLINE vgroup load_term(int source, vlanes on, const unsigned char *b, size_t 
         g_store(on_##j, to, o->accumulate ? g_add(on_##j, g_load(on_##j, to), TILE_SUM(i, j)) : TILE_SUM(i, j));     \
     }
 
-/* rows, vectors, transposed and source are constants; cols > 0; a block's column `first` is the first one. Four terms at
- * a time. */
+/* rows, vectors, transposed and source are constants; cols > 0; a block's column `first` is the first one. Four terms
+ * at a time. */
 V_INLINE void multiply_tile(int rows, int vectors, int transposed, int source, const tile_operands *o, float *c,
                             const float *a, const unsigned char *b, size_t first, size_t cols) {
     const int of_columns = source == OF_COLUMNS;

@@ -266,7 +266,8 @@ static void fold(float *m, float *l, float *o, ptrdiff_t ldo, const float *mb, c
     for (size_t i = 0; i < rows; i++, o += ldo, ob += ldob) {
         for (size_t j = 0; folded >> i & 1 && j < cols;) {
             const vlanes on = v_lanes(cols - j);
-            v_store(on, o + j, v_fma_n(on, v_load(on, ob + j), factor_b[i], v_mul_n(on, v_load(on, o + j), factor_a[i])));
+            const vec x = v_mul_n(on, v_load(on, o + j), factor_a[i]);
+            v_store(on, o + j, v_fma_n(on, v_load(on, ob + j), factor_b[i], x));
             j += v_step(on);
         }
     }

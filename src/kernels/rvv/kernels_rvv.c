@@ -14,6 +14,17 @@
 #pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
 #endif
 
+/* GCC has no such region for RISC-V, only an attribute of single functions, and inlines none into one that may use more.
+ * So here every inline function has it, and each other one is declared with it. */
+#if defined(__clang__) || defined(__riscv_v)
+#define V_TARGET
+#else
+#define V_TARGET __attribute__((target("arch=+v")))
+#undef QKV_INLINE
+#define QKV_INLINE static inline __attribute__((always_inline)) V_TARGET
+#endif
+#define V_INLINE QKV_INLINE
+
 #include <riscv_vector.h>
 
 #include "../../ref/philox.h"
@@ -22,8 +33,9 @@
 #include "../../ref/weights.h"
 #include "../repeat.h"
 
-#define V_TARGET
-#define V_INLINE QKV_INLINE
+#if !defined(__clang__) && !defined(__riscv_v)
+#include "entries_rvv.h"
+#endif
 #include "simd_rvv.h"
 
 #include "../storage_loops.inc.h"

@@ -89,8 +89,8 @@ V_INLINE vec v_select_n(vlanes on, vmask m, float yes, vec no) { return __riscv_
  * infinite where a is. Conversions would cost as much, and make a number of a NaN. */
 V_INLINE vec v_nearest(vlanes on, vec a) { return __riscv_vfadd_vf_f32m2(a, 0x1.8p23f, on); }
 V_INLINE vec v_whole(vlanes on, vec nearest) { return __riscv_vfsub_vf_f32m2(nearest, 0x1.8p23f, on); }
-/* p·2ⁿ, or +0 where it is below what counts; n as v_nearest gives it, whose last bits go to the exponent: of a NaN they
- * are 0. */
+/* p·2ⁿ, or +0 where it is below what counts; n as v_nearest gives it, whose last bits go to the exponent: of a NaN
+ * they are 0. */
 V_INLINE vec v_exp2_scale(vlanes on, vec p, vec nearest, vmask below) {
     vwords shift = __riscv_vsll_vx_u32m2(__riscv_vreinterpret_v_f32m2_u32m2(nearest), 23, on);
     vwords scaled = __riscv_vadd_vv_u32m2(__riscv_vreinterpret_v_f32m2_u32m2(p), shift, on);
@@ -155,7 +155,7 @@ V_INLINE vgroup g_load_apart(vlanes on, const float *p, ptrdiff_t stride) {
     return __riscv_vlse32_v_f32m4(p, stride * (ptrdiff_t)sizeof *p, on);
 }
 
-/* Stored elements at p, of any alignment, as floats; loaded as bytes, since loads of wider elements may trap where those
+/* Stored elements at p, of any alignment, as floats; loaded as bytes, since loads of wider elements may trap where they
  * are not aligned. V alone does not convert binary16: its bits, moved to their places in a float, are that by 2⁻¹¹²,
  * subnormal or not, but for infinities and NaNs, which come out as 65536 and more. */
 V_INLINE vuint16m2_t g_load_halves(vlanes on, const unsigned char *p) {
