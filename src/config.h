@@ -5,10 +5,15 @@
 #include <float.h>
 
 /* GCC says with __GCC_IEC_559 = 0 that some option breaks IEEE arithmetic: -funsafe-math-optimizations and its parts,
- * -fno-signed-zeros, -fsingle-precision-constant. It says so of every Arm without double in hardware too, as software
- * raises no exceptions; there the parts have macros of their own. clang has no word for those; there pragmas below undo
- * them. */
-#if defined(__arm__) && !defined(__clang__) && !(defined(__ARM_FP) && (__ARM_FP & 8))
+ * -fno-signed-zeros, -fsingle-precision-constant. It says so of every Arm and RISC-V without double in hardware too, as
+ * software raises no exceptions; there the parts have macros of their own. clang has no word for those; there pragmas
+ * below undo them. */
+#if defined(__arm__) && !(defined(__ARM_FP) && (__ARM_FP & 8))
+#define QKV_SOFT_DOUBLE 1
+#elif defined(__riscv) && !(defined(__riscv_flen) && __riscv_flen >= 64)
+#define QKV_SOFT_DOUBLE 1
+#endif
+#if defined(QKV_SOFT_DOUBLE) && !defined(__clang__)
 #if defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
 #define QKV_UNSAFE_MATH 1
 #endif
