@@ -83,6 +83,8 @@ have_command() {
 have() {
     case $1 in
     compiler) have_command cc && echo '#include <stdio.h>' | cc -x c -E - >/dev/null 2>&1 ;;
+    newlib) echo '#include <string.h>' | arm-none-eabi-gcc -x c -E - >/dev/null 2>&1 ;;
+    picolibc) echo '#include <string.h>' | riscv64-unknown-elf-gcc --specs=picolibc.specs -x c -E - >/dev/null 2>&1 ;;
     cross-gcc) have_command aarch64-linux-gnu-gcc ;;
     command:*) have_command "${1#command:}" ;;
     library:*) echo 'int main(void) { return 0; }' | cc -x c - -o /dev/null "-l${1#library:}" 2>/dev/null ;;

@@ -352,6 +352,11 @@ integration() { # programs of docs/integration.md; toolchains that are not there
     counted sh scripts/check/integration.sh build/release
 }
 
+embedded() { # images for microcontrollers, run
+    sh scripts/packages.sh embedded || echo "go on with the targets that are there"
+    counted sh tests/embedded/run.sh
+}
+
 encoder() {
     need_release && counted sh tests/encoder/run.sh
 }
@@ -430,6 +435,7 @@ all_stages() {
     stage integration 40 integration # the first time zig compiles its translator of C: two minutes
     stage mpi 25 mpi
     stage wasm 90 counted sh tests/wasm/run.sh # zig compiles a C library, once: a minute more
+    stage embedded 90 embedded
     stage stack 80 sh scripts/check/stack.sh
     stage spills 180 sh scripts/check/spills.sh
     stage fuzz 130 sh scripts/check/fuzz.sh

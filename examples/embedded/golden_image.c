@@ -36,6 +36,6 @@ int main(void) {
         failed |= qkv_init(&ctx, &config) != QKV_OK || golden(&ctx, board_say) != 0;
         count++;
     }
-    board_say_number("stack", board_stack_used());
+    board_say_number("bytes of stack", board_stack_used());
     return failed || count == 0;
 }
