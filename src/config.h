@@ -225,6 +225,10 @@ static inline __attribute__((unused)) int qkv_absent(int unused, ...) {
 #pragma STDC FP_CONTRACT OFF
 #else
 #pragma GCC optimize("fp-contract=off")
+/* GCC 12 makes vectors of two int64_t for MVE and fills their upper halves from other registers than it means. */
+#if defined(__ARM_FEATURE_MVE)
+#pragma GCC optimize("no-tree-slp-vectorize")
+#endif
 #endif
 
 /* Vectors of floats in MVE flush subnormals, and compilers make them of plain C without being asked: GCC from -O2 on,
