@@ -130,13 +130,15 @@ on_target() {
     count $status "$target: the page's commands"
     eval "$(commands "The image" | grep -E '^(COMMON|SMALL|FLAGS|LINK)=')"
     eval "$(commands "Faster")"
+    eval "$(commands "Least")"
     example=$QKV/examples/embedded/keyword.c plain=$QKV/examples/embedded/plain_keyword.c
 
-    library all -Os && library fast $FAST
-    count $? "$target: libraries for the self-test and for speed"
+    # shellcheck disable=SC2086  # words
+    library all -O2 && library fast $FAST && library least $LEAST
+    count $? "$target: libraries for the self-test, for speed and for size"
     echo "$target: self-test"
     image golden "$QKV/examples/embedded/golden_image.c $QKV/tools/golden.c" 'all/*.o' -Wl,--defsym=ram_size=512K \
-        -Wl,--defsym=stack_size=20K && run golden && grep -q '^ref: [0-9]* golden results, all as recorded' golden.out
+        -Wl,--defsym=flash_size=512K -Wl,--defsym=stack_size=20K && run golden && grep -q '^ref: [0-9]* golden results, all as recorded' golden.out
     count $? "$target: self-test"
     printf '| %s | self-test | %d | %d |\n' "$(heading "$target")" "$(grep -c 'all as recorded' golden.out)" \
         "$(number golden "bytes of stack")" >>"$work/rows"
@@ -144,6 +146,8 @@ on_target() {
     measure f32 "smallest, f32" "$example" 'library/*.o' -I"$work/f32"
     measure int8 "smallest, int8 weights" "$example" 'library/*.o' -I"$work/int8" -DKEYWORD_WORKSPACE=42496
     measure products "smallest, int8 products" "$example" 'library/*.o' -I"$work/int8-products"
+    FLAGS="$CPU $COMMON $LEAST"
+    measure f32-least "least, f32" "$example" 'least/*.o' -I"$work/f32"
     FLAGS="$CPU $COMMON $FAST"
     measure f32-fast "faster, f32" "$example" 'fast/*.o' -I"$work/f32"
     measure int8-fast "faster, int8 weights" "$example" 'fast/*.o' -I"$work/int8" -DKEYWORD_WORKSPACE=42496
