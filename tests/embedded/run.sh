@@ -51,7 +51,7 @@ image() {
     shift 3
     # shellcheck disable=SC2086  # words
     $CC $FLAGS "$@" -I"$QKV/include" -I"$QKV/examples/embedded" $sources "$QKV/examples/embedded/board.c" \
-        "$QKV/examples/embedded/$BOARD.c" $objects $LINK -lm -o "$name.elf"
+        "$QKV/examples/embedded/$BOARD.c" $objects $LINK -Wl,-Map="$name.map" -lm -o "$name.elf"
 }
 
 library() { # FOLDER FLAG…
@@ -75,22 +75,29 @@ number() { # NAME TEXT: what its image printed behind it
     sed -n "s/^$2: //p" "$1.out" | head -n 1
 }
 
-# A row of the table: text and data in flash without weights, static RAM without the stack, the stack that was used,
-# instructions.
+value='function value(hex, i, n) { # of a hexadecimal number
+    for (i = 1; i <= length(hex); i++) n = 16 * n + index("0123456789abcdef", substr(hex, i, 1)) - 1
+    return n
+}'
+
+# A row of the table: text and data in flash without weights, what of it comes from objects in folders, that is from the
+# library, static RAM without the stack, the stack that was used, instructions.
 row() { # NAME WHAT
-    weights=$($NM -S "$1.elf" | awk '
-        function value(hex, i, n) {
-            for (i = 1; i <= length(hex); i++) n = 16 * n + index("0123456789abcdef", substr(hex, i, 1)) - 1
-            return n
-        }
+    weights=$($NM -S "$1.elf" | awk "$value"'
         $4 ~ /^keyword_(w_qkv|w_o|expected)$/ { sum += value($2) } END { print sum + 0 }')
-    $SIZE "$1.elf" | awk -v name="$(heading "$target")" -v what="$2" -v weights="$weights" -v reserved=8192 \
-        -v stack="$(number "$1" "bytes of stack")" -v p="$(number "$1" "instructions of the projections")" \
+    own=$(awk "$value"'
+        /^Linker script and memory map/ { inside = 1 }
+        !inside { next }
+        NF == 1 && /^ \.(text|rodata)/ { getline line; $0 = $0 " " line }
+        $1 ~ /^\.(text|rodata)/ && $4 ~ /^(library|fast|least)\// { sum += value(substr($3, 3)) }
+        END { print sum + 0 }' "$1.map")
+    $SIZE "$1.elf" | awk -v name="$(heading "$target")" -v what="$2" -v weights="$weights" -v own="$own" \
+        -v reserved=8192 -v stack="$(number "$1" "bytes of stack")" -v p="$(number "$1" "instructions of the projections")" \
         -v a="$(number "$1" "instructions of the attention")" -v plans="$(number "$1" "instructions of the plans")" '
         function thousands(n) { return n == "" ? "-" : sprintf("%.0f", n / 1000) }
         NR == 2 {
-            printf "| %s | %s | %.1f | %.1f | %.1f | %d | %s | %s | %s |\n", name, what, ($1 + $2 - weights) / 1024,
-                weights / 1024, ($2 + $3 - reserved) / 1024, stack, thousands(p), thousands(a), thousands(plans)
+            printf "| %s | %s | %.1f | %.1f | %.1f | %.1f | %d | %s | %s | %s |\n", name, what,
+                ($1 + $2 - weights) / 1024, own / 1024, weights / 1024, ($2 + $3 - reserved) / 1024, stack, thousands(p), thousands(a), thousands(plans)
         }' >>"$work/rows"
 }
 
