@@ -198,6 +198,11 @@ static bool widens(const qkv_projection_desc *d) {
     return any;
 }
 
+/* Rows of a panel that are widened at a time, as kernels round them up. */
+static int64_t widened_rows(const qkv_projection_desc *d) {
+    return qkv_min(QKV_CHAIN, qkv_round_up(d->in_features, QKV_BLOCK_TERMS));
+}
+
 void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
                         qkv_projection_shape *shape) {
     memset(shape, 0, sizeof *shape);
@@ -238,7 +243,7 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
         shape->widened += qkv_round_up(shape->block_rows * (int64_t)sizeof(ptrdiff_t), 64);
     shape->converted = shape->widened;
     if (qkv_weights_in_bf16(d) || (!qkv_converts_rows(d) && widens(d)))
-        shape->converted += (QKV_CHAIN + kernels->few_rows) * QKV_PANEL * (int64_t)sizeof(float);
+        shape->converted += (widened_rows(d) + kernels->few_rows) * QKV_PANEL * (int64_t)sizeof(float);
     shape->worker_size = shape->converted;
     if (!qkv_converts_rows(d))
         return;
@@ -278,7 +283,7 @@ typedef struct task_rows {
     const qkv_kernels *kernels;
     const float *x;
     int64_t x_token, rows, in_features;
-    float *widened, *sums; /* [QKV_CHAIN][64], [few_rows][64] */
+    float *widened, *sums; /* [widened_rows][64], [few_rows][64] */
     int64_t arithmetic;
     const void *converted; /* x in the arithmetic, unless that is f32: see convert_rows */
 } task_rows;
@@ -375,7 +380,7 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     task_rows t = {.kernels = kernels, .x = tile, .rows = rows, .in_features = d->in_features,
                    .widened = (float *)(void *)(scratch + shape->widened),
                    .arithmetic = empty ? QKV_ARITHMETIC_F32 : d->arithmetic};
-    t.sums = t.widened + QKV_CHAIN * QKV_PANEL;
+    t.sums = t.widened + widened_rows(d) * QKV_PANEL;
     if (!empty) {
         t.x_token = shape->x_token;
         t.x = (const float *)d->x.data + b * d->x.batch + row * t.x_token;
