@@ -95,8 +95,6 @@ have() {
         ;;
     wine) have_command wine64 || have_command wine || test -x /usr/lib/wine/wine64 ;;
     qemu) have_command qemu-aarch64 || have_command qemu-aarch64-static ;;
-    newlib) echo '#include <string.h>' | arm-none-eabi-gcc -x c -E - >/dev/null 2>&1 ;;
-    picolibc) echo '#include <string.h>' | riscv64-unknown-elf-gcc --specs=picolibc.specs -x c -E - >/dev/null 2>&1 ;;
     certificates) test -s /etc/ssl/certs/ca-certificates.crt || test -d /etc/pki/tls || test -e /etc/ssl/cert.pem ;;
     python:*) python3 -c "import ${1#python:}" >/dev/null 2>&1 ;;
     header:benchmark/*) echo "#include <${1#header:}>" | c++ -x c++ -E - >/dev/null 2>&1 ;;

@@ -13,7 +13,7 @@
 
 /* Bytes. The plans say whether that is enough, and this program how many are needed if it is not. */
 #ifndef KEYWORD_WORKSPACE
-#define KEYWORD_WORKSPACE 25600
+#define KEYWORD_WORKSPACE 26112
 #endif
 
 enum { ROW = 3 * WIDTH };

@@ -1,5 +1,5 @@
-/* Prepares the model for keyword.c and plain_keyword.c, on a computer: packs weights as they will lie in flash, runs the
- * layer, and writes both as C to standard output. Of a model of yours, read the weights here.
+/* Prepares the model for keyword.c and plain_keyword.c, on a computer: packs weights as they will lie in flash, runs
+ * the layer, and writes both as C to standard output. Of a model of yours, read the weights here.
  *
  *   keyword_prepare f32|int8|int8-products|plain >keyword_model.h
  *

@@ -1,5 +1,5 @@
-/* The two projections of keyword.c as CMSIS-NN's products in 8 bits, to compare instructions with: x and W in int8, sums
- * in int32, brought back to int8. Each result is compared with plain loops.
+/* The two projections of keyword.c as CMSIS-NN's products in 8 bits, to compare instructions with: x and W in int8,
+ * sums in int32, brought back to int8. Each result is compared with plain loops.
  *
  * Built with Source/NNSupportFunctions of a copy of CMSIS-NN (docs/embedded.md).  SPDX-License-Identifier: MIT */
 #include "board.h"
