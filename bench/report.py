@@ -10,8 +10,8 @@ import pathlib
 import statistics
 import sys
 
-SETS = ("avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "neon", "relaxed", "simd128",
-        "portable", "ref")
+SETS = ("avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "sve", "neon", "rvv", "helium",
+        "relaxed", "simd128", "portable", "ref")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What a round of a row holds, in this order; the rest is the same in all rounds.
 ROUND = ("time", "best", "fma_peak", "read_bandwidth", "cpu_share")

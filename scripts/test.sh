@@ -420,6 +420,7 @@ all_stages() {
     stage aarch64 620 with_aarch64
     stage python 220 python
     stage encoder 170 encoder
+    stage scalable 170 counted sh scripts/check/scalable.sh
     stage consumers 350 sh scripts/check/consumers.sh
     stage tsan 180 with_tsan
     stage flags 225 sh scripts/check/flags.sh
@@ -461,6 +462,8 @@ all_stages() {
     stage set-avx512vnni 5 with_one_set avx512vnni
     stage helium 150 counted sh tests/helium/run.sh
     stage set-neon 5 with_one_set neon
+    stage set-sve 5 with_one_set sve
+    stage set-rvv 5 with_one_set rvv
     stage set-i8mm 5 with_one_set i8mm
     stage set-dotprod 5 with_one_set dotprod
     stage matrix-gcc12 220 matrix compiler gcc-12

@@ -1,4 +1,4 @@
-# The innermost loops of a kernel set's disassembly: objdump -d --no-show-raw-insn, of x86-64 or AArch64.
+# The innermost loops of a kernel set's disassembly: objdump -d --no-show-raw-insn, of x86-64, AArch64 or RISC-V.
 # SPDX-License-Identifier: MIT
 #
 # Prints for each the line "loop FUNCTION ADDRESS INSTRUCTIONS FMAS STACK HOT STRAIGHT", STACK being how many of its
@@ -51,9 +51,9 @@ function length_of(array,    i, count) {
     return count + 0
 }
 
-function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work, bad, hot, jumps) {
+function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work, bad, own, hot, jumps) {
     # with an index it is an array, and no register that was saved
-    stack = "\\((%rsp|%esp)\\)|\\[sp"
+    stack = "\\((%rsp|%esp|sp)\\)|\\[sp"
     if (frame_rbp) stack = stack "|\\(%rbp\\)"
     if (frame_x29) stack = stack "|\\[x29"
     for (i = 1; i <= n; i++)
@@ -71,9 +71,9 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
         for (i = head[j]; i <= jump[j]; i++) {
             if (!(i in body)) continue
             if (i in target) jumps[j]++
-            if (op[i] ~ /^(vfn?m(add|sub)|vdpbf16ps|fml[as])/) fma[j]++
+            if (op[i] ~ /^(vfn?m(add|sub|acc)|vdpbf16ps|fml[as]|fm(ad|sb)$)/) fma[j]++
             if (in_stack(i)) bad[j]++
-            else if (text[i] ~ /\)(\{1to[0-9]+\})?,%[xyz]mm|^ld[a-z0-9]*\t(q|\{v)/) loads[j]++
+            else if (text[i] ~ /\)(\{1to[0-9]+\})?,%[xyz]mm|^ld[a-z0-9]*\t(q|\{[vz])|^vl(e|se|seg2e)[0-9]/) loads[j]++
         }
         work[j] = fma[j] + loads[j]
     }
@@ -83,7 +83,8 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
             if (i != j && head[i] >= head[j] && jump[i] <= jump[j] && (work[i] || !work[j])) inner = 0
         if (!inner) continue
         walk(head[j], jump[j])
-        hot = !(name in is_cold) && name !~ /^gemm_nt/ && \
+        own = scalable && name ~ /weights|quantize|^(rows|keys|values)_|_int8$/ # loops as the compiler likes them
+        hot = !(name in is_cold) && !own && name !~ /^gemm_nt/ && \
             (name ~ /gemm/ && name !~ /gemm_weights_/ ? fma[j] >= tile : name ~ /^stored_/ ? fma[j] > 0 : loads[j] > 0)
         print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other",
             jumps[j] == 1 ? "straight" : "branches"
@@ -97,10 +98,15 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
 # Products with stored elements, and those in 8 bits of several rows, keep account of more addresses than there are
 # registers: only their vectors count.
 function in_stack(i) {
-    if (name ~ /^(stored|spread|dots|squares)_/) return text[i] ~ stack && text[i] ~ /%[xyz]mm|[\t ,]q[0-9]/
+    # Vectors without a fixed size have no offset there that is a number: an address is worked out first. On RISC-V
+    # whole registers are loaded and stored; beside that only compilers' own loops do so.
+    if (scalable && text[i] ~ /^add(i|vl)?\t[a-z0-9]+, ?sp/) return 1
+    if (scalable && name ~ /^(gemm_[rtc]|stored_|softmax)/ && op[i] ~ /^v(s[1248]r|l[1248]re)/) return 1
+    if (name ~ /^(stored|spread|dots|squares)_/) return text[i] ~ stack && text[i] ~ /%[xyz]mm|[\t ,][qz][0-9]/
     return op[i] ~ /^(push|pop|call)/ || (text[i] ~ stack && op[i] !~ /^(lea|nop)/)
 }
 
+/^[0-9a-f]+ <\.L.*>:$/ { next } # a label, which RISC-V's assemblers may keep
 /^[0-9a-f]+ <.*>:$/ {
     end_function()
     name = $2
@@ -116,10 +122,13 @@ function in_stack(i) {
     text[n] = $0
     sub(/^ +[0-9a-f]+:\t/, "", text[n])
     sub(/[ \t]*\/\/.*/, "", text[n])
-    if ($2 ~ /^(j|b$|b\.|cbn?z$|tbn?z$)/) # the target stands before <function+offset>
+    if ($2 ~ /^(j|b$|b\.|cbn?z$|tbn?z$|b(eq|ne|lt|ge|gt|le)u?z?$)/) # the target stands before <function+offset>
         for (i = 3; i < NF; i++)
-            if ($(i + 1) ~ /^</) goal[n] = $i
-    if ($2 ~ /^(jmp|b$|br$|ret)/) leaves[n] = 1
+            if ($(i + 1) ~ /^</) {
+                goal[n] = $i
+                sub(/.*,/, "", goal[n])
+            }
+    if ($2 ~ /^(jmp|j$|jr$|b$|br$|ret)/) leaves[n] = 1
     if (text[n] ~ /^mov +%rsp,%rbp/) frame_rbp = 1
     if (text[n] ~ /^(mov|add)\tx29, sp/) frame_x29 = 1
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The kernel sets for vectors without a fixed size, at vectors of 128, 256 and 512 bits by qemu: sve and rvv against
-# the reference. Tests of kernels at every length; at 256 bits the packed weights, every float below 0 in steps through
-# exp2, and attention with its gradients. cmocka for these machines is not needed: tests/bare stands in for it.
+# the reference. Tests of kernels at every length; at 256 bits those of packed weights, exp2 over its whole range,
+# and attention and layers against the reference. cmocka for these machines is not needed: tests/bare stands in for it.
 #
 #   sh scripts/check/scalable.sh [sve] [rvv]
 #
@@ -60,7 +60,8 @@ check() { # SET EMULATOR COMPILER [OPTION…]
     objects=$(ls "$folder"/*.o | grep -v '/test_')
     for test in $at_one_length $at_all_lengths; do
         # shellcheck disable=SC2086  # words
-        "$@" -static "$folder/$test.o" $objects -o "$folder/$test" -lpthread -lm || echo "0 $test 1 0 1" >>"$folder/results"
+        "$@" -static "$folder/$test.o" $objects -o "$folder/$test" -lpthread -lm ||
+            echo "0 $test 1 0 1" >>"$folder/results"
     done
     {
         for test in $at_one_length; do echo "256 $test"; done

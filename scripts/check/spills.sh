@@ -3,7 +3,7 @@
 # missing. What is hot: scripts/check/loops.awk. And what stack.sh asks of the rest of the library: no frame of a kernel
 # is over 4096 bytes or not bounded.   sh scripts/check/spills.sh [SET…]
 # QKV_SPILL_COMPILERS lists other compilers than gcc and clang, commands without options; for a foreign set only those
-# named clang… (which get --target) or aarch64… are asked.
+# named clang… (which get --target) or after its architecture are asked, and for rvv zig.
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -35,13 +35,16 @@ check() { # SET FMAS-OF-A-HOT-LOOP OBJDUMP COMPILER [OPTION…]
     done
     for level in ${QKV_SPILL_LEVELS:--O1 -O2 -O3}; do
         rm -f "$work/kernels.su"
+        : >"$work/text"
         $cc "$@" -std=c11 $level -fstack-usage -Iinclude -c "src/kernels/$set/kernels_$set.c" -o "$work/kernels.o" &&
             $objdump -d --no-show-raw-insn "$work/kernels.o" >"$work/text" || { failed=1; continue; }
+        grep -q '<softmax>:' "$work/text" || { echo "skipped: $set by $cc: it does not know the set"; return; }
         test "${cc##*/}" = zig || # which writes none
             awk -F '\t' -v what="$set $cc $level" -v limit=4096 '
             $2 > limit || $3 == "dynamic" { print what ": over " limit " bytes or not bounded: " $0; bad = 1 }
             END { exit bad }' "$work/kernels.su" || failed=1
-        awk -v tile="$tile" -f scripts/check/loops.awk "$work/text" |
+        case $set in sve | rvv) scalable=1 ;; *) scalable=0 ;; esac
+        awk -v tile="$tile" -v scalable=$scalable -f scripts/check/loops.awk "$work/text" |
             awk -v what="$set $cc $level" -v least="$least" -v allowed="$(allowed "$set")" '
             BEGIN {
                 for (i = split(least, part, /[: ]/) - 1; i > 0; i -= 2) minimum[part[i]] = part[i + 1]
@@ -69,11 +72,13 @@ check() { # SET FMAS-OF-A-HOT-LOOP OBJDUMP COMPILER [OPTION…]
 }
 
 machine=$(uname -m)
-for set in ${*:-avx512 avx2 neon}; do
+for set in ${*:-avx512 avx2 neon sve rvv}; do
     case $set in # fmas of a hot loop: a step of 6 rows × 4 vectors, of 6 × 2, or four steps of 2 × 4
     avx512) tile=24 native=x86_64 ;;
     avx2) tile=12 native=x86_64 ;;
     neon) tile=32 native=aarch64 ;;
+    sve) tile=24 native=aarch64 ;; # one step of 6 × 4
+    rvv) tile=24 native=riscv64 ;; # four steps of 6 × 1
     *) echo "skipped: $set: not known"; continue ;;
     esac
     if [ "$machine" = "$native" ]; then
@@ -85,6 +90,15 @@ for set in ${*:-avx512 avx2 neon}; do
             case ${cc##*/} in
             clang*) check $set $tile aarch64-linux-gnu-objdump "$cc" --target=aarch64-linux-gnu ;;
             aarch64*) check $set $tile aarch64-linux-gnu-objdump "$cc" ;;
+            *) echo "skipped: $set by $cc: not a compiler for it" ;;
+            esac
+        done
+    elif [ $native = riscv64 ]; then
+        for cc in ${QKV_SPILL_COMPILERS:-riscv64-linux-gnu-gcc $(sh scripts/compilers.sh find zig | tail -n 1)}; do
+            case ${cc##*/} in # disassemblers go by what the whole file may use
+            clang*) check $set $tile riscv64-linux-gnu-objdump "$cc" --target=riscv64-linux-gnu -march=rv64gcv ;;
+            riscv64*) check $set $tile riscv64-linux-gnu-objdump "$cc" -mno-relax ;;
+            zig) check $set $tile riscv64-linux-gnu-objdump "$cc" -target riscv64-linux-musl -mcpu=baseline_rv64+v ;;
             *) echo "skipped: $set by $cc: not a compiler for it" ;;
             esac
         done

@@ -15,7 +15,7 @@ for cc in gcc clang aarch64-linux-gnu-gcc; do
     test $cc != gcc || levels='-O1 -O2 -O3'
     for level in $levels; do
         rm -rf "$work/out" && mkdir "$work/out" && cd "$work/out" || exit 1
-        find "$root/src" -name '*.c' | grep -vE '/kernels_(avx2|avx512|neon)\.c$' | sort |
+        find "$root/src" -name '*.c' | grep -vE '/kernels_(avx2|avx512|neon|sve|rvv)\.c$' | sort |
             xargs -P "$jobs" -n 1 $cc -std=c11 $level -fstack-usage -I"$root/include" -c || failed=1
         # place:function <tab> bytes <tab> static | dynamic,bounded | dynamic
         cat ./*.su | awk -F '\t' -v limit=$limit '$2 > limit || $3 == "dynamic"' >bad

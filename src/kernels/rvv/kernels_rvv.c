@@ -14,8 +14,8 @@
 #pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
 #endif
 
-/* GCC has no such region for RISC-V, only an attribute of single functions, and inlines none into one that may use more.
- * So here every inline function has it, and each other one is declared with it. */
+/* GCC has no such region for RISC-V, only an attribute of single functions, and inlines none into one that may use
+ * more. So here every inline function has it, and each other one is declared with it. */
 #if defined(__clang__) || defined(__riscv_v)
 #define V_TARGET
 #else

@@ -22,7 +22,7 @@ typedef float vfactor; /* instructions multiply by a scalar */
 #define TILE_VECTORS_3 1
 #define TILE_VECTORS_4 1
 #define TILE_VECTORS_6 1
-#define STORED_VECTORS_1 2 /* where elements are converted on the way */
+#define STORED_VECTORS_1 1 /* where elements are converted on the way */
 #define STORED_VECTORS_2 1
 #define STORED_VECTORS_3 1
 #define STORED_VECTORS_4 1
