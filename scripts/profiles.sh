@@ -31,7 +31,8 @@ one() { # OPTIONS: builds and runs one profile
     options=$(echo "$1" | tr ',' ' ')
     program=$build/profile$(echo "$1" | tr -d ',')
     # shellcheck disable=SC2086  # words
-    ${CC:-cc} -std=c11 -O1 -Wall -Wextra -Wpedantic -Werror $scalar $options -I"$build" -c "$build/qkv.c" -o "$program.o" &&
+    ${CC:-cc} -std=c11 -O1 -Wall -Wextra -Wpedantic -Werror $scalar $options -I"$build" -c "$build/qkv.c" \
+        -o "$program.o" &&
         ${CC:-cc} -std=c11 -O1 -Wall -Wextra -Werror $scalar $options -Isrc -Iinclude tests/profiles/profile_cases.c \
             "$program.o" -o "$program" && "$program" >"$program.txt" || return 1
     grep -v ' left out$' "$program.txt" | sort >"$program.has"
@@ -64,13 +65,14 @@ one)
     ;;
 sizes)
     amalgamate >/dev/null
+    cortex_m4f=-mthumb:-mcpu=cortex-m4:-mfloat-abi=hard:-mfpu=fpv4-sp-d16
     echo '| Left out | x86-64 | AArch64 | Cortex-M4F, `ref` alone |'
     echo '|---|---|---|---|'
     profiles | while read -r options; do
         words=$(echo "$options" | tr ',' ' ')
         row="| ${words:+\`$words\`} |"
         for target in cc,size, aarch64-linux-gnu-gcc,aarch64-linux-gnu-size, \
-            arm-none-eabi-gcc,arm-none-eabi-size,-mthumb:-mcpu=cortex-m4:-mfloat-abi=hard:-mfpu=fpv4-sp-d16:-DQKV_NO_PORTABLE; do
+            "arm-none-eabi-gcc,arm-none-eabi-size,$cortex_m4f:-DQKV_NO_PORTABLE"; do
             compiler=${target%%,*} rest=${target#*,}
             # shellcheck disable=SC2086,SC2046  # words
             command -v "$compiler" >/dev/null &&

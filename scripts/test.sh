@@ -421,7 +421,7 @@ all_stages() {
     stage python 220 python
     stage encoder 170 encoder
     stage scalable 170 counted sh scripts/check/scalable.sh
-    stage consumers 350 sh scripts/check/consumers.sh
+    stage consumers 310 sh scripts/check/consumers.sh
     stage tsan 180 with_tsan
     stage flags 225 sh scripts/check/flags.sh
     stage clang 180 with_clang

@@ -113,8 +113,9 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #define QKV_RVV (__GNUC__ >= 14)
 #endif
 
-/* What a build may leave out, each by a macro on the command line, the same for all files. Functions of what is left out
- * are not there, and calls that ask for it are refused (QKV_ERROR_LEFT_OUT); what is there keeps its bits.
+/* What a build may leave out, each by a macro on the command line, the same for all files. Functions of what is left
+ * out are not there, and calls that ask for it are refused (QKV_ERROR_LEFT_OUT); what is there keeps its bits.
+ * docs/profiles.md has the sizes.
  *
  *   -DQKV_NO_BACKWARD   gradients
  *   -DQKV_NO_DROPOUT
@@ -122,7 +123,7 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
  *   -DQKV_NO_MERGE      qkv_merge_*, and states of key blocks as an output
  *   -DQKV_NO_CACHE      qkv_cache_*, and projections that store into it
  *   -DQKV_NO_PAGES      page tables, packed sequences (q_start, k_start), keys in panels; with them QKV_NO_CACHE
- *   -DQKV_NO_STORED     q, k, v and out of attention other than QKV_F32; with them QKV_NO_CACHE
+ *   -DQKV_NO_STORED     q, k, v and out of attention other than QKV_F32, weights in 16 bits; with them QKV_NO_CACHE
  *   -DQKV_NO_MASKS      keep, bias, key_ranges, first_tokens, ALiBi, softcap; windows, causal ones too, remain
  *   -DQKV_NO_SCORES     scores and probabilities as outputs
  *   -DQKV_NO_ROPE       RoPE and QK-norm
@@ -131,15 +132,15 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
  *   -DQKV_NO_QUANTIZED  those, weights in QKV_INT8, and products in 8 bits
  *   -DQKV_NO_WORKERS    plans for more than one worker
  *   -DQKV_NO_PREFETCH   hints to the memory of what comes next
- *   -DQKV_NO_CHECKS     what plans and runs refuse of tensors: that they are there, aligned, reach no farther than memory,
- *                       don't overlap, and that a run's descriptor is the planned one. For firmware whose calls a build
- *                       with checks has seen
+ *   -DQKV_NO_CHECKS     what plans and runs refuse of tensors: that they are there, aligned, reach no farther than
+ *                       memory, don't overlap, and that a run's descriptor is the planned one. For firmware whose calls
+ *                       a build with checks has seen
  *   -DQKV_NO_EXPLAIN    qkv_*_explain_*, and the text of every refusal
  *   -DQKV_NO_AVX512, _AVX2, _NEON, _PORTABLE, …   a kernel set, with those that build on it
  *
  *   -DQKV_FORWARD_ONLY  QKV_NO_BACKWARD, QKV_NO_DROPOUT
- *   -DQKV_MINIMAL       attention, and projections with weights in 32, 16 or 8 bits, on ref and sets for the CPU: all of
- *                       them but QKV_NO_QUANTIZED, and of kernel sets QKV_NO_PORTABLE */
+ *   -DQKV_MINIMAL       attention and projections in f32, and with weights in 8 bits: all of them but QKV_NO_QUANTIZED
+ *                       and QKV_NO_CHECKS, and of kernel sets QKV_NO_PORTABLE */
 #if defined(QKV_MINIMAL)
 #define QKV_FORWARD_ONLY 1
 #define QKV_NO_LAYER 1

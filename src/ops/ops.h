@@ -8,7 +8,7 @@
 #include "../plan.h"
 #include "../ref/storage.h"
 #include "../ref/weights.h"
-#include "options.h"
+#include "build_options.h"
 
 QKV_INTERNAL_BEGIN
 

@@ -81,7 +81,9 @@ QKV_INLINE size_t qkv_weight_group_blocks(int type) {
 
 /* Bytes of a panel: of what comes before the blocks of a group, of a block with its own scales, … */
 QKV_INLINE size_t qkv_weight_head_bytes(int type) {
-    return !QKV_WITH(BLOCKS) || type == QKV_INT8 ? QKV_WORD_ROW : qkv_weight_has_minimum(type) ? 2 * QKV_HALF_ROW : QKV_HALF_ROW;
+    if (!QKV_WITH(BLOCKS) || type == QKV_INT8)
+        return QKV_WORD_ROW;
+    return qkv_weight_has_minimum(type) ? 2 * QKV_HALF_ROW : QKV_HALF_ROW;
 }
 QKV_INLINE size_t qkv_weight_scale_bytes(int type) { /* before the integers of a block */
     return QKV_WITH(BLOCKS) && qkv_weight_terms(type) > QKV_BLOCK_TERMS ? 2 * QKV_PANEL : 0;

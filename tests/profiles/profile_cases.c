@@ -97,7 +97,8 @@ static void attention_cases(const qkv_ctx *ctx) {
     ATTEND("sinks, kv_len", true, d.sinks = slopes; d.kv_len = &starts[1]);
     ATTEND("q_type", QKV_WITH(STORED), d.q.data = bytes; d.q_type = QKV_F16);
     ATTEND("k_type", QKV_WITH(STORED), d.k.data = bytes; d.k_type = QKV_BF16);
-    ATTEND("v_type", QKV_WITH(STORED), d.v.data = bytes; d.v_type = QKV_INT8; d.v_scales = (qkv_input){scales, 0, 0, 1});
+    ATTEND("v_type", QKV_WITH(STORED), d.v.data = bytes; d.v_type = QKV_INT8;
+           d.v_scales = (qkv_input){scales, 0, 0, 1});
     ATTEND("out_type", QKV_WITH(STORED), d.out_type = QKV_F16);
     ATTEND("page_table", QKV_WITH(PAGES), d.page_table = pages; d.page_tokens = PAGE; d.num_pages = PAGES;
            d.seq_k = PAGE; d.k = d.v = (qkv_input){matrix, KV_HEADS * PAGE * DIM, PAGE * DIM, DIM});
@@ -153,7 +154,8 @@ static void projection_case(const qkv_ctx *ctx, const char *name, bool there, in
                             qkv_head_steps steps) {
     qkv_projection_desc d = {
         .size = sizeof d, .batch = 1, .tokens = TOKENS, .in_features = MODEL, .num_parts = 1,
-        .x = {q, .token = MODEL}, .packed = packed, .part = {{MODEL, DIM, NULL, {result, .head = DIM, .token = MODEL}, type}},
+        .x = {q, .token = MODEL}, .packed = packed,
+        .part = {{MODEL, DIM, NULL, {result, .head = DIM, .token = MODEL}, type}},
         .steps = {steps}, .rope = {tables[0][0], tables[1][0], TOKENS, DIM, QKV_ROPE_HALF}, .arithmetic = arithmetic};
     report(name, there, project(ctx, &d), result, sizeof result);
 }

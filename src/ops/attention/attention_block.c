@@ -59,7 +59,8 @@ static void attend_row_exactly(const attention_task *t, int64_t row, key_block *
     else
         kernels->softmax(t->scores + columns.first, LD_SCORES, 1, width, max, sum);
     qkv_drop_tile(t, t->scores, row, 1, block->index, columns);
-    for (int64_t j = keys.first; qkv_v_type(t->desc) == QKV_INT8 && j < keys.end; j++) /* what is not seen is not used */
+    /* What is not seen is not used. */
+    for (int64_t j = keys.first; qkv_v_type(t->desc) == QKV_INT8 && j < keys.end; j++)
         t->scores[j] *= t->value_scales[j];
     if (qkv_converts(t->desc)) {
         qkv_bf16_sum_visible(t, block, keys, columns, out);
@@ -96,7 +97,8 @@ static uint32_t suspect_rows(const attention_task *t, int64_t n, const float *su
 static void make_weights(const attention_task *t, int64_t row, int64_t n, const key_block *block, key_range keys,
                          key_range columns, float *max, float *sum) {
     const qkv_kernels *kernels = t->kernels;
-    const bool converts = qkv_converts(t->desc), steps = qkv_dropout_rate(t->desc) != 0 || qkv_v_type(t->desc) == QKV_INT8;
+    const bool converts = qkv_converts(t->desc), scales = qkv_v_type(t->desc) == QKV_INT8;
+    const bool steps = qkv_dropout_rate(t->desc) != 0 || scales;
     const size_t rows = (size_t)n, first = (size_t)columns.first, width = (size_t)(columns.end - columns.first);
     if (converts)
         kernels->softmax_bf16(t->scores, LD_SCORES, first, rows, width, max, sum, !steps);

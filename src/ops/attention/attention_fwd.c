@@ -166,7 +166,9 @@ void qkv_attention_execute(const qkv_kernels *kernels, const qkv_attention_shape
         qkv_attention_pack_keys(kernels, shape, d, workspace, index, worker);
         return;
     }
-    int64_t rows = QKV_WITH(WORKERS) && stage == ATTEND_KEYS ? index / shape->key_chunks : index; /* which block of them */
+    int64_t rows = index; /* which block of them */
+    if (QKV_WITH(WORKERS) && stage == ATTEND_KEYS)
+        rows /= shape->key_chunks;
     qkv_attention_begin(&t, kernels, shape, d, workspace, rows, worker);
     if (t.rows == 0) /* of packed sequences a plan knows how many blocks of rows there are at most */
         return;

@@ -14,7 +14,9 @@ void qkv_attention_defaults(qkv_attention_desc *d) {
     if (d->head_dim_v == 0 && !(d->flags & QKV_HEAD_DIM_V))
         d->head_dim_v = d->head_dim;
     /* Packed sequences are one batch; pages are batches. */
-    int64_t rows_b = qkv_q_start(d) ? 1 : d->batch, keys_b = qkv_page_table(d) ? d->num_pages : qkv_k_start(d) ? 1 : d->batch;
+    int64_t rows_b = qkv_q_start(d) ? 1 : d->batch, keys_b = qkv_k_start(d) ? 1 : d->batch;
+    if (qkv_page_table(d))
+        keys_b = d->num_pages;
     int64_t keys = qkv_page_table(d) ? d->page_tokens : d->seq_k;
     if (qkv_keys_in_panels(d))
         d->k.token = 0;
@@ -62,7 +64,8 @@ static qkv_status validate_storage(const qkv_attention_desc *d, qkv_problem *why
     } stored[] = {{"q_type", "q", qkv_q_type(d), QKV_BF16, d->head_dim, d->q.batch, d->q.head, d->q.token},
                   {"k_type", "k", qkv_k_type(d), QKV_INT8, d->head_dim, d->k.batch, d->k.head, d->k.token},
                   {"v_type", "v", qkv_v_type(d), QKV_INT8, d->head_dim_v, d->v.batch, d->v.head, d->v.token},
-                  {"out_type", "out", qkv_out_type(d), QKV_BF16, d->head_dim_v, d->out.batch, d->out.head, d->out.token}};
+                  {"out_type", "out", qkv_out_type(d), QKV_BF16, d->head_dim_v, d->out.batch, d->out.head,
+                   d->out.token}};
     for (size_t i = 0; i < sizeof stored / sizeof stored[0]; i++) {
         if (stored[i].type < 0 || stored[i].type > stored[i].most)
             return qkv_refuse(why, QKV_ERROR_FLAGS, stored[i].field, -1, "is no type of this tensor (%)",
@@ -86,7 +89,10 @@ qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, bool keys, qkv
 }
 
 qkv_status qkv_attention_only_plain(const qkv_attention_desc *d, qkv_problem *why) {
-    const char *field = qkv_q_start(d) ? "q_start" : qkv_k_start(d) ? "k_start" : qkv_page_table(d) ? "page_table" : NULL;
+    const char *field = qkv_q_start(d)      ? "q_start"
+                        : qkv_k_start(d)    ? "k_start"
+                        : qkv_page_table(d) ? "page_table"
+                                            : NULL;
     if (d->k_layout != QKV_KEY_ROWS)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "k_layout", -1, "must be QKV_KEY_ROWS here", 0, 0);
     return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be NULL here", 0, 0) : QKV_OK;
@@ -314,8 +320,9 @@ static qkv_status cut_keys(const qkv_attention_desc *d, qkv_attention_shape *sha
     int64_t queries = qkv_min(d->seq_q, (shape->block_rows - 1) / shape->group + 2);
     int64_t blocks = most_visible_blocks(d, shape, queries);
     shape->key_chunks = 1;
-    if (!QKV_WITH(WORKERS) || shape->workers == 1 || shape->num_tasks >= 2 * shape->workers || blocks < 2 || qkv_wants_states(d) ||
-        qkv_wants_probabilities(d) || qkv_wants_scores(d))
+    if (!QKV_WITH(WORKERS) || shape->workers == 1 || shape->num_tasks >= 2 * shape->workers || blocks < 2)
+        return QKV_OK;
+    if (qkv_wants_states(d) || qkv_wants_probabilities(d) || qkv_wants_scores(d))
         return QKV_OK;
     shape->key_chunks = qkv_min(blocks, qkv_ceil_div(4 * shape->workers, shape->num_tasks));
     shape->state_blocks = blocks;
@@ -347,8 +354,8 @@ qkv_status qkv_attention_cut(const qkv_ctx *ctx, const qkv_attention_desc *d, in
     cut_rows(ctx, d, heads, shape);
     shape->packed_blocks = qkv_q_start(d) ? 0 : shared_key_blocks(d, heads, shape);
     /* V in rows far apart costs a page and a cache set for each; from a few tiles on, one copy is cheaper. */
-    shape->copies_values = qkv_v_type(d) == QKV_F32 && !qkv_page_table(d) && !qkv_converts(d) && d->v.token != shape->ld_o &&
-                           shape->block_rows >= 4 * tile;
+    shape->copies_values = qkv_v_type(d) == QKV_F32 && !qkv_page_table(d) && !qkv_converts(d) &&
+                           d->v.token != shape->ld_o && shape->block_rows >= 4 * tile;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     int64_t scratch[2] = {shape->block_rows + tile + keys + 2 * QKV_PANEL, shape->ld_q + shape->ld_o + 64}, size;
     if (!qkv_product(scratch, 2, PTRDIFF_MAX / 32, &size))
@@ -361,14 +368,15 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
     const int64_t optional = (d->q_offsets ? 1 : 0) | (d->kv_len ? 2 : 0) | (qkv_alibi(d) ? 4 : 0) |
                              (d->sinks ? 8 : 0) | (qkv_bias(d) ? 16 : 0) | (qkv_keep(d) ? 32 : 0) |
                              (qkv_wants_probabilities(d) ? 64 : 0) | (qkv_wants_states(d) ? 128 : 0) |
-                             (qkv_wants_scores(d) ? 256 : 0) | (qkv_q_start(d) ? 512 : 0) | (qkv_k_start(d) ? 1024 : 0) |
+                             (qkv_wants_scores(d) ? 256 : 0) | (qkv_q_start(d) ? 512 : 0) |
+                             (qkv_k_start(d) ? 1024 : 0) |
                              (qkv_page_table(d) ? 2048 : 0) | (qkv_key_ranges(d) ? 4096 : 0) |
                              (d->k_means.data ? 8192 : 0);
     const int64_t values[] = {
         d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
         d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
         d->out.batch, d->out.head, d->out.token, d->lse.batch, d->lse.head, d->lse.token,
-        qkv_float_field(d->scale), qkv_float_field(qkv_softcap(d)), d->flags, d->reserved, d->left, d->right, d->q_offset,
+        qkv_float_field(d->scale), qkv_float_field(d->softcap), d->flags, d->reserved, d->left, d->right, d->q_offset,
         d->bias.batch, d->bias.head, d->bias.query, d->bias.key,
         d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
         d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,

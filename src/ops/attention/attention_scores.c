@@ -145,11 +145,11 @@ static void multiply_stored_panel(const attention_task *t, int64_t row, int64_t 
         const size_t terms = (size_t)qkv_min(QKV_CHAIN, dim - x);
         const qkv_soon *now = x == 0 ? soon : NULL;
         if (in_bf16)
-            t->kernels->gemm_stored_bf16(c, ldc, t->q, ld, (size_t)a, from + x * stride, stride, qkv_k_type(d), rows, width,
-                                         terms, 0, now);
+            t->kernels->gemm_stored_bf16(c, ldc, t->q, ld, (size_t)a, from + x * stride, stride, qkv_k_type(d), rows,
+                                         width, terms, 0, now);
         else
-            t->kernels->gemm_stored(c, ldc, t->q + a, ld, from + x * stride, stride, qkv_k_type(d), rows, width, terms, 0,
-                                    now);
+            t->kernels->gemm_stored(c, ldc, t->q + a, ld, from + x * stride, stride, qkv_k_type(d), rows, width, terms,
+                                    0, now);
         if (x > 0)
             t->kernels->add(scores + columns.first, LD_SCORES, c, ldc, rows, width);
         x += QKV_CHAIN;

@@ -37,8 +37,8 @@ static void add_rows(const qkv_kernels *kernels, const attention_task *t, key_ra
     float rows[KEYS_AT_ONCE * MEANS_AT_ONCE];
     for (int64_t key = keys.first, run; key < keys.end; key += run) {
         const void *from = qkv_key_run(t, &d->k, qkv_k_type(d), key, qkv_min(keys.end, key + KEYS_AT_ONCE), &run);
-        kernels->widen(rows, MEANS_AT_ONCE, (const unsigned char *)from + qkv_stored_bytes(qkv_k_type(d), first), stride,
-                       qkv_k_type(d), (size_t)run, (size_t)channels);
+        from = (const unsigned char *)from + qkv_stored_bytes(qkv_k_type(d), first);
+        kernels->widen(rows, MEANS_AT_ONCE, from, stride, qkv_k_type(d), (size_t)run, (size_t)channels);
         for (int64_t i = 0; i < run; i++) {
             for (int64_t c = 0; c < channels; c++)
                 sums[c] += (double)rows[i * MEANS_AT_ONCE + c];

@@ -20,64 +20,13 @@ typedef struct layer_shape {
     int64_t scratch; /* as tensors */
 } layer_shape;
 
-#if QKV_WITH(CACHE)
-/* The cache's shape, pages and lengths become the attention's, which has brought none of them. */
-static qkv_status attach_cache(qkv_layer_desc *d, qkv_problem *why) {
-    qkv_attention_desc *a = &d->attention;
-    const qkv_attention_desc given = *a;
-    const char *field = a->k.data       ? "k"
-                        : a->v.data     ? "v"
-                        : a->kv_len     ? "kv_len"
-                        : a->q_offsets  ? "q_offsets"
-                        : a->q_start    ? "q_start"
-                        : a->k_start    ? "k_start"
-                        : a->page_table ? "page_table"
-                                        : NULL;
-    if (field)
-        return qkv_refuse(why, QKV_ERROR_SHAPE, field, -1, "must be NULL with a cache", 0, 0);
-    if (a->flags & QKV_LEFT || a->first_tokens != 0)
-        return qkv_refuse(why, QKV_ERROR_SHAPE, a->first_tokens ? "first_tokens" : "flags", -1,
-                          "has a window, but that is the cache's", 0, 0);
-    qkv_status status = qkv_cache_attach(d->cache, d->first_sequence, a);
-    if (status != QKV_OK) {
-        qkv_leave(why);
-        return qkv_refuse(why, status, status == QKV_ERROR_INDEX ? "first_sequence" : "cache", -1, "can't be used (%)",
-                          d->first_sequence, 0);
-    }
-    /* clang-format off */
-    const struct {
-        const char *field;
-        int64_t given, cached;
-    } sizes[] = {{"num_kv_heads", given.num_kv_heads, a->num_kv_heads}, {"head_dim", given.head_dim, a->head_dim},
-                 {"head_dim_v", given.head_dim_v, a->head_dim_v}, {"seq_k", given.seq_k, a->seq_k},
-                 {"k_type", given.k_type, a->k_type}, {"v_type", given.v_type, a->v_type},
-                 {"k_layout", given.k_layout, a->k_layout}, {"page_tokens", given.page_tokens, a->page_tokens},
-                 {"num_pages", given.num_pages, a->num_pages}};
-    /* clang-format on */
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        if (sizes[i].given != 0 && sizes[i].given != sizes[i].cached)
-            return qkv_refuse(why, QKV_ERROR_SHAPE, sizes[i].field, -1, "is %, but % in the cache", sizes[i].given,
-                              sizes[i].cached);
-    }
-    a->flags |= QKV_FROM_END;
-    return QKV_OK;
-}
-
-#else
-static qkv_status attach_cache(const qkv_layer_desc *d, qkv_problem *why) {
-    (void)d;
-    qkv_leave(why);
-    return qkv_refuse(why, QKV_ERROR_LEFT_OUT, "cache", -1, "is left out of this build", 0, 0);
-}
-#endif
-
 qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why) {
     qkv_enter(why, "attention.");
     qkv_status status = qkv_import_inner(&d->attention.size, sizeof d->attention,
                                          size - offsetof(qkv_layer_desc, attention), why);
     if (status != QKV_OK)
         return status;
-    if (d->cache && attach_cache(d, why) != QKV_OK)
+    if (d->cache && qkv_layer_attach_cache(d, why) != QKV_OK)
         return why->status;
     qkv_leave(why);
     qkv_attention_defaults(&d->attention);

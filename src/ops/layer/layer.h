@@ -21,6 +21,9 @@ typedef struct layer_calls {
 qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why);
 qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why);
 
+/* The cache's shape, pages and lengths become the attention's, which has brought none of them (layer_cache.c). */
+qkv_status qkv_layer_attach_cache(qkv_layer_desc *d, qkv_problem *why);
+
 /* Bytes of the packed weights of a valid descriptor. */
 int64_t qkv_layer_packed_qkv(const qkv_layer_desc *d);
 int64_t qkv_layer_packed_kv(const qkv_layer_desc *d);

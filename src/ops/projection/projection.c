@@ -232,7 +232,9 @@ void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d
     int64_t blocks = qkv_ceil_div(shape->tokens, most_rows);
     shape->block_rows = qkv_round_up(qkv_ceil_div(shape->tokens, blocks), kernels->tile_rows);
     shape->row_blocks = qkv_ceil_div(shape->tokens, shape->block_rows);
-    int64_t wanted = !QKV_WITH(WORKERS) || max_workers == 1 ? 1 : qkv_ceil_div(4 * (int64_t)max_workers, shape->batch * shape->row_blocks);
+    int64_t wanted = 1;
+    if (QKV_WITH(WORKERS) && max_workers > 1)
+        wanted = qkv_ceil_div(4 * (int64_t)max_workers, shape->batch * shape->row_blocks);
     shape->task_panels = qkv_round_up(qkv_ceil_div(shape->panels, qkv_min(wanted, shape->panels)), tile);
     shape->panel_groups = qkv_ceil_div(shape->panels, shape->task_panels);
     shape->num_tasks = shape->batch * shape->row_blocks * shape->panel_groups;
@@ -307,7 +309,8 @@ static void multiply(const task_rows *t, float *tile, int64_t ld, int type, cons
         const unsigned char *from = panel + k / QKV_CHAIN * chain;
         const float *x = t->x + k;
         /* With few rows the weights are read one after the other as fast as memory gives them. */
-        const bool ahead = QKV_WITH(PREFETCH) && 2 * rows >= kernels->tile_rows && (follows || k + terms < t->in_features);
+        const bool goes_on = follows || k + terms < t->in_features;
+        const bool ahead = QKV_WITH(PREFETCH) && goes_on && 2 * rows >= kernels->tile_rows;
         const qkv_soon next = {from + bytes, QKV_WORD_ROW, (size_t)(bytes / QKV_WORD_ROW), QKV_WORD_ROW};
         const qkv_soon *soon = ahead ? &next : NULL;
         if (bf16) {

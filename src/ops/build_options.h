@@ -2,8 +2,8 @@
  * as a constant, so that compilers drop what it is for. What plans check and refuse, they read from the descriptor.
  *
  * SPDX-License-Identifier: MIT */
-#ifndef QKV_OPTIONS_H
-#define QKV_OPTIONS_H
+#ifndef QKV_BUILD_OPTIONS_H
+#define QKV_BUILD_OPTIONS_H
 
 #include <stdbool.h>
 
