@@ -1,5 +1,5 @@
-/* Startup code for Cortex-M4F, M7, M33 and M55: the vector table, the FPU, semihosting in place of a UART, and SysTick
- * as a counter of instructions. Tried on QEMU's mps2-an386 and mps3-an547.
+/* Startup code for Cortex-M3, M4F, M7, M33 and M55: the vector table, the FPU, semihosting in place of a UART, and
+ * SysTick as a counter of instructions. Tried on QEMU's mps2-an386 and mps3-an547.
  *
  * SPDX-License-Identifier: MIT */
 #include "board.h"
@@ -68,13 +68,19 @@ void reset(void);
 __attribute__((used, section(".vectors"))) void *const image_vectors[16] = {
     image_stack_top, reset, fault, fault, fault, fault, fault, fault, 0, 0, 0, fault, fault, 0, fault, count_turn};
 
-void reset(void) {
+static void enable_fpu(void) {
+#if defined(__ARM_FP)
     COPROCESSORS |= 0xfu << 20; /* CP10 and CP11, the FPU, which is off after a reset */
     /* Subnormals stay, round to nearest. No other bit is changed: on v8.1-M loops need LTPSIZE as it was. */
     uint32_t fpscr;
     __asm__ volatile("dsb\n\tisb\n\tvmrs %0, fpscr" : "=r"(fpscr) : : "memory");
     fpscr &= ~(FLUSH_TO_ZERO | DEFAULT_NAN | ROUNDING);
     __asm__ volatile("vmsr fpscr, %0" : : "r"(fpscr) : "memory");
+#endif
+}
+
+void reset(void) {
+    enable_fpu();
     SYSTICK_RELOAD = 0xffffff;
     SYSTICK_VALUE = 0;
     SYSTICK_CONTROL = 7; /* the processor's clock, interrupt, on */

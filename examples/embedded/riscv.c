@@ -1,5 +1,5 @@
-/* Startup code for RISC-V with F or D, 32 or 64 bits, in machine mode: the stack, the FPU, a UART, and the counter of
- * instructions. Tried on QEMU's virt.
+/* Startup code for RISC-V, 32 or 64 bits, with or without F and D, in machine mode: the stack, the FPU, a UART, and the
+ * counter of instructions. Tried on QEMU's virt.
  *
  * SPDX-License-Identifier: MIT */
 #include "board.h"
@@ -59,8 +59,10 @@ __attribute__((naked, used, section(".vectors"))) void start(void) {
                      "la sp, image_stack_top\n\t"
                      "la t0, trap\n\t"
                      "csrw mtvec, t0\n\t"
+#if defined(__riscv_flen)
                      "li t0, 1 << 13\n\t"
                      "csrs mstatus, t0\n\t"
                      "csrw fcsr, zero\n\t"
+#endif
                      "j board_start");
 }
