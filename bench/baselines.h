@@ -25,12 +25,12 @@ std::string onednn_description();
 
 // One call of the path that a BLAS leaves to its user: for each head and block of queries sgemm, softmax, sgemm.
 class OpenblasAttention {
-public:
+  public:
     OpenblasAttention(const AttentionShape &shape, Pool &pool);
     void run(const float *q, const float *k, const float *v, float *out);
     size_t workspace() const { return scores_.bytes(); }
 
-private:
+  private:
     void block(int64_t kv_head, int64_t first, int64_t rows, int64_t q_head, const float *q, const float *k,
                const float *v, float *out, float *scores) const;
     AttentionShape shape_;
@@ -45,13 +45,13 @@ void openblas_projection(const ProjectionShape &shape, int32_t threads, const fl
 
 // The weights, [copies][in][out], are brought into the layout that oneDNN prefers ahead of time.
 class OnednnProjection {
-public:
+  public:
     OnednnProjection(const ProjectionShape &shape, int32_t threads, int64_t copies, const float *const *weights,
                      const float *bias);
     ~OnednnProjection();
     void run(int64_t copy, const float *x, float *y);
 
-private:
+  private:
     struct State;
     std::unique_ptr<State> state_;
 };

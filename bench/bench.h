@@ -22,7 +22,7 @@ enum class Pages { small, huge }; // 4 KiB, or as large as the system gives
 // Zeroed memory on pages of its own. A buffer begins on a page, shifted by a few cache lines that differ from buffer
 // to buffer, so that operands don't compete for the same cache sets.
 class Buffer {
-public:
+  public:
     explicit Buffer(size_t bytes = 0, Pages pages = Pages::small);
     ~Buffer();
     Buffer(Buffer &&other) noexcept { *this = std::move(other); }
@@ -34,7 +34,7 @@ public:
     template <typename T = float> T *as() const { return static_cast<T *>(data_); }
     size_t bytes() const { return bytes_; }
 
-private:
+  private:
     void *data_ = nullptr, *mapping_ = nullptr;
     size_t bytes_ = 0, mapped_ = 0;
 };
@@ -50,11 +50,11 @@ inline void require(qkv_status status, const char *what) {
 // One line of bench/cases.txt.
 struct Case {
     std::string operation, name;
-    std::string text;                        // the options as written
-    std::map<std::string, int64_t> options;  // a word without "=" is 1
+    std::string text;                       // the options as written
+    std::map<std::string, int64_t> options; // a word without "=" is 1
     std::vector<int32_t> threads = {1};
     bool has(const std::string &key) const { return options.count(key) != 0; }
-    int64_t get(const std::string &key) const;                  // throws when it is not there
+    int64_t get(const std::string &key) const; // throws when it is not there
     int64_t get(const std::string &key, int64_t fallback) const;
     Pages pages() const { return has("huge") ? Pages::huge : Pages::small; }
 };
@@ -82,10 +82,10 @@ struct Input {
 // A case with its data in place. The data is made once and used for every kernel set, baseline and peer; all of them
 // write the same output.
 class Problem {
-public:
+  public:
     virtual ~Problem() = default;
-    virtual double flops() const = 0;      // of one call, visible pairs only
-    virtual double operands() const = 0;   // bytes of inputs and result together
+    virtual double flops() const = 0;          // of one call, visible pairs only
+    virtual double operands() const = 0;       // bytes of inputs and result together
     virtual double bytes() const { return 0; } // that one call must read from memory; 0: memory is not the limit
     virtual Prepared qkv(const qkv_ctx &ctx, Pool &pool) = 0;
     virtual Prepared openblas(Pool &) { return {}; } // empty: that baseline does not do this
@@ -93,11 +93,11 @@ public:
     virtual Prepared loops() { return {}; } // plain loops, on one thread
     // Compares sampled rows of the output with those of the reference: "" or the first difference.
     virtual std::string compare(const qkv_ctx &ref) = 0;
-    virtual Errors errors() = 0;           // of sampled rows of the output
-    virtual Buffer *output() = 0;          // floats; nullptr: nothing that could be compared by others
+    virtual Errors errors() = 0;  // of sampled rows of the output
+    virtual Buffer *output() = 0; // floats; nullptr: nothing that could be compared by others
     virtual std::vector<Input> inputs() const { return {}; } // for peers, which copy them as often as they need
-    virtual int64_t copies() const { return 1; } // of the cold operands
-    virtual double elements() const { return 0; } // not 0: report cycles per element
+    virtual int64_t copies() const { return 1; }             // of the cold operands
+    virtual double elements() const { return 0; }            // not 0: report cycles per element
 };
 
 std::unique_ptr<Problem> make_attention(const Case &c); // attention, decode
@@ -118,11 +118,11 @@ std::string first_difference(const float *got, const float *expected, int64_t co
 
 // One operation: its descriptor, plan and workspace. Desc decides which functions are called.
 template <typename Desc> struct Api;
-#define QKV_BENCH_API(op)                                                    \
-    template <> struct Api<qkv_##op##_desc> {                                \
-        static constexpr auto plan = qkv_##op##_plan;                        \
-        static constexpr auto run = qkv_##op##_run;                          \
-        static constexpr auto run_parallel = qkv_##op##_run_parallel;        \
+#define QKV_BENCH_API(op)                                                                                              \
+    template <> struct Api<qkv_##op##_desc> {                                                                          \
+        static constexpr auto plan = qkv_##op##_plan;                                                                  \
+        static constexpr auto run = qkv_##op##_run;                                                                    \
+        static constexpr auto run_parallel = qkv_##op##_run_parallel;                                                  \
     };
 QKV_BENCH_API(projection)
 QKV_BENCH_API(attention)
@@ -130,7 +130,7 @@ QKV_BENCH_API(attention_backward)
 QKV_BENCH_API(layer)
 
 template <typename Desc> class Operation {
-public:
+  public:
     Operation(const qkv_ctx &ctx, const Desc &desc, int32_t num_threads) {
         require(Api<Desc>::plan(&ctx, &desc, num_threads, &plan_), "plan");
         workspace_ = Buffer(plan_.workspace_size);
@@ -146,7 +146,7 @@ public:
                 "run");
     }
 
-private:
+  private:
     qkv_plan plan_;
     Buffer workspace_;
 };

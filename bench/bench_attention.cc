@@ -28,8 +28,10 @@ size_t stored_bytes(int32_t type, int64_t n) {
 
 // The largest magnitude of a row becomes 127 steps, so that an int8 cache, which looks for a scale, finds kStep.
 void make_exact(float *values, int64_t rows, int64_t dim) {
-    for (int64_t i = 0; i < rows * dim; i++) values[i] = std::max(std::trunc(values[i] / kStep), -127.0f) * kStep;
-    for (int64_t r = 0; r < rows; r++) values[r * dim + r % dim] = 127 * kStep;
+    for (int64_t i = 0; i < rows * dim; i++)
+        values[i] = std::max(std::trunc(values[i] / kStep), -127.0f) * kStep;
+    for (int64_t r = 0; r < rows; r++)
+        values[r * dim + r % dim] = 127 * kStep;
 }
 
 void store(int32_t type, const float *from, int64_t n, unsigned char *to) {
@@ -69,7 +71,7 @@ std::vector<int64_t> key_starts(int64_t sequences, int64_t keys) {
 }
 
 class AttentionProblem : public Problem {
-public:
+  public:
     explicit AttentionProblem(const Case &c) {
         AttentionShape &s = shape_;
         s.heads = c.get("heads"), s.kv_heads = c.get("kv_heads", s.heads);
@@ -126,7 +128,8 @@ public:
         // A call for all sequences of a copy, or one for each.
         calls_ = c.has("apart") ? sequences_ : 1;
         for (int64_t i = 0; calls_ > 1 && i < copies_; i++) {
-            for (int64_t b = 0; b < calls_; b++) parts_.push_back(part(i, b));
+            for (int64_t b = 0; b < calls_; b++)
+                parts_.push_back(part(i, b));
         }
     }
 
@@ -148,7 +151,8 @@ public:
         auto operation = std::make_shared<Operation<qkv_attention_desc>>(ctx, descs[0], pool.num_threads());
         return {[this, operation, &descs, &pool](int64_t i) {
                     const auto *first = &descs[static_cast<size_t>(i % copies_ * calls_)];
-                    for (int64_t b = 0; b < calls_; b++) operation->run(first[b], pool);
+                    for (int64_t b = 0; b < calls_; b++)
+                        operation->run(first[b], pool);
                 },
                 operation->workspace()};
     }
@@ -194,7 +198,7 @@ public:
         return {{"q", q_.as(), q_size}, {"k", k_.as(), kv_size_}, {"v", v_.as(), kv_size_}};
     }
 
-private:
+  private:
     size_t at(int64_t elements) const { return stored_bytes(type_, elements); }
 
     // Copies of K and V as rows, in one piece or in pages of a pool, in no order.
@@ -216,7 +220,8 @@ private:
                 store(type_, each->as() + head * s.kv_head + p * page * s.dim, page * s.dim,
                       first + at((table_[static_cast<size_t>(p)] * s.kv_heads + head) * page * s.dim));
             }
-            for (int64_t i = 1; i < copies_; i++) std::memcpy(first + static_cast<size_t>(i) * size, first, size);
+            for (int64_t i = 1; i < copies_; i++)
+                std::memcpy(first + static_cast<size_t>(i) * size, first, size);
         }
         if (page) {
             desc.k = desc.v = {nullptr, s.kv_heads * page * s.dim, page * s.dim, s.dim};
@@ -289,7 +294,8 @@ private:
             samples_ = sample_rows(s.heads * s.queries,
                                    std::clamp<int64_t>(static_cast<int64_t>(kSampleFlops / each), 2, 1000));
             exact_.resize(samples_.size() * dim);
-            for (size_t i = 0; i < samples_.size(); i++) exact_row(samples_[i], exact_.data() + i * dim);
+            for (size_t i = 0; i < samples_.size(); i++)
+                exact_row(samples_[i], exact_.data() + i * dim);
         }
         if (ref == nullptr || !reference_.empty()) return;
         reference_.resize(samples_.size() * dim);
@@ -325,7 +331,8 @@ private:
         for (int64_t j = 0; j < seen; j++) {
             const float *k = keys + j * s.kv_token;
             double dot = 0;
-            for (int64_t c = 0; c < s.dim; c++) dot += static_cast<double>(q[c]) * static_cast<double>(k[c]);
+            for (int64_t c = 0; c < s.dim; c++)
+                dot += static_cast<double>(q[c]) * static_cast<double>(k[c]);
             logits[static_cast<size_t>(j)] = dot / std::sqrt(static_cast<double>(s.dim));
             largest = std::max(largest, logits[static_cast<size_t>(j)]);
         }
@@ -333,10 +340,12 @@ private:
         for (int64_t j = 0; j < seen; j++) {
             const float *v = values + j * s.kv_token;
             const double p = std::exp(logits[static_cast<size_t>(j)] - largest);
-            for (int64_t c = 0; c < value_dim_; c++) out[c] += p * static_cast<double>(v[c]);
+            for (int64_t c = 0; c < value_dim_; c++)
+                out[c] += p * static_cast<double>(v[c]);
             sum += p;
         }
-        for (int64_t c = 0; c < value_dim_; c++) out[c] /= sum;
+        for (int64_t c = 0; c < value_dim_; c++)
+            out[c] /= sum;
     }
 
     AttentionShape shape_ = {};

@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t kKeys = 8; // sampled at the start of the first and of the last block of keys
 
 class BackwardProblem : public Problem {
-public:
+  public:
     explicit BackwardProblem(const Case &c) {
         heads_ = c.get("heads"), kv_heads_ = c.get("kv_heads", heads_), group_ = heads_ / kv_heads_;
         keys_ = c.get("keys"), dim_ = c.get("dim"), causal_ = c.has("causal");
@@ -67,7 +67,8 @@ public:
             const float *q = q_.as() + row * dim_, *k = k_.as() + row / keys_ / group_ * keys_ * dim_;
             for (int64_t j = 0; j < seen(row); j++) {
                 float dot = 0;
-                for (int64_t i = 0; i < dim_; i++) dot += q[i] * k[j * dim_ + i];
+                for (int64_t i = 0; i < dim_; i++)
+                    dot += q[i] * k[j * dim_ + i];
                 (*kept)[static_cast<size_t>(row * keys_ + j)] = std::exp(dot * scale - lse_.as()[row]);
             }
         }
@@ -123,11 +124,13 @@ public:
 
     Buffer *output() override { return &gradients_; }
     std::vector<Input> inputs() const override {
-        return {{"q", q_.as(), q_size_}, {"k", k_.as(), kv_size_}, {"v", v_.as(), kv_size_},
+        return {{"q", q_.as(), q_size_},
+                {"k", k_.as(), kv_size_},
+                {"v", v_.as(), kv_size_},
                 {"d_out", d_out_.as(), q_size_}};
     }
 
-private:
+  private:
     float *dq() const { return gradients_.as(); }
     float *dk() const { return gradients_.as() + q_size_; }
     float *dv() const { return dk() + kv_size_; }
@@ -199,7 +202,8 @@ private:
 
     double dot(const float *a, const float *b) const {
         double sum[4] = {};
-        for (int64_t c = 0; c < dim_; c++) sum[c % 4] += static_cast<double>(a[c]) * static_cast<double>(b[c]);
+        for (int64_t c = 0; c < dim_; c++)
+            sum[c % 4] += static_cast<double>(a[c]) * static_cast<double>(b[c]);
         return sum[0] + sum[1] + sum[2] + sum[3];
     }
 
@@ -221,12 +225,15 @@ private:
                 dp[j] = dot(d_out, v + j * dim);
                 largest = std::max(largest, p[j]);
             }
-            for (size_t j = 0; j < seen; j++) sum += p[j] = std::exp(p[j] - largest);
-            for (size_t j = 0; j < seen; j++) p[j] /= sum, delta += p[j] * dp[j];
+            for (size_t j = 0; j < seen; j++)
+                sum += p[j] = std::exp(p[j] - largest);
+            for (size_t j = 0; j < seen; j++)
+                p[j] /= sum, delta += p[j] * dp[j];
             const auto found = std::find(queries_.begin(), queries_.end(), query);
             if (head == heads_ - 1 && found != queries_.end()) {
                 double *out = exact_.data() + static_cast<size_t>(found - queries_.begin()) * dim;
-                for (size_t j = 0; j < seen; j++) add(out, scale * p[j] * (dp[j] - delta), k + j * dim);
+                for (size_t j = 0; j < seen; j++)
+                    add(out, scale * p[j] * (dp[j] - delta), k + j * dim);
             }
             double *out = exact_.data() + queries_.size() * dim;
             for (int64_t start : key_starts_) {
@@ -241,7 +248,8 @@ private:
         }
     }
     void add(double *out, double factor, const float *row) const {
-        for (int64_t c = 0; c < dim_; c++) out[c] += factor * static_cast<double>(row[c]);
+        for (int64_t c = 0; c < dim_; c++)
+            out[c] += factor * static_cast<double>(row[c]);
     }
 
     int64_t heads_, kv_heads_, group_, keys_, dim_, q_size_, kv_size_;

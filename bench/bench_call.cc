@@ -13,7 +13,7 @@ namespace {
 
 // One head, one query.
 class CallProblem : public Problem {
-public:
+  public:
     explicit CallProblem(const Case &c) : attention_(make_attention(c)), prepared_(c.has("prepared")) {
         dim_ = c.get("dim"), keys_ = c.get("keys");
         desc_.size = sizeof desc_;
@@ -46,7 +46,7 @@ public:
     Errors errors() override { return attention_->errors(); }
     Buffer *output() override { return attention_->output(); }
 
-private:
+  private:
     std::unique_ptr<Problem> attention_;
     bool prepared_;
     int64_t dim_, keys_;
@@ -55,7 +55,7 @@ private:
 
 // kernels->softmax, exp2 or scale, as attention calls them: 6 rows of one block of 256 keys, again and again.
 class KernelProblem : public Problem {
-public:
+  public:
     explicit KernelProblem(const Case &c) : softmax_(c.name == "softmax"), exp2_(c.name == "exp2-scale") {
         if (!softmax_ && !exp2_ && c.name != "scale") throw std::runtime_error("no such entry: " + c.name);
         input_ = random_floats(kSize, softmax_ ? 10.0f : 30.0f, 1);
@@ -73,10 +73,12 @@ public:
     // All work in place. A softmax of its own result is as good as any; exp2 takes y ≤ 0 only, so that scale has to
     // turn the sign of its result: the case "scale" is the cost of that alone.
     Prepared qkv(const qkv_ctx &ctx, Pool &) override {
-        for (int64_t i = 0; i < kCopies; i++) std::memcpy(work_.as() + i * kSize, input_.as(), input_.bytes());
+        for (int64_t i = 0; i < kCopies; i++)
+            std::memcpy(work_.as() + i * kSize, input_.as(), input_.bytes());
         const qkv_kernels *kernels = ctx.kernels;
         return {[this, kernels](int64_t call) {
-            for (int64_t i = 0; i < kCopies; i++) run(kernels, work_.as() + i * kSize);
+            for (int64_t i = 0; i < kCopies; i++)
+                run(kernels, work_.as() + i * kSize);
             if (call == 0) std::memcpy(out_.as(), work_.as(), out_.bytes());
         }};
     }
@@ -102,7 +104,7 @@ public:
     }
     Buffer *output() override { return nullptr; }
 
-private:
+  private:
     static constexpr int64_t kRows = 6, kKeys = 256, kSize = kRows * kKeys, kCopies = 4; // 24 KiB
 
     void run(const qkv_kernels *kernels, float *y) const {

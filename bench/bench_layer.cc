@@ -9,7 +9,7 @@ namespace bench {
 namespace {
 
 class LayerProblem : public Problem {
-public:
+  public:
     explicit LayerProblem(const Case &c) {
         AttentionShape &s = shape_;
         s.heads = c.get("heads"), s.kv_heads = c.get("kv_heads", s.heads);
@@ -78,8 +78,8 @@ public:
                     float *q = state->qkv.as();
                     openblas_projection({shape_.keys, model_, width_}, threads, x_.as(), w_qkv_.as(), b_qkv_.as(), q);
                     state->attention.run(q, q + q_dim_, q + q_dim_ + kv_dim_, state->heads.as());
-                    openblas_projection({shape_.keys, q_dim_, model_}, threads, state->heads.as(), w_o_.as(),
-                                        b_o_.as(), out_.as(), width_);
+                    openblas_projection({shape_.keys, q_dim_, model_}, threads, state->heads.as(), w_o_.as(), b_o_.as(),
+                                        out_.as(), width_);
                 },
                 state->qkv.bytes() + state->heads.bytes() + state->attention.workspace()};
     }
@@ -123,7 +123,7 @@ public:
         return all;
     }
 
-private:
+  private:
     // The columns of weights, [in][Σ out], as the parts of one packed matrix.
     static Buffer pack(const Buffer &weights, int64_t in, std::vector<int64_t> out) {
         qkv_pack_desc desc = {};
@@ -134,7 +134,8 @@ private:
             desc.part[i].data = weights.as() + width;
             desc.part[i].out_features = out[i];
         }
-        for (size_t i = 0; i < out.size(); i++) desc.part[i].stride = width;
+        for (size_t i = 0; i < out.size(); i++)
+            desc.part[i].stride = width;
         size_t bytes = 0;
         require(qkv_packed_size(&desc, &bytes), "packed_size");
         Buffer packed(bytes);
@@ -153,7 +154,8 @@ private:
         }
         for (size_t i = 0; i < x.size(); i++) {
             const float *row = w.as() + static_cast<int64_t>(i) * width + first;
-            for (size_t c = 0; c < y.size(); c++) y[c] += x[i] * static_cast<double>(row[c]);
+            for (size_t c = 0; c < y.size(); c++)
+                y[c] += x[i] * static_cast<double>(row[c]);
         }
     }
 
@@ -175,14 +177,17 @@ private:
                 const size_t at = h / static_cast<size_t>(s.heads / s.kv_heads) * dim;
                 Doubles logits(seen, 0.0);
                 for (size_t j = 0; j < seen; j++) {
-                    for (size_t c = 0; c < dim; c++) logits[j] += q[h * dim + c] * kv[j][at + c];
+                    for (size_t c = 0; c < dim; c++)
+                        logits[j] += q[h * dim + c] * kv[j][at + c];
                     logits[j] /= std::sqrt(static_cast<double>(s.dim));
                 }
                 const double largest = *std::max_element(logits.begin(), logits.end());
                 double sum = 0;
-                for (double &p : logits) sum += p = std::exp(p - largest);
+                for (double &p : logits)
+                    sum += p = std::exp(p - largest);
                 for (size_t j = 0; j < seen; j++) {
-                    for (size_t c = 0; c < dim; c++) heads[h * dim + c] += logits[j] / sum * kv[j][kv_dim + at + c];
+                    for (size_t c = 0; c < dim; c++)
+                        heads[h * dim + c] += logits[j] / sum * kv[j][kv_dim + at + c];
                 }
             }
             project(heads, w_o_, model_, b_o_, 0, y);

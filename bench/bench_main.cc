@@ -20,7 +20,7 @@ namespace {
 
 // Says nothing: report() does, as soon as a result is there.
 class Silent : public benchmark::BenchmarkReporter {
-public:
+  public:
     bool ReportContext(const Context &) override { return true; }
     void ReportRuns(const std::vector<Run> &) override {}
 };
@@ -37,7 +37,8 @@ void print_progress(Session &session, const std::string &name, const Result &res
         std::printf("FAILED: %s\n", result.failed.c_str());
     } else {
         std::vector<double> times;
-        for (const Sample &sample : result.samples) times.push_back(sample.median);
+        for (const Sample &sample : result.samples)
+            times.push_back(sample.median);
         std::sort(times.begin(), times.end());
         std::printf("%12.2f us\n", 1e6 * times[times.size() / 2]);
     }
@@ -51,7 +52,8 @@ void report(benchmark::State &state, Session &session, const Result &result, int
         return;
     }
     const Sample &sample = result.samples[static_cast<size_t>(repetition) % result.samples.size()];
-    for (auto _ : state) state.SetIterationTime(sample.median);
+    for (auto _ : state)
+        state.SetIterationTime(sample.median);
     const auto counter = [&state](const char *name, double value, bool there) {
         if (there) state.counters[name] = value;
     };
@@ -60,7 +62,7 @@ void report(benchmark::State &state, Session &session, const Result &result, int
     counter("operands", result.operands, true);
     counter("bytes", result.bytes, result.bytes > 0);
     counter("elements", result.elements, result.elements > 0);
-    counter("fma_peak", sample.peak, sample.peak > 0);           // GFLOP/s
+    counter("fma_peak", sample.peak, sample.peak > 0);                 // GFLOP/s
     counter("read_bandwidth", sample.bandwidth, sample.bandwidth > 0); // GB/s
     counter("workspace", result.workspace, result.workspace >= 0);
     counter("max_error", result.max_error, result.max_error >= 0);
@@ -76,11 +78,16 @@ void add(Session &session, const Case &c, int32_t threads, const std::string &na
          const std::vector<std::string> &names, int rounds) {
     const std::string full = full_name(c, threads, name);
     auto repetition = std::make_shared<int64_t>(0);
-    benchmark::RegisterBenchmark(full.c_str(), [=, &session, &c](benchmark::State &state) {
-        const Result &result = session.bench.measure(c, threads, name, names);
-        if (*repetition == 0) print_progress(session, full, result);
-        report(state, session, result, (*repetition)++, threads);
-    })->UseManualTime()->Iterations(1)->Repetitions(rounds)->Unit(benchmark::kMicrosecond);
+    benchmark::RegisterBenchmark(full.c_str(),
+                                 [=, &session, &c](benchmark::State &state) {
+                                     const Result &result = session.bench.measure(c, threads, name, names);
+                                     if (*repetition == 0) print_progress(session, full, result);
+                                     report(state, session, result, (*repetition)++, threads);
+                                 })
+        ->UseManualTime()
+        ->Iterations(1)
+        ->Repetitions(rounds)
+        ->Unit(benchmark::kMicrosecond);
     session.registered++;
 }
 
@@ -99,7 +106,8 @@ void register_all(Session &session, const Options &options, const std::string &f
             for (const std::string &name : session.bench.implementations(c, threads)) {
                 if (std::regex_search(full_name(c, threads, name), wanted)) names.push_back(name);
             }
-            for (const std::string &name : names) add(session, c, threads, name, names, options.rounds);
+            for (const std::string &name : names)
+                add(session, c, threads, name, names, options.rounds);
         }
     }
     if (skipped > 0) {
@@ -126,7 +134,8 @@ int run(const Options &options, const std::string &filter) {
 std::vector<int32_t> numbers(const std::string &list) {
     std::vector<int32_t> all;
     std::istringstream words(list);
-    for (std::string word; std::getline(words, word, ',');) all.push_back(std::max(1, std::atoi(word.c_str())));
+    for (std::string word; std::getline(words, word, ',');)
+        all.push_back(std::max(1, std::atoi(word.c_str())));
     return all;
 }
 
@@ -140,13 +149,20 @@ Options take_options(std::vector<char *> &args, std::string &filter) {
     for (char *arg : args) {
         const std::string text = arg, key = text.substr(0, text.find('='));
         const std::string value = key.size() < text.size() ? text.substr(key.size() + 1) : "";
-        if (key == "--quick") options.quick = true;
-        else if (key == "--threads") options.threads = numbers(value);
-        else if (key == "--isa") options.isa = value;
-        else if (key == "--cases") options.cases = value;
-        else if (key == "--python") options.python = value;
-        else if (key == "--peers") options.peers = value;
-        else rest.push_back(arg);
+        if (key == "--quick")
+            options.quick = true;
+        else if (key == "--threads")
+            options.threads = numbers(value);
+        else if (key == "--isa")
+            options.isa = value;
+        else if (key == "--cases")
+            options.cases = value;
+        else if (key == "--python")
+            options.python = value;
+        else if (key == "--peers")
+            options.peers = value;
+        else
+            rest.push_back(arg);
         if (key == "--benchmark_filter") filter = value;
         if (key == "--benchmark_repetitions") options.rounds = std::max(1, std::atoi(value.c_str()));
         if (key == "--benchmark_min_time") options.seconds = std::atof(value.c_str()), seconds_given = true;

@@ -19,14 +19,9 @@ struct StoredType {
     std::vector<int64_t> halves;
 };
 const std::vector<StoredType> kStoredTypes = {
-    {"f16", QKV_F16, 1, 2, {0}},
-    {"bf16", QKV_BF16, 1, 2, {}},
-    {"int8", QKV_INT8, 1, 1, {}},
-    {"q8_0", QKV_Q8_0, 32, 34, {0}},
-    {"q4_0", QKV_Q4_0, 32, 18, {0}},
-    {"q4_1", QKV_Q4_1, 32, 20, {0, 2}},
-    {"q4_k", QKV_Q4_K, 256, 144, {0, 2}},
-    {"q6_k", QKV_Q6_K, 256, 210, {208}},
+    {"f16", QKV_F16, 1, 2, {0}},          {"bf16", QKV_BF16, 1, 2, {}},        {"int8", QKV_INT8, 1, 1, {}},
+    {"q8_0", QKV_Q8_0, 32, 34, {0}},      {"q4_0", QKV_Q4_0, 32, 18, {0}},     {"q4_1", QKV_Q4_1, 32, 20, {0, 2}},
+    {"q4_k", QKV_Q4_K, 256, 144, {0, 2}}, {"q6_k", QKV_Q6_K, 256, 210, {208}},
 };
 
 // Random weights [out][in] of a type; what is a float or a scale is small.
@@ -49,7 +44,7 @@ std::vector<unsigned char> random_stored(const StoredType &type, int64_t count) 
 }
 
 class ProjectionProblem : public Problem {
-public:
+  public:
     explicit ProjectionProblem(const Case &c)
         : shape_{c.get("tokens"), c.get("in"), c.get("out")}, cold_(c.has("cold")) {
         const ProjectionShape &s = shape_;
@@ -106,7 +101,8 @@ public:
         if (rounded_) desc_.arithmetic = QKV_ARITHMETIC_INT8;
         if (in_bf16_) {
             desc_.arithmetic = QKV_ARITHMETIC_BF16;
-            for (int64_t i = 0; i < weight_size_; i++) weights_.as()[i] = to_bf16(weights_.as()[i]);
+            for (int64_t i = 0; i < weight_size_; i++)
+                weights_.as()[i] = to_bf16(weights_.as()[i]);
         }
     }
 
@@ -141,8 +137,8 @@ public:
     Prepared onednn(Pool &pool) override {
         if (onednn_description().empty()) return {};
         unpack_copies();
-        auto operation = std::make_shared<OnednnProjection>(shape_, pool.num_threads(), copies_, plain_.data(),
-                                                            bias_.as());
+        auto operation =
+            std::make_shared<OnednnProjection>(shape_, pool.num_threads(), copies_, plain_.data(), bias_.as());
         return {[this, operation](int64_t i) { operation->run(i % copies_, x_.as(), out_.as()); }};
     }
 
@@ -176,9 +172,11 @@ public:
                 for (int64_t x = 0; x < shape_.in; x++) {
                     const double a = multiplied[static_cast<size_t>(x)];
                     const float *w = weights_.as() + x * shape_.out;
-                    for (size_t c = 0; c < out; c++) sum[c] += a * static_cast<double>(w[c]);
+                    for (size_t c = 0; c < out; c++)
+                        sum[c] += a * static_cast<double>(w[c]);
                 }
-                for (size_t c = 0; bias_.as() != nullptr && c < out; c++) sum[c] += static_cast<double>(bias_.as()[c]);
+                for (size_t c = 0; bias_.as() != nullptr && c < out; c++)
+                    sum[c] += static_cast<double>(bias_.as()[c]);
                 exact_.insert(exact_.end(), sum.begin(), sum.end());
             }
         }
@@ -200,7 +198,7 @@ public:
         return all;
     }
 
-private:
+  private:
     static float to_bf16(float x) {
         uint32_t bits;
         std::memcpy(&bits, &x, sizeof bits);
@@ -215,10 +213,13 @@ private:
         for (size_t first = 0; rounded_ && first < all.size(); first += 32) {
             double most = 0;
             const size_t end = std::min(first + 32, all.size());
-            for (size_t i = first; i < end; i++) most = std::max(most, std::abs(all[i]));
-            for (size_t i = first; i < end; i++) all[i] = std::nearbyint(all[i] * 127 / most) * most / 127;
+            for (size_t i = first; i < end; i++)
+                most = std::max(most, std::abs(all[i]));
+            for (size_t i = first; i < end; i++)
+                all[i] = std::nearbyint(all[i] * 127 / most) * most / 127;
         }
-        for (double &x : all) x = in_bf16_ ? to_bf16(static_cast<float>(x)) : x;
+        for (double &x : all)
+            x = in_bf16_ ? to_bf16(static_cast<float>(x)) : x;
         return all;
     }
 

@@ -146,8 +146,8 @@ void Bench::describe_machine() {
     add("caches", std::to_string(cpu.l1d_size >> 10) + " KiB L1d, " + std::to_string(cpu.l2_size >> 10) + " KiB L2, " +
                       std::to_string(cpu.l3_size >> 20) + " MiB L3");
     add("qkv", qkv_build_info());
-    for (const auto &baseline : {std::make_pair("openblas", openblas_description()),
-                                 std::make_pair("onednn", onednn_description())}) {
+    for (const auto &baseline :
+         {std::make_pair("openblas", openblas_description()), std::make_pair("onednn", onednn_description())}) {
         if (!baseline.second.empty()) add(baseline.first, baseline.second);
         if (baseline.second.empty()) std::printf("skipped: %s (it was not found by CMake)\n", baseline.first);
     }
@@ -197,8 +197,7 @@ namespace {
 
 // Sets that differ from another one in products in 8 bits and bfloat16 only.
 const std::map<std::string, std::string> kVariants = {
-    {"avx512bf16", "avx512"}, {"avx512vnni", "avx512"}, {"avxvnni", "avx2"}, {"dotprod", "neon"},
-    {"i8mm", "neon"}};
+    {"avx512bf16", "avx512"}, {"avx512vnni", "avx512"}, {"avxvnni", "avx2"}, {"dotprod", "neon"}, {"i8mm", "neon"}};
 
 // Whether operands are rounded on the way, not before.
 bool converts(const Case &c) {
@@ -274,7 +273,8 @@ void Bench::prepare(const Case &c, int32_t threads, Subject &subject) {
     }
     if (subject.peer != nullptr) {
         if (!written_) {
-            for (const auto &input : problem_->inputs()) folder_->write(input);
+            for (const auto &input : problem_->inputs())
+                folder_->write(input);
             written_ = true;
         }
         result.failed = subject.peer->prepare(c, threads, problem_->copies(), folder_->path(), *problem_->output());
@@ -305,9 +305,11 @@ Sample Bench::sample(const Case &c, int32_t threads, Subject &subject) {
     };
     reading();
     if (subject.peer != nullptr) {
-        for (int i = 0; i < 3; i++) peak();
+        for (int i = 0; i < 3; i++)
+            peak();
         times = subject.peer->sample(options_.seconds);
-        for (int i = 0; i < 3; i++) peak();
+        for (int i = 0; i < 3; i++)
+            peak();
     } else {
         const auto &run = subject.prepared.run;
         if (subject.call_seconds < options_.seconds / 2) run(subject.calls++); // others have used the caches since
@@ -317,7 +319,8 @@ Sample Bench::sample(const Case &c, int32_t threads, Subject &subject) {
             if (since_peak >= kPeakEvery) peak(), since_peak = 0;
             const double cpu_start = cpu_seconds();
             const auto start = Clock::now();
-            for (int64_t i = 0; i < batch; i++) run(subject.calls++);
+            for (int64_t i = 0; i < batch; i++)
+                run(subject.calls++);
             const double seconds = seconds_since(start);
             cpu_total += cpu_seconds() - cpu_start;
             times.push_back(seconds / static_cast<double>(batch));
@@ -338,7 +341,8 @@ const Result &Bench::measure(const Case &c, int32_t threads, const std::string &
     if (known != results_.end()) return known->second;
     load(c);
     std::vector<Subject> subjects;
-    for (const std::string &each : names) subjects.push_back({each, "", results_[group + each]});
+    for (const std::string &each : names)
+        subjects.push_back({each, "", results_[group + each]});
     for (Subject &subject : subjects) {
         try {
             prepare(c, threads, subject);

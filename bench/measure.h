@@ -10,10 +10,10 @@ namespace bench {
 
 struct Options {
     bool quick = false;
-    std::vector<int32_t> threads; // empty: those of each case
-    std::string isa;              // empty: every available set
+    std::vector<int32_t> threads;     // empty: those of each case
+    std::string isa;                  // empty: every available set
     std::string cases, python, peers; // bench/cases.txt; a Python that has the peers' packages, and their script
-    double seconds = 0.15;        // of each sample
+    double seconds = 0.15;            // of each sample
     int rounds = 5;
 };
 
@@ -27,11 +27,11 @@ struct Sample {
 struct Result {
     std::vector<Sample> samples;
     double flops = 0, operands = 0, bytes = 0, elements = 0, workspace = -1, max_error = -1; // below 0: unknown
-    std::string failed; // why there are no samples
+    std::string failed;                                                                      // why there are no samples
 };
 
 class Bench {
-public:
+  public:
     explicit Bench(const Options &options);
     ~Bench();
 
@@ -44,7 +44,7 @@ public:
     const Result &measure(const Case &c, int32_t threads, const std::string &name,
                           const std::vector<std::string> &names);
 
-private:
+  private:
     struct Subject;
     void describe_machine();
     void start_peers();
@@ -63,9 +63,9 @@ private:
     std::map<std::pair<Pages, int32_t>, std::unique_ptr<ReadBandwidth>> bandwidths_;
     std::unique_ptr<Folder> folder_;
     std::vector<std::unique_ptr<Peer>> peers_; // those that are ready
-    const Case *loaded_ = nullptr; // whose data is in problem_
+    const Case *loaded_ = nullptr;             // whose data is in problem_
     std::unique_ptr<Problem> problem_;
-    bool written_ = false;         // the operands lie in folder_
+    bool written_ = false;                  // the operands lie in folder_
     std::map<std::string, Result> results_; // by operation, case, threads and implementation
 };
 

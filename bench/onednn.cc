@@ -16,7 +16,9 @@ namespace bench {
 #if !defined(QKV_BENCH_ONEDNN)
 
 struct OnednnProjection::State {};
-std::string onednn_description() { return ""; }
+std::string onednn_description() {
+    return "";
+}
 OnednnProjection::OnednnProjection(const ProjectionShape &, int32_t, int64_t, const float *const *, const float *) {}
 OnednnProjection::~OnednnProjection() = default;
 void OnednnProjection::run(int64_t, const float *, float *) {}
@@ -67,8 +69,8 @@ OnednnProjection::OnednnProjection(const ProjectionShape &s, int32_t threads, in
                                                         : dnnl::matmul::primitive_desc(t.engine, x, any, y);
 #else
     t.has_bias = bias != nullptr;
-    dnnl::matmul::desc operation = t.has_bias ? dnnl::matmul::desc(x, any, bias_desc, y)
-                                              : dnnl::matmul::desc(x, any, y);
+    dnnl::matmul::desc operation =
+        t.has_bias ? dnnl::matmul::desc(x, any, bias_desc, y) : dnnl::matmul::desc(x, any, y);
     dnnl::matmul::primitive_desc primitive(operation, t.engine);
 #endif
     t.matmul = dnnl::matmul(primitive);

@@ -14,7 +14,9 @@ namespace bench {
 
 #if !defined(QKV_BENCH_OPENBLAS)
 
-std::string openblas_description() { return ""; }
+std::string openblas_description() {
+    return "";
+}
 OpenblasAttention::OpenblasAttention(const AttentionShape &, Pool &pool) : pool_(pool) {}
 void OpenblasAttention::run(const float *, const float *, const float *, float *) {}
 void openblas_projection(const ProjectionShape &, int32_t, const float *, const float *, const float *, float *,
@@ -54,7 +56,8 @@ BENCH_INLINE void exp2_lanes(Floats &y) {
 BENCH_INLINE float softmax_lanes(float *t, int64_t n, int64_t width) {
     const int64_t whole = n / kLanes * kLanes;
     Floats top[4], sum[4] = {};
-    for (Floats &lanes : top) lanes = Floats{} - HUGE_VALF;
+    for (Floats &lanes : top)
+        lanes = Floats{} - HUGE_VALF;
     for (int64_t j = 0; j < whole; j += kLanes) {
         Floats x;
         std::memcpy(&x, t + j, sizeof x);
@@ -63,9 +66,11 @@ BENCH_INLINE float softmax_lanes(float *t, int64_t n, int64_t width) {
     }
     float largest = -HUGE_VALF;
     for (const Floats &lanes : top) {
-        for (int64_t l = 0; l < kLanes; l++) largest = std::max(largest, lanes[l]);
+        for (int64_t l = 0; l < kLanes; l++)
+            largest = std::max(largest, lanes[l]);
     }
-    for (int64_t j = whole; j < n; j++) largest = std::max(largest, t[j]);
+    for (int64_t j = whole; j < n; j++)
+        largest = std::max(largest, t[j]);
     for (int64_t j = 0; j < n; j += kLanes) {
         const size_t size = static_cast<size_t>(std::min(kLanes, n - j)) * sizeof(float);
         Floats x = Floats{} - HUGE_VALF;
@@ -73,7 +78,8 @@ BENCH_INLINE float softmax_lanes(float *t, int64_t n, int64_t width) {
         x -= largest;
         exp2_lanes(x);
         if (size != sizeof x) {
-            for (int64_t l = n - j; l < kLanes; l++) x[l] = 0;
+            for (int64_t l = n - j; l < kLanes; l++)
+                x[l] = 0;
         }
         sum[j / kLanes % 4] += x;
         std::memcpy(t + j, &x, size == sizeof x ? sizeof x : size);
@@ -81,7 +87,8 @@ BENCH_INLINE float softmax_lanes(float *t, int64_t n, int64_t width) {
     std::memset(t + n, 0, static_cast<size_t>(width - n) * sizeof(float));
     const Floats lanes = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     float total = 0;
-    for (int64_t l = 0; l < kLanes; l++) total += lanes[l];
+    for (int64_t l = 0; l < kLanes; l++)
+        total += lanes[l];
     return 1.0f / total;
 }
 
@@ -93,7 +100,9 @@ __attribute__((target("avx2,fma"))) float softmax_avx2(float *t, int64_t n, int6
     return softmax_lanes(t, n, width);
 }
 #endif
-float softmax_plain(float *t, int64_t n, int64_t width) { return softmax_lanes(t, n, width); }
+float softmax_plain(float *t, int64_t n, int64_t width) {
+    return softmax_lanes(t, n, width);
+}
 
 float softmax_row(float *t, int64_t n, int64_t width) {
 #if defined(__x86_64__)
@@ -103,7 +112,9 @@ float softmax_row(float *t, int64_t n, int64_t width) {
     return softmax_plain(t, n, width);
 }
 
-int as_int(int64_t n) { return static_cast<int>(n); }
+int as_int(int64_t n) {
+    return static_cast<int>(n);
+}
 
 } // namespace
 
@@ -140,7 +151,8 @@ void OpenblasAttention::block(int64_t kv_head, int64_t first, int64_t rows, int6
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(rows), as_int(s.dim), as_int(seen), 1.0f, scores,
                 as_int(s.keys), v + kv_head * s.kv_head, as_int(s.kv_token), 0.0f, out + at, as_int(ldq));
     for (int64_t i = 0; i < rows; i++) {
-        for (int64_t c = 0; c < s.dim; c++) out[at + i * ldq + c] *= inverse[i];
+        for (int64_t c = 0; c < s.dim; c++)
+            out[at + i * ldq + c] *= inverse[i];
     }
 }
 

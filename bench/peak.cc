@@ -20,8 +20,7 @@ namespace {
 
 // A latency of 4 or 5 cycles on 2 pipes needs 10 chains; 12 leave room for the operands in 16 registers.
 // x → 0.5·x + 1 approaches 2, far from subnormals and infinity; no chain starts there, or clang would drop it.
-#define ACCUMULATORS(op) \
-    op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9) op(10) op(11)
+#define ACCUMULATORS(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9) op(10) op(11)
 constexpr int64_t kChains = 12;
 
 #if defined(__x86_64__)
@@ -107,7 +106,8 @@ __attribute__((target("avx2"), noinline)) float read_avx2(const float *data, siz
         for (size_t s = 0; s < streams; s++) {
             const float *chunk = data + s * part + i;
             for (size_t x = 0; x < kChunk; x += 64) {
-                for (size_t j = 0; ahead != 0 && j < 4; j++) __builtin_prefetch(chunk + x + 16 * j + ahead);
+                for (size_t j = 0; ahead != 0 && j < 4; j++)
+                    __builtin_prefetch(chunk + x + 16 * j + ahead);
                 for (size_t j = 0; j < 8; j++) {
                     const void *at = chunk + x + 8 * j;
                     sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(static_cast<const __m256i *>(at)));
@@ -115,7 +115,8 @@ __attribute__((target("avx2"), noinline)) float read_avx2(const float *data, siz
             }
         }
     }
-    for (size_t j = 1; j < 8; j++) sum[0] = _mm256_xor_si256(sum[0], sum[j]);
+    for (size_t j = 1; j < 8; j++)
+        sum[0] = _mm256_xor_si256(sum[0], sum[j]);
     return _mm256_cvtss_f32(_mm256_castsi256_ps(sum[0]));
 }
 
@@ -127,14 +128,16 @@ __attribute__((target("avx512f"), noinline)) float read_avx512(const float *data
         for (size_t s = 0; s < streams; s++) {
             const float *chunk = data + s * part + i;
             for (size_t x = 0; x < kChunk; x += 128) {
-                for (size_t j = 0; ahead != 0 && j < 8; j++) __builtin_prefetch(chunk + x + 16 * j + ahead);
+                for (size_t j = 0; ahead != 0 && j < 8; j++)
+                    __builtin_prefetch(chunk + x + 16 * j + ahead);
                 for (size_t j = 0; j < 8; j++) {
                     sum[j] = _mm512_xor_si512(sum[j], _mm512_loadu_si512(chunk + x + 16 * j));
                 }
             }
         }
     }
-    for (size_t j = 1; j < 8; j++) sum[0] = _mm512_xor_si512(sum[0], sum[j]);
+    for (size_t j = 1; j < 8; j++)
+        sum[0] = _mm512_xor_si512(sum[0], sum[j]);
     return _mm512_cvtss_f32(_mm512_castsi512_ps(sum[0]));
 }
 
@@ -167,14 +170,16 @@ __attribute__((noinline)) float read_neon(const float *data, size_t count, size_
         for (size_t s = 0; s < streams; s++) {
             const float *chunk = data + s * part + i;
             for (size_t x = 0; x < kChunk; x += 32) {
-                for (size_t j = 0; ahead != 0 && j < 2; j++) __builtin_prefetch(chunk + x + 16 * j + ahead);
+                for (size_t j = 0; ahead != 0 && j < 2; j++)
+                    __builtin_prefetch(chunk + x + 16 * j + ahead);
                 for (size_t j = 0; j < 8; j++) {
                     sum[j] = veorq_u32(sum[j], vreinterpretq_u32_f32(vld1q_f32(chunk + x + 4 * j)));
                 }
             }
         }
     }
-    for (size_t j = 1; j < 8; j++) sum[0] = veorq_u32(sum[0], sum[j]);
+    for (size_t j = 1; j < 8; j++)
+        sum[0] = veorq_u32(sum[0], sum[j]);
     return vgetq_lane_f32(vreinterpretq_f32_u32(sum[0]), 0);
 }
 
@@ -194,8 +199,8 @@ __attribute__((noinline)) float read_scalar(const float *data, size_t count, siz
 __attribute__((noinline)) int64_t addition_loop(int64_t n) {
     int64_t sum = n, step = 3;
     for (int64_t i = 0; i < n; i += 16) {
-#define ADD                                                                \
-    sum += step;                                                           \
+#define ADD                                                                                                            \
+    sum += step;                                                                                                       \
     __asm__ volatile("" : "+r"(sum), "+r"(step));
         ADD ADD ADD ADD ADD ADD ADD ADD ADD ADD ADD ADD ADD ADD ADD ADD
 #undef ADD
@@ -300,7 +305,8 @@ double ReadBandwidth::pass(const Loop &loop) {
 
 double ReadBandwidth::measure(int tries) {
     double best = 0;
-    for (int i = 0; i < tries; i++) best = std::max(best, pass(fastest_));
+    for (int i = 0; i < tries; i++)
+        best = std::max(best, pass(fastest_));
     best_ = std::max(best_, best);
     return best;
 }

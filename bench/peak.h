@@ -14,12 +14,12 @@ double clock_ghz(); // one addition a cycle
 
 // Reads a buffer much larger than the last-level cache, with the loop that was the fastest on this machine.
 class ReadBandwidth {
-public:
+  public:
     ReadBandwidth(Pages pages, Pool &pool, size_t bytes);
     double measure(int tries); // GB/s of all threads together, the best of so many passes
     double best() const { return best_; }
 
-private:
+  private:
     struct Loop {
         size_t streams, ahead;
     };

@@ -26,7 +26,8 @@ Peer::Peer(const std::string &name, const std::string &python, const std::string
 #endif
         setpgid(0, 0); // so that what it starts is stopped and killed with it
         dup2(to[0], 0), dup2(from[1], 1);
-        for (int fd = 3; fd < 1024; fd++) close(fd); // pipes of the other peers, locks of the caller …
+        for (int fd = 3; fd < 1024; fd++)
+            close(fd); // pipes of the other peers, locks of the caller …
         execl(python.c_str(), python.c_str(), script.c_str(), name.c_str(), static_cast<char *>(nullptr));
         _exit(127);
     }
@@ -79,7 +80,8 @@ namespace {
 
 std::string described(const Case &c) {
     std::string text = " operation=" + c.operation + " name=" + c.name;
-    for (const auto &option : c.options) text += " " + option.first + "=" + std::to_string(option.second);
+    for (const auto &option : c.options)
+        text += " " + option.first + "=" + std::to_string(option.second);
     return text;
 }
 
@@ -114,7 +116,8 @@ std::vector<double> Peer::sample(double seconds) {
     words >> word;
     if (word != "times") throw std::runtime_error(name_ + ": " + words.str());
     std::vector<double> times;
-    for (double t; words >> t;) times.push_back(t);
+    for (double t; words >> t;)
+        times.push_back(t);
     if (times.empty()) throw std::runtime_error(name_ + " gave no times");
     return times;
 }
@@ -144,7 +147,8 @@ void Folder::write(const Input &input) {
 }
 
 void Folder::clear() {
-    for (const std::string &path : files_) std::remove(path.c_str());
+    for (const std::string &path : files_)
+        std::remove(path.c_str());
     files_.clear();
 }
 

@@ -17,7 +17,7 @@ namespace bench {
 //   sample SECONDS                      times T1 T2 …         seconds of single calls, at least one
 //   drop                                ok
 class Peer {
-public:
+  public:
     Peer(const std::string &name, const std::string &python, const std::string &script);
     ~Peer();
     Peer(const Peer &) = delete;
@@ -34,7 +34,7 @@ public:
     std::vector<double> sample(double seconds);
     void drop();
 
-private:
+  private:
     std::string ask(const std::string &line); // the answer; throws when the process is gone
     void pause(bool stopped);
     std::string name_, description_;
@@ -45,14 +45,14 @@ private:
 
 // A temporary folder, removed at the end, for the operands that the peers read.
 class Folder {
-public:
+  public:
     Folder();
     ~Folder();
     const std::string &path() const { return path_; }
     void write(const Input &input);
     void clear();
 
-private:
+  private:
     std::string path_;
     std::vector<std::string> files_;
 };

@@ -16,7 +16,7 @@ namespace bench {
 int32_t num_cores();
 
 class Pool {
-public:
+  public:
     explicit Pool(int32_t num_threads) {
         if (qkv_pthreads_start(&pool_, num_threads, num_threads <= num_cores() ? SPINS : 0) != 0)
             throw std::runtime_error("threads can't be started");
@@ -32,7 +32,8 @@ public:
 
     // task(i, worker) for every i < num_tasks.
     void for_each(int64_t num_tasks, std::function<void(int64_t, int32_t)> task) {
-        parallel_for(this, num_tasks,
+        parallel_for(
+            this, num_tasks,
             [](void *arg, int64_t i, int32_t worker) {
                 (*static_cast<std::function<void(int64_t, int32_t)> *>(arg))(i, worker);
             },
@@ -44,12 +45,13 @@ public:
         std::atomic<int32_t> arrived{0};
         for_each(num_threads(), [&](int64_t, int32_t worker) {
             arrived.fetch_add(1);
-            while (arrived.load() < num_threads()) qkv_pthreads_pause();
+            while (arrived.load() < num_threads())
+                qkv_pthreads_pause();
             task(worker);
         });
     }
 
-private:
+  private:
     // Between two calls of a measurement threads don't fall asleep: waking takes some 50 µs.
     static constexpr int32_t SPINS = 20000;
 

@@ -88,7 +88,8 @@ std::vector<Case> read_cases(const std::string &path) {
             }
             c.threads.clear();
             std::istringstream counts(value);
-            for (std::string count; std::getline(counts, count, ',');) c.threads.push_back(std::stoi(count));
+            for (std::string count; std::getline(counts, count, ',');)
+                c.threads.push_back(std::stoi(count));
         }
         cases.push_back(c);
     }
@@ -107,7 +108,8 @@ int64_t cold_copies(const Case &c, size_t bytes) {
 std::vector<int64_t> sample_rows(int64_t count, int64_t most) {
     most = std::min(most, count);
     std::vector<int64_t> rows;
-    for (int64_t i = 0; i < most; i++) rows.push_back(most == 1 ? 0 : i * (count - 1) / (most - 1));
+    for (int64_t i = 0; i < most; i++)
+        rows.push_back(most == 1 ? 0 : i * (count - 1) / (most - 1));
     return rows;
 }
 

@@ -63,30 +63,30 @@ QKV_API const char *qkv_build_info(void);
 
 typedef enum qkv_status {
     QKV_OK = 0,
-    QKV_ERROR_NULL = 1,        /* a required pointer is NULL */
-    QKV_ERROR_SIZE = 2,        /* the `size` field names no version of the struct, or unknown bytes are not zero */
-    QKV_ERROR_NEGATIVE = 3,    /* a size is negative */
-    QKV_ERROR_OVERFLOW = 4,    /* sizes or strides exceed what memory can hold */
-    QKV_ERROR_HEADS = 5,       /* num_heads is no multiple of num_kv_heads, or columns no multiple of head_dim */
-    QKV_ERROR_FLAGS = 6,       /* an unknown flag, layout or count, or options that exclude each other */
-    QKV_ERROR_VALUE = 7,       /* scale or softcap is NaN or infinite, softcap negative, dropout not in [0, 1), … */
-    QKV_ERROR_SHAPE = 8,       /* fields of the descriptor contradict each other */
-    QKV_ERROR_ALIAS = 9,       /* an output overlaps an input, another output or the workspace */
-    QKV_ERROR_ALIGNMENT = 10,  /* workspace, packed weights or cache are not 64-byte aligned, a tensor not to its
-                                * element */
-    QKV_ERROR_WORKSPACE = 11,  /* the workspace is smaller than plan.workspace_size, a cache's memory than its size */
-    QKV_ERROR_WORKERS = 12,    /* max_workers is below 1, or the parallel_for is NULL */
-    QKV_ERROR_PLAN = 13,       /* the plan is of another operation, or the descriptor changed more than addresses */
-    QKV_ERROR_ISA_UNKNOWN = 14,    /* no kernel set has that name */
+    QKV_ERROR_NULL = 1,         /* a required pointer is NULL */
+    QKV_ERROR_SIZE = 2,         /* the `size` field names no version of the struct, or unknown bytes are not zero */
+    QKV_ERROR_NEGATIVE = 3,     /* a size is negative */
+    QKV_ERROR_OVERFLOW = 4,     /* sizes or strides exceed what memory can hold */
+    QKV_ERROR_HEADS = 5,        /* num_heads is no multiple of num_kv_heads, or columns no multiple of head_dim */
+    QKV_ERROR_FLAGS = 6,        /* an unknown flag, layout or count, or options that exclude each other */
+    QKV_ERROR_VALUE = 7,        /* scale or softcap is NaN or infinite, softcap negative, dropout not in [0, 1), … */
+    QKV_ERROR_SHAPE = 8,        /* fields of the descriptor contradict each other */
+    QKV_ERROR_ALIAS = 9,        /* an output overlaps an input, another output or the workspace */
+    QKV_ERROR_ALIGNMENT = 10,   /* workspace, packed weights or cache are not 64-byte aligned, a tensor not to its
+                                 * element */
+    QKV_ERROR_WORKSPACE = 11,   /* the workspace is smaller than plan.workspace_size, a cache's memory than its size */
+    QKV_ERROR_WORKERS = 12,     /* max_workers is below 1, or the parallel_for is NULL */
+    QKV_ERROR_PLAN = 13,        /* the plan is of another operation, or the descriptor changed more than addresses */
+    QKV_ERROR_ISA_UNKNOWN = 14, /* no kernel set has that name */
     QKV_ERROR_ISA_UNAVAILABLE = 15, /* this CPU, operating system or build can't run that kernel set */
-    QKV_ERROR_LSE = 16,            /* a gradient of attention needs the forward's lse, and it is NULL */
-    QKV_ERROR_STRIDES = 17,        /* strides of an output let two of its elements meet */
-    QKV_ERROR_INDEX = 18,          /* q_start or k_start decreases or leaves its tensor, or there is no such page,
-                                    * sequence or position */
-    QKV_ERROR_CAPACITY = 19,       /* a cache has no page or position left, or no longer what a position needs */
-    QKV_ERROR_CACHE = 20,          /* memory holds no cache, a damaged one, one of another version or byte order, or
-                                    * not what a projection or layer stores into */
-    QKV_ERROR_LEFT_OUT = 21        /* this build of the library leaves out what is asked for (src/config.h) */
+    QKV_ERROR_LSE = 16,             /* a gradient of attention needs the forward's lse, and it is NULL */
+    QKV_ERROR_STRIDES = 17,         /* strides of an output let two of its elements meet */
+    QKV_ERROR_INDEX = 18,           /* q_start or k_start decreases or leaves its tensor, or there is no such page,
+                                     * sequence or position */
+    QKV_ERROR_CAPACITY = 19,        /* a cache has no page or position left, or no longer what a position needs */
+    QKV_ERROR_CACHE = 20,           /* memory holds no cache, a damaged one, one of another version or byte order, or
+                                     * not what a projection or layer stores into */
+    QKV_ERROR_LEFT_OUT = 21         /* this build of the library leaves out what is asked for (src/config.h) */
 } qkv_status;
 
 /* One line of English for a status; never NULL, also for a value that is none. qkv_<operation>_explain_plan and _run
@@ -104,22 +104,22 @@ QKV_API const char *qkv_status_string(qkv_status status);
 #define QKV_CPU_AVX512DQ (UINT64_C(1) << 5)
 #define QKV_CPU_AVX512VL (UINT64_C(1) << 6)
 #define QKV_CPU_NEON (UINT64_C(1) << 7)
-#define QKV_CPU_OS_YMM (UINT64_C(1) << 8)  /* XCR0: 256-bit registers are saved */
-#define QKV_CPU_OS_ZMM (UINT64_C(1) << 9)  /* XCR0: 512-bit and mask registers are saved */
+#define QKV_CPU_OS_YMM (UINT64_C(1) << 8) /* XCR0: 256-bit registers are saved */
+#define QKV_CPU_OS_ZMM (UINT64_C(1) << 9) /* XCR0: 512-bit and mask registers are saved */
 #define QKV_CPU_AVX512VNNI (UINT64_C(1) << 10)
 #define QKV_CPU_AVX512BF16 (UINT64_C(1) << 11)
 #define QKV_CPU_AVXVNNI (UINT64_C(1) << 12)
 #define QKV_CPU_DOTPROD (UINT64_C(1) << 13)
 #define QKV_CPU_I8MM (UINT64_C(1) << 14)
-#define QKV_CPU_SVE (UINT64_C(1) << 15) /* AArch64 SVE */
-#define QKV_CPU_RVV (UINT64_C(1) << 16) /* RISC-V V 1.0 */
-#define QKV_CPU_MVE (UINT64_C(1) << 17)    /* Armv8.1-M's vectors of floats, where FPSCR tells of flushed subnormals */
-#define QKV_CPU_SIMD128 (UINT64_C(1) << 18)     /* WebAssembly, and the module is compiled for it */
+#define QKV_CPU_SVE (UINT64_C(1) << 15)     /* AArch64 SVE */
+#define QKV_CPU_RVV (UINT64_C(1) << 16)     /* RISC-V V 1.0 */
+#define QKV_CPU_MVE (UINT64_C(1) << 17)     /* Armv8.1-M's vectors of floats, where FPSCR tells of flushed subnormals */
+#define QKV_CPU_SIMD128 (UINT64_C(1) << 18) /* WebAssembly, and the module is compiled for it */
 #define QKV_CPU_RELAXED_FMA (UINT64_C(1) << 19) /* … whose relaxed multiply-add rounds once in this engine */
 
 typedef struct qkv_cpu {
-    char name[64];                  /* as the CPU calls itself; "" when it does not tell */
-    uint64_t features;              /* QKV_CPU_* */
+    char name[64];                      /* as the CPU calls itself; "" when it does not tell */
+    uint64_t features;                  /* QKV_CPU_* */
     int64_t l1d_size, l2_size, l3_size; /* bytes; 0 when unknown */
 } qkv_cpu;
 
@@ -142,7 +142,7 @@ typedef struct qkv_ctx {
     const char *isa;                   /* the name of the kernel set that will run */
     uint64_t features;                 /* those of the CPU less config.disabled_features */
     int64_t l1d_size, l2_size, l3_size;
-    uint64_t allowed;                  /* private: bit i stands for kernel set i */
+    uint64_t allowed; /* private: bit i stands for kernel set i */
 } qkv_ctx;
 
 /* Detects the CPU and chooses a kernel set. On an error ctx is left untouched.
@@ -151,11 +151,11 @@ QKV_API qkv_status qkv_init(qkv_ctx *ctx, const qkv_config *config);
 
 typedef struct qkv_kernel_set {
     const char *name;
-    int32_t available; /* this build, CPU and operating system can run it */
-    int32_t selected;  /* this context runs it */
+    int32_t available;    /* this build, CPU and operating system can run it */
+    int32_t selected;     /* this context runs it */
     uint32_t arithmetics; /* bit 1 << QKV_ARITHMETIC_… is set: it has instructions for products in that one. The others
                            * have the same bits by other instructions, more slowly. */
-    char reason[112];  /* why it is not selected: the missing feature by name, the caller's cap, …; "" when it is */
+    char reason[112]; /* why it is not selected: the missing feature by name, the caller's cap, …; "" when it is */
 } qkv_kernel_set;
 
 /* How many kernel sets the library knows, those of other architectures included. */
@@ -220,11 +220,11 @@ typedef struct qkv_ranges {
 
 /* Filled by qkv_*_plan; a plain value that may be copied and used by many threads at once. */
 typedef struct qkv_plan {
-    size_t workspace_size;  /* bytes, 64-byte aligned; 0 means that NULL will do. A smaller call may need more of them,
-                             * as its work is divided otherwise: ask for each, and keep the largest */
-    int32_t num_phases;     /* how many tasks phase number p < num_phases has: qkv_plan_num_tasks(plan, p) */
-    int32_t max_workers;    /* worker indices of a task are below this */
-    int64_t num_tasks[QKV_MAX_STAGES]; /* private from here on: tasks of each phase of stage s, … */
+    size_t workspace_size; /* bytes, 64-byte aligned; 0 means that NULL will do. A smaller call may need more of them,
+                            * as its work is divided otherwise: ask for each, and keep the largest */
+    int32_t num_phases;    /* how many tasks phase number p < num_phases has: qkv_plan_num_tasks(plan, p) */
+    int32_t max_workers;   /* worker indices of a task are below this */
+    int64_t num_tasks[QKV_MAX_STAGES];   /* private from here on: tasks of each phase of stage s, … */
     int32_t more_phases[QKV_MAX_STAGES]; /* … which is 1 + more_phases[s] phases */
     const struct qkv_kernels *kernels;
     uint64_t operation, checksum;
@@ -256,19 +256,19 @@ typedef void (*qkv_parallel_for)(void *pool, int64_t num_tasks, qkv_task task, v
 #define QKV_OUT_IN 1 /* element (in, out) is data[out·stride + in]: PyTorch's Linear */
 
 typedef struct qkv_weight {
-    const void *data;     /* read by qkv_pack */
-    float *unpacked;      /* written by qkv_unpack; NULL: this part is left out */
+    const void *data; /* read by qkv_pack */
+    float *unpacked;  /* written by qkv_unpack; NULL: this part is left out */
     int64_t out_features;
-    int64_t stride;       /* of data, or of unpacked, in elements; 0: contiguous rows */
-    int64_t layout;       /* QKV_IN_OUT or QKV_OUT_IN, of data or of unpacked; types in blocks: data is QKV_OUT_IN */
-    int64_t type;         /* qkv_type of data, and of the part as it is packed */
-    const float *scales;  /* QKV_INT8: [out_features], what each column's integers are multiplied by */
+    int64_t stride;      /* of data, or of unpacked, in elements; 0: contiguous rows */
+    int64_t layout;      /* QKV_IN_OUT or QKV_OUT_IN, of data or of unpacked; types in blocks: data is QKV_OUT_IN */
+    int64_t type;        /* qkv_type of data, and of the part as it is packed */
+    const float *scales; /* QKV_INT8: [out_features], what each column's integers are multiplied by */
 } qkv_weight;
 
 typedef struct qkv_pack_desc {
-    size_t size;          /* sizeof(qkv_pack_desc) */
+    size_t size; /* sizeof(qkv_pack_desc) */
     int64_t in_features;
-    int64_t num_parts;    /* 1 … QKV_MAX_PARTS */
+    int64_t num_parts; /* 1 … QKV_MAX_PARTS */
     qkv_weight part[QKV_MAX_PARTS];
 } qkv_pack_desc;
 
@@ -303,8 +303,8 @@ QKV_API const char *qkv_unpack_explain(const qkv_pack_desc *desc, const void *pa
 typedef struct qkv_rope {
     const float *cos, *sin; /* [num_positions][rotary_dim/2], by qkv_rope_table or otherwise */
     int64_t num_positions;
-    int64_t rotary_dim;     /* even, at most head_dim; 0: head_dim */
-    int64_t layout;         /* QKV_ROPE_HALF or QKV_ROPE_INTERLEAVED */
+    int64_t rotary_dim; /* even, at most head_dim; 0: head_dim */
+    int64_t layout;     /* QKV_ROPE_HALF or QKV_ROPE_INTERLEAVED */
 } qkv_rope;
 
 /* The position of token t in batch b: data[b·batch + t·token]. */
@@ -328,15 +328,15 @@ typedef struct qkv_rope_table_desc {
     size_t size;            /* sizeof(qkv_rope_table_desc) */
     int64_t first_position; /* of the table's first row; may be negative */
     int64_t num_positions;
-    int64_t rotary_dim;     /* even */
-    double base;            /* 0: 10000 */
-    uint32_t scaling;       /* QKV_ROPE_UNSCALED … */
-    uint32_t untruncated;   /* 1: the ends of YaRN's mixture are not rounded to whole pairs: gpt-oss */
-    double factor;          /* 0: 1 */
-    int64_t original_positions; /* for QKV_ROPE_YARN and QKV_ROPE_LLAMA3 */
+    int64_t rotary_dim;          /* even */
+    double base;                 /* 0: 10000 */
+    uint32_t scaling;            /* QKV_ROPE_UNSCALED … */
+    uint32_t untruncated;        /* 1: the ends of YaRN's mixture are not rounded to whole pairs: gpt-oss */
+    double factor;               /* 0: 1 */
+    int64_t original_positions;  /* for QKV_ROPE_YARN and QKV_ROPE_LLAMA3 */
     double beta_fast, beta_slow; /* 0: 32 and 1 */
     double low_freq_factor, high_freq_factor; /* 0: 1 and 4; the first is the smaller one */
-    double attention_factor; /* multiplies cos and sin; 0: 1, or for QKV_ROPE_YARN 1 + ln(factor)/10 if factor > 1 */
+    double attention_factor;   /* multiplies cos and sin; 0: 1, or for QKV_ROPE_YARN 1 + ln(factor)/10 if factor > 1 */
     const float *pair_factors; /* optional, [rotary_dim/2]: each divides its pair's frequency too: LongRoPE */
 } qkv_rope_table_desc;
 
@@ -356,21 +356,21 @@ QKV_API qkv_status qkv_rope_table(const qkv_rope_table_desc *desc, float *cos, f
  * (b, h = c / head_dim, t, c % head_dim) of out. */
 typedef struct qkv_projection_part {
     int64_t out_features;
-    int64_t head_dim;     /* 0: out_features, that is one head; else it divides out_features */
-    const float *bias;    /* [out_features], or NULL */
+    int64_t head_dim;  /* 0: out_features, that is one head; else it divides out_features */
+    const float *bias; /* [out_features], or NULL */
     qkv_output out;
-    int64_t type;         /* qkv_type that this part of the matrix is packed in */
+    int64_t type; /* qkv_type that this part of the matrix is packed in */
 } qkv_projection_part;
 
 /* What becomes of each head's row of a part before it is stored, in this order: all zero is nothing. */
 typedef struct qkv_head_steps {
-    const float *norm;      /* optional, [head_dim]: QK-norm (RMSNorm over the head): x becomes norm·x/√(mean x² + ε) */
+    const float *norm; /* optional, [head_dim]: QK-norm (RMSNorm over the head): x becomes norm·x/√(mean x² + ε) */
     float norm_epsilon;     /* ε ≥ 0. Without one a row of zeros becomes NaN. */
     uint32_t rotate;        /* 1: RoPE, by the tables of the descriptor */
     int64_t first_position; /* of token 0 of every batch; if a part is stored: from where the sequence had ended */
     const int64_t *first_positions; /* optional, [batch]: in place of first_position; not if a part is stored */
-    qkv_positions positions; /* optional: a position for each (batch, token), in place of both */
-    int64_t store;          /* QKV_STORE_K or QKV_STORE_V: heads go into the descriptor's cache, as its K or V */
+    qkv_positions positions;        /* optional: a position for each (batch, token), in place of both */
+    int64_t store; /* QKV_STORE_K or QKV_STORE_V: heads go into the descriptor's cache, as its K or V */
 } qkv_head_steps;
 
 #define QKV_STORE_K 1 /* each for one part at most */
@@ -396,16 +396,16 @@ typedef struct qkv_head_steps {
  * `out` of such a part is optional. QKV_ERROR_CACHE when a run finds other heads, fewer tokens, or pages that the
  * sequence shares or has released. Without a part that is stored the cache is not looked at. */
 typedef struct qkv_projection_desc {
-    size_t size;          /* sizeof(qkv_projection_desc) */
+    size_t size; /* sizeof(qkv_projection_desc) */
     int64_t batch, tokens, in_features, num_parts;
-    qkv_input x;          /* (b, t, c): the head stride is not used */
-    const void *packed;   /* by qkv_pack, with the same in_features, out_features and types; 64-byte aligned */
+    qkv_input x;        /* (b, t, c): the head stride is not used */
+    const void *packed; /* by qkv_pack, with the same in_features, out_features and types; 64-byte aligned */
     qkv_projection_part part[QKV_MAX_PARTS];
     qkv_head_steps steps[QKV_MAX_PARTS]; /* of each part */
-    qkv_rope rope;        /* for all parts that rotate (rotary_dim 0: head_dim of the first); else not looked at */
-    void *cache;          /* where parts are stored that say so */
+    qkv_rope rope;          /* for all parts that rotate (rotary_dim 0: head_dim of the first); else not looked at */
+    void *cache;            /* where parts are stored that say so */
     int64_t first_sequence; /* a run may change it */
-    int64_t arithmetic;   /* QKV_ARITHMETIC_…, of all parts */
+    int64_t arithmetic;     /* QKV_ARITHMETIC_…, of all parts */
 } qkv_projection_desc;
 
 /* Checks desc and fills plan. Addresses belong to the run: those that are required may still be missing here, and each
@@ -476,37 +476,37 @@ QKV_API const char *qkv_projection_explain_run(const qkv_plan *plan, const qkv_p
  *
  * A descriptor that is zero but for size, sizes and q, k, v, out is full attention at 1/√head_dim. */
 typedef struct qkv_attention_desc {
-    size_t size;          /* sizeof(qkv_attention_desc) */
+    size_t size; /* sizeof(qkv_attention_desc) */
     int64_t batch;
     int64_t num_heads;
     int64_t num_kv_heads; /* divides num_heads; 0: num_heads */
     int64_t seq_q, seq_k;
-    int64_t head_dim;     /* of q and k */
-    int64_t head_dim_v;   /* of v and out; 0: head_dim, unless flags has QKV_HEAD_DIM_V */
-    qkv_input q, k, v;    /* q: (batch, num_heads, seq_q, head_dim); k, v: (batch, num_kv_heads, seq_k, …) */
-    qkv_output out;       /* (batch, num_heads, seq_q, head_dim_v) */
-    qkv_output lse;       /* optional: natural log of the sum, one float a (batch, head, token) */
-    float scale;          /* 0: 1/√head_dim, unless flags has QKV_SCALE; negative values are used as given */
-    float softcap;        /* 0: none */
-    uint32_t flags;       /* QKV_LEFT, QKV_RIGHT, QKV_FROM_END, QKV_SCALE, QKV_HEAD_DIM_V */
-    uint32_t reserved;    /* 0 */
+    int64_t head_dim;   /* of q and k */
+    int64_t head_dim_v; /* of v and out; 0: head_dim, unless flags has QKV_HEAD_DIM_V */
+    qkv_input q, k, v;  /* q: (batch, num_heads, seq_q, head_dim); k, v: (batch, num_kv_heads, seq_k, …) */
+    qkv_output out;     /* (batch, num_heads, seq_q, head_dim_v) */
+    qkv_output lse;     /* optional: natural log of the sum, one float a (batch, head, token) */
+    float scale;        /* 0: 1/√head_dim, unless flags has QKV_SCALE; negative values are used as given */
+    float softcap;      /* 0: none */
+    uint32_t flags;     /* QKV_LEFT, QKV_RIGHT, QKV_FROM_END, QKV_SCALE, QKV_HEAD_DIM_V */
+    uint32_t reserved;  /* 0 */
     int64_t left, right;
     int64_t q_offset;
-    const int64_t *q_offsets;    /* optional, [batch]: in place of q_offset */
-    const int64_t *kv_len;       /* optional, [batch]: keys in use; taken as 0 below 0 and as seq_k above seq_k */
-    const float *alibi_slopes;   /* optional, [num_heads] */
+    const int64_t *q_offsets;  /* optional, [batch]: in place of q_offset */
+    const int64_t *kv_len;     /* optional, [batch]: keys in use; taken as 0 below 0 and as seq_k above seq_k */
+    const float *alibi_slopes; /* optional, [num_heads] */
     /* optional, [num_heads]: a logit that enters the denominator only; −inf: none. Logits count in base 2, so a finite
      * sink below −2.36e38 (−FLT_MAX·ln 2) is taken as that. */
     const float *sinks;
-    qkv_matrix_input bias;       /* optional, float: added to the logits */
-    qkv_matrix_input keep;       /* optional, uint8_t: 0 hides the key, anything else keeps it */
+    qkv_matrix_input bias;           /* optional, float: added to the logits */
+    qkv_matrix_input keep;           /* optional, uint8_t: 0 hides the key, anything else keeps it */
     qkv_matrix_output probabilities; /* optional, float, for looking at: (batch, num_heads, seq_q, seq_k) */
     /* optional: the state of every block of QKV_KEY_BLOCK keys, in place of out, lse and probabilities, which must be
      * NULL then. A state is head_dim_v + 2 floats: the weighted sum of v, the maximum m of the base-2 logits and the
      * sum ℓ of exp2(logit − m); (0, …, 0, −FLT_MAX, 0) without a visible key. Sinks take no part. State number
      * ⌊j / 256⌋ of (b, h, t) begins at data[b·batch + h·head + t·query + ⌊j/256⌋·key]. */
     qkv_matrix_output states;
-    float dropout;        /* the rate, 0 ≤ dropout < 1, at which probabilities are dropped in training; 0: none */
+    float dropout;         /* the rate, 0 ≤ dropout < 1, at which probabilities are dropped in training; 0: none */
     uint32_t scores_stage; /* QKV_SCORES_… */
     uint64_t dropout_seed, dropout_offset; /* see qkv_dropout_mask; a run may change both */
     /* optional, float, for looking at: s of every pair (batch, num_heads, seq_q, seq_k) as it is after scores_stage, in
@@ -585,8 +585,8 @@ QKV_API void qkv_attention_task(const qkv_plan *plan, const qkv_attention_desc *
  *
  * QKV_ERROR_SHAPE when b, h or i is out of range; else what the plan of desc would say. */
 QKV_API qkv_status qkv_dropout_mask(const qkv_attention_desc *desc, int64_t b, int64_t h, int64_t i, uint8_t *keep);
-QKV_API const char *qkv_attention_explain_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc,
-                                               int32_t max_workers, char *text, size_t size);
+QKV_API const char *qkv_attention_explain_plan(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers,
+                                               char *text, size_t size);
 QKV_API const char *qkv_attention_explain_run(const qkv_plan *plan, const qkv_attention_desc *desc,
                                               const void *workspace, size_t workspace_size, char *text, size_t size);
 
@@ -618,7 +618,7 @@ QKV_API qkv_status qkv_alibi_slopes(int64_t num_heads, float *slopes);
  * A fold may stop and go on later, or elsewhere: `state` is what the parts come to. As the first of the states of the
  * next merge it stands for all of them, bit for bit. */
 typedef struct qkv_merge_desc {
-    size_t size;             /* sizeof(qkv_merge_desc) */
+    size_t size; /* sizeof(qkv_merge_desc) */
     int64_t batch, num_heads, seq_q, head_dim_v;
     int64_t num_parts;       /* 0 is legal: every row is empty */
     qkv_input part_out;      /* (batch, num_heads, seq_q, head_dim_v) of part 0 */
@@ -628,7 +628,7 @@ typedef struct qkv_merge_desc {
     qkv_matrix_input states; /* in place of part_out and part_lse: as qkv_attention_desc.states wrote them */
     const float *sinks;      /* optional, [num_heads] */
     qkv_output out;
-    qkv_output lse;          /* optional */
+    qkv_output lse; /* optional */
     /* optional: the folded state of (b, h, t), head_dim_v + 2 floats as in `states`, in place of out, lse and sinks,
      * which must be NULL then: the last merge brings the sinks. */
     qkv_output state;
@@ -643,10 +643,10 @@ QKV_API qkv_status qkv_merge_check(const qkv_plan *plan, const qkv_merge_desc *d
                                    size_t workspace_size);
 QKV_API void qkv_merge_task(const qkv_plan *plan, const qkv_merge_desc *desc, void *workspace, int32_t phase,
                             int64_t index, int32_t worker);
-QKV_API const char *qkv_merge_explain_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc,
-                                           int32_t max_workers, char *text, size_t size);
-QKV_API const char *qkv_merge_explain_run(const qkv_plan *plan, const qkv_merge_desc *desc,
-                                          const void *workspace, size_t workspace_size, char *text, size_t size);
+QKV_API const char *qkv_merge_explain_plan(const qkv_ctx *ctx, const qkv_merge_desc *desc, int32_t max_workers,
+                                           char *text, size_t size);
+QKV_API const char *qkv_merge_explain_run(const qkv_plan *plan, const qkv_merge_desc *desc, const void *workspace,
+                                          size_t workspace_size, char *text, size_t size);
 
 /* ---------------------------------------------------------------------------------------------------- layer */
 
@@ -676,15 +676,15 @@ QKV_API const char *qkv_merge_explain_run(const qkv_plan *plan, const qkv_merge_
  * head_dim_v = model_dim, num_kv_heads = num_heads or 1), which makes all heads the same.
  * w_o = NULL leaves the heads side by side: out_features = num_heads·head_dim_v. */
 typedef struct qkv_layer_desc {
-    size_t size;                  /* sizeof(qkv_layer_desc) */
+    size_t size; /* sizeof(qkv_layer_desc) */
     int64_t model_dim;
     int64_t out_features;
-    qkv_input x;                  /* (batch, token, model_dim): the head stride is not used */
-    const void *w_qkv;            /* by qkv_pack: 3 parts */
+    qkv_input x;                           /* (batch, token, model_dim): the head stride is not used */
+    const void *w_qkv;                     /* by qkv_pack: 3 parts */
     const float *bias_q, *bias_k, *bias_v; /* optional */
-    const void *w_o;              /* by qkv_pack: 1 part */
-    const float *bias_o;          /* optional */
-    qkv_output out;               /* (batch, token, out_features): the head stride is not used */
+    const void *w_o;                       /* by qkv_pack: 1 part */
+    const float *bias_o;                   /* optional */
+    qkv_output out;                        /* (batch, token, out_features): the head stride is not used */
     qkv_input x_kv;               /* optional, (batch, token of seq_k, kv_dim); not NULL, for cross-attention, without
                                    * tokens either */
     int64_t kv_dim;               /* 0: model_dim */
@@ -693,11 +693,11 @@ typedef struct qkv_layer_desc {
     float norm_epsilon;           /* of both */
     uint32_t reserved;            /* 0 */
     qkv_rope rope;                /* optional: cos is NULL without; then the rest is not looked at */
-    qkv_positions positions_q, positions_k; /* optional: of each (batch, token of seq_q), and of seq_k */
-    void *cache;                  /* optional: see above */
-    int64_t first_sequence;       /* a run may change it */
+    qkv_positions positions_q, positions_k;     /* optional: of each (batch, token of seq_q), and of seq_k */
+    void *cache;                                /* optional: see above */
+    int64_t first_sequence;                     /* a run may change it */
     int32_t wq_type, wk_type, wv_type, wo_type; /* qkv_type that Wq, Wk, Wv and Wo are packed in */
-    int64_t arithmetic;           /* of all projections: QKV_ARITHMETIC_… */
+    int64_t arithmetic;                         /* of all projections: QKV_ARITHMETIC_… */
     qkv_attention_desc attention;
 } qkv_layer_desc;
 
@@ -712,10 +712,10 @@ QKV_API qkv_status qkv_layer_check(const qkv_plan *plan, const qkv_layer_desc *d
                                    size_t workspace_size);
 QKV_API void qkv_layer_task(const qkv_plan *plan, const qkv_layer_desc *desc, void *workspace, int32_t phase,
                             int64_t index, int32_t worker);
-QKV_API const char *qkv_layer_explain_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc,
-                                           int32_t max_workers, char *text, size_t size);
-QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_desc *desc,
-                                          const void *workspace, size_t workspace_size, char *text, size_t size);
+QKV_API const char *qkv_layer_explain_plan(const qkv_ctx *ctx, const qkv_layer_desc *desc, int32_t max_workers,
+                                           char *text, size_t size);
+QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_desc *desc, const void *workspace,
+                                          size_t workspace_size, char *text, size_t size);
 
 /* ------------------------------------------------------------------------------------------------- KV cache */
 
@@ -738,18 +738,18 @@ QKV_API const char *qkv_layer_explain_run(const qkv_plan *plan, const qkv_layer_
 #define QKV_CACHE_PAGE 64
 
 typedef struct qkv_cache_desc {
-    size_t size;             /* sizeof(qkv_cache_desc) */
-    int64_t num_sequences;   /* 0 … num_sequences − 1, each empty at first */
-    int64_t max_tokens;      /* positions that a sequence can reach */
-    int64_t num_pages;       /* of the pool. 0: so many that every sequence can reach max_tokens, or with a window hold
-                              * what that needs when it grows by at most QKV_CACHE_PAGE tokens at a time */
+    size_t size;           /* sizeof(qkv_cache_desc) */
+    int64_t num_sequences; /* 0 … num_sequences − 1, each empty at first */
+    int64_t max_tokens;    /* positions that a sequence can reach */
+    int64_t num_pages;     /* of the pool. 0: so many that every sequence can reach max_tokens, or with a window hold
+                            * what that needs when it grows by at most QKV_CACHE_PAGE tokens at a time */
     int64_t num_kv_heads;
-    int64_t head_dim;        /* of K */
-    int64_t head_dim_v;      /* of V; 0: head_dim */
-    int32_t k_type, v_type;  /* QKV_F32, QKV_F16, QKV_BF16, QKV_INT8 */
-    int64_t window;          /* 0: all tokens are kept. Else a query sees of a sequence the last `window` tokens, its
-                              * own included, … */
-    int64_t first_tokens;    /* … and the first so many (the sinks of StreamingLLM). 0 without window */
+    int64_t head_dim;       /* of K */
+    int64_t head_dim_v;     /* of V; 0: head_dim */
+    int32_t k_type, v_type; /* QKV_F32, QKV_F16, QKV_BF16, QKV_INT8 */
+    int64_t window;         /* 0: all tokens are kept. Else a query sees of a sequence the last `window` tokens, its
+                             * own included, … */
+    int64_t first_tokens;   /* … and the first so many (the sinks of StreamingLLM). 0 without window */
 } qkv_cache_desc;
 
 /* Bytes of the block, a multiple of 64. QKV_ERROR_SIZE, _NEGATIVE, _FLAGS (a type), _SHAPE (first_tokens without
@@ -857,16 +857,16 @@ QKV_API qkv_status qkv_cache_attach(const void *cache, int64_t first_sequence, q
  * forward; gradients of a key that no query sees, and of a query that sees no key, are 0, whatever their operands hold.
  * Memory grows with seq_q + seq_k, never with their product. */
 typedef struct qkv_attention_backward_desc {
-    size_t size;              /* sizeof(qkv_attention_backward_desc) */
-    uint32_t flags;           /* QKV_ACCUMULATE, or of it _Q, _K, _V, _BIAS, _SINKS */
-    uint32_t reserved;        /* 0 */
-    qkv_input grad_out;       /* as forward.out: (batch, num_heads, seq_q, head_dim_v), stored as out_type says */
-    qkv_input grad_lse;       /* optional: one float a (batch, head, token) */
+    size_t size;        /* sizeof(qkv_attention_backward_desc) */
+    uint32_t flags;     /* QKV_ACCUMULATE, or of it _Q, _K, _V, _BIAS, _SINKS */
+    uint32_t reserved;  /* 0 */
+    qkv_input grad_out; /* as forward.out: (batch, num_heads, seq_q, head_dim_v), stored as out_type says */
+    qkv_input grad_lse; /* optional: one float a (batch, head, token) */
     qkv_output grad_q, grad_k, grad_v; /* each optional; sizes as q, k and v */
     /* optional: (batch, num_heads, seq_q, seq_k), also where forward.bias is NULL and so zero. A stride of 0 sums over
      * that axis, as the gradient of a bias that was broadcast wants it; the sum of nothing is 0. */
     qkv_matrix_output grad_bias;
-    float *grad_sinks;        /* optional, [num_heads] */
+    float *grad_sinks;          /* optional, [num_heads] */
     qkv_attention_desc forward; /* last, so that it can grow */
 } qkv_attention_backward_desc;
 
@@ -879,28 +879,29 @@ QKV_API qkv_status qkv_attention_backward_run_parallel(const qkv_plan *plan, con
                                                        qkv_parallel_for parallel_for, void *pool);
 QKV_API qkv_status qkv_attention_backward_check(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
                                                 const void *workspace, size_t workspace_size);
-QKV_API void qkv_attention_backward_task(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
-                                         void *workspace, int32_t phase, int64_t index, int32_t worker);
+QKV_API void qkv_attention_backward_task(const qkv_plan *plan, const qkv_attention_backward_desc *desc, void *workspace,
+                                         int32_t phase, int64_t index, int32_t worker);
 QKV_API const char *qkv_attention_backward_explain_plan(const qkv_ctx *ctx, const qkv_attention_backward_desc *desc,
                                                         int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_attention_backward_explain_run(const qkv_plan *plan, const qkv_attention_backward_desc *desc,
-                                               const void *workspace, size_t workspace_size, char *text, size_t size);
+                                                       const void *workspace, size_t workspace_size, char *text,
+                                                       size_t size);
 
 /* Gradients of one part of a packed matrix, laid out as an optimiser holds weights, so that qkv_pack can take them. */
 typedef struct qkv_weight_grad {
-    float *data;          /* optional; shape, layout and stride as in qkv_weight */
-    int64_t stride;       /* 0: contiguous rows */
-    int64_t layout;       /* QKV_IN_OUT or QKV_OUT_IN */
-    float *bias;          /* optional, [out_features] */
+    float *data;    /* optional; shape, layout and stride as in qkv_weight */
+    int64_t stride; /* 0: contiguous rows */
+    int64_t layout; /* QKV_IN_OUT or QKV_OUT_IN */
+    float *bias;    /* optional, [out_features] */
 } qkv_weight_grad;
 
 /* dX = Σ dY·Wᵀ over the parts, dW = Xᵀ·dY, dbias = Σ dY over batches and tokens. forward.steps, the parts' types and
  * arithmetic must be zero (QKV_ERROR_FLAGS): weights are floats. */
 typedef struct qkv_projection_backward_desc {
-    size_t size;          /* sizeof(qkv_projection_backward_desc) */
-    uint32_t flags;       /* QKV_ACCUMULATE, or of it _X, _PART(i) for each i < num_parts */
-    uint32_t reserved;    /* 0 */
-    qkv_output grad_x;    /* optional (b, t, c): the head stride is not used */
+    size_t size;                       /* sizeof(qkv_projection_backward_desc) */
+    uint32_t flags;                    /* QKV_ACCUMULATE, or of it _X, _PART(i) for each i < num_parts */
+    uint32_t reserved;                 /* 0 */
+    qkv_output grad_x;                 /* optional (b, t, c): the head stride is not used */
     qkv_input grad_out[QKV_MAX_PARTS]; /* as forward.part[i].out: column c of token t is (b, c / head_dim, t, …) */
     qkv_weight_grad grad[QKV_MAX_PARTS];
     qkv_projection_desc forward; /* its outputs and biases are not looked at; x and packed only where needed. Last, so
@@ -921,30 +922,31 @@ QKV_API void qkv_projection_backward_task(const qkv_plan *plan, const qkv_projec
 QKV_API const char *qkv_projection_backward_explain_plan(const qkv_ctx *ctx, const qkv_projection_backward_desc *desc,
                                                          int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_projection_backward_explain_run(const qkv_plan *plan, const qkv_projection_backward_desc *desc,
-                                               const void *workspace, size_t workspace_size, char *text, size_t size);
+                                                        const void *workspace, size_t workspace_size, char *text,
+                                                        size_t size);
 
 /* Gradients of a whole layer. Q, K, V and the heads' outputs are computed anew from forward.x and x_kv in the
  * workspace: of the forward it needs only the descriptor, without out. forward.attention.lse, probabilities and scores
  * are not written. Without forward.w_qkv (raw attention) grad_q, _k and _v, without w_o grad_o must be empty.
  * forward.attention.arithmetic is that of the attention's gradients too, forward.arithmetic QKV_ARITHMETIC_F32. */
 typedef struct qkv_layer_backward_desc {
-    size_t size;              /* sizeof(qkv_layer_backward_desc) */
-    uint32_t flags;           /* QKV_ACCUMULATE, or of it _X, _X_KV, _Q, _K, _V, _O, _BIAS, _SINKS */
-    uint32_t reserved;        /* 0 */
-    qkv_input grad_out;       /* as forward.out: (b, t, c), the head stride is not used */
-    qkv_output grad_x;        /* optional (b, t, c) */
+    size_t size;        /* sizeof(qkv_layer_backward_desc) */
+    uint32_t flags;     /* QKV_ACCUMULATE, or of it _X, _X_KV, _Q, _K, _V, _O, _BIAS, _SINKS */
+    uint32_t reserved;  /* 0 */
+    qkv_input grad_out; /* as forward.out: (b, t, c), the head stride is not used */
+    qkv_output grad_x;  /* optional (b, t, c) */
     qkv_weight_grad grad_q, grad_k, grad_v, grad_o; /* of Wq, Wk, Wv, Wo and their biases */
-    qkv_matrix_output grad_bias; /* optional: of forward.attention.bias */
-    float *grad_sinks;        /* optional, [num_heads] */
-    qkv_output grad_x_kv;     /* optional (b, t, c), of forward.x_kv, which must not be NULL then */
+    qkv_matrix_output grad_bias;                    /* optional: of forward.attention.bias */
+    float *grad_sinks;                              /* optional, [num_heads] */
+    qkv_output grad_x_kv; /* optional (b, t, c), of forward.x_kv, which must not be NULL then */
     /* optional, [head_dim]: of forward.norm_q and norm_k, which must not be NULL then. QKV_ACCUMULATE_Q, _K mean them
      * too. */
     float *grad_norm_q, *grad_norm_k;
-    qkv_layer_desc forward;   /* last, so that it can grow */
+    qkv_layer_desc forward; /* last, so that it can grow */
 } qkv_layer_backward_desc;
 
-QKV_API qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc,
-                                           int32_t max_workers, qkv_plan *plan);
+QKV_API qkv_status qkv_layer_backward_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc, int32_t max_workers,
+                                           qkv_plan *plan);
 QKV_API qkv_status qkv_layer_backward_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc, void *workspace,
                                           size_t workspace_size);
 QKV_API qkv_status qkv_layer_backward_run_parallel(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
@@ -957,7 +959,8 @@ QKV_API void qkv_layer_backward_task(const qkv_plan *plan, const qkv_layer_backw
 QKV_API const char *qkv_layer_backward_explain_plan(const qkv_ctx *ctx, const qkv_layer_backward_desc *desc,
                                                     int32_t max_workers, char *text, size_t size);
 QKV_API const char *qkv_layer_backward_explain_run(const qkv_plan *plan, const qkv_layer_backward_desc *desc,
-                                               const void *workspace, size_t workspace_size, char *text, size_t size);
+                                                   const void *workspace, size_t workspace_size, char *text,
+                                                   size_t size);
 
 #ifdef __cplusplus
 }

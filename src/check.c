@@ -35,8 +35,8 @@ qkv_operand *qkv_add_stored(qkv_operands *o, int role, const char *field, qkv_in
     if (type != QKV_Q8_0) /* and so without divisions, which each call would wait for */
         return qkv_add_operand(o, role, field, x.data, (size_t)qkv_stored_bytes(type, 1), 3, rows, strides, channels);
     const int64_t blocks[3] = {x.batch / QKV_Q8_0_CHANNELS, x.head / QKV_Q8_0_CHANNELS, x.token / QKV_Q8_0_CHANNELS};
-    qkv_operand *added = qkv_add_operand(o, role, field, x.data, QKV_Q8_0_BYTES, 3, rows, blocks,
-                                         channels / QKV_Q8_0_CHANNELS);
+    qkv_operand *added =
+        qkv_add_operand(o, role, field, x.data, QKV_Q8_0_BYTES, 3, rows, blocks, channels / QKV_Q8_0_CHANNELS);
     added->alignment = sizeof(uint16_t);
     return added;
 }

@@ -60,9 +60,9 @@ static inline qkv_status qkv_check_size(qkv_problem *why, const char *field, int
 enum qkv_role {
     QKV_INPUT = 0,
     QKV_OUTPUT = 1,
-    QKV_NEEDED = 2,  /* a run looks at it, if it has elements */
-    QKV_SUMMED = 4,  /* an output with strides of 0 for axes that it sums over */
-    QKV_LSE = 8      /* its lack has a status of its own */
+    QKV_NEEDED = 2, /* a run looks at it, if it has elements */
+    QKV_SUMMED = 4, /* an output with strides of 0 for axes that it sums over */
+    QKV_LSE = 8     /* its lack has a status of its own */
 };
 
 enum { QKV_MAX_OPERANDS = 36, QKV_MAX_AXES = 4 };

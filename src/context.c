@@ -9,7 +9,8 @@
 #define TABLE_1(name) &qkv_kernels_##name
 #define TABLE_(with, name) TABLE_##with(name)
 #define TABLE(with, name) TABLE_(with, name)
-#define SET(name, of_architecture, with) {#name, of_architecture, TABLE(with, name)}
+#define SET(name, of_architecture, with)                                                                               \
+    { #name, of_architecture, TABLE(with, name) }
 
 /* Best first, "ref" last. Adding an instruction set adds one line. A set of another architecture, one that the compiler
  * does not know, or that is left out has no table.

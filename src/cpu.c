@@ -100,8 +100,8 @@ static uint64_t wasm_features(void) {
     QKV_OPAQUE(c);
     const v128_t up = wasm_f32x4_relaxed_madd(a, a, c), down = wasm_f32x4_relaxed_nmadd(a, a, wasm_f32x4_neg(c));
     const v128_t want = wasm_f32x4_splat(0x1p-24f);
-    const bool fused = wasm_i32x4_all_true(wasm_f32x4_eq(up, want)) &&
-                       wasm_i32x4_all_true(wasm_f32x4_eq(wasm_f32x4_neg(down), want));
+    const bool fused =
+        wasm_i32x4_all_true(wasm_f32x4_eq(up, want)) && wasm_i32x4_all_true(wasm_f32x4_eq(wasm_f32x4_neg(down), want));
     return fused ? QKV_CPU_RELAXED_FMA : 0;
 #else
     return 0;

@@ -42,8 +42,8 @@ static void put_name(text_line *l, const char *field, int32_t index) {
 }
 
 static const char *operation_name(uint64_t operation) {
-    static const char *const names[] = {"packing", "attention", "projection", "merge", "layer", "attention backward",
-                                        "projection backward", "layer backward"};
+    static const char *const names[] = {"packing", "attention",          "projection",          "merge",
+                                        "layer",   "attention backward", "projection backward", "layer backward"};
     return operation < sizeof names / sizeof names[0] ? names[operation] : "an unknown operation";
 }
 

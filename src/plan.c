@@ -12,14 +12,14 @@ qkv_status qkv_import(void *copy, size_t known, const void *desc, qkv_problem *w
     size_t size;
     memcpy(&size, desc, sizeof size);
     if (size < known || size > MAX_DESC_SIZE)
-        return qkv_refuse(why, QKV_ERROR_SIZE, "size", -1, "is %, but this library's struct has % bytes",
-                          (int64_t)size, (int64_t)known);
+        return qkv_refuse(why, QKV_ERROR_SIZE, "size", -1, "is %, but this library's struct has % bytes", (int64_t)size,
+                          (int64_t)known);
     const unsigned char *bytes = desc;
     for (size_t i = known; i < size; i++) {
         if (bytes[i] != 0)
             return qkv_refuse(why, QKV_ERROR_SIZE, "size", -1,
-                              "is %: byte % is of a field that this library does not know, and not zero",
-                              (int64_t)size, (int64_t)i);
+                              "is %: byte % is of a field that this library does not know, and not zero", (int64_t)size,
+                              (int64_t)i);
     }
     memcpy(copy, desc, known);
     memcpy(copy, &known, sizeof known);

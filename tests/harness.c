@@ -155,8 +155,7 @@ static void print_reproduction(void) {
     if (qt.description[0] != '\0')
         print_error("    case:  %s\n", qt.description);
     const char *mode = qt.emulated ? " QKV_QEMU=1" : qt.quick ? " QKV_QUICK=1" : "";
-    print_error("    again: QKV_SEED=0x%" PRIx64 "%s%s ./%s '%s'\n", qt.seed, only, mode, qt.program,
-                qt.running->name);
+    print_error("    again: QKV_SEED=0x%" PRIx64 "%s%s ./%s '%s'\n", qt.seed, only, mode, qt.program, qt.running->name);
 }
 
 void qt_fail(const char *format, ...) {

@@ -71,7 +71,7 @@ uint64_t qt_u64(qt_rng *rng);
 int64_t qt_range(qt_rng *rng, int64_t low, int64_t high); /* low … high, both included */
 bool qt_chance(qt_rng *rng, int percent);
 float qt_uniform(qt_rng *rng, float low, float high);
-float qt_normal(qt_rng *rng);                             /* mean 0, deviation 1, within ±5 */
+float qt_normal(qt_rng *rng); /* mean 0, deviation 1, within ±5 */
 
 /* One of the floats that break code: ±0, subnormals, ±FLT_MIN, ±FLT_MAX, powers of two and their neighbours, any bit
  * pattern; qt_nasty also gives ±inf and NaNs of both signs, quiet and signalling, with payloads. */
@@ -79,14 +79,14 @@ float qt_nasty(qt_rng *rng);
 float qt_nasty_finite(qt_rng *rng);
 
 typedef enum qt_kind {
-    QT_NORMAL,        /* qt_normal */
-    QT_INTEGER,       /* −8 … 8: sums and products are exact */
-    QT_WIDE,          /* finite, exponents −40 … 40 */
-    QT_SUBNORMAL,     /* from FLT_MIN·4 down, both signs, zeros */
-    QT_HUGE,          /* within a factor 2²⁴ of FLT_MAX: sums and products overflow */
+    QT_NORMAL,    /* qt_normal */
+    QT_INTEGER,   /* −8 … 8: sums and products are exact */
+    QT_WIDE,      /* finite, exponents −40 … 40 */
+    QT_SUBNORMAL, /* from FLT_MIN·4 down, both signs, zeros */
+    QT_HUGE,      /* within a factor 2²⁴ of FLT_MAX: sums and products overflow */
     QT_NASTY_FINITE,
     QT_NASTY,
-    QT_SPRINKLED,     /* qt_normal with every 16th or so qt_nasty */
+    QT_SPRINKLED, /* qt_normal with every 16th or so qt_nasty */
     QT_NUM_KINDS
 } qt_kind;
 
@@ -115,10 +115,10 @@ float qt_from_bits(uint32_t bits);
 #define QT_HEAD 0
 #define QT_POISON UINT32_C(0xffe5a5a5)
 
-int qt_place(qt_rng *rng);                                /* a random one: half of them QT_TAIL */
-void *qt_alloc(size_t bytes, size_t align, int place);    /* align: a power of two up to 4096 */
-float *qt_floats(size_t n, int place);                    /* qt_alloc(4·n, 4, place) */
-float *qt_tile(size_t rows, size_t ld, int place);        /* a scratch tile: 64-byte aligned; see QKV_LANES */
+int qt_place(qt_rng *rng);                             /* a random one: half of them QT_TAIL */
+void *qt_alloc(size_t bytes, size_t align, int place); /* align: a power of two up to 4096 */
+float *qt_floats(size_t n, int place);                 /* qt_alloc(4·n, 4, place) */
+float *qt_tile(size_t rows, size_t ld, int place);     /* a scratch tile: 64-byte aligned; see QKV_LANES */
 
 /* Memory between guard pages that is neither poisoned nor checked and takes no room until it is written, for tensors
  * of gigabytes. All zero. NULL where the machine refuses. */

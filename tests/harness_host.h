@@ -16,8 +16,8 @@ void qt_unmap(unsigned char *p, size_t bytes);
 bool qt_protect(unsigned char *p, size_t bytes, bool writable); /* false: writes can't be made faults here */
 
 int qt_vformat(char *to, size_t size, const char *format, va_list args); /* vsnprintf */
-void qt_unblock_faults(void); /* before each test */
-void qt_now_in_child(void);   /* from qt_in_child: failures end the process from now on */
+void qt_unblock_faults(void);                                            /* before each test */
+void qt_now_in_child(void); /* from qt_in_child: failures end the process from now on */
 
 int64_t *qt_shuffled(int64_t n, uint64_t seed); /* 0 … n−1 in a random order, to be freed */
 

@@ -81,16 +81,14 @@ float qt_nasty(qt_rng *rng) {
     uint64_t x = qt_u64(rng);
     uint32_t sign = (uint32_t)(x >> 63) << 31, bits = (uint32_t)(x >> 8);
     switch (x & 7) {
-    case 0: case 1: case 2:
-        return qt_from_bits(special[bits % (sizeof special / sizeof special[0])] ^ sign);
+    case 0:
+    case 1:
+    case 2: return qt_from_bits(special[bits % (sizeof special / sizeof special[0])] ^ sign);
     case 3: /* a power of two, or one of its neighbours */
         return qt_from_bits(sign | ((((bits % 254 + 1) << 23) + (bits >> 16) % 3) - 1));
-    case 4: /* a subnormal */
-        return qt_from_bits(sign | (bits & 0x007fffff));
-    case 5: /* a NaN with a payload */
-        return qt_from_bits(sign | 0x7f800000 | (bits & 0x007fffff) | 1);
-    default: /* anything */
-        return qt_from_bits((uint32_t)(x >> 16));
+    case 4: /* a subnormal */ return qt_from_bits(sign | (bits & 0x007fffff));
+    case 5: /* a NaN with a payload */ return qt_from_bits(sign | 0x7f800000 | (bits & 0x007fffff) | 1);
+    default: /* anything */ return qt_from_bits((uint32_t)(x >> 16));
     }
 }
 
@@ -116,23 +114,15 @@ static float draw_scaled(qt_rng *rng, int low, int high) {
 
 float qt_draw(qt_rng *rng, qt_kind kind) {
     switch (kind) {
-    case QT_INTEGER:
-        return (float)qt_range(rng, -8, 8);
-    case QT_WIDE:
-        return draw_scaled(rng, -40, 40);
-    case QT_SUBNORMAL:
-        return draw_scaled(rng, -148, -124);
-    case QT_HUGE:
-        return draw_scaled(rng, 104, 128);
-    case QT_NASTY_FINITE:
-        return qt_nasty_finite(rng);
-    case QT_NASTY:
-        return qt_nasty(rng);
-    case QT_SPRINKLED:
-        return qt_range(rng, 0, 15) == 0 ? qt_nasty(rng) : qt_normal(rng);
+    case QT_INTEGER: return (float)qt_range(rng, -8, 8);
+    case QT_WIDE: return draw_scaled(rng, -40, 40);
+    case QT_SUBNORMAL: return draw_scaled(rng, -148, -124);
+    case QT_HUGE: return draw_scaled(rng, 104, 128);
+    case QT_NASTY_FINITE: return qt_nasty_finite(rng);
+    case QT_NASTY: return qt_nasty(rng);
+    case QT_SPRINKLED: return qt_range(rng, 0, 15) == 0 ? qt_nasty(rng) : qt_normal(rng);
     case QT_NORMAL:
-    case QT_NUM_KINDS:
-        break;
+    case QT_NUM_KINDS: break;
     }
     return qt_normal(rng);
 }
@@ -258,8 +248,7 @@ void *qt_sparse(size_t bytes) {
 static block *find_block(const void *p) {
     const unsigned char *at = p;
     for (size_t i = 0; i < num_blocks; i++)
-        if (blocks[i].live && (at == blocks[i].data ||
-                               (at >= blocks[i].data && at < blocks[i].data + blocks[i].bytes)))
+        if (blocks[i].live && (at == blocks[i].data || (at >= blocks[i].data && at < blocks[i].data + blocks[i].bytes)))
             return &blocks[i];
     qt_fail("%p is in no allocation of the harness", p);
 }
@@ -338,8 +327,8 @@ qt_view qt_view_rows(const float *base, size_t rows, size_t cols, ptrdiff_t ld) 
 }
 
 qt_view qt_view_output(const qkv_output *out, int64_t batch, int64_t heads, int64_t tokens, int64_t channels) {
-    return (qt_view){out->data, sizeof(float), 4, {batch, heads, tokens, channels},
-                     {out->batch, out->head, out->token, 1}};
+    return (qt_view){
+        out->data, sizeof(float), 4, {batch, heads, tokens, channels}, {out->batch, out->head, out->token, 1}};
 }
 
 /* Sets taken[i] for each element i of the block that belongs to the view. */
@@ -380,7 +369,8 @@ void qt_expect_gaps(const char *what, const qt_view *view) {
     if (bad < b->bytes)
         qt_fail("%s: write into a gap: element %lld from the base (byte %zu of the allocation)", what,
                 (long long)(((const unsigned char *)b->data + bad - (const unsigned char *)view->base) /
-                            (ptrdiff_t)view->element), bad);
+                            (ptrdiff_t)view->element),
+                bad);
 }
 
 void qt_expect_untouched(const char *what, const void *p) {

@@ -145,4 +145,3 @@ qt_outcome qt_in_child(void (*body)(void *arg), void *arg) {
         continue;
     return WIFEXITED(status) && WEXITSTATUS(status) < QT_OTHER ? (qt_outcome)WEXITSTATUS(status) : QT_OTHER;
 }
-

@@ -84,7 +84,9 @@ static void test_overrun(void) {
             expect_outcome("the first byte", touch, &a, QT_PASSED);
             a.at = n;
             expect_outcome("one byte behind, away from the page", touch, &a,
-                           sizes[s] % 4096 == 0 ? QT_FAULT : write ? QT_FAILED : QT_PASSED);
+                           sizes[s] % 4096 == 0 ? QT_FAULT
+                           : write              ? QT_FAILED
+                                                : QT_PASSED);
         }
 }
 

@@ -90,10 +90,29 @@ oracle *oracle_open(const qkv_attention_desc *desc) {
 }
 
 void oracle_close(oracle *o) {
-    void *owned[] = {o->q, o->k, o->v, o->means, o->q_error, o->k_error, o->v_error, o->logit, o->error,
-                     o->weight_error, o->largest_weight, o->row.out, o->row.out_bound, o->row.magnitude, o->row.prob,
-                     o->row.prob_bound, o->row.visible, o->given_logit, o->given_error, o->cap_tanh, o->cap_error,
-                     o->factor, o};
+    void *owned[] = {o->q,
+                     o->k,
+                     o->v,
+                     o->means,
+                     o->q_error,
+                     o->k_error,
+                     o->v_error,
+                     o->logit,
+                     o->error,
+                     o->weight_error,
+                     o->largest_weight,
+                     o->row.out,
+                     o->row.out_bound,
+                     o->row.magnitude,
+                     o->row.prob,
+                     o->row.prob_bound,
+                     o->row.visible,
+                     o->given_logit,
+                     o->given_error,
+                     o->cap_tanh,
+                     o->cap_error,
+                     o->factor,
+                     o};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
         free(owned[i]);
 }
@@ -126,15 +145,15 @@ int oracle_sees(const qkv_attention_desc *d, int64_t b, int64_t h, int64_t i, in
     if (keep->data &&
         !((const unsigned char *)keep->data)[b * keep->batch + h * keep->head + i * keep->query + j * keep->key])
         return 0;
-    return !bias->data || ((const float *)bias->data)[b * bias->batch + h * bias->head + i * bias->query +
-                                                      j * bias->key] != -INFINITY;
+    return !bias->data ||
+           ((const float *)bias->data)[b * bias->batch + h * bias->head + i * bias->query + j * bias->key] != -INFINITY;
 }
 
 typedef struct logit {
-    double raw, raw_error; /* before the softcap */
+    double raw, raw_error;   /* before the softcap */
     double tanh, tanh_error; /* of the softcap */
-    double value, error; /* in units of the natural logarithm; in base 2 the relative errors are the same */
-    int too_large, cut;  /* cut: a bias beyond −FLT_MAX in base 2, which the library takes as −FLT_MAX */
+    double value, error;     /* in units of the natural logarithm; in base 2 the relative errors are the same */
+    int too_large, cut;      /* cut: a bias beyond −FLT_MAX in base 2, which the library takes as −FLT_MAX */
 } logit;
 
 /* softcap·tanh(scale·(q·k)/softcap), or scale·(q·k). */
@@ -322,7 +341,7 @@ static void bound_channel(oracle *o, const weights *w, int64_t c) {
     if (in_bf16) /* weights, of which the largest before it is divided is 1 */
         bound += ORACLE_BF16_U * (1 + w->gamma_out) * mean + ORACLE_BF16_TINY * all;
     bound += (fabs(out) + bound) * (w->gamma_sum + 3 * ORACLE_U); /* ℓ, 1/ℓ, O·(1/ℓ) */
-    bound += ORACLE_TINY * ((double)d->seq_k + 2 * w->folds + 2);  /* products and sums below the normal range */
+    bound += ORACLE_TINY * ((double)d->seq_k + 2 * w->folds + 2); /* products and sums below the normal range */
     r->out[c] = out;
     r->out_bound[c] = bound;
     r->magnitude[c] = magnitude;

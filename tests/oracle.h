@@ -12,9 +12,9 @@
 #include <math.h>
 #include <stddef.h>
 
-#define ORACLE_U 0x1p-24      /* u: the relative error of one rounding to float */
-#define ORACLE_TINY 0x1p-149  /* the absolute error of one rounding below the normal range is less than this */
-#define ORACLE_BF16_U 0x1p-8  /* the relative error of a rounding to bfloat16 … */
+#define ORACLE_U 0x1p-24         /* u: the relative error of one rounding to float */
+#define ORACLE_TINY 0x1p-149     /* the absolute error of one rounding below the normal range is less than this */
+#define ORACLE_BF16_U 0x1p-8     /* the relative error of a rounding to bfloat16 … */
 #define ORACLE_BF16_TINY 0x1p-56 /* … and what is below this becomes 0 */
 
 /* γ_n = n·u / (1 − n·u): n roundings in a row. */
@@ -49,10 +49,10 @@ typedef struct oracle {
     double *means; /* [head_dim]: k_means, or zeros */
     double *q_error, *k_error, *v_error;
     oracle_row row;
-    double *logit, *error; /* [seq_k]: s and how far the library's may be from it */
+    double *logit, *error;             /* [seq_k]: s and how far the library's may be from it */
     double *given_logit, *given_error; /* the same, before softmax counts from the largest and adds its own errors */
     double *cap_tanh, *cap_error;      /* [seq_k]: tanh of the softcap, and how far off */
-    double *factor; /* [seq_k]: what dropout multiplies the weight in the numerator by */
+    double *factor;                    /* [seq_k]: what dropout multiplies the weight in the numerator by */
     double *weight_error, *largest_weight; /* [seq_k]: how far p_j may be off without the sums, and how large be */
 } oracle;
 

@@ -238,10 +238,10 @@ oracle_gradients *oracle_backward(const qkv_attention_backward_desc *desc) {
     const qkv_attention_desc *d = &s.o->desc;
     const qkv_matrix_output *x = &desc->grad_bias;
     const int64_t group = d->num_kv_heads > 0 ? d->num_heads / d->num_kv_heads : 0, chains = ceil_div(d->seq_q, 64);
-    const int64_t bias_terms = (x->batch ? 1 : d->batch) * (x->head ? 1 : d->num_heads) * (x->query ? 1 : d->seq_q) *
-                               (x->key ? 1 : d->seq_k);
-    const int64_t bias_size = (x->batch ? d->batch : 1) * (x->head ? d->num_heads : 1) * (x->query ? d->seq_q : 1) *
-                              (x->key ? d->seq_k : 1);
+    const int64_t bias_terms =
+        (x->batch ? 1 : d->batch) * (x->head ? 1 : d->num_heads) * (x->query ? 1 : d->seq_q) * (x->key ? 1 : d->seq_k);
+    const int64_t bias_size =
+        (x->batch ? d->batch : 1) * (x->head ? d->num_heads : 1) * (x->query ? d->seq_q : 1) * (x->key ? d->seq_k : 1);
     g->q = allocate(d->batch * d->num_heads * d->seq_q * d->head_dim, ceil_div(d->seq_k, QKV_KEY_BLOCK));
     g->k = allocate(d->batch * d->num_kv_heads * d->seq_k * d->head_dim, group * chains);
     g->v = allocate(d->batch * d->num_kv_heads * d->seq_k * d->head_dim_v, group * chains);

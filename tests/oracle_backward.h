@@ -10,7 +10,7 @@
  * intermediate one may be too large for float. */
 typedef struct oracle_gradient {
     double *value, *bound, *magnitude; /* magnitude: Σ |terms| */
-    int64_t size, terms; /* elements; partial sums that are added up, one after the other, for each */
+    int64_t size, terms;               /* elements; partial sums that are added up, one after the other, for each */
 } oracle_gradient;
 
 typedef struct oracle_gradients {
@@ -26,8 +26,8 @@ void oracle_free_gradients(oracle_gradients *g);
 
 /* The objective whose gradients these are, Σ dO·out + Σ dLSE·lse, over the heads of one KV head. */
 typedef struct oracle_nudge {
-    char tensor;            /* 'q', 'k' or 'v': one element is moved by `by` */
-    int64_t head, element;  /* of q: the head; token·channels + channel */
+    char tensor;           /* 'q', 'k' or 'v': one element is moved by `by` */
+    int64_t head, element; /* of q: the head; token·channels + channel */
     double by;
 } oracle_nudge;
 /* *magnitude grows by Σ |dO|·Σ p·|v|. */

@@ -74,17 +74,11 @@ int64_t case_size(qt_rng *rng, int64_t most) {
     static const int64_t edges[] = {6, 12, 16, 32, 64, 128, 256, 512};
     int64_t n;
     switch (qt_range(rng, 0, 5)) {
-    case 0: case 1:
-        n = one_of(rng, edges, sizeof edges / sizeof *edges) + qt_range(rng, -1, 1);
-        break;
-    case 2:
-        n = qt_range(rng, 0, most);
-        break;
-    case 3:
-        n = qt_range(rng, 0, 4);
-        break;
-    default:
-        n = qt_range(rng, 1, 90);
+    case 0:
+    case 1: n = one_of(rng, edges, sizeof edges / sizeof *edges) + qt_range(rng, -1, 1); break;
+    case 2: n = qt_range(rng, 0, most); break;
+    case 3: n = qt_range(rng, 0, 4); break;
+    default: n = qt_range(rng, 1, 90);
     }
     return n < most ? n : most;
 }
@@ -292,8 +286,8 @@ static void describe(const attention_case *c) {
         snprintf(window, sizeof window, " left=%" PRId64, d->left);
     if (d->flags & QKV_RIGHT)
         snprintf(window + strlen(window), sizeof window - strlen(window), " right=%" PRId64, d->right);
-    qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " D=%" PRId64 ",%" PRId64
-                " q[%" PRId64 " %" PRId64 " %" PRId64 "] %s scale=%g softcap=%g%s q_offset=%" PRId64
+    qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " D=%" PRId64 ",%" PRId64 " q[%" PRId64
+                " %" PRId64 " %" PRId64 "] %s scale=%g softcap=%g%s q_offset=%" PRId64
                 " dropout=%g stage=%u%s%s%s%s%s%s%s%s%s",
                 d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v, d->q.batch,
                 d->q.head, d->q.token, case_data_name[c->data], (double)d->scale, (double)d->softcap, window,
@@ -302,8 +296,7 @@ static void describe(const attention_case *c) {
                 : d->k_means.data                    ? " int8 k_means"
                 : d->arithmetic                      ? " int8"
                                                      : "",
-                d->q_offsets ? " q_offsets" : "",
-                d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
+                d->q_offsets ? " q_offsets" : "", d->kv_len ? " kv_len" : "", d->alibi_slopes ? " alibi" : "",
                 d->sinks ? " sinks" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
                 d->lse.data ? " lse" : "", d->probabilities.data ? " probabilities" : "");
 }
@@ -387,9 +380,17 @@ void case_plain(qt_rng *rng, attention_case *c, int64_t batch, int64_t heads, in
         in[i] = (qkv_input){x, t * h * n, n, h * n};
     }
     *c = (attention_case){.kv_heads = kv_heads, .dv = head_dim_v, .ordinary = true};
-    c->desc = (qkv_attention_desc){.size = sizeof c->desc, .batch = batch, .num_heads = heads,
-                                   .num_kv_heads = kv_heads, .seq_q = seq_q, .seq_k = seq_k, .head_dim = head_dim,
-                                   .head_dim_v = head_dim_v, .q = in[0], .k = in[1], .v = in[2]};
+    c->desc = (qkv_attention_desc){.size = sizeof c->desc,
+                                   .batch = batch,
+                                   .num_heads = heads,
+                                   .num_kv_heads = kv_heads,
+                                   .seq_q = seq_q,
+                                   .seq_k = seq_k,
+                                   .head_dim = head_dim,
+                                   .head_dim_v = head_dim_v,
+                                   .q = in[0],
+                                   .k = in[1],
+                                   .v = in[2]};
     float *out = case_floats(rng, batch * seq_q * heads * head_dim_v), *lse = case_floats(rng, batch * heads * seq_q);
     c->desc.out = (qkv_output){out, seq_q * heads * head_dim_v, head_dim_v, heads * head_dim_v};
     c->desc.lse = (qkv_output){lse, heads * seq_q, seq_q, 1};
@@ -404,7 +405,7 @@ float *case_add_probabilities(qt_rng *rng, attention_case *c) {
 }
 
 void case_protect(const qkv_attention_desc *d) {
-    const void *inputs[] = {d->q.data,      d->k.data,    d->v.data, d->bias.data, d->keep.data,
+    const void *inputs[] = {d->q.data,    d->k.data, d->v.data,       d->bias.data, d->keep.data,
                             d->q_offsets, d->kv_len, d->alibi_slopes, d->sinks};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++)
         if (inputs[i])

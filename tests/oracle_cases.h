@@ -23,11 +23,11 @@ int64_t case_size(qt_rng *rng, int64_t most);
 
 typedef enum case_data {
     CASE_NORMAL,
-    CASE_PEAKY,      /* q times 8 */
-    CASE_SHIFTED,    /* v = 1e4·(1 + x) */
+    CASE_PEAKY,   /* q times 8 */
+    CASE_SHIFTED, /* v = 1e4·(1 + x) */
     CASE_EQUAL_KEYS,
-    CASE_TIES,       /* small integers: many logits are exactly equal */
-    CASE_WIDE,       /* v over 80 powers of two */
+    CASE_TIES, /* small integers: many logits are exactly equal */
+    CASE_WIDE, /* v over 80 powers of two */
     CASE_NUM_DATA
 } case_data;
 extern const char *const case_data_name[CASE_NUM_DATA];
@@ -36,7 +36,7 @@ typedef struct attention_case {
     qkv_attention_desc desc; /* outputs are allocated and poisoned; inputs are read-only */
     int64_t kv_heads, dv;    /* as the library resolves them */
     case_data data;
-    bool ordinary;           /* logits of a size that float can tell apart: fit for comparing accuracies */
+    bool ordinary; /* logits of a size that float can tell apart: fit for comparing accuracies */
 } attention_case;
 
 /* Whether its errors are those of float. */

@@ -6,7 +6,7 @@ void oracle_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t re
     uint64_t a = counter[0], b = counter[1], c = counter[2], d = counter[3];
     for (uint64_t round = 0; round < 10; round++) {
         const uint64_t k0 = (key[0] + round * 0x9E3779B9) % 0x100000000,
-                k1 = (key[1] + round * 0xBB67AE85) % 0x100000000;
+                       k1 = (key[1] + round * 0xBB67AE85) % 0x100000000;
         const uint64_t first = a * 0xD2511F53, second = c * 0xCD9E8D57;
         const uint64_t next_a = second / 0x100000000 ^ b ^ k0, next_c = first / 0x100000000 ^ d ^ k1;
         a = next_a;

@@ -91,8 +91,8 @@ void gradient_plain(qt_rng *rng, const attention_case *forward, gradient_case *c
     *c = (gradient_case){.attention = *forward, .desc = {.size = sizeof c->desc, .forward = *d}};
     float *grad_out = case_floats(rng, n);
     qt_fill(rng, grad_out, (size_t)n, QT_NORMAL);
-    c->desc.grad_out = (qkv_input){grad_out, d->num_heads * d->seq_q * forward->dv, d->seq_q * forward->dv,
-                                   forward->dv};
+    c->desc.grad_out =
+        (qkv_input){grad_out, d->num_heads * d->seq_q * forward->dv, d->seq_q * forward->dv, forward->dv};
     gradient_want_all(rng, c);
 }
 
@@ -146,8 +146,9 @@ static void fill_view(qt_rng *rng, const qt_view *v) {
         for (int64_t h = 0; h < v->size[1]; h++)
             for (int64_t t = 0; t < v->size[2]; t++)
                 for (int64_t x = 0; x < v->size[3]; x++)
-                    ((float *)(uintptr_t)v->base)[b * v->stride[0] + h * v->stride[1] + t * v->stride[2] +
-                                                  x * v->stride[3]] = qt_chance(rng, 5) ? -0.0f : qt_normal(rng);
+                    ((float *)(uintptr_t)
+                         v->base)[b * v->stride[0] + h * v->stride[1] + t * v->stride[2] + x * v->stride[3]] =
+                        qt_chance(rng, 5) ? -0.0f : qt_normal(rng);
 }
 
 typedef struct views {

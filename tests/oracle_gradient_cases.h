@@ -8,8 +8,8 @@
 typedef struct gradient_case {
     attention_case attention; /* the forward's case */
     qkv_attention_backward_desc desc;
-    bool interleaved;         /* dQ, dK and dV share an allocation */
-    uint64_t old;             /* seed of what the outputs hold before an accumulating run */
+    bool interleaved; /* dQ, dK and dV share an allocation */
+    uint64_t old;     /* seed of what the outputs hold before an accumulating run */
 } gradient_case;
 
 /* Every feature at random, as case_attention; gives the forward an lse. The forward has not run yet. */

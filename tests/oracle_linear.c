@@ -28,8 +28,11 @@ void oracle_projection_row(const double *x, const double *x_error, const float *
 }
 
 oracle *oracle_open_merge(const qkv_merge_desc *desc) {
-    const qkv_attention_desc parts = {.num_heads = desc->num_heads, .num_kv_heads = desc->num_heads, .seq_q = 1,
-                                      .seq_k = desc->num_parts, .head_dim = desc->head_dim_v};
+    const qkv_attention_desc parts = {.num_heads = desc->num_heads,
+                                      .num_kv_heads = desc->num_heads,
+                                      .seq_q = 1,
+                                      .seq_k = desc->num_parts,
+                                      .head_dim = desc->head_dim_v};
     oracle *o = oracle_open(&parts);
     o->v_error = oracle_alloc((size_t)(desc->num_parts * desc->head_dim_v), sizeof(double));
     return o;

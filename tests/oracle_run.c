@@ -94,13 +94,19 @@ static void expect_gaps(const attention_case *c) {
     }
     if (d->probabilities.data) {
         const qkv_matrix_output *p = &d->probabilities;
-        view = (qt_view){p->data, sizeof(float), 4, {d->batch, d->num_heads, d->seq_q, d->seq_k},
+        view = (qt_view){p->data,
+                         sizeof(float),
+                         4,
+                         {d->batch, d->num_heads, d->seq_q, d->seq_k},
                          {p->batch, p->head, p->query, p->key}};
         qt_expect_gaps("probabilities", &view);
     }
     if (d->scores.data) {
         const qkv_matrix_output *s = &d->scores;
-        view = (qt_view){s->data, sizeof(float), 4, {d->batch, d->num_heads, d->seq_q, d->seq_k},
+        view = (qt_view){s->data,
+                         sizeof(float),
+                         4,
+                         {d->batch, d->num_heads, d->seq_q, d->seq_k},
                          {s->batch, s->head, s->query, s->key}};
         qt_expect_gaps("scores", &view);
     }
@@ -127,8 +133,7 @@ case_results case_run(const qkv_ctx *ctx, const attention_case *c, int32_t threa
     return r;
 }
 
-void case_expect_same(const char *set, const attention_case *c, const case_results *want,
-                      const case_results *got) {
+void case_expect_same(const char *set, const attention_case *c, const case_results *want, const case_results *got) {
     const qkv_attention_desc *d = &c->desc;
     const size_t rows = (size_t)(d->batch * d->num_heads * d->seq_q);
     char what[64];

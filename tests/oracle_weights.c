@@ -57,8 +57,7 @@ static void put_numbers(qt_rng *rng, int64_t type, unsigned char *p, int64_t n) 
     }
 }
 
-qkv_weight case_weight(qt_rng *rng, int64_t type, int64_t in, int64_t out, bool damaged,
-                       const float **dense) {
+qkv_weight case_weight(qt_rng *rng, int64_t type, int64_t in, int64_t out, bool damaged, const float **dense) {
     const int64_t terms = oracle_block_terms(type), bytes = oracle_block_bytes(type);
     qkv_weight w = {.out_features = out, .type = type, .layout = QKV_OUT_IN};
     if (terms == 1 && qt_chance(rng, 50))

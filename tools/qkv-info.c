@@ -57,10 +57,13 @@ static void print_text(const qkv_ctx *ctx, const qkv_cpu *cpu) {
         if (qkv_kernel_set_query(ctx, i, &set) != QKV_OK)
             continue;
         printf("  %-10s %s%s%s%s\n", set.name,
-               set.selected ? "selected" : set.available ? "available" : "unavailable", set.reason[0] ? ": " : "",
-               set.reason, has(&set, QKV_ARITHMETIC_BF16)   ? " (dot products in int8 and bf16)"
-                         : has(&set, QKV_ARITHMETIC_INT8) ? " (dot products in int8)"
-                                                          : "");
+               set.selected    ? "selected"
+               : set.available ? "available"
+                               : "unavailable",
+               set.reason[0] ? ": " : "", set.reason,
+               has(&set, QKV_ARITHMETIC_BF16)   ? " (dot products in int8 and bf16)"
+               : has(&set, QKV_ARITHMETIC_INT8) ? " (dot products in int8)"
+                                                : "");
     }
 }
 
@@ -107,7 +110,7 @@ static void print_json(const qkv_ctx *ctx, const qkv_cpu *cpu) {
 
 /* The context of the kernel set asked for, or a message and 0. */
 static int choose(qkv_ctx *ctx, const char *isa) {
-    const qkv_config config = { .size = sizeof config, .isa = isa };
+    const qkv_config config = {.size = sizeof config, .isa = isa};
     const qkv_status status = qkv_init(ctx, &config);
     if (status == QKV_OK)
         return 1;

@@ -113,7 +113,7 @@ static float *add_output(call *c, const char *name, int64_t count) {
 
 /* Heads inside or outside of tokens: [batch][token][head][channel] or [batch][head][token][channel]. */
 static qkv_input strides(bool heads_first, int64_t heads, int64_t tokens, int64_t dim) {
-    qkv_input t = { NULL, heads * tokens * dim, dim, heads * dim };
+    qkv_input t = {NULL, heads * tokens * dim, dim, heads * dim};
     if (heads_first) {
         t.head = tokens * dim;
         t.token = dim;
@@ -123,7 +123,7 @@ static qkv_input strides(bool heads_first, int64_t heads, int64_t tokens, int64_
 
 static qkv_output output_strides(bool heads_first, int64_t heads, int64_t tokens, int64_t dim) {
     qkv_input t = strides(heads_first, heads, tokens, dim);
-    return (qkv_output){ NULL, t.batch, t.head, t.token };
+    return (qkv_output){NULL, t.batch, t.head, t.token};
 }
 
 static void draw_options(qkv_attention_desc *d, bool wild) {
@@ -141,14 +141,14 @@ static void draw_options(qkv_attention_desc *d, bool wild) {
         d->sinks = random_tensor(h, 3.0f, false);
     if (chance(25)) {
         const bool per_head = chance(50);
-        d->bias = (qkv_matrix_input){ random_tensor((per_head ? h : 1) * sq * sk, 5.0f, wild), 0,
-                                      per_head ? sq * sk : 0, sk, 1 };
+        d->bias = (qkv_matrix_input){random_tensor((per_head ? h : 1) * sq * sk, 5.0f, wild), 0, per_head ? sq * sk : 0,
+                                     sk, 1};
     }
     if (chance(25)) {
         uint8_t *keep = tensor((size_t)(b * sk));
         for (int64_t i = 0; i < b * sk; i++)
             keep[i] = chance(80);
-        d->keep = (qkv_matrix_input){ keep, sk, 0, 0, 1 };
+        d->keep = (qkv_matrix_input){keep, sk, 0, 0, 1};
     }
     if (chance(25)) {
         int64_t *kv_len = tensor((size_t)b * sizeof *kv_len);
@@ -159,7 +159,7 @@ static void draw_options(qkv_attention_desc *d, bool wild) {
 }
 
 static int64_t draw_head_dim(void) {
-    static const int64_t usual[] = { 32, 64, 80, 128 };
+    static const int64_t usual[] = {32, 64, 80, 128};
     return chance(50) ? usual[between(0, 3)] : between(1, 140);
 }
 
@@ -208,22 +208,22 @@ static void draw_attention(call *c) {
     }
     if (chance(10)) {
         float *probabilities = add_output(c, "probabilities", b * hq * sq * sk);
-        d->probabilities = (qkv_matrix_output){ probabilities, hq * sq * sk, sq * sk, sk, 1 };
+        d->probabilities = (qkv_matrix_output){probabilities, hq * sq * sk, sq * sk, sk, 1};
     }
     draw_options(d, wild);
     if (chance(40))
-        d->arithmetic = c->operation == GRADIENTS ? QKV_ARITHMETIC_BF16
-                                                  : between(QKV_ARITHMETIC_INT8, QKV_ARITHMETIC_BF16);
+        d->arithmetic =
+            c->operation == GRADIENTS ? QKV_ARITHMETIC_BF16 : between(QKV_ARITHMETIC_INT8, QKV_ARITHMETIC_BF16);
     if (d->arithmetic == QKV_ARITHMETIC_INT8 && chance(40))
-        d->k_means = (qkv_input){ random_tensor(b * hkv * dk, 1.0f, false), hkv * dk, dk, 0 };
+        d->k_means = (qkv_input){random_tensor(b * hkv * dk, 1.0f, false), hkv * dk, dk, 0};
     snprintf(c->text, sizeof c->text,
              "%s batch %lld heads %lld:%lld q %lld k %lld dim %lld:%lld types %d:%d%s%s%s%s%s%s%s%s%s%s",
-             c->operation == GRADIENTS ? "gradients" : "attention", (long long)b,
-             (long long)hq, (long long)hkv, (long long)sq, (long long)sk, (long long)dk, (long long)dv,
-             (int)d->k_type, (int)d->v_type, arithmetic_names[d->arithmetic],
-             d->flags & QKV_LEFT ? " left" : "", d->flags & QKV_RIGHT ? " right" : "", d->softcap > 0 ? " softcap" : "",
-             d->alibi_slopes ? " alibi" : "", d->bias.data ? " bias" : "", d->keep.data ? " keep" : "",
-             d->kv_len ? " kv_len" : "", d->sinks ? " sinks" : "", wild ? " infinities" : "");
+             c->operation == GRADIENTS ? "gradients" : "attention", (long long)b, (long long)hq, (long long)hkv,
+             (long long)sq, (long long)sk, (long long)dk, (long long)dv, (int)d->k_type, (int)d->v_type,
+             arithmetic_names[d->arithmetic], d->flags & QKV_LEFT ? " left" : "", d->flags & QKV_RIGHT ? " right" : "",
+             d->softcap > 0 ? " softcap" : "", d->alibi_slopes ? " alibi" : "", d->bias.data ? " bias" : "",
+             d->keep.data ? " keep" : "", d->kv_len ? " kv_len" : "", d->sinks ? " sinks" : "",
+             wild ? " infinities" : "");
 }
 
 /* All gradients of the attention in c, token by token. */
@@ -245,7 +245,7 @@ static void draw_gradients(call *c) {
 
 /* Packs num_parts random matrices. */
 static void *random_weights(const qkv_ctx *ctx, int64_t in_features, int64_t num_parts, const int64_t *out_features) {
-    qkv_pack_desc desc = { .size = sizeof desc, .in_features = in_features, .num_parts = num_parts };
+    qkv_pack_desc desc = {.size = sizeof desc, .in_features = in_features, .num_parts = num_parts};
     for (int64_t i = 0; i < num_parts; i++) {
         desc.part[i].data = random_tensor(in_features * out_features[i], 1.0f, false);
         desc.part[i].out_features = out_features[i];
@@ -265,7 +265,7 @@ static void *random_weights(const qkv_ctx *ctx, int64_t in_features, int64_t num
 
 /* The same of any types: every byte of a packed matrix means something. Without bit 6 no scale is NaN or infinite. */
 static void *random_panels(const qkv_projection_desc *d) {
-    qkv_pack_desc desc = { .size = sizeof desc, .in_features = d->in_features, .num_parts = d->num_parts };
+    qkv_pack_desc desc = {.size = sizeof desc, .in_features = d->in_features, .num_parts = d->num_parts};
     for (int64_t i = 0; i < d->num_parts; i++) {
         desc.part[i].out_features = d->part[i].out_features;
         desc.part[i].layout = QKV_OUT_IN;
@@ -284,7 +284,7 @@ static void *random_panels(const qkv_projection_desc *d) {
 
 static void draw_projection(call *c, const qkv_ctx *ctx) {
     qkv_projection_desc *d = &c->projection;
-    const int64_t out_features[2] = { between(1, 200), between(1, 100) };
+    const int64_t out_features[2] = {between(1, 200), between(1, 100)};
     d->size = sizeof *d;
     d->batch = between(1, 2);
     d->tokens = between(1, 30);
@@ -328,7 +328,7 @@ static void draw_layer(call *c, const qkv_ctx *ctx) {
     const int64_t count = a->batch * a->seq_q * d->model_dim;
     d->x = strides(false, 1, a->seq_q, d->model_dim);
     d->x.data = random_tensor(count, 0.3f, false);
-    d->w_qkv = random_weights(ctx, d->model_dim, 3, (const int64_t[]){ q_dim, kv_dim, kv_dim });
+    d->w_qkv = random_weights(ctx, d->model_dim, 3, (const int64_t[]){q_dim, kv_dim, kv_dim});
     d->w_o = random_weights(ctx, q_dim, 1, &d->model_dim);
     d->bias_k = chance(50) ? random_tensor(kv_dim, 1.0f, false) : NULL;
     d->out = output_strides(false, 1, a->seq_q, d->model_dim);
@@ -427,7 +427,7 @@ static int find_candidates(candidate *list, const char *isa) {
             continue;
         if (isa != NULL && strcmp(isa, set.name) != 0)
             continue;
-        qkv_config config = { .size = sizeof config, .isa = set.name };
+        qkv_config config = {.size = sizeof config, .isa = set.name};
         if (qkv_init(&list[count].ctx, &config) == QKV_OK)
             count++;
     }
@@ -441,7 +441,7 @@ static double now(void) {
 /* One case on the reference and on every candidate. */
 static qkv_status test_case(uint64_t index, const qkv_ctx *ref, candidate *list, int count) {
     call c;
-    float *expected[MAX_OUTPUTS] = { NULL };
+    float *expected[MAX_OUTPUTS] = {NULL};
     draw(&c, index, ref);
     qkv_status status = run(ref, &c);
     for (int o = 0; o < c.num_outputs; o++) {
@@ -467,7 +467,7 @@ static void say(const char *line) {
 int selftest(const char *isa) {
     static candidate list[MAX_SETS];
     qkv_ctx ref;
-    const qkv_config config = { .size = sizeof config, .isa = "ref" };
+    const qkv_config config = {.size = sizeof config, .isa = "ref"};
     const int count = find_candidates(list, isa);
     if (qkv_init(&ref, &config) != QKV_OK)
         return 1;

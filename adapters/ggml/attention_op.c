@@ -56,10 +56,18 @@ static bool describe(const struct ggml_tensor *op, qkv_attention_desc *d) {
     const struct ggml_tensor *q = op->src[Q], *k = op->src[K], *v = op->src[V], *mask = op->src[MASK];
     const struct ggml_tensor *sinks = op->src[SINKS];
     const struct parameters p = parameters_of(op);
-    *d = (qkv_attention_desc){
-        .size = sizeof *d, .batch = q->ne[3], .num_heads = q->ne[2], .num_kv_heads = k->ne[2], .seq_q = q->ne[1],
-        .seq_k = k->ne[1], .head_dim = q->ne[0], .head_dim_v = v->ne[0], .scale = p.scale, .softcap = p.softcap,
-        .flags = QKV_SCALE | QKV_HEAD_DIM_V, .sinks = sinks ? sinks->data : NULL};
+    *d = (qkv_attention_desc){.size = sizeof *d,
+                              .batch = q->ne[3],
+                              .num_heads = q->ne[2],
+                              .num_kv_heads = k->ne[2],
+                              .seq_q = q->ne[1],
+                              .seq_k = k->ne[1],
+                              .head_dim = q->ne[0],
+                              .head_dim_v = v->ne[0],
+                              .scale = p.scale,
+                              .softcap = p.softcap,
+                              .flags = QKV_SCALE | QKV_HEAD_DIM_V,
+                              .sinks = sinks ? sinks->data : NULL};
     d->out = (qkv_output){op->data, .head = (int64_t)(op->nb[1] / sizeof(float)),
                           .token = (int64_t)(op->nb[2] / sizeof(float)), .batch = (int64_t)(op->nb[3] / sizeof(float))};
     return op->type == GGML_TYPE_F32 && op->nb[0] == sizeof(float) && q->type != GGML_TYPE_Q8_0 &&
@@ -96,8 +104,8 @@ static const char *run_described(struct runner *runner, const qkv_attention_desc
     if (status == QKV_OK && !reserve_workspace(runner, plan.workspace_size))
         return "out of memory";
     if (status == QKV_OK)
-        status = qkv_attention_run_parallel(&plan, d, runner->workspace, runner->workspace_size, team_for,
-                                            &runner->team);
+        status =
+            qkv_attention_run_parallel(&plan, d, runner->workspace, runner->workspace_size, team_for, &runner->team);
     return status == QKV_OK ? NULL : qkv_status_string(status);
 }
 
@@ -138,7 +146,9 @@ static const char *run_heads_alone(struct runner *runner, struct attention_state
     for (int64_t b = 0; b < all->batch; b++) {
         for (int64_t h = 0; h < all->num_heads; h++) {
             const int64_t part = b % mask->batch * mask->heads + h % mask->heads;
-            struct scaling scaling = {.from = mask->bias + part * matrix, .to = state->head_bias, .keys = mask->keys,
+            struct scaling scaling = {.from = mask->bias + part * matrix,
+                                      .to = state->head_bias,
+                                      .keys = mask->keys,
                                       .slope = slope_of(h, all->num_heads, max_bias)};
             team_for(&runner->team, mask->queries, scale_row, &scaling);
 

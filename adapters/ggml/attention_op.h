@@ -14,7 +14,7 @@
 /* What is known and kept from one op to the next. */
 struct attention_state {
     struct masks masks;
-    float *head_bias;        /* of one head: the mask times its slope; grows and stays */
+    float *head_bias; /* of one head: the mask times its slope; grows and stays */
     int64_t head_bias_room;
     int64_t ops, biased_ops; /* that were computed; and those of them whose mask was no ranges */
 };

@@ -56,8 +56,8 @@ size_t bytes_in_panels(const struct ggml_tensor *matrices) {
 
 qkv_projection_desc product_by(const struct ggml_tensor *matrices, int64_t index, int64_t first, int64_t panels) {
     const int64_t left = matrices->ne[1] - first * QKV_PANEL, most = panels * QKV_PANEL;
-    qkv_projection_desc d = {.size = sizeof d, .in_features = matrices->ne[0], .num_parts = 1,
-                             .arithmetic = QKV_ARITHMETIC_INT8};
+    qkv_projection_desc d = {
+        .size = sizeof d, .in_features = matrices->ne[0], .num_parts = 1, .arithmetic = QKV_ARITHMETIC_INT8};
     const size_t before = (size_t)(index * num_panels(matrices) + first);
     d.packed = (const char *)matrices->data + before * bytes_of_panel(matrices);
     d.part[0].out_features = left < most ? left : most;

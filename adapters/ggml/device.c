@@ -90,8 +90,8 @@ static void backend_free(ggml_backend_t backend) {
         fprintf(stderr, "qkv: %lld ops, %lld of them with a mask that is no ranges, %.3f s in all contexts\n",
                 (long long)b->attention.ops, (long long)b->attention.biased_ops, attention_seconds());
     else if (device.settings.log)
-        fprintf(stderr, "qkv: %lld products, %.3f s in all contexts\n",
-                (long long)(b->products.ops + b->experts.ops), product_seconds());
+        fprintf(stderr, "qkv: %lld products, %.3f s in all contexts\n", (long long)(b->products.ops + b->experts.ops),
+                product_seconds());
     free_attention_state(&b->attention);
     free_product_state(&b->products);
     free_experts_state(&b->experts);
@@ -167,9 +167,7 @@ static const char *compute_nodes(struct backend *b, struct ggml_cgraph *graph, i
     if (!is_computed(node))
         return NULL;
     switch (node->op) {
-    case GGML_OP_FLASH_ATTN_EXT:
-        meet_node(b, node);
-        return run_attention(&b->runner, &b->attention, node);
+    case GGML_OP_FLASH_ATTN_EXT: meet_node(b, node); return run_attention(&b->runner, &b->attention, node);
     case GGML_OP_MUL_MAT: /* Wk and Wv, the gate and what passes it: of the same rows, one behind the other */
     case GGML_OP_MUL_MAT_ID:
         while (*number < ggml_graph_n_nodes(graph) && count < MAX_TOGETHER) {
@@ -221,7 +219,8 @@ static enum ggml_backend_dev_type device_type(ggml_backend_dev_t dev) {
 }
 
 static void device_props(ggml_backend_dev_t dev, struct ggml_backend_dev_props *props) {
-    *props = (struct ggml_backend_dev_props){.name = device_name(dev), .description = device_description(dev),
+    *props = (struct ggml_backend_dev_props){.name = device_name(dev),
+                                             .description = device_description(dev),
                                              .type = device_type(dev),
                                              .caps = {.buffer_from_host_ptr = number_of(dev) == ATTENTION}};
 }
@@ -333,11 +332,16 @@ static bool device_supports(ggml_backend_dev_t dev, const struct ggml_tensor *op
     }
 }
 
-static const struct ggml_backend_device_i device_interface = {
-    .get_name = device_name, .get_description = device_description, .get_memory = device_memory,
-    .get_type = device_type, .get_props = device_props, .init_backend = device_backend,
-    .get_buffer_type = device_buffer_type, .buffer_from_host_ptr = device_buffer_from_host,
-    .supports_op = device_supports, .supports_buft = device_takes_buffer};
+static const struct ggml_backend_device_i device_interface = {.get_name = device_name,
+                                                              .get_description = device_description,
+                                                              .get_memory = device_memory,
+                                                              .get_type = device_type,
+                                                              .get_props = device_props,
+                                                              .init_backend = device_backend,
+                                                              .get_buffer_type = device_buffer_type,
+                                                              .buffer_from_host_ptr = device_buffer_from_host,
+                                                              .supports_op = device_supports,
+                                                              .supports_buft = device_takes_buffer};
 
 /* ------------------------------------------------------------------------------------------- the registration */
 
@@ -372,7 +376,9 @@ static void *reg_function(ggml_backend_reg_t reg, const char *name) {
 static ggml_backend_reg_t registration(void) {
     static struct ggml_backend_reg reg = {
         .api_version = GGML_BACKEND_API_VERSION, /* a ggml of another one says so and does not use what follows */
-        .iface = {.get_name = reg_name, .get_device_count = reg_num_devices, .get_device = reg_device,
+        .iface = {.get_name = reg_name,
+                  .get_device_count = reg_num_devices,
+                  .get_device = reg_device,
                   .get_proc_address = reg_function}};
     device.settings = read_settings();
     const qkv_config config = {.size = sizeof config, .isa = device.settings.isa};

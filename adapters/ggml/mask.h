@@ -16,11 +16,11 @@ struct mask {
     const struct ggml_tensor *tensor;
     const void *data;
     int64_t keys, queries, heads, batch;
-    bool only_ranges;  /* what lies in the range of each row is 0: there is no number to add */
-    int64_t *ranges;   /* [batch][heads][queries]: the keys from the first to the end of what is not −inf */
-    int64_t *kv_len;   /* [batch]: the largest end */
-    int64_t room;      /* of ranges, in numbers */
-    float *bias;       /* the mask in f32, [batch][heads][queries][keys], where it was asked for */
+    bool only_ranges; /* what lies in the range of each row is 0: there is no number to add */
+    int64_t *ranges;  /* [batch][heads][queries]: the keys from the first to the end of what is not −inf */
+    int64_t *kv_len;  /* [batch]: the largest end */
+    int64_t room;     /* of ranges, in numbers */
+    float *bias;      /* the mask in f32, [batch][heads][queries][keys], where it was asked for */
     int64_t bias_room;
     bool has_bias;
 };

@@ -24,8 +24,7 @@ struct product_state {
 };
 
 /* Computes some, 1 … MAX_TOGETHER, none of which writes what another reads or writes. NULL, or why not. */
-const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops,
-                         int count);
+const char *run_products(struct runner *runner, struct product_state *state, struct ggml_tensor *const *ops, int count);
 
 void free_product_state(struct product_state *state);
 

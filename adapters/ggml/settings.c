@@ -22,7 +22,9 @@ static bool is_set(const char *name) {
 
 struct settings read_settings(void) {
     const char *min_work = variable("QKV_MIN_WORK");
-    return (struct settings){.isa = variable("QKV_ISA"), .off = is_set("QKV_OFF"), .log = is_set("QKV_LOG"),
+    return (struct settings){.isa = variable("QKV_ISA"),
+                             .off = is_set("QKV_OFF"),
+                             .log = is_set("QKV_LOG"),
                              .min_work = min_work ? strtoll(min_work, NULL, 10) : USUAL_MIN_WORK,
                              .weights = variable("QKV_WEIGHTS")};
 }

@@ -94,9 +94,13 @@ static void buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {
     memset(buffer->context, value, buffer->size);
 }
 
-static const struct ggml_backend_buffer_i buffer_interface = {
-    .free_buffer = buffer_free, .get_base = buffer_base, .init_tensor = buffer_init_tensor,
-    .memset_tensor = buffer_memset, .set_tensor = buffer_set, .get_tensor = buffer_get, .clear = buffer_clear};
+static const struct ggml_backend_buffer_i buffer_interface = {.free_buffer = buffer_free,
+                                                              .get_base = buffer_base,
+                                                              .init_tensor = buffer_init_tensor,
+                                                              .memset_tensor = buffer_memset,
+                                                              .set_tensor = buffer_set,
+                                                              .get_tensor = buffer_get,
+                                                              .clear = buffer_clear};
 
 /* ----------------------------------------------------------------------------------------------------------- types */
 
@@ -135,10 +139,12 @@ static bool plain_is_host(ggml_backend_buffer_type_t type) {
 }
 
 ggml_backend_buffer_type_t weights_buffer_type(ggml_backend_dev_t device, const qkv_ctx *ctx) {
-    packed_type = (struct ggml_backend_buffer_type){
-        .iface = {.get_name = type_name, .alloc_buffer = type_alloc, .get_alignment = type_alignment,
-                  .get_alloc_size = type_alloc_size},
-        .device = device, .context = (void *)ctx};
+    packed_type = (struct ggml_backend_buffer_type){.iface = {.get_name = type_name,
+                                                              .alloc_buffer = type_alloc,
+                                                              .get_alignment = type_alignment,
+                                                              .get_alloc_size = type_alloc_size},
+                                                    .device = device,
+                                                    .context = (void *)ctx};
     plain_type = packed_type;
     plain_type.iface.is_host = plain_is_host;
     return &plain_type;

@@ -60,9 +60,8 @@ static struct side open_side(struct host *host, const struct model *m, enum ggml
         s.graph[i] = ggml_new_graph_custom(s.of_rest, 8, false);
         ggml_build_forward_expand(s.graph[i], s.op[i]);
     }
-    ggml_backend_buffer_type_t where =
-        by_qkv ? ggml_backend_dev_buffer_type(host->device)
-               : choice_of_ggml(ggml_backend_get_device(host->cpu), s.weights, s.op[1]);
+    ggml_backend_buffer_type_t where = by_qkv ? ggml_backend_dev_buffer_type(host->device)
+                                              : choice_of_ggml(ggml_backend_get_device(host->cpu), s.weights, s.op[1]);
     s.weights_buffer = need(ggml_backend_alloc_ctx_tensors_from_buft(s.of_weights, where));
     ggml_backend_buffer_set_usage(s.weights_buffer, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
     s.rest_buffer = need(ggml_backend_alloc_ctx_tensors(s.of_rest, host->cpu));
@@ -135,8 +134,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: ggml_experts libggml-qkv.so THREADS ROUNDS\n");
         return 2;
     }
-    if (!open_host(&host, BACKENDS, argv[1], 1))
-        return 1;
+    if (!open_host(&host, BACKENDS, argv[1], 1)) return 1;
     host.set_threads(host.qkv, threads);
     threads_function(host.cpu)(host.cpu, threads);
     printf("%d threads, %d rounds in turns\n%-8s %-5s %-20s %5s %10s %10s %6s\n", threads, rounds, "", "type",
@@ -151,8 +149,7 @@ int main(int argc, char **argv) {
                     const uint64_t seed = (uint64_t)(r + 2) << 32;
                     const double a = seconds_of(host.cpu, &ggml, many, models[m].experts, seed);
                     const double b = seconds_of(host.qkv, &qkv, many, models[m].experts, seed);
-                    if (r >= 0)
-                        of_ggml[r] = a, of_qkv[r] = b, ratio[r] = a / b;
+                    if (r >= 0) of_ggml[r] = a, of_qkv[r] = b, ratio[r] = a / b;
                 }
                 printf("%-8s %-5s %-20s %5d %10.3f %10.3f %6.2f\n", models[m].name, ggml_type_name(types[t]),
                        ggml_backend_buffer_name(ggml.weights_buffer), many ? ROWS : 1, 1e3 * median(of_ggml, rounds),

@@ -41,8 +41,7 @@ static float margin_of(const struct sides *s, struct side *side, llama_token bes
     const float *logits = llama_get_logits_ith(side->context, -1);
     float second = -INFINITY;
     for (llama_token i = 0; i < llama_vocab_n_tokens(s->vocab); i++)
-        if (i != best && logits[i] > second)
-            second = logits[i];
+        if (i != best && logits[i] > second) second = logits[i];
     return logits[best] - second;
 }
 
@@ -56,8 +55,7 @@ static struct answer answer_of(struct sides *s, struct side *side, const llama_t
     a.prompt_seconds = run_tokens(side, prompt, prompt_tokens);
     while (a.n < most) {
         const llama_token token = likeliest_token(s, side);
-        if (llama_vocab_is_eog(s->vocab, token))
-            break;
+        if (llama_vocab_is_eog(s->vocab, token)) break;
         a.margins[a.n] = margin_of(s, side, token);
         a.tokens[a.n++] = token;
         a.seconds += run_tokens(side, &token, 1);
@@ -76,11 +74,9 @@ static void compare_answers(struct sides *s, const struct answer *without, const
         return;
     }
     printf("the first %d tokens are the same; then without qkv: \"", (int)same);
-    if (same < without->n)
-        print_token(s, without->tokens[same]);
+    if (same < without->n) print_token(s, without->tokens[same]);
     printf("\", with: \"");
-    if (same < with->n)
-        print_token(s, with->tokens[same]);
+    if (same < with->n) print_token(s, with->tokens[same]);
     printf("\"");
     if (same < without->n)
         printf(", where ggml's logits of the two likeliest lie %.4f apart", (double)without->margins[same]);
@@ -159,13 +155,11 @@ static void time_prompt(struct sides *s, const llama_token *tokens, int32_t n, i
     struct timing t;
     for (int r = -1; r < rounds; r++) /* the first round takes memory */
         for (int i = 0; i < NUM_SIDES; i++) {
-            if (r < 0 && n > 512)
-                continue;
+            if (r < 0 && n > 512) continue;
             const double before = s->attention_seconds(), products_before = s->product_seconds();
             keep_tokens(&s->side[i], 0);
             const double seconds = run_tokens(&s->side[i], tokens, n);
-            if (r >= 0)
-                t.side[i][r] = seconds;
+            if (r >= 0) t.side[i][r] = seconds;
             if (r >= 0 && i == QKV) {
                 t.attention[r] = s->attention_seconds() - before;
                 t.products[r] = s->product_seconds() - products_before;
@@ -178,8 +172,7 @@ static void time_steps(struct sides *s, const llama_token *tokens, int32_t depth
     struct timing t;
     for (int i = 0; i < NUM_SIDES; i++) {
         keep_tokens(&s->side[i], 0);
-        if (i != FLASH)
-            run_tokens(&s->side[i], tokens, depth > 0 ? depth : 1);
+        if (i != FLASH) run_tokens(&s->side[i], tokens, depth > 0 ? depth : 1);
     }
     copy_cache(&s->side[QKV], &s->side[FLASH]); /* takes no time */
     for (int r = -1; r < rounds; r++)
@@ -189,8 +182,7 @@ static void time_steps(struct sides *s, const llama_token *tokens, int32_t depth
             keep_tokens(&s->side[i], depth);
             for (int32_t step = 0; step < STEPS; step++)
                 seconds += run_tokens(&s->side[i], tokens + step, 1);
-            if (r >= 0)
-                t.side[i][r] = seconds;
+            if (r >= 0) t.side[i][r] = seconds;
             if (r >= 0 && i == QKV) {
                 t.attention[r] = s->attention_seconds() - before;
                 t.products[r] = s->product_seconds() - products_before;
@@ -211,8 +203,8 @@ static int speed(const char *model, const char *adapter, int32_t threads, int ro
         tokens[i] = (llama_token)((seed >> 8) % (uint32_t)llama_vocab_n_tokens(s.vocab));
     }
     printf("%d threads, medians of %d rounds, in turns; tokens per second, qkv's ratio to each, and\n"
-           "what of its time attention and products of weights take that qkv computes\n", (int)threads,
-           rounds);
+           "what of its time attention and products of weights take that qkv computes\n",
+           (int)threads, rounds);
     printf("%-11s %6s %9s %9s %9s %8s %8s %11s %7s %7s\n", "", "tokens", "no flash", "flash", "qkv", "/no fl.",
            "/flash", "(range)", "% attn", "% prod");
     for (int i = 0; i < count; i++)
@@ -259,14 +251,11 @@ static int quantize(const char *from, const char *to) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
-    if (strcmp(what, "quantize") == 0 && argc == 4)
-        return quantize(argv[2], argv[3]);
-    if (strcmp(what, "ask") == 0 && argc == 7)
-        return ask(argv[2], argv[3], atoi(argv[4]), atoi(argv[5]), argv[6]);
+    if (strcmp(what, "quantize") == 0 && argc == 4) return quantize(argv[2], argv[3]);
+    if (strcmp(what, "ask") == 0 && argc == 7) return ask(argv[2], argv[3], atoi(argv[4]), atoi(argv[5]), argv[6]);
     if (strcmp(what, "speed") == 0 && argc > 6 && atoi(argv[5]) >= 1 && atoi(argv[5]) <= 64)
         return speed(argv[2], argv[3], atoi(argv[4]), atoi(argv[5]), argc - 6, argv + 6);
-    if (strcmp(what, "perplexity") == 0 && argc == 6)
-        return perplexity(argv[2], argv[3], atoi(argv[4]), argv[5]);
+    if (strcmp(what, "perplexity") == 0 && argc == 6) return perplexity(argv[2], argv[3], atoi(argv[4]), argv[5]);
     fprintf(stderr, "usage: llama_compare quantize|ask|speed|perplexity … (sh scripts/llama.sh runs it)\n");
     return 2;
 }

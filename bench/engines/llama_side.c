@@ -14,8 +14,7 @@ static _Noreturn void give_up(const char *what, const char *detail) {
 }
 
 void *need(void *memory) {
-    if (!memory)
-        give_up("out of memory", "");
+    if (!memory) give_up("out of memory", "");
     return memory;
 }
 
@@ -27,8 +26,7 @@ double seconds_now(void) {
 
 static void only_errors(enum ggml_log_level level, const char *text, void *data) {
     (void)data;
-    if (level == GGML_LOG_LEVEL_ERROR || getenv("LLAMA_LOG"))
-        fputs(text, stderr);
+    if (level == GGML_LOG_LEVEL_ERROR || getenv("LLAMA_LOG")) fputs(text, stderr);
 }
 
 static struct llama_context *make_context(struct llama_model *model, enum llama_flash_attn_type flash, int32_t tokens,
@@ -45,8 +43,7 @@ static struct llama_context *make_context(struct llama_model *model, enum llama_
 
 static void load_adapter(struct sides *sides, const char *path) {
     ggml_backend_reg_t reg = ggml_backend_load(path);
-    if (!reg)
-        give_up("could not load ", path);
+    if (!reg) give_up("could not load ", path);
     void *address = ggml_backend_reg_get_proc_address(reg, "qkv_attention_seconds");
     memcpy(&sides->attention_seconds, &address, sizeof address);
     address = ggml_backend_reg_get_proc_address(reg, "qkv_product_seconds");
@@ -55,8 +52,7 @@ static void load_adapter(struct sides *sides, const char *path) {
 
 static struct llama_model *load_model(const char *path) {
     struct llama_model *model = llama_model_load_from_file(path, llama_model_default_params());
-    if (!model)
-        give_up("could not load ", path);
+    if (!model) give_up("could not load ", path);
     return model;
 }
 
@@ -69,10 +65,8 @@ struct sides open_sides(const char *model, const char *adapter, const bool wante
     struct llama_model *plain = load_model(model);
     s.vocab = llama_model_get_vocab(plain);
     s.side[PLAIN].model = s.side[FLASH].model = plain;
-    if (wanted[PLAIN])
-        s.side[PLAIN].context = make_context(plain, LLAMA_FLASH_ATTN_TYPE_DISABLED, tokens, threads);
-    if (wanted[FLASH])
-        s.side[FLASH].context = make_context(plain, LLAMA_FLASH_ATTN_TYPE_ENABLED, tokens, threads);
+    if (wanted[PLAIN]) s.side[PLAIN].context = make_context(plain, LLAMA_FLASH_ATTN_TYPE_DISABLED, tokens, threads);
+    if (wanted[FLASH]) s.side[FLASH].context = make_context(plain, LLAMA_FLASH_ATTN_TYPE_ENABLED, tokens, threads);
     if (wanted[QKV]) { /* as by default: llama.cpp finds out by itself that flash attention works */
         load_adapter(&s, adapter);
         s.side[QKV].model = load_model(model);
@@ -83,10 +77,8 @@ struct sides open_sides(const char *model, const char *adapter, const bool wante
 
 void close_sides(struct sides *sides) {
     for (int i = 0; i < NUM_SIDES; i++)
-        if (sides->side[i].context)
-            llama_free(sides->side[i].context);
-    if (sides->side[QKV].model)
-        llama_model_free(sides->side[QKV].model);
+        if (sides->side[i].context) llama_free(sides->side[i].context);
+    if (sides->side[QKV].model) llama_model_free(sides->side[QKV].model);
     llama_model_free(sides->side[PLAIN].model);
     llama_backend_free();
 }
@@ -120,8 +112,7 @@ llama_token likeliest_token(const struct sides *sides, struct side *side) {
     const int32_t n = llama_vocab_n_tokens(sides->vocab);
     llama_token best = 0;
     for (llama_token i = 1; i < n; i++)
-        if (logits[i] > logits[best])
-            best = i;
+        if (logits[i] > logits[best]) best = i;
     return best;
 }
 
@@ -129,16 +120,14 @@ llama_token *tokens_of(const struct sides *sides, const char *text, bool special
     const int32_t length = (int32_t)strlen(text);
     llama_token *tokens = need(malloc(((size_t)length + 8) * sizeof *tokens));
     *n = llama_tokenize(sides->vocab, text, length, tokens, length + 8, !special, special);
-    if (*n <= 0)
-        give_up("no tokens in the text", "");
+    if (*n <= 0) give_up("no tokens in the text", "");
     return tokens;
 }
 
 char *read_text(const char *path) {
     FILE *file = need(fopen(path, "rb"));
     char *text = need(calloc(1, 1 << 20));
-    if (fread(text, 1, (1 << 20) - 1, file) == 0)
-        give_up("nothing in ", path);
+    if (fread(text, 1, (1 << 20) - 1, file) == 0) give_up("nothing in ", path);
     fclose(file);
     return text;
 }
@@ -168,11 +157,9 @@ double perplexity_of(const struct sides *sides, struct side *side, const llama_t
             batch.seq_id[t][0] = 0;
             batch.logits[t] = t >= context / 2;
         }
-        if (llama_vocab_get_add_bos(sides->vocab))
-            batch.token[0] = llama_vocab_bos(sides->vocab);
+        if (llama_vocab_get_add_bos(sides->vocab)) batch.token[0] = llama_vocab_bos(sides->vocab);
         batch.n_tokens = context;
-        if (llama_decode(side->context, batch) != 0)
-            give_up("the model can't take so many tokens", "");
+        if (llama_decode(side->context, batch) != 0) give_up("the model can't take so many tokens", "");
         for (int32_t t = context / 2; t + 1 < context; t++, (*count)++)
             sum += surprise(llama_get_logits_ith(side->context, t), vocab, batch.token[t + 1]);
     }

@@ -48,6 +48,6 @@ double perplexity_of(const struct sides *sides, struct side *side, const llama_t
 
 double seconds_now(void);
 char *read_text(const char *path); /* the first MiB of a file, to be freed */
-void *need(void *memory); /* or the end of the program */
+void *need(void *memory);          /* or the end of the program */
 
 #endif

@@ -36,18 +36,40 @@ int main(void) {
     for (int i = 0; i < MODEL * COLUMNS; i++)
         numbers[i] = (float)(rand() % 2001 - 1000) / 16000;
     must(qkv_init(&ctx, NULL));
-    must(qkv_pack(&ctx, &(qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = MODEL, .num_parts = 3,
-        .part = {{.data = numbers, .out_features = HEADS * DIM, .stride = COLUMNS},
-                 {.data = numbers + HEADS * DIM, .out_features = KV_HEADS * DIM, .stride = COLUMNS},
-                 {.data = numbers + 10 * DIM, .out_features = KV_HEADS * DIM, .stride = COLUMNS}}}, w_qkv));
-    must(qkv_pack(&ctx, &(qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = HEADS * DIM, .num_parts = 1,
-        .part = {{.data = numbers, .out_features = MODEL}}}, w_o));
-    must(qkv_rope_table(&(qkv_rope_table_desc){.size = sizeof(qkv_rope_table_desc), .num_positions = TOKENS,
-        .rotary_dim = DIM}, cosines[0], sines[0]));
-    must(qkv_cache_init(&(qkv_cache_desc){.size = sizeof(qkv_cache_desc), .num_sequences = 2, .max_tokens = TOKENS,
-        .num_kv_heads = KV_HEADS, .head_dim = DIM, .k_type = QKV_BF16, .v_type = QKV_BF16}, cache, sizeof cache));
-    const qkv_layer_desc d = {.size = sizeof d, .model_dim = MODEL, .out_features = MODEL, .w_qkv = w_qkv, .w_o = w_o,
-        .rope = {cosines[0], sines[0], TOKENS, DIM, QKV_ROPE_HALF}, .cache = cache,
+    must(qkv_pack(
+        &ctx,
+        &(qkv_pack_desc){.size = sizeof(qkv_pack_desc),
+                         .in_features = MODEL,
+                         .num_parts = 3,
+                         .part = {{.data = numbers, .out_features = HEADS * DIM, .stride = COLUMNS},
+                                  {.data = numbers + HEADS * DIM, .out_features = KV_HEADS * DIM, .stride = COLUMNS},
+                                  {.data = numbers + 10 * DIM, .out_features = KV_HEADS * DIM, .stride = COLUMNS}}},
+        w_qkv));
+    must(qkv_pack(&ctx,
+                  &(qkv_pack_desc){.size = sizeof(qkv_pack_desc),
+                                   .in_features = HEADS * DIM,
+                                   .num_parts = 1,
+                                   .part = {{.data = numbers, .out_features = MODEL}}},
+                  w_o));
+    must(qkv_rope_table(
+        &(qkv_rope_table_desc){.size = sizeof(qkv_rope_table_desc), .num_positions = TOKENS, .rotary_dim = DIM},
+        cosines[0], sines[0]));
+    must(qkv_cache_init(&(qkv_cache_desc){.size = sizeof(qkv_cache_desc),
+                                          .num_sequences = 2,
+                                          .max_tokens = TOKENS,
+                                          .num_kv_heads = KV_HEADS,
+                                          .head_dim = DIM,
+                                          .k_type = QKV_BF16,
+                                          .v_type = QKV_BF16},
+                        cache, sizeof cache));
+    const qkv_layer_desc d = {
+        .size = sizeof d,
+        .model_dim = MODEL,
+        .out_features = MODEL,
+        .w_qkv = w_qkv,
+        .w_o = w_o,
+        .rope = {cosines[0], sines[0], TOKENS, DIM, QKV_ROPE_HALF},
+        .cache = cache,
         .attention = {.size = sizeof d.attention, .batch = 1, .num_heads = HEADS, .flags = QKV_RIGHT}};
     memcpy(x, numbers, PROMPT * sizeof x[0]);
     step(d, 0, 0, PROMPT);

@@ -22,19 +22,41 @@ static float x[TOKENS * MODEL], qkv[TOKENS * ROW];
 static _Alignas(64) unsigned char workspace[KEYWORD_WORKSPACE];
 
 /* They name addresses that are known when the image is linked, so they lie in flash. */
-#define PART(number) {.out_features = WIDTH, .head_dim = DIM, .type = KEYWORD_TYPE, \
-                      .out = {qkv + (number) * WIDTH, .head = DIM, .token = ROW}}
-static const qkv_projection_desc project = {
-    .size = sizeof project, .batch = 1, .tokens = TOKENS, .in_features = MODEL, .num_parts = 3,
-    .x = {x, .token = MODEL}, .packed = keyword_w_qkv, .part = {PART(0), PART(1), PART(2)},
-    .arithmetic = KEYWORD_ARITHMETIC};
-static const qkv_attention_desc attend = {
-    .size = sizeof attend, .batch = 1, .num_heads = HEADS, .seq_q = TOKENS, .seq_k = TOKENS, .head_dim = DIM,
-    .q = {qkv, .head = DIM, .token = ROW}, .k = {qkv + WIDTH, .head = DIM, .token = ROW},
-    .v = {qkv + 2 * WIDTH, .head = DIM, .token = ROW}, .out = {qkv, .head = DIM, .token = ROW}};
+#define PART(number)                                                                                                   \
+    {                                                                                                                  \
+        .out_features = WIDTH, .head_dim = DIM, .type = KEYWORD_TYPE, .out = {                                         \
+            qkv + (number)*WIDTH,                                                                                      \
+            .head = DIM,                                                                                               \
+            .token = ROW                                                                                               \
+        }                                                                                                              \
+    }
+static const qkv_projection_desc project = {.size = sizeof project,
+                                            .batch = 1,
+                                            .tokens = TOKENS,
+                                            .in_features = MODEL,
+                                            .num_parts = 3,
+                                            .x = {x, .token = MODEL},
+                                            .packed = keyword_w_qkv,
+                                            .part = {PART(0), PART(1), PART(2)},
+                                            .arithmetic = KEYWORD_ARITHMETIC};
+static const qkv_attention_desc attend = {.size = sizeof attend,
+                                          .batch = 1,
+                                          .num_heads = HEADS,
+                                          .seq_q = TOKENS,
+                                          .seq_k = TOKENS,
+                                          .head_dim = DIM,
+                                          .q = {qkv, .head = DIM, .token = ROW},
+                                          .k = {qkv + WIDTH, .head = DIM, .token = ROW},
+                                          .v = {qkv + 2 * WIDTH, .head = DIM, .token = ROW},
+                                          .out = {qkv, .head = DIM, .token = ROW}};
 static const qkv_projection_desc combine = {
-    .size = sizeof combine, .batch = 1, .tokens = TOKENS, .in_features = WIDTH, .num_parts = 1,
-    .x = {qkv, .token = ROW}, .packed = keyword_w_o,
+    .size = sizeof combine,
+    .batch = 1,
+    .tokens = TOKENS,
+    .in_features = WIDTH,
+    .num_parts = 1,
+    .x = {qkv, .token = ROW},
+    .packed = keyword_w_o,
     .part = {{.out_features = MODEL, .type = KEYWORD_TYPE, .out = {x, .token = MODEL}}},
     .arithmetic = KEYWORD_ARITHMETIC};
 static qkv_plan plans[3];

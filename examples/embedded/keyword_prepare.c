@@ -80,12 +80,24 @@ static void write_floats(const char *name, const float *data, int count) {
 /* The layer of keyword.c in one call. */
 static void run(const qkv_ctx *ctx, int type, int arithmetic) {
     qkv_plan plan;
-    const qkv_layer_desc layer = {
-        .size = sizeof layer, .model_dim = MODEL, .out_features = MODEL, .w_qkv = packed_qkv, .w_o = packed_o,
-        .wq_type = type, .wk_type = type, .wv_type = type, .wo_type = type, .arithmetic = arithmetic,
-        .x = {x, .token = MODEL}, .out = {x, .token = MODEL},
-        .attention = {.size = sizeof layer.attention, .batch = 1, .num_heads = HEADS, .seq_q = TOKENS,
-                      .seq_k = TOKENS, .head_dim = DIM}};
+    const qkv_layer_desc layer = {.size = sizeof layer,
+                                  .model_dim = MODEL,
+                                  .out_features = MODEL,
+                                  .w_qkv = packed_qkv,
+                                  .w_o = packed_o,
+                                  .wq_type = type,
+                                  .wk_type = type,
+                                  .wv_type = type,
+                                  .wo_type = type,
+                                  .arithmetic = arithmetic,
+                                  .x = {x, .token = MODEL},
+                                  .out = {x, .token = MODEL},
+                                  .attention = {.size = sizeof layer.attention,
+                                                .batch = 1,
+                                                .num_heads = HEADS,
+                                                .seq_q = TOKENS,
+                                                .seq_k = TOKENS,
+                                                .head_dim = DIM}};
     must(qkv_layer_plan(ctx, &layer, 1, &plan));
     void *workspace = aligned_alloc(64, plan.workspace_size);
     must(qkv_layer_run(&plan, &layer, workspace, plan.workspace_size));

@@ -19,8 +19,8 @@
 struct batch {
     int64_t num_sentences, num_tokens; /* tokens of each, padding included */
     int64_t *lengths;
-    float *x, *y;      /* [sentence][token][hidden_size] */
-    float *wide;       /* [sentence][token][intermediate_size] */
+    float *x, *y; /* [sentence][token][hidden_size] */
+    float *wide;  /* [sentence][token][intermediate_size] */
     void *workspace;
     size_t workspace_size;
 };
@@ -68,8 +68,7 @@ static void attend(const struct encoder *encoder, const struct encoder_layer *la
     qkv_plan plan;
     must(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning attention");
     reserve_workspace(batch, &plan);
-    must(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
-                                encoder->pool),
+    must(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for, encoder->pool),
          "attention");
 }
 
@@ -94,8 +93,7 @@ static void attend_raw(const struct encoder *encoder, struct batch *batch, float
     qkv_plan plan;
     must(qkv_layer_plan(&encoder->ctx, &desc, encoder->pool->num_threads, &plan), "planning raw attention");
     reserve_workspace(batch, &plan);
-    must(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for,
-                                encoder->pool),
+    must(qkv_layer_run_parallel(&plan, &desc, batch->workspace, batch->workspace_size, qkv_pthreads_for, encoder->pool),
          "raw attention");
     free(out);
 }
@@ -169,8 +167,7 @@ static void pool_tokens(const struct encoder *encoder, const float *x, struct se
     free(sums);
 }
 
-static void start_batch(const struct encoder *encoder, struct batch *batch, int64_t max_sentences,
-                        int64_t max_tokens) {
+static void start_batch(const struct encoder *encoder, struct batch *batch, int64_t max_sentences, int64_t max_tokens) {
     size_t rows = (size_t)max_tokens;
     *batch = (struct batch){
         .lengths = allocate((size_t)max_sentences, sizeof *batch->lengths),
@@ -194,8 +191,8 @@ void tokenize_sentences(const struct encoder *encoder, struct sentence *sentence
     size_t max_tokens = (size_t)encoder->config.max_tokens;
     int32_t *ids = allocate(max_tokens, sizeof *ids);
     for (size_t i = 0; i < count; i++) {
-        size_t n = tokenize(&encoder->tokenizer, sentences[i].text, sentences[i].size, ids, max_tokens,
-                            &sentences[i].cut);
+        size_t n =
+            tokenize(&encoder->tokenizer, sentences[i].text, sentences[i].size, ids, max_tokens, &sentences[i].cut);
         sentences[i].num_tokens = (int64_t)n;
         sentences[i].ids = allocate(n, sizeof *ids);
         memcpy(sentences[i].ids, ids, n * sizeof *ids);

@@ -22,7 +22,7 @@ struct layer_norm {
 };
 
 struct encoder_layer {
-    void *w_qkv;                  /* Wq|Wk|Wv packed as one matrix */
+    void *w_qkv; /* Wq|Wk|Wv packed as one matrix */
     float *bias_q, *bias_k, *bias_v;
     struct linear output, up, down;
     struct layer_norm attention_norm, output_norm;
@@ -31,7 +31,7 @@ struct encoder_layer {
 struct encoder {
     qkv_ctx ctx;
     qkv_pthreads *pool;
-    int64_t weight_type; /* qkv_type of the packed weights */
+    int64_t weight_type;           /* qkv_type of the packed weights */
     int64_t arithmetic, attention; /* QKV_ARITHMETIC_… of products with them, and in attention */
     struct model_config config;
     struct tokenizer tokenizer;
@@ -43,7 +43,7 @@ struct encoder {
 struct sentence {
     char *text;
     size_t size;
-    int32_t *ids;     /* tokens, filled by tokenize_sentences */
+    int32_t *ids; /* tokens, filled by tokenize_sentences */
     int64_t num_tokens;
     int cut;          /* there are more than the model reads */
     float *embedding; /* [hidden_size], filled by encode_sentences */

@@ -114,8 +114,8 @@ void load_encoder(struct encoder *encoder, const char *directory, const qkv_ctx 
     struct stat status;
     if (stat(directory, &status) != 0 || !S_ISDIR(status.st_mode))
         die("%s: there is no such folder; it must hold config.json, vocab.txt and model.safetensors", directory);
-    *encoder = (struct encoder){.ctx = *ctx, .pool = pool, .weight_type = weight_type,
-                                .arithmetic = arithmetic, .attention = attention};
+    *encoder = (struct encoder){
+        .ctx = *ctx, .pool = pool, .weight_type = weight_type, .arithmetic = arithmetic, .attention = attention};
     load_model_config(&encoder->config, directory);
     load_tokenizer(&encoder->tokenizer, directory);
     check_vocabulary(encoder, directory);

@@ -8,23 +8,23 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_DRAWN 64        /* tokens; more could not be read */
-#define MAX_LABEL 14        /* characters */
+#define MAX_DRAWN 64 /* tokens; more could not be read */
+#define MAX_LABEL 14 /* characters */
 #define MARGIN 28.0
 #define HEADER 84.0
-#define TITLE 22.0          /* above a panel */
+#define TITLE 22.0 /* above a panel */
 #define GAP 22.0
 #define LEGEND_WIDTH 220.0
-#define MIN_CELL 11.0       /* labels of a smaller one could not be read */
+#define MIN_CELL 11.0 /* labels of a smaller one could not be read */
 #define MAX_CELL 22.0
 
 struct drawing {
     FILE *file;
     const struct encoder *encoder;
     const struct sentence *sentence;
-    int64_t num_tokens;     /* in the matrices */
+    int64_t num_tokens; /* in the matrices */
     int64_t num_drawn;
-    int longest_label;      /* characters */
+    int longest_label; /* characters */
 };
 
 /* Sizes of a panel whose cells are `cell` wide: labels, then the square of cells. */
@@ -113,8 +113,9 @@ static void draw_notes(const struct drawing *d, const struct attention_view *vie
         fprintf(d->file, "<text class=\"note\" x=\"%.1f\" y=\"%.1f\">%s</text>\n", x, y + 17.0 * (double)i, lines[i]);
     y += 17.0 * 5;
     fprintf(d->file, "<text class=\"title\" x=\"%.1f\" y=\"%.1f\">How different the heads are</text>\n", x, y);
-    fprintf(d->file, "<text class=\"note\" x=\"%.1f\" y=\"%.1f\">mean Jensen–Shannon distance: raw %.3g, learned %.3f"
-                     "</text>\n",
+    fprintf(d->file,
+            "<text class=\"note\" x=\"%.1f\" y=\"%.1f\">mean Jensen–Shannon distance: raw %.3g, learned %.3f"
+            "</text>\n",
             x, y + 18.0, mean_head_distance(view->raw, view->num_heads, view->num_tokens),
             mean_head_distance(view->learned, view->num_heads, view->num_tokens));
     if (d->num_drawn < d->num_tokens)

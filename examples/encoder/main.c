@@ -151,8 +151,8 @@ static void compare_with_f32(const struct encoder *encoder, const struct options
                              const struct sentence *sentences, size_t count) {
     struct encoder plain;
     struct sentence *copies = allocate(count, sizeof *copies);
-    load_encoder(&plain, options->model, &encoder->ctx, encoder->pool, QKV_F32, QKV_ARITHMETIC_F32,
-                 QKV_ARITHMETIC_F32, 1);
+    load_encoder(&plain, options->model, &encoder->ctx, encoder->pool, QKV_F32, QKV_ARITHMETIC_F32, QKV_ARITHMETIC_F32,
+                 1);
     for (size_t i = 0; i < count; i++)
         copies[i] = new_sentence(sentences[i].text, sentences[i].size);
     tokenize_sentences(&plain, copies, count);

@@ -9,7 +9,7 @@ struct model_config {
     int64_t vocab_size, max_positions, num_token_types;
     int64_t max_tokens; /* of a sentence, [CLS] and [SEP] included; what is longer is cut */
     float layer_norm_eps;
-    int pool_cls;       /* the embedding is that of [CLS], not the mean */
+    int pool_cls; /* the embedding is that of [CLS], not the mean */
 };
 
 /* Reads config.json, and sentence_bert_config.json and 1_Pooling/config.json if they are there. A model that the

@@ -67,18 +67,10 @@ static void read_option(struct options *options, int option) {
         options->model = join_path(optarg, ".");
         options->model[strlen(optarg)] = '\0';
         break;
-    case 'i':
-        options->input = optarg;
-        break;
-    case 'j':
-        options->json = 1;
-        break;
-    case 'H':
-        options->heatmap = optarg;
-        break;
-    case 'l':
-        options->layer = whole_number(optarg, "layer", 1, 1000);
-        break;
+    case 'i': options->input = optarg; break;
+    case 'j': options->json = 1; break;
+    case 'H': options->heatmap = optarg; break;
+    case 'l': options->layer = whole_number(optarg, "layer", 1, 1000); break;
     case 'w':
         options->weights = weight_type(optarg);
         if (options->weights < 0)
@@ -94,23 +86,15 @@ static void read_option(struct options *options, int option) {
         if (options->attention < 0)
             die("--attention %s: there are f32, int8 and bf16", optarg);
         break;
-    case 't':
-        options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024);
-        break;
-    case OPTION_ISA:
-        options->isa = optarg;
-        break;
-    case OPTION_TOKENS:
-        options->json = options->tokens_only = 1;
-        break;
-    default:
-        end_options(option, help);
+    case 't': options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024); break;
+    case OPTION_ISA: options->isa = optarg; break;
+    case OPTION_TOKENS: options->json = options->tokens_only = 1; break;
+    default: end_options(option, help);
     }
 }
 
 void read_options(struct options *options, int argc, char **argv) {
-    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels(), .arithmetic = -1,
-                                .attention = -1};
+    *options = (struct options){.num_threads = num_cpus(), .isa = wanted_kernels(), .arithmetic = -1, .attention = -1};
     for (int option; (option = getopt_long(argc, argv, "m:i:jH:l:w:a:t:h", long_options, NULL)) != -1;)
         read_option(options, option);
     options->sentences = argv + optind;

@@ -153,9 +153,9 @@ void print_closeness(const struct encoder *encoder, const struct sentence *sente
         sum += cosine;
     }
     printf("weights in %s, products in %s, of attention in %s: cosine to the vectors of f32 %.6f on average, %.6f at "
-           "least; f32 makes %.0f sentences per second\n", weight_type_name(encoder->weight_type),
-           arithmetic_name(encoder->arithmetic), arithmetic_name(encoder->attention), sum / (double)count, least,
-           plain_sentences_per_second);
+           "least; f32 makes %.0f sentences per second\n",
+           weight_type_name(encoder->weight_type), arithmetic_name(encoder->arithmetic),
+           arithmetic_name(encoder->attention), sum / (double)count, least, plain_sentences_per_second);
 }
 
 /* Neither punctuation nor [CLS] and its like. */
@@ -182,8 +182,8 @@ void print_heads(const struct encoder *encoder, const struct sentence *sentence,
         const float *probabilities = view->learned + head * n * n;
         double share;
         int64_t key = favourite_key(probabilities, n, &share), from, to;
-        printf("  %4lld  %-16s %5.0f %%", (long long)head + 1,
-               token_text(&encoder->tokenizer, sentence->ids[key]), 100.0 * share);
+        printf("  %4lld  %-16s %5.0f %%", (long long)head + 1, token_text(&encoder->tokenizer, sentence->ids[key]),
+               100.0 * share);
         float link = strongest_link(probabilities, n, words, &from, &to);
         if (link > 0.0f)
             printf("   %s → %s (%.0f %%)", token_text(&encoder->tokenizer, sentence->ids[from]),

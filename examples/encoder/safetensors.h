@@ -10,10 +10,10 @@ struct safetensors {
     const char *path;
     FILE *file;
     cJSON *header;
-    int64_t data_start;   /* where the bytes of tensors begin in the file */
+    int64_t data_start; /* where the bytes of tensors begin in the file */
     int64_t data_size;
-    int64_t bytes_read;   /* for the progress display */
-    const char *prefix;   /* "bert." or "": what stands before the names in this file */
+    int64_t bytes_read; /* for the progress display */
+    const char *prefix; /* "bert." or "": what stands before the names in this file */
 };
 
 /* Opens the file and checks everything the header says against the file's size; a file that is damaged, truncated or

@@ -107,8 +107,8 @@ void normalize(const struct tokenizer *tokenizer, const int32_t *text, size_t le
 }
 
 /* The longest added token of this kind at text[at]. */
-static const struct added_token *added_token_at(const struct tokenizer *tokenizer, int normalized,
-                                                const int32_t *text, size_t length, size_t at) {
+static const struct added_token *added_token_at(const struct tokenizer *tokenizer, int normalized, const int32_t *text,
+                                                size_t length, size_t at) {
     const struct added_token *found = NULL;
     for (size_t i = 0; i < tokenizer->num_added; i++) {
         const struct added_token *added = &tokenizer->added[i];

@@ -52,13 +52,10 @@ static int is_too_new(int32_t c) {
 static utf8proc_category_t category(int32_t c) {
     switch (c) { /* their category has changed since Unicode 8 */
     case 0x1734:
-    case 0x1171e:
-        return UTF8PROC_CATEGORY_MN;
+    case 0x1171e: return UTF8PROC_CATEGORY_MN;
     case 0x166d:
-    case 0x111c9:
-        return UTF8PROC_CATEGORY_PO;
-    default:
-        return is_too_new(c) ? UTF8PROC_CATEGORY_LO : utf8proc_category(c);
+    case 0x111c9: return UTF8PROC_CATEGORY_PO;
+    default: return is_too_new(c) ? UTF8PROC_CATEGORY_LO : utf8proc_category(c);
     }
 }
 
@@ -72,8 +69,8 @@ void append_code_point(struct code_points *text, int32_t c) {
 
 int is_whitespace(int32_t c) {
     static const struct range spaces[] = {
-        {0x9, 0xd}, {0x20, 0x20}, {0x85, 0x85}, {0xa0, 0xa0}, {0x1680, 0x1680}, {0x2000, 0x200a},
-        {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000},
+        {0x9, 0xd},       {0x20, 0x20},     {0x85, 0x85},     {0xa0, 0xa0},     {0x1680, 0x1680},
+        {0x2000, 0x200a}, {0x2028, 0x2029}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x3000, 0x3000},
     };
     return IN_RANGES(c, spaces);
 }
@@ -95,14 +92,15 @@ int is_punctuation(int32_t c) {
 
 int is_chinese(int32_t c) {
     static const struct range blocks[] = {
-        {0x3400, 0x4dbf}, {0x4e00, 0x9fff}, {0xf900, 0xfaff}, {0x20000, 0x2a6df}, {0x2a700, 0x2b81f},
-        {0x2b920, 0x2ceaf}, {0x2f800, 0x2fa1f},
+        {0x3400, 0x4dbf},   {0x4e00, 0x9fff},   {0xf900, 0xfaff},   {0x20000, 0x2a6df},
+        {0x2a700, 0x2b81f}, {0x2b920, 0x2ceaf}, {0x2f800, 0x2fa1f},
     };
     return c >= 0x3400 && IN_RANGES(c, blocks);
 }
 
 int is_word_character(int32_t c) {
-    static const struct range more[] = { /* joiners, and symbols that count as letters */
+    static const struct range more[] = {
+        /* joiners, and symbols that count as letters */
         {0x200c, 0x200d}, {0x24b6, 0x24e9}, {0x1f130, 0x1f149}, {0x1f150, 0x1f169}, {0x1f170, 0x1f189},
     };
     utf8proc_category_t k = utf8proc_category(c);

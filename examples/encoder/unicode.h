@@ -16,9 +16,9 @@ struct code_points {
 void append_code_point(struct code_points *text, int32_t c);
 
 int is_whitespace(int32_t c);
-int is_control(int32_t c);      /* categories Cc, Cf, Co, but not tab, newline and carriage return */
-int is_punctuation(int32_t c);  /* categories P* and all ASCII that is neither letter, digit, space nor control */
-int is_chinese(int32_t c);      /* the blocks of CJK ideographs that BERT sets apart */
+int is_control(int32_t c);        /* categories Cc, Cf, Co, but not tab, newline and carriage return */
+int is_punctuation(int32_t c);    /* categories P* and all ASCII that is neither letter, digit, space nor control */
+int is_chinese(int32_t c);        /* the blocks of CJK ideographs that BERT sets apart */
 int is_word_character(int32_t c); /* letters, marks, digits, connectors: \w of regular expressions */
 
 /* Appends the canonical decomposition (NFD) of the text without its accents. */

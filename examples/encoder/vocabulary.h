@@ -9,12 +9,12 @@
 
 /* Word number i is the i-th line of the file. */
 struct vocabulary {
-    char *text;           /* the file; words end with a byte 0 */
+    char *text; /* the file; words end with a byte 0 */
     const char **words;
     size_t num_words;
-    size_t longest_word;  /* in bytes */
-    int32_t *slots;       /* hash table of word numbers, −1 where free */
-    size_t num_slots;     /* a power of two */
+    size_t longest_word; /* in bytes */
+    int32_t *slots;      /* hash table of word numbers, −1 where free */
+    size_t num_slots;    /* a power of two */
 };
 
 /* Reads the file or ends the program with a message. */

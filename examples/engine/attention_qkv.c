@@ -9,10 +9,18 @@
 static int64_t num_keys;
 static void *workspace;
 static qkv_plan plan;
-static qkv_attention_desc desc = {
-    .size = sizeof desc, .batch = 1, .num_heads = HEADS, .num_kv_heads = KV_HEADS, .seq_q = 1, .seq_k = MAX_TOKENS,
-    .head_dim = HEAD_DIM, .kv_len = &num_keys, .q = {.head = HEAD_DIM}, .out = {.head = HEAD_DIM},
-    .k = {.head = HEAD_DIM, .token = KV_DIM}, .v = {.head = HEAD_DIM, .token = KV_DIM}};
+static qkv_attention_desc desc = {.size = sizeof desc,
+                                  .batch = 1,
+                                  .num_heads = HEADS,
+                                  .num_kv_heads = KV_HEADS,
+                                  .seq_q = 1,
+                                  .seq_k = MAX_TOKENS,
+                                  .head_dim = HEAD_DIM,
+                                  .kv_len = &num_keys,
+                                  .q = {.head = HEAD_DIM},
+                                  .out = {.head = HEAD_DIM},
+                                  .k = {.head = HEAD_DIM, .token = KV_DIM},
+                                  .v = {.head = HEAD_DIM, .token = KV_DIM}};
 
 void must(int status) {
     if (status != QKV_OK)

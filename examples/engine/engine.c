@@ -124,14 +124,17 @@ static void make_engine(struct engine *e) {
     e->output = numbers(VOCABULARY, DIM, size);
     e->final_norm = ones();
     for (int i = 0; i < LAYERS; i++)
-        e->layers[i] = (struct layer){
-            .attention_norm = ones(), .mlp_norm = ones(),
-            .wq = numbers(DIM, DIM, 2 * size), .wk = numbers(KV_DIM, DIM, 2 * size), /* so that some keys stand out */
-            .wv = numbers(KV_DIM, DIM, size), .wo = numbers(DIM, DIM, 2 * size),
-            .w_gate = numbers(HIDDEN, DIM, size), .w_up = numbers(HIDDEN, DIM, size),
-            .w_down = numbers(DIM, HIDDEN, 1 / sqrtf(HIDDEN)),
-            .keys = allocate(MAX_TOKENS * KV_DIM * sizeof(float)),
-            .values = allocate(MAX_TOKENS * KV_DIM * sizeof(float))};
+        e->layers[i] = (struct layer){.attention_norm = ones(),
+                                      .mlp_norm = ones(),
+                                      .wq = numbers(DIM, DIM, 2 * size),
+                                      .wk = numbers(KV_DIM, DIM, 2 * size), /* so that some keys stand out */
+                                      .wv = numbers(KV_DIM, DIM, size),
+                                      .wo = numbers(DIM, DIM, 2 * size),
+                                      .w_gate = numbers(HIDDEN, DIM, size),
+                                      .w_up = numbers(HIDDEN, DIM, size),
+                                      .w_down = numbers(DIM, HIDDEN, 1 / sqrtf(HIDDEN)),
+                                      .keys = allocate(MAX_TOKENS * KV_DIM * sizeof(float)),
+                                      .values = allocate(MAX_TOKENS * KV_DIM * sizeof(float))};
     e->cosines = allocate(MAX_TOKENS * (HEAD_DIM / 2) * sizeof(float));
     e->sines = allocate(MAX_TOKENS * (HEAD_DIM / 2) * sizeof(float));
     for (int p = 0; p < MAX_TOKENS; p++)
@@ -191,7 +194,7 @@ int main(int argc, char **argv) {
             int tokens[ATTENTIONS][TOKENS + 1];
             fill_cache(&engine, depths[d]);
             for (int run = 0; run < runs; run++)
-                for (int a = 0; a < ATTENTIONS; a++) { /* in turns */
+                for (int a = 0; a < ATTENTIONS; a++) {  /* in turns */
                     fill_qkv_cache(&engine, depths[d]); /* without what the run before appended */
                     tokens[a][0] = 1;
                     seconds_in_attention = 0;

@@ -7,8 +7,15 @@
 
 /* Layers of SmolLM2-135M's shape; the model has 30. */
 enum {
-    LAYERS = 2, DIM = 576, HEADS = 9, KV_HEADS = 3, HEAD_DIM = 64, KV_DIM = KV_HEADS * HEAD_DIM, HIDDEN = 1536,
-    VOCABULARY = 1024, MAX_TOKENS = 4096 + 64
+    LAYERS = 2,
+    DIM = 576,
+    HEADS = 9,
+    KV_HEADS = 3,
+    HEAD_DIM = 64,
+    KV_DIM = KV_HEADS * HEAD_DIM,
+    HIDDEN = 1536,
+    VOCABULARY = 1024,
+    MAX_TOKENS = 4096 + 64
 };
 
 struct layer { /* matrices are [out][in] */

@@ -20,14 +20,23 @@ static void *pack(const qkv_pack_desc *matrices) {
 }
 
 static void load(const struct layer *layer, int i) { /* once; the engine's own matrices could go */
-    w_qkv[i] = pack(&(qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = DIM, .num_parts = 3,
-        .part = {{.data = layer->wq, .out_features = DIM, .layout = QKV_OUT_IN},
-                 {.data = layer->wk, .out_features = KV_DIM, .layout = QKV_OUT_IN},
-                 {.data = layer->wv, .out_features = KV_DIM, .layout = QKV_OUT_IN}}});
-    w_o[i] = pack(&(qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = DIM, .num_parts = 1,
-        .part = {{.data = layer->wo, .out_features = DIM, .layout = QKV_OUT_IN}}});
-    const qkv_cache_desc cache = {.size = sizeof cache, .num_sequences = 1, .max_tokens = MAX_TOKENS,
-        .num_kv_heads = KV_HEADS, .head_dim = HEAD_DIM, .k_type = QKV_F32, .v_type = QKV_F32};
+    w_qkv[i] = pack(&(qkv_pack_desc){.size = sizeof(qkv_pack_desc),
+                                     .in_features = DIM,
+                                     .num_parts = 3,
+                                     .part = {{.data = layer->wq, .out_features = DIM, .layout = QKV_OUT_IN},
+                                              {.data = layer->wk, .out_features = KV_DIM, .layout = QKV_OUT_IN},
+                                              {.data = layer->wv, .out_features = KV_DIM, .layout = QKV_OUT_IN}}});
+    w_o[i] = pack(&(qkv_pack_desc){.size = sizeof(qkv_pack_desc),
+                                   .in_features = DIM,
+                                   .num_parts = 1,
+                                   .part = {{.data = layer->wo, .out_features = DIM, .layout = QKV_OUT_IN}}});
+    const qkv_cache_desc cache = {.size = sizeof cache,
+                                  .num_sequences = 1,
+                                  .max_tokens = MAX_TOKENS,
+                                  .num_kv_heads = KV_HEADS,
+                                  .head_dim = HEAD_DIM,
+                                  .k_type = QKV_F32,
+                                  .v_type = QKV_F32};
     size_t bytes;
     must(qkv_cache_size(&cache, &bytes));
     caches[i] = allocate(bytes);
@@ -38,9 +47,17 @@ void start_qkv_layer(const struct engine *engine) {
     must(qkv_init(&ctx, NULL));
     for (int i = 0; i < LAYERS && !w_qkv[i]; i++)
         load(&engine->layers[i], i);
-    desc = (qkv_layer_desc){.size = sizeof desc, .model_dim = DIM, .out_features = DIM, .w_qkv = w_qkv[0],
-        .w_o = w_o[0], .cache = caches[0], .rope = {.cos = engine->cosines, .sin = engine->sines,
-        .num_positions = MAX_TOKENS, .layout = QKV_ROPE_INTERLEAVED},
+    desc = (qkv_layer_desc){
+        .size = sizeof desc,
+        .model_dim = DIM,
+        .out_features = DIM,
+        .w_qkv = w_qkv[0],
+        .w_o = w_o[0],
+        .cache = caches[0],
+        .rope = {.cos = engine->cosines,
+                 .sin = engine->sines,
+                 .num_positions = MAX_TOKENS,
+                 .layout = QKV_ROPE_INTERLEAVED},
         .attention = {.size = sizeof desc.attention, .batch = 1, .num_heads = HEADS, .seq_q = 1, .flags = QKV_RIGHT}};
     must(qkv_layer_plan(&ctx, &desc, engine->threads, &plan));
     free(workspace);

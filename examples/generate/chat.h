@@ -8,8 +8,8 @@
 /* A turn is before + what was said + after, and the answer follows. */
 struct chat {
     const char *name;
-    const char *sign;       /* what the template in the model's file has in it */
-    const char *system;     /* what the model is told first, with its marks; "" */
+    const char *sign;   /* what the template in the model's file has in it */
+    const char *system; /* what the model is told first, with its marks; "" */
     const char *before, *after;
     const char *answer_end; /* what stands behind an answer before the next turn */
 };

@@ -48,7 +48,20 @@ static const char help[] =
     "  -h, --help\n";
 
 enum {
-    STOP = 256, SEQUENCES, TOP_K, TOP_P, MIN_P, REPEAT, CHUNK, KV, ATTENTION, ISA, PERPLEXITY, SPEED, TOKENIZE, LOGITS
+    STOP = 256,
+    SEQUENCES,
+    TOP_K,
+    TOP_P,
+    MIN_P,
+    REPEAT,
+    CHUNK,
+    KV,
+    ATTENTION,
+    ISA,
+    PERPLEXITY,
+    SPEED,
+    TOKENIZE,
+    LOGITS
 };
 
 /* clang-format off */
@@ -142,8 +155,14 @@ static void read_setting(struct settings *settings, int option) {
 
 void read_settings(struct settings *settings, int argc, char **argv) {
     *settings = (struct settings){
-        .max_answer = 256, .chunk = 256, .sequences = 4, .cache_type = QKV_F16, .cache_name = "f16",
-        .num_threads = num_cpus(), .isa = wanted_kernels(), .attention = -1,
+        .max_answer = 256,
+        .chunk = 256,
+        .sequences = 4,
+        .cache_type = QKV_F16,
+        .cache_name = "f16",
+        .num_threads = num_cpus(),
+        .isa = wanted_kernels(),
+        .attention = -1,
         .sampling = {.top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1, .repeat_tokens = 64, .seed = 1}};
     for (int option; (option = getopt_long(argc, argv, "m:n:irb:jT:s:c:a:t:h", long_options, NULL)) != -1;)
         read_setting(settings, option);
@@ -154,8 +173,8 @@ void read_settings(struct settings *settings, int argc, char **argv) {
     if (argc - optind > 1)
         die("one prompt, please: put it in quotes, or several a line into a file for --batch-prompts");
     settings->prompt = argv[optind];
-    const int whats = settings->interactive + !!settings->batch + !!settings->perplexity + !!settings->tokenize +
-                      !!settings->speed;
+    const int whats =
+        settings->interactive + !!settings->batch + !!settings->perplexity + !!settings->tokenize + !!settings->speed;
     if (whats + !!settings->prompt != 1)
         die("give one of: a prompt, --interactive, --batch-prompts, --perplexity, --speed, --tokenize");
     if (settings->interactive && settings->json)

@@ -29,7 +29,8 @@ static void project(struct decoder *decoder, struct projection *projection, int6
     }
     need_workspace(decoder, &projection->plan);
     must(qkv_projection_run_parallel(&projection->plan, &projection->desc, decoder->workspace, decoder->workspace_size,
-                                     qkv_pthreads_for, decoder->pool), "a product");
+                                     qkv_pthreads_for, decoder->pool),
+         "a product");
 }
 
 static void store(struct decoder *decoder, struct decoder_layer *layer, const struct run *runs, int64_t num_runs) {
@@ -52,7 +53,8 @@ static void attend(struct decoder *decoder, struct decoder_layer *layer, int64_t
     }
     need_workspace(decoder, &layer->attention_plan);
     must(qkv_attention_run_parallel(&layer->attention_plan, &layer->attention, decoder->workspace,
-                                    decoder->workspace_size, qkv_pthreads_for, decoder->pool), "attention");
+                                    decoder->workspace_size, qkv_pthreads_for, decoder->pool),
+         "attention");
 }
 
 /* Of x and heads, the rows whose logits are asked for, moved together; returns how many. */

@@ -49,15 +49,15 @@ struct decoder {
     struct decoder_layer *layers;
     float *final_norm;
     struct projection logits;
-    float *cos[2], *sin[2];            /* of layers that see all, of those with a window */
+    float *cos[2], *sin[2]; /* of layers that see all, of those with a window */
     /* Rows of the call that runs. */
     float *x, *normed, *q, *k, *v, *heads, *gate, *up, *added;
-    int64_t *positions, *row_begin;    /* [max_rows], [num_sequences + 1] */
+    int64_t *positions, *row_begin; /* [max_rows], [num_sequences + 1] */
     int32_t *row_tokens;
     void *embedding_rows, *embedding_panel; /* room for embed_rows */
     void *workspace;
     size_t workspace_size;
-    double seconds[4];                 /* spent in products, attention, logits, the rest */
+    double seconds[4]; /* spent in products, attention, logits, the rest */
 };
 
 enum { SECONDS_PRODUCTS, SECONDS_ATTENTION, SECONDS_LOGITS, SECONDS_REST };

@@ -11,10 +11,10 @@
 static const struct architecture {
     const char *name;
     int64_t rope_layout;
-    int gemma;                /* GeGLU, embeddings times √model_dim */
-    int64_t window_every;     /* one layer of so many has no window */
-    double local_rope_base;   /* of layers with a window; 0: that of all */
-    int64_t layers_27b;       /* the model of so many divides q by √(model_dim/num_heads), the others by √head_dim */
+    int gemma;              /* GeGLU, embeddings times √model_dim */
+    int64_t window_every;   /* one layer of so many has no window */
+    double local_rope_base; /* of layers with a window; 0: that of all */
+    int64_t layers_27b;     /* the model of so many divides q by √(model_dim/num_heads), the others by √head_dim */
 } architectures[] = {
     {"llama", QKV_ROPE_INTERLEAVED, 0, 0, 0, 0}, {"qwen2", QKV_ROPE_HALF, 0, 0, 0, 0},
     {"qwen3", QKV_ROPE_HALF, 0, 0, 0, 0},        {"gemma2", QKV_ROPE_HALF, 1, 2, 0, 46},
@@ -73,8 +73,8 @@ void read_decoder_config(struct decoder_config *config, const struct gguf *file)
     const struct architecture *architecture = find_architecture(file);
     struct values values = {.file = file, .architecture = architecture->name};
     const int64_t most = 1 << 20;
-    *config = (struct decoder_config){.architecture = architecture->name, .rope_layout = architecture->rope_layout,
-                                      .gelu = architecture->gemma};
+    *config = (struct decoder_config){
+        .architecture = architecture->name, .rope_layout = architecture->rope_layout, .gelu = architecture->gemma};
     config->num_layers = integer(&values, "block_count", 1000, -1);
     config->model_dim = integer(&values, "embedding_length", most, -1);
     config->ff_dim = integer(&values, "feed_forward_length", most, -1);
@@ -87,8 +87,9 @@ void read_decoder_config(struct decoder_config *config, const struct gguf *file)
         config->head_dim < 1 || config->rotary_dim > config->head_dim || config->rotary_dim % 2 != 0 ||
         config->num_heads % config->num_kv_heads != 0)
         die("%s: %lld heads, %lld of keys, with %lld channels, %lld of them rotated; the file is damaged or of a model "
-            "that is not known here", file->path, (long long)config->num_heads, (long long)config->num_kv_heads,
-            (long long)config->head_dim, (long long)config->rotary_dim);
+            "that is not known here",
+            file->path, (long long)config->num_heads, (long long)config->num_kv_heads, (long long)config->head_dim,
+            (long long)config->rotary_dim);
     if (config->num_layers == architecture->layers_27b)
         config->attention_scale = 1 / sqrtf((float)(config->model_dim / config->num_heads));
     config->norm_epsilon = (float)number(&values, "attention.layer_norm_rms_epsilon", 1e-5);

@@ -10,12 +10,12 @@ struct decoder_config {
     const char *architecture;
     int64_t num_layers, model_dim, ff_dim, num_heads, num_kv_heads, head_dim, num_tokens, max_context;
     int64_t rope_layout, rotary_dim;
-    double rope_base, local_rope_base; /* the second is of layers with a window */
-    double rope_factor;                /* divides the positions of layers without */
+    double rope_base, local_rope_base;                                     /* the second is of layers with a window */
+    double rope_factor;                                                    /* divides the positions of layers without */
     float norm_epsilon, embedding_scale, logit_softcap, attention_softcap; /* caps: 0: none */
-    float attention_scale; /* of q·k; 0: 1/√head_dim */
-    int gelu;             /* GeGLU, else SwiGLU */
-    int64_t window;       /* tokens that a layer sees … */
+    float attention_scale;                                                 /* of q·k; 0: 1/√head_dim */
+    int gelu;                                                              /* GeGLU, else SwiGLU */
+    int64_t window;                                                        /* tokens that a layer sees … */
     int64_t window_every; /* … but every n-th, which sees all; 0: all do */
 };
 

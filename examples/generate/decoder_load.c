@@ -16,11 +16,15 @@ static void make_rope(struct decoder *decoder, struct weights *weights, int loca
     const size_t count = (size_t)(decoder->options.max_tokens * (config->rotary_dim / 2));
     decoder->cos[local] = allocate_floats(count);
     decoder->sin[local] = allocate_floats(count);
-    must(qkv_rope_table(&(qkv_rope_table_desc){
-        .size = sizeof(qkv_rope_table_desc), .num_positions = decoder->options.max_tokens,
-        .rotary_dim = config->rotary_dim, .base = local ? config->local_rope_base : config->rope_base,
-        .scaling = QKV_ROPE_LINEAR, .factor = local ? 1 : config->rope_factor, .pair_factors = factors},
-        decoder->cos[local], decoder->sin[local]), "RoPE's tables");
+    must(qkv_rope_table(&(qkv_rope_table_desc){.size = sizeof(qkv_rope_table_desc),
+                                               .num_positions = decoder->options.max_tokens,
+                                               .rotary_dim = config->rotary_dim,
+                                               .base = local ? config->local_rope_base : config->rope_base,
+                                               .scaling = QKV_ROPE_LINEAR,
+                                               .factor = local ? 1 : config->rope_factor,
+                                               .pair_factors = factors},
+                        decoder->cos[local], decoder->sin[local]),
+         "RoPE's tables");
     free(factors);
 }
 
@@ -38,8 +42,8 @@ static void load_qkv(struct decoder *decoder, struct weights *weights, int64_t i
     struct decoder_layer *layer = &decoder->layers[index];
     const int64_t dim = config->head_dim, local = has_window(config, index);
     const int64_t sizes[3] = {config->num_heads * dim, config->num_kv_heads * dim, config->num_kv_heads * dim};
-    static const char *const names[3][2] = {{"attn_q.weight", "attn_q.bias"}, {"attn_k.weight", "attn_k.bias"},
-                                            {"attn_v.weight", "attn_v.bias"}};
+    static const char *const names[3][2] = {
+        {"attn_q.weight", "attn_q.bias"}, {"attn_k.weight", "attn_k.bias"}, {"attn_v.weight", "attn_v.bias"}};
     struct gguf_tensor tensors[3];
     layer->norm_q = read_vector(weights, index, "attn_q_norm.weight", dim, 1);
     layer->norm_k = read_vector(weights, index, "attn_k_norm.weight", dim, 1);
@@ -52,8 +56,10 @@ static void load_qkv(struct decoder *decoder, struct weights *weights, int64_t i
         desc->part[i].bias = layer->bias[i] = read_vector(weights, index, names[i][1], sizes[i], 1);
     }
     for (int i = 0; i < 2; i++)
-        desc->steps[i] = (qkv_head_steps){.norm = i ? layer->norm_k : layer->norm_q, .rotate = 1,
-            .norm_epsilon = config->norm_epsilon, .positions = {decoder->positions, 0, 1}};
+        desc->steps[i] = (qkv_head_steps){.norm = i ? layer->norm_k : layer->norm_q,
+                                          .rotate = 1,
+                                          .norm_epsilon = config->norm_epsilon,
+                                          .positions = {decoder->positions, 0, 1}};
     desc->rope = (qkv_rope){decoder->cos[local], decoder->sin[local], decoder->options.max_tokens, config->rotary_dim,
                             config->rope_layout};
     connect(&layer->qkv, decoder->normed, (float *[]){decoder->q, decoder->k, decoder->v});
@@ -63,9 +69,13 @@ static void make_cache(struct decoder *decoder, int64_t index) {
     const struct decoder_config *config = &decoder->config;
     const struct decoder_options *options = &decoder->options;
     struct decoder_layer *layer = &decoder->layers[index];
-    qkv_cache_desc desc = {.size = sizeof desc, .num_sequences = options->num_sequences,
-        .max_tokens = options->max_tokens, .num_kv_heads = config->num_kv_heads, .head_dim = config->head_dim,
-        .k_type = options->cache_type, .v_type = options->cache_type};
+    qkv_cache_desc desc = {.size = sizeof desc,
+                           .num_sequences = options->num_sequences,
+                           .max_tokens = options->max_tokens,
+                           .num_kv_heads = config->num_kv_heads,
+                           .head_dim = config->head_dim,
+                           .k_type = options->cache_type,
+                           .v_type = options->cache_type};
     if (has_window(config, index)) { /* room for what the window sees and the rows of one call, if that is less */
         const int64_t pages = (config->window + options->max_rows) / QKV_CACHE_PAGE + 3;
         const int64_t all = (options->max_tokens + QKV_CACHE_PAGE - 1) / QKV_CACHE_PAGE;
@@ -77,11 +87,16 @@ static void make_cache(struct decoder *decoder, int64_t index) {
     layer->cache = allocate_bytes(bytes);
     must(qkv_cache_init(&desc, layer->cache, bytes), "the cache");
     const int64_t dim = config->head_dim, stride = config->num_heads * dim;
-    layer->attention = (qkv_attention_desc){
-        .size = sizeof layer->attention, .batch = options->num_sequences, .num_heads = config->num_heads,
-        .q = {decoder->q, 0, dim, stride}, .out = {decoder->heads, 0, dim, stride}, .q_start = decoder->row_begin,
-        .flags = QKV_RIGHT | QKV_FROM_END, .scale = config->attention_scale, .softcap = config->attention_softcap,
-        .arithmetic = options->attention};
+    layer->attention = (qkv_attention_desc){.size = sizeof layer->attention,
+                                            .batch = options->num_sequences,
+                                            .num_heads = config->num_heads,
+                                            .q = {decoder->q, 0, dim, stride},
+                                            .out = {decoder->heads, 0, dim, stride},
+                                            .q_start = decoder->row_begin,
+                                            .flags = QKV_RIGHT | QKV_FROM_END,
+                                            .scale = config->attention_scale,
+                                            .softcap = config->attention_softcap,
+                                            .arithmetic = options->attention};
     must(qkv_cache_attach(layer->cache, 0, &layer->attention), "attention over the cache");
 }
 
@@ -182,9 +197,9 @@ static void free_layer(struct decoder_layer *layer) {
 }
 
 void free_decoder(struct decoder *decoder) {
-    float *const rows[] = {decoder->x, decoder->normed, decoder->added, decoder->q, decoder->k, decoder->v,
-                           decoder->heads, decoder->gate, decoder->up, decoder->final_norm, decoder->cos[0],
-                           decoder->cos[1], decoder->sin[0], decoder->sin[1]};
+    float *const rows[] = {decoder->x,      decoder->normed, decoder->added,  decoder->q,     decoder->k,
+                           decoder->v,      decoder->heads,  decoder->gate,   decoder->up,    decoder->final_norm,
+                           decoder->cos[0], decoder->cos[1], decoder->sin[0], decoder->sin[1]};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         free(rows[i]);
     for (int64_t i = 0; i < decoder->config.num_layers; i++)

@@ -227,7 +227,9 @@ static void open_decoder(struct program *program, qkv_pthreads *pool) {
         note("the model was trained on texts of %lld tokens", (long long)config.max_context);
     const int64_t sequences = settings->batch ? settings->sequences : 1;
     const int64_t chunk = settings->chunk > sequences ? settings->chunk : sequences;
-    const struct decoder_options options = {.num_sequences = sequences, .max_tokens = context, .max_rows = chunk,
+    const struct decoder_options options = {.num_sequences = sequences,
+                                            .max_tokens = context,
+                                            .max_rows = chunk,
                                             .cache_type = settings->cache_type,
                                             .arithmetic = settings->arithmetic,
                                             .attention = settings->attention};

@@ -7,18 +7,20 @@
 #include <stdlib.h>
 
 const char *ending_name(enum ending ending) {
-    static const char *const names[] = {"nothing", "the model", "a stop string", "the number of tokens", "the context",
-                                        "the user"};
+    static const char *const names[] = {"nothing",     "the model", "a stop string", "the number of tokens",
+                                        "the context", "the user"};
     return names[ending];
 }
 
 void start_generation(struct generation *generation, struct decoder *decoder, const struct text_tokens *tokens,
                       volatile sig_atomic_t *interrupted) {
     const size_t count = (size_t)(decoder->options.num_sequences * decoder->config.num_tokens);
-    *generation = (struct generation){.decoder = decoder, .tokens = tokens, .interrupted = interrupted,
-                                      .logits = allocate_floats(count),
-                                      .choices = allocate((size_t)decoder->config.num_tokens,
-                                                          sizeof *generation->choices)};
+    *generation =
+        (struct generation){.decoder = decoder,
+                            .tokens = tokens,
+                            .interrupted = interrupted,
+                            .logits = allocate_floats(count),
+                            .choices = allocate((size_t)decoder->config.num_tokens, sizeof *generation->choices)};
 }
 
 void free_generation(struct generation *generation) {
@@ -73,8 +75,10 @@ static void run_step(struct generation *generation, struct text **active, int64_
         const struct text *text = active[i];
         const int64_t wanted = (int64_t)(text->tokens.count - text->done) - 1, more = wanted < room ? wanted : room;
         room -= more;
-        runs[num_runs++] = (struct run){.sequence = text->sequence, .tokens = text->tokens.ids + text->done,
-                                        .num_tokens = 1 + more, .num_logits = more == wanted};
+        runs[num_runs++] = (struct run){.sequence = text->sequence,
+                                        .tokens = text->tokens.ids + text->done,
+                                        .num_tokens = 1 + more,
+                                        .num_logits = more == wanted};
         rows += (size_t)(1 + more);
         if (text->done < text->num_prompt)
             prompt_rows += (size_t)(1 + more);

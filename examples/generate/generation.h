@@ -30,9 +30,9 @@ struct generation {
     struct decoder *decoder;
     const struct text_tokens *tokens;
     volatile sig_atomic_t *interrupted; /* not 0: end what goes on */
-    float *logits;      /* [num_sequences][num_tokens] */
-    struct choice *choices; /* [num_tokens], room for sampling */
-    void (*show)(struct text *text); /* optional: called when text may have grown or has ended */
+    float *logits;                      /* [num_sequences][num_tokens] */
+    struct choice *choices;             /* [num_tokens], room for sampling */
+    void (*show)(struct text *text);    /* optional: called when text may have grown or has ended */
     /* What the closing line says. */
     double prompt_seconds, answer_seconds;
     size_t prompt_tokens, answer_tokens;

@@ -152,10 +152,12 @@ struct gguf_tensor gguf_tensor_at(const struct gguf *file, size_t i) {
     struct axes axes;
     const struct gguf_string name = take_tensor(file, &at, &axes);
     const struct tensor_type *type = &tensor_types[axes.type];
-    return (struct gguf_tensor){
-        .name = name, .type = axes.type, .columns = (int64_t)axes.size[0],
-        .rows = (int64_t)axes.size[1], .data = file->bytes + file->data + axes.offset,
-        .row_size = (size_t)(axes.size[0] / type->elements * type->bytes)};
+    return (struct gguf_tensor){.name = name,
+                                .type = axes.type,
+                                .columns = (int64_t)axes.size[0],
+                                .rows = (int64_t)axes.size[1],
+                                .data = file->bytes + file->data + axes.offset,
+                                .row_size = (size_t)(axes.size[0] / type->elements * type->bytes)};
 }
 
 /* ------------------------------------------------------------------------------------------------ the file */

@@ -7,8 +7,17 @@
 
 /* A tensor's elements are stored as the file has them: rows one after the other, each of whole blocks. */
 enum gguf_tensor_type {
-    GGUF_F32 = 0, GGUF_F16 = 1, GGUF_Q4_0 = 2, GGUF_Q4_1 = 3, GGUF_Q5_0 = 6, GGUF_Q5_1 = 7, GGUF_Q8_0 = 8,
-    GGUF_Q4_K = 12, GGUF_Q5_K = 13, GGUF_Q6_K = 14, GGUF_BF16 = 30
+    GGUF_F32 = 0,
+    GGUF_F16 = 1,
+    GGUF_Q4_0 = 2,
+    GGUF_Q4_1 = 3,
+    GGUF_Q5_0 = 6,
+    GGUF_Q5_1 = 7,
+    GGUF_Q8_0 = 8,
+    GGUF_Q4_K = 12,
+    GGUF_Q5_K = 13,
+    GGUF_Q6_K = 14,
+    GGUF_BF16 = 30
 };
 
 /* Text in the file, without a 0 at its end. */
@@ -20,9 +29,9 @@ struct gguf_string {
 struct gguf_tensor {
     struct gguf_string name;
     uint32_t type;
-    int64_t columns, rows;  /* a vector has one row */
+    int64_t columns, rows; /* a vector has one row */
     const unsigned char *data;
-    size_t row_size;        /* in bytes */
+    size_t row_size; /* in bytes */
 };
 
 struct gguf_array {

@@ -100,7 +100,7 @@ static size_t decode_token(const struct gguf *file, char *bytes, const struct gg
         count = decode_spaces(bytes, text->text, text->size);
     if (*kind == TOKEN_USER_DEFINED && count < text->size)
         *kind = TOKEN_NORMAL; /* spaces are joined as any text is */
-    if (count == SIZE_MAX) { /* stands for itself */
+    if (count == SIZE_MAX) {  /* stands for itself */
         memcpy(bytes, text->text, text->size);
         count = text->size;
     }
@@ -120,9 +120,11 @@ void read_lexicon(struct lexicon *lexicon, const struct gguf *file, int byte_lev
         size += gguf_next_string(&at).size;
     if (size > UINT32_MAX / 2)
         die("%s: %zu bytes of tokens are too many", file->path, size);
-    *lexicon = (struct lexicon){
-        .num_tokens = (int32_t)texts.count, .bytes = allocate(size + 1, 1), .num_slots = 64,
-        .begin = allocate(texts.count + 1, sizeof *lexicon->begin), .kind = allocate(texts.count, 1)};
+    *lexicon = (struct lexicon){.num_tokens = (int32_t)texts.count,
+                                .bytes = allocate(size + 1, 1),
+                                .num_slots = 64,
+                                .begin = allocate(texts.count + 1, sizeof *lexicon->begin),
+                                .kind = allocate(texts.count, 1)};
     while (lexicon->num_slots < texts.count + texts.count / 2)
         lexicon->num_slots *= 2;
     lexicon->slots = allocate(lexicon->num_slots, sizeof *lexicon->slots);

@@ -73,9 +73,13 @@ static int64_t type_of(const struct gguf_tensor *tensor) {
 }
 
 static qkv_pack_desc part_of(const struct gguf_tensor *tensor, int64_t first, int64_t rows) {
-    return (qkv_pack_desc){.size = sizeof(qkv_pack_desc), .in_features = tensor->columns, .num_parts = 1,
-        .part = {{.data = tensor->data + (size_t)first * tensor->row_size, .out_features = rows,
-                  .layout = QKV_OUT_IN, .type = type_of(tensor)}}};
+    return (qkv_pack_desc){.size = sizeof(qkv_pack_desc),
+                           .in_features = tensor->columns,
+                           .num_parts = 1,
+                           .part = {{.data = tensor->data + (size_t)first * tensor->row_size,
+                                     .out_features = rows,
+                                     .layout = QKV_OUT_IN,
+                                     .type = type_of(tensor)}}};
 }
 
 static size_t packed_bytes(const struct gguf_tensor *tensor, int64_t rows) {
@@ -105,8 +109,11 @@ void pack_tensors(const struct decoder *decoder, struct projection *projection, 
                   int64_t count) {
     qkv_projection_desc *desc = &projection->desc;
     size_t bytes = 0, at = 0;
-    *desc = (qkv_projection_desc){.size = sizeof *desc, .batch = 1, .in_features = tensors[0].columns,
-                                  .num_parts = count, .arithmetic = decoder->options.arithmetic};
+    *desc = (qkv_projection_desc){.size = sizeof *desc,
+                                  .batch = 1,
+                                  .in_features = tensors[0].columns,
+                                  .num_parts = count,
+                                  .arithmetic = decoder->options.arithmetic};
     for (int64_t i = 0; i < count; i++) {
         desc->part[i] = (qkv_projection_part){.out_features = tensors[i].rows, .type = type_of(&tensors[i])};
         bytes += packed_bytes(&tensors[i], tensors[i].rows);

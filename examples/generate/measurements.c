@@ -171,9 +171,8 @@ void print_closing_line(const struct generation *generation, const char *cache_n
     getrusage(RUSAGE_SELF, &usage);
     print_speed("prompt", generation->prompt_tokens, generation->prompt_seconds);
     print_speed("answer", generation->answer_tokens, generation->answer_seconds);
-    fprintf(stderr, "%ld MiB; %s, %d thread%s, products in %s, of attention in %s, cache %s; ",
-            usage.ru_maxrss >> 10, decoder->ctx.isa, (int)decoder->pool->num_threads,
-            decoder->pool->num_threads == 1 ? "" : "s",
+    fprintf(stderr, "%ld MiB; %s, %d thread%s, products in %s, of attention in %s, cache %s; ", usage.ru_maxrss >> 10,
+            decoder->ctx.isa, (int)decoder->pool->num_threads, decoder->pool->num_threads == 1 ? "" : "s",
             arithmetic_names[decoder->options.arithmetic], arithmetic_names[decoder->options.attention], cache_name);
     fprintf(stderr, "products %.0f %%, logits %.0f %%, attention %.0f %%\n", 100 * seconds[SECONDS_PRODUCTS] / total,
             100 * seconds[SECONDS_LOGITS] / total, 100 * seconds[SECONDS_ATTENTION] / total);

@@ -187,8 +187,11 @@ void merge_piece(const struct merges *merges, const char *text, size_t size, con
     size_t count = 0;
     for (size_t at = 0; at < size; count++) {
         const size_t n = first_symbol(merges, text + at, size - at);
-        symbols[count] = (struct symbol){.begin = at, .size = n, .previous = (ptrdiff_t)count - 1,
-            .next = at + n < size ? (ptrdiff_t)count + 1 : -1, .token = find_token(merges->lexicon, text + at, n)};
+        symbols[count] = (struct symbol){.begin = at,
+                                         .size = n,
+                                         .previous = (ptrdiff_t)count - 1,
+                                         .next = at + n < size ? (ptrdiff_t)count + 1 : -1,
+                                         .token = find_token(merges->lexicon, text + at, n)};
         at += n;
     }
     for (size_t i = 0; i + 1 < count; i++)

@@ -11,9 +11,9 @@ struct merges {
     struct gguf_array scores; /* count > 0: SentencePiece */
     struct merge {
         int32_t left, right, result;
-    } *list;
+    } * list;
     size_t count;
-    int32_t *slots;           /* hash table of list indices, −1 where free */
+    int32_t *slots; /* hash table of list indices, −1 where free */
     size_t num_slots;
 };
 

@@ -24,8 +24,7 @@ void append_to_stream(struct stream *stream, const char *text, size_t size) {
         stream->text[stream->size++] = text[i];
         for (size_t s = 0; s < stream->num_stops && !stream->stopped; s++) {
             const size_t length = strlen(stream->stops[s]);
-            if (stream->size >= length &&
-                memcmp(stream->text + stream->size - length, stream->stops[s], length) == 0) {
+            if (stream->size >= length && memcmp(stream->text + stream->size - length, stream->stops[s], length) == 0) {
                 stream->size -= length;
                 stream->stopped = 1;
             }

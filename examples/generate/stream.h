@@ -8,10 +8,10 @@
 struct stream {
     const char *const *stops; /* not empty */
     size_t num_stops;
-    char *text;               /* invalid UTF-8 as it came */
+    char *text; /* invalid UTF-8 as it came */
     size_t size, capacity;
-    size_t shown;             /* bytes of it that have been handed out */
-    int stopped;              /* a stop string has come: text ends before it */
+    size_t shown; /* bytes of it that have been handed out */
+    int stopped;  /* a stop string has come: text ends before it */
 };
 
 void append_to_stream(struct stream *stream, const char *text, size_t size);

@@ -171,8 +171,9 @@ static struct parts find_parts(const struct text_tokens *tokens, const char *tex
             const struct part part = parts.items[i];
             size_t begin = part.begin;
             const size_t end = part.begin + part.size;
-            for (size_t at; part.token < 0 && (at = find_special_at(text, begin, end, &special,
-                    control ? plain_begin : SIZE_MAX, control ? plain_end : 0)) != SIZE_MAX;) {
+            for (size_t at;
+                 part.token < 0 && (at = find_special_at(text, begin, end, &special, control ? plain_begin : SIZE_MAX,
+                                                         control ? plain_end : 0)) != SIZE_MAX;) {
                 if (at > begin)
                     append_part(&next, begin, at - begin, -1);
                 append_part(&next, at, special.size, token);

@@ -12,14 +12,14 @@
 struct text_tokens {
     struct lexicon lexicon;
     struct merges merges;
-    int byte_level;         /* else SentencePiece */
+    int byte_level; /* else SentencePiece */
     enum piece_rule rule;
-    int space_first;        /* SentencePiece: a text begins with a space of its own */
+    int space_first; /* SentencePiece: a text begins with a space of its own */
     int32_t byte_tokens[256];
-    int32_t *special;       /* tokens that are looked for in the text as they are written, the longest first */
+    int32_t *special; /* tokens that are looked for in the text as they are written, the longest first */
     size_t num_special;
-    int32_t begin;          /* what every text begins with, or −1 */
-    int32_t ends[8];        /* tokens that end an answer */
+    int32_t begin;   /* what every text begins with, or −1 */
+    int32_t ends[8]; /* tokens that end an answer */
     size_t num_ends;
 };
 

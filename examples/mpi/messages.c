@@ -64,10 +64,9 @@ static void abort_unless_ended(void) {
 }
 
 static void describe(char *text, size_t size, const struct transfer *t) {
-    static const char *const names[] = {[ANY_QUESTION] = "a question", [ANY_ANSWER] = "an answer",
-                                        [A_QUERY] = "queries",          [A_STATE] = "states",
-                                        [A_RESULT] = "results",         [A_TENSOR] = "a tensor",
-                                        [A_NOTE] = "a note"};
+    static const char *const names[] = {
+        [ANY_QUESTION] = "a question", [ANY_ANSWER] = "an answer", [A_QUERY] = "queries", [A_STATE] = "states",
+        [A_RESULT] = "results",        [A_TENSOR] = "a tensor",    [A_NOTE] = "a note"};
     int n = snprintf(text, size, "%s %s rank %d", names[t->kind], t->incoming ? "from" : "to", t->peer);
     if (t->first_row >= 0 && n > 0 && (size_t)n < size)
         snprintf(text + n, size - (size_t)n, " (query %lld on)", (long long)t->first_row);

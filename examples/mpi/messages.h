@@ -27,8 +27,7 @@ void messages_set_timeout(double timeout);
 void messages_end(void);
 
 /* Posts a message; the data stay as they are, or unread, until it is complete. */
-void post_send(struct transfer *t, const void *data, size_t bytes, int peer, enum message_kind kind,
-               int64_t first_row);
+void post_send(struct transfer *t, const void *data, size_t bytes, int peer, enum message_kind kind, int64_t first_row);
 void post_receive(struct transfer *t, void *data, size_t bytes, int peer, enum message_kind kind, int64_t first_row);
 
 /* Looks what has become of messages, answers roll calls and calls the hook, if there is one. To be called often while

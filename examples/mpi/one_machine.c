@@ -27,17 +27,22 @@ static void compute(struct shard *s, const struct tensors *t, int64_t backward) 
     run_attention(s, &d);
     if (!backward)
         return;
-    qkv_attention_backward_desc g = {.size = sizeof g, .grad_out = rows_in(t->grad_out, p->heads, p->dim_v),
-        .grad_q = rows_out(t->grad_q, p->heads, p->dim), .grad_k = rows_out(t->grad_k, p->kv_heads, p->dim),
-        .grad_v = rows_out(t->grad_v, p->kv_heads, p->dim_v), .forward = d};
+    qkv_attention_backward_desc g = {.size = sizeof g,
+                                     .grad_out = rows_in(t->grad_out, p->heads, p->dim_v),
+                                     .grad_q = rows_out(t->grad_q, p->heads, p->dim),
+                                     .grad_k = rows_out(t->grad_k, p->kv_heads, p->dim),
+                                     .grad_v = rows_out(t->grad_v, p->kv_heads, p->dim_v),
+                                     .forward = d};
     run_gradients(s, &g);
 }
 
 /* Of the sinks, which is summed in another call, as its size is another one. */
 static void compute_sinks(struct shard *s, const struct tensors *t, float *grad_sinks) {
     const struct problem *p = &s->sharding->problem;
-    qkv_attention_backward_desc g = {.size = sizeof g, .grad_out = rows_in(t->grad_out, p->heads, p->dim_v),
-        .grad_sinks = grad_sinks, .forward = describe(s, 1, 0, 0, p->queries, 0, p->keys)};
+    qkv_attention_backward_desc g = {.size = sizeof g,
+                                     .grad_out = rows_in(t->grad_out, p->heads, p->dim_v),
+                                     .grad_sinks = grad_sinks,
+                                     .forward = describe(s, 1, 0, 0, p->queries, 0, p->keys)};
     g.forward.q = rows_in(t->q, p->heads, p->dim);
     g.forward.k = rows_in(t->k, p->kv_heads, p->dim);
     g.forward.v = rows_in(t->v, p->kv_heads, p->dim_v);

@@ -39,21 +39,52 @@ static const char help[] =
     "      --stop R@N      rank R stops there, and answers nobody any more\n"
     "  -h, --help\n";
 
-enum { TOKENS = 256, QUERIES, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM_V, CAUSAL, WINDOW, SOFTCAP, SINKS, ALIBI, BACKWARD,
-       CHUNK, SLOTS, BALANCE, NO_CHECK, TIMEOUT, ISA, DIE, STOP };
+enum {
+    TOKENS = 256,
+    QUERIES,
+    HEADS,
+    KV_HEADS,
+    HEAD_DIM,
+    HEAD_DIM_V,
+    CAUSAL,
+    WINDOW,
+    SOFTCAP,
+    SINKS,
+    ALIBI,
+    BACKWARD,
+    CHUNK,
+    SLOTS,
+    BALANCE,
+    NO_CHECK,
+    TIMEOUT,
+    ISA,
+    DIE,
+    STOP
+};
 
 static const struct option long_options[] = {
-    {"tokens", required_argument, NULL, TOKENS},     {"queries", required_argument, NULL, QUERIES},
-    {"heads", required_argument, NULL, HEADS},       {"kv-heads", required_argument, NULL, KV_HEADS},
-    {"head-dim", required_argument, NULL, HEAD_DIM}, {"head-dim-v", required_argument, NULL, HEAD_DIM_V},
-    {"causal", no_argument, NULL, CAUSAL},           {"window", required_argument, NULL, WINDOW},
-    {"softcap", required_argument, NULL, SOFTCAP},   {"sinks", no_argument, NULL, SINKS},
-    {"alibi", no_argument, NULL, ALIBI},             {"backward", no_argument, NULL, BACKWARD},
-    {"chunk", required_argument, NULL, CHUNK},       {"slots", required_argument, NULL, SLOTS},
-    {"balance", no_argument, NULL, BALANCE},         {"no-check", no_argument, NULL, NO_CHECK},
-    {"timeout", required_argument, NULL, TIMEOUT},   {"isa", required_argument, NULL, ISA},
-    {"die", required_argument, NULL, DIE},           {"stop", required_argument, NULL, STOP},
-    {"help", no_argument, NULL, 'h'},                {NULL, 0, NULL, 0},
+    {"tokens", required_argument, NULL, TOKENS},
+    {"queries", required_argument, NULL, QUERIES},
+    {"heads", required_argument, NULL, HEADS},
+    {"kv-heads", required_argument, NULL, KV_HEADS},
+    {"head-dim", required_argument, NULL, HEAD_DIM},
+    {"head-dim-v", required_argument, NULL, HEAD_DIM_V},
+    {"causal", no_argument, NULL, CAUSAL},
+    {"window", required_argument, NULL, WINDOW},
+    {"softcap", required_argument, NULL, SOFTCAP},
+    {"sinks", no_argument, NULL, SINKS},
+    {"alibi", no_argument, NULL, ALIBI},
+    {"backward", no_argument, NULL, BACKWARD},
+    {"chunk", required_argument, NULL, CHUNK},
+    {"slots", required_argument, NULL, SLOTS},
+    {"balance", no_argument, NULL, BALANCE},
+    {"no-check", no_argument, NULL, NO_CHECK},
+    {"timeout", required_argument, NULL, TIMEOUT},
+    {"isa", required_argument, NULL, ISA},
+    {"die", required_argument, NULL, DIE},
+    {"stop", required_argument, NULL, STOP},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
 };
 
 static double positive_number(const char *text, const char *option) {

@@ -49,7 +49,8 @@ int print_pass(const struct sharding *s, const char *name, const struct pass_rep
     if (!all)
         return 1;
     printf("\n%-8s                               processor time       time passed\n"
-           "    rank  key blocks  queries  units  computing  messages   waiting       all  there in time\n", name);
+           "    rank  key blocks  queries  units  computing  messages   waiting       all  there in time\n",
+           name);
     for (int rank = 0; rank < num_ranks; rank++) {
         struct pass_report r;
         memcpy(&r, all + rank * COUNT, sizeof r);

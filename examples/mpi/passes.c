@@ -63,7 +63,11 @@ static void pack_queries(void *arg, const struct unit *u, float *inputs) {
 static void fold(struct visit *v, const struct unit *u, int64_t first_part, int64_t end_part, float *state) {
     const struct problem *p = problem_of(v);
     int64_t floats = p->dim_v + 2, row = p->heads * floats, part = u->rows * row;
-    qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = p->heads, .seq_q = u->rows, .head_dim_v = p->dim_v,
+    qkv_merge_desc m = {.size = sizeof m,
+                        .batch = 1,
+                        .num_heads = p->heads,
+                        .seq_q = u->rows,
+                        .head_dim_v = p->dim_v,
                         .num_parts = end_part - first_part,
                         .states = {v->shard->states + first_part * part, 0, floats, row, part},
                         .state = rows_out(state, p->heads, floats)};
@@ -81,8 +85,8 @@ static void attend(void *arg, const struct unit *u, float *inputs, float *state,
     for (int64_t block = seen.first_block, n; block < seen.end_block; block += n, is_first = 0) {
         n = seen.end_block - block < STATES ? seen.end_block - block : STATES;
         int64_t key = block * QKV_KEY_BLOCK, keys = s->t.first_key + s->t.keys - key;
-        qkv_attention_desc d = describe(s, 1, 0, u->first_row, u->rows, key,
-                                        keys < n * QKV_KEY_BLOCK ? keys : n * QKV_KEY_BLOCK);
+        qkv_attention_desc d =
+            describe(s, 1, 0, u->first_row, u->rows, key, keys < n * QKV_KEY_BLOCK ? keys : n * QKV_KEY_BLOCK);
         d.q = rows_in(inputs, p->heads, p->dim);
         d.k = rows_in(s->t.k + (key - s->t.first_key) * p->kv_heads * p->dim, p->kv_heads, p->dim);
         d.v = rows_in(s->t.v + (key - s->t.first_key) * p->kv_heads * p->dim_v, p->kv_heads, p->dim_v);
@@ -100,8 +104,14 @@ static void finish(void *arg, const struct unit *u, const float *state) {
     struct shard *s = v->shard;
     const struct problem *p = problem_of(v);
     int64_t floats = p->dim_v + 2, at = (u->first_row - s->t.first_row) * p->heads;
-    qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = p->heads, .seq_q = u->rows, .head_dim_v = p->dim_v,
-                        .num_parts = 1, .states = {state, 0, floats, p->heads * floats, 0}, .sinks = s->sinks,
+    qkv_merge_desc m = {.size = sizeof m,
+                        .batch = 1,
+                        .num_heads = p->heads,
+                        .seq_q = u->rows,
+                        .head_dim_v = p->dim_v,
+                        .num_parts = 1,
+                        .states = {state, 0, floats, p->heads * floats, 0},
+                        .sinks = s->sinks,
                         .out = rows_out(s->t.out + at * p->dim_v, p->heads, p->dim_v),
                         .lse = rows_out(s->t.lse + at, p->heads, 1)};
     run_merge(s, &m);
@@ -109,8 +119,13 @@ static void finish(void *arg, const struct unit *u, const float *state) {
 
 static struct pass forward_pass(const struct sharding *sharding) {
     const struct problem *p = &sharding->problem;
-    return (struct pass){.sharding = sharding, .groups = 1, .inputs = p->heads * p->dim,
-                         .results = p->heads * (p->dim_v + 2), .pack = pack_queries, .work = attend, .unpack = finish};
+    return (struct pass){.sharding = sharding,
+                         .groups = 1,
+                         .inputs = p->heads * p->dim,
+                         .results = p->heads * (p->dim_v + 2),
+                         .pack = pack_queries,
+                         .work = attend,
+                         .unpack = finish};
 }
 
 struct pass_report run_forward(struct shard *s, int slots, const struct accident *accident) {
@@ -151,10 +166,13 @@ static void differentiate(void *arg, const struct unit *u, float *inputs, float 
     float *val = t->v + (first - t->first_key) * p->kv_heads * p->dim_v, *grad_v = t->grad_v + (val - t->v);
     float *grad_out = inputs + n * p->dim, *out = grad_out + n * p->dim_v, *lse = out + n * p->dim_v;
     qkv_attention_backward_desc d = {.size = sizeof d,
-        .flags = QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | (is_first ? 0 : QKV_ACCUMULATE_Q),
-        .grad_out = rows_in(grad_out, heads, p->dim_v), .grad_q = rows_out(grad_q, heads, p->dim),
-        .grad_k = rows_out(grad_k, p->kv_heads, p->dim), .grad_v = rows_out(grad_v, p->kv_heads, p->dim_v),
-        .forward = describe(s, v->groups, u->group, u->first_row, u->rows, first, end - first)};
+                                     .flags = QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | (is_first ? 0 : QKV_ACCUMULATE_Q),
+                                     .grad_out = rows_in(grad_out, heads, p->dim_v),
+                                     .grad_q = rows_out(grad_q, heads, p->dim),
+                                     .grad_k = rows_out(grad_k, p->kv_heads, p->dim),
+                                     .grad_v = rows_out(grad_v, p->kv_heads, p->dim_v),
+                                     .forward =
+                                         describe(s, v->groups, u->group, u->first_row, u->rows, first, end - first)};
     d.forward.q = rows_in(inputs, heads, p->dim);
     d.forward.k = rows_in(k, p->kv_heads, p->dim);
     d.forward.v = rows_in(val, p->kv_heads, p->dim_v);
@@ -180,9 +198,11 @@ static void sum_sinks(struct shard *s) {
     if (my_rank > 0)
         receive_now(s->grad_sinks, bytes, my_rank - 1, A_TENSOR);
     if (t->rows > 0) {
-        qkv_attention_backward_desc d = {.size = sizeof d, .flags = QKV_ACCUMULATE_SINKS, .grad_sinks = s->grad_sinks,
-            .grad_out = rows_in(t->grad_out, p->heads, p->dim_v),
-            .forward = describe(s, 1, 0, t->first_row, t->rows, 0, 0)};
+        qkv_attention_backward_desc d = {.size = sizeof d,
+                                         .flags = QKV_ACCUMULATE_SINKS,
+                                         .grad_sinks = s->grad_sinks,
+                                         .grad_out = rows_in(t->grad_out, p->heads, p->dim_v),
+                                         .forward = describe(s, 1, 0, t->first_row, t->rows, 0, 0)};
         d.forward.out = rows_out(t->out, p->heads, p->dim_v);
         d.forward.lse = rows_out(t->lse, p->heads, 1);
         run_gradients(s, &d);
@@ -193,9 +213,13 @@ static void sum_sinks(struct shard *s) {
 
 static struct pass backward_pass(const struct sharding *sharding) {
     const struct problem *p = &sharding->problem;
-    return (struct pass){.sharding = sharding, .groups = groups_of_backward(p),
-                         .inputs = p->kv_heads * (p->dim + 2 * p->dim_v + 1), .results = p->kv_heads * p->dim,
-                         .pack = pack_gradients, .work = differentiate, .unpack = keep_query_gradient};
+    return (struct pass){.sharding = sharding,
+                         .groups = groups_of_backward(p),
+                         .inputs = p->kv_heads * (p->dim + 2 * p->dim_v + 1),
+                         .results = p->kv_heads * p->dim,
+                         .pack = pack_gradients,
+                         .work = differentiate,
+                         .unpack = keep_query_gradient};
 }
 
 struct pass_report run_backward(struct shard *s, int slots) {

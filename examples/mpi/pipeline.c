@@ -177,8 +177,8 @@ static struct place *next_unit(struct run *r, struct pass_report *report) {
         return NULL;
     const struct unit *u = &at->unit;
     if (u->first_rank != my_rank || u->owner != my_rank)
-        *(is_there ? &report->bytes_there : &report->bytes_late) += (double)record_bytes(
-            u, u->first_rank != my_rank ? r->pass->inputs + r->pass->results : r->pass->inputs);
+        *(is_there ? &report->bytes_there : &report->bytes_late) +=
+            (double)record_bytes(u, u->first_rank != my_rank ? r->pass->inputs + r->pass->results : r->pass->inputs);
     return at;
 }
 

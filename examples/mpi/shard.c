@@ -92,8 +92,8 @@ void open_shard(struct shard *s, const qkv_ctx *ctx, const struct sharding *shar
 }
 
 void close_shard(struct shard *s) {
-    float *all[] = {s->sinks, s->slopes, s->grad_sinks, s->sinks_of_group, s->slopes_of_group, s->states,
-                    s->workspace, s->merge_workspace};
+    float *all[] = {s->sinks,           s->slopes, s->grad_sinks, s->sinks_of_group,
+                    s->slopes_of_group, s->states, s->workspace,  s->merge_workspace};
     release_tensors(&s->t);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         release_floats(all[i]);
@@ -113,8 +113,14 @@ qkv_attention_desc describe(const struct shard *s, int64_t groups, int64_t group
                             int64_t first_key, int64_t keys) {
     const struct problem *p = &s->sharding->problem;
     int64_t heads = heads_together(p, groups);
-    qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = heads, .num_kv_heads = p->kv_heads,
-                            .seq_q = rows, .seq_k = keys, .head_dim = p->dim, .head_dim_v = p->dim_v,
+    qkv_attention_desc d = {.size = sizeof d,
+                            .batch = 1,
+                            .num_heads = heads,
+                            .num_kv_heads = p->kv_heads,
+                            .seq_q = rows,
+                            .seq_k = keys,
+                            .head_dim = p->dim,
+                            .head_dim_v = p->dim_v,
                             .softcap = s->options.softcap};
     if (p->causal)
         d.flags |= QKV_RIGHT;
@@ -146,7 +152,8 @@ static void *room_for(float **room, int64_t *floats, size_t bytes) {
     must(qkv_##operation##_plan(s->ctx, desc, s->workers, &plan), what);                                               \
     must(qkv_##operation##_run_parallel(&plan, desc,                                                                   \
                                         room_for(&s->workspace, &s->workspace_floats, plan.workspace_size),            \
-                                        plan.workspace_size, run_tasks, NULL), what);                                  \
+                                        plan.workspace_size, run_tasks, NULL),                                         \
+         what);                                                                                                        \
     begin_activity(before)
 
 void run_attention(struct shard *s, const qkv_attention_desc *desc) {
@@ -162,6 +169,7 @@ void run_merge(struct shard *s, const qkv_merge_desc *desc) {
     enum activity before = begin_activity(COMPUTING);
     must(qkv_merge_plan(s->ctx, desc, 1, &plan), "merge");
     must(qkv_merge_run(&plan, desc, room_for(&s->merge_workspace, &s->merge_floats, plan.workspace_size),
-                       plan.workspace_size), "merge");
+                       plan.workspace_size),
+         "merge");
     begin_activity(before);
 }

@@ -24,7 +24,7 @@ struct shard {
     const struct sharding *sharding;
     struct attention_options options;
     struct tensors t;
-    float *sinks, *slopes, *grad_sinks; /* [heads], or NULL */
+    float *sinks, *slopes, *grad_sinks;      /* [heads], or NULL */
     float *sinks_of_group, *slopes_of_group; /* the same, group by group */
     float *states, *workspace, *merge_workspace;
     int64_t workspace_floats, merge_floats;

@@ -91,23 +91,45 @@ int main(void) {
                 append(s);
             }
         }
-        attend(&ctx, &(qkv_attention_desc){
-            .size = sizeof(qkv_attention_desc), .batch = SEQUENCES, .num_heads = HEADS, .num_kv_heads = KV_HEADS,
-            .seq_q = q_start[SEQUENCES], .seq_k = MOST, .head_dim = DIM, .flags = QKV_RIGHT,
-            .q = {step_q, 0, DIM, row}, .out = {step_out, 0, DIM, row}, .q_start = q_start,
-            .k = {k_pool, PAGE * kv_row, DIM, kv_row}, .v = {v_pool, PAGE * kv_row, DIM, kv_row},
-            .k_type = QKV_BF16, .v_type = QKV_BF16, .kv_len = kv_len, .q_offsets = q_offsets,
-            .page_table = &page_table[0][0], .table_stride = MOST / PAGE, .page_tokens = PAGE, .num_pages = PAGES});
+        attend(&ctx, &(qkv_attention_desc){.size = sizeof(qkv_attention_desc),
+                                           .batch = SEQUENCES,
+                                           .num_heads = HEADS,
+                                           .num_kv_heads = KV_HEADS,
+                                           .seq_q = q_start[SEQUENCES],
+                                           .seq_k = MOST,
+                                           .head_dim = DIM,
+                                           .flags = QKV_RIGHT,
+                                           .q = {step_q, 0, DIM, row},
+                                           .out = {step_out, 0, DIM, row},
+                                           .q_start = q_start,
+                                           .k = {k_pool, PAGE * kv_row, DIM, kv_row},
+                                           .v = {v_pool, PAGE * kv_row, DIM, kv_row},
+                                           .k_type = QKV_BF16,
+                                           .v_type = QKV_BF16,
+                                           .kv_len = kv_len,
+                                           .q_offsets = q_offsets,
+                                           .page_table = &page_table[0][0],
+                                           .table_stride = MOST / PAGE,
+                                           .page_tokens = PAGE,
+                                           .num_pages = PAGES});
         for (int s = 0; s < SEQUENCES; s++)
             memcpy(out[s][q_offsets[s]], step_out[q_start[s]],
                    (size_t)(q_start[s + 1] - q_start[s]) * sizeof *step_out);
     }
     int different = 0;
     for (int s = 0; s < SEQUENCES; s++) {
-        attend(&ctx, &(qkv_attention_desc){
-            .size = sizeof(qkv_attention_desc), .batch = 1, .num_heads = HEADS, .num_kv_heads = KV_HEADS,
-            .seq_q = kv_len[s], .seq_k = kv_len[s], .head_dim = DIM, .flags = QKV_RIGHT, .q = {q[s], 0, DIM, row},
-            .k = {k[s], 0, DIM, kv_row}, .v = {v[s], 0, DIM, kv_row}, .out = {alone, 0, DIM, row}});
+        attend(&ctx, &(qkv_attention_desc){.size = sizeof(qkv_attention_desc),
+                                           .batch = 1,
+                                           .num_heads = HEADS,
+                                           .num_kv_heads = KV_HEADS,
+                                           .seq_q = kv_len[s],
+                                           .seq_k = kv_len[s],
+                                           .head_dim = DIM,
+                                           .flags = QKV_RIGHT,
+                                           .q = {q[s], 0, DIM, row},
+                                           .k = {k[s], 0, DIM, kv_row},
+                                           .v = {v[s], 0, DIM, kv_row},
+                                           .out = {alone, 0, DIM, row}});
         int same = memcmp(alone, out[s], (size_t)kv_len[s] * sizeof *alone) == 0;
         different += !same;
         printf("sequence %d: %lld tokens in %lld pages, %s\n", s, (long long)kv_len[s],

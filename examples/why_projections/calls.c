@@ -10,15 +10,20 @@ static void *workspace_of(const qkv_plan *plan) {
 }
 
 void project(const qkv_ctx *ctx, const float *x, const float *w, int64_t tokens, int64_t in, int64_t out, float *y) {
-    qkv_pack_desc pack = {.size = sizeof pack, .in_features = in, .num_parts = 1,
-                          .part = {{.data = w, .out_features = out}}};
+    qkv_pack_desc pack = {
+        .size = sizeof pack, .in_features = in, .num_parts = 1, .part = {{.data = w, .out_features = out}}};
     qkv_plan plan;
     size_t packed_size;
     must(qkv_packed_size(&pack, &packed_size), "qkv_packed_size");
     void *packed = allocate_bytes(packed_size);
     must(qkv_pack(ctx, &pack, packed), "qkv_pack");
-    qkv_projection_desc desc = {.size = sizeof desc, .batch = 1, .tokens = tokens, .in_features = in, .num_parts = 1,
-                                .x = {.data = x, .token = in}, .packed = packed,
+    qkv_projection_desc desc = {.size = sizeof desc,
+                                .batch = 1,
+                                .tokens = tokens,
+                                .in_features = in,
+                                .num_parts = 1,
+                                .x = {.data = x, .token = in},
+                                .packed = packed,
                                 .part = {{.out_features = out, .out = {.data = y, .token = out}}}};
     must(qkv_projection_plan(ctx, &desc, 1, &plan), "qkv_projection_plan");
     void *workspace = workspace_of(&plan);
@@ -29,10 +34,16 @@ void project(const qkv_ctx *ctx, const float *x, const float *w, int64_t tokens,
 
 void project_backward(const qkv_ctx *ctx, const float *x, const float *dy, int64_t tokens, int64_t in, int64_t out,
                       float *dw) {
-    qkv_projection_backward_desc desc = {
-        .size = sizeof desc, .grad_out = {{.data = dy, .token = out}}, .grad = {{.data = dw}},
-        .forward = {.size = sizeof desc.forward, .batch = 1, .tokens = tokens, .in_features = in, .num_parts = 1,
-                    .x = {.data = x, .token = in}, .part = {{.out_features = out, .out = {.token = out}}}}};
+    qkv_projection_backward_desc desc = {.size = sizeof desc,
+                                         .grad_out = {{.data = dy, .token = out}},
+                                         .grad = {{.data = dw}},
+                                         .forward = {.size = sizeof desc.forward,
+                                                     .batch = 1,
+                                                     .tokens = tokens,
+                                                     .in_features = in,
+                                                     .num_parts = 1,
+                                                     .x = {.data = x, .token = in},
+                                                     .part = {{.out_features = out, .out = {.token = out}}}}};
     qkv_plan plan;
     must(qkv_projection_backward_plan(ctx, &desc, 1, &plan), "qkv_projection_backward_plan");
     void *workspace = workspace_of(&plan);

@@ -4,7 +4,7 @@
 #include "svg.h"
 
 #define CELL 19.0
-#define LABEL 46.0           /* room for the words beside and above a map */
+#define LABEL 46.0 /* room for the words beside and above a map */
 #define PANEL (LABEL + TOKENS * CELL)
 #define GAP_X 20.0
 #define GAP_Y 34.0
@@ -12,7 +12,8 @@
 #define LEFT 28.0
 
 static void draw_partner(FILE *file, double x, double y, int query, int key, const char *colour) {
-    fprintf(file, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" stroke=\"%s\" "
+    fprintf(file,
+            "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" stroke=\"%s\" "
             "stroke-width=\"2\"/>\n",
             x + key * CELL + 2.0, y + query * CELL + 2.0, CELL - 4.0, CELL - 4.0, colour);
 }
@@ -51,7 +52,10 @@ static void draw_sentence(FILE *file, const struct sentence *sentence, double y)
         fprintf(file, "<text class=\"sentence\" x=\"%.1f\" y=\"%.1f\">", LEFT, y + 20.0 * clause);
         for (int i = clause * CLAUSE; i < (clause + 1) * CLAUSE; i++) {
             struct token token = sentence->tokens[i];
-            fprintf(file, "%s%s (%s, %s)", i % CLAUSE ? ",  " : clause ? "Second clause: " : "First clause: ",
+            fprintf(file, "%s%s (%s, %s)",
+                    i % CLAUSE ? ",  "
+                    : clause   ? "Second clause: "
+                               : "First clause: ",
                     word_names[token.word], role_names[token.role], number_names[token.number]);
         }
         fputs("</text>\n", file);

@@ -31,8 +31,8 @@ static struct view view_of(const struct latent *latent, int space, double x, dou
             high[axis] = at > high[axis] ? at : high[axis];
         }
     double width = high[0] - low[0], height = high[1] - low[1], widest = width > height ? width : height;
-    return (struct view){x, y, widest > 0.0 ? (SIDE - 50.0) / widest : 1.0,
-                         {0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1])}};
+    return (struct view){
+        x, y, widest > 0.0 ? (SIDE - 50.0) / widest : 1.0, {0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1])}};
 }
 
 static void place(const struct view *view, const double *at, double *x, double *y) {
@@ -107,7 +107,7 @@ static void draw_names(FILE *file, const struct latent *latent, int space, const
         const char *name = names[space][group];
         double half = 3.6 * (double)strlen(name), aside = half + 9.0;
         double x = sum[0] / count, y = sum[1] / count;
-        const double spots[][2] = {{x, high[1] + 14.0},  {x, low[1] - 12.0},    {high[0] + aside, y},
+        const double spots[][2] = {{x, high[1] + 14.0}, {x, low[1] - 12.0},        {high[0] + aside, y},
                                    {low[0] - aside, y}, {high[0] + aside, low[1]}, {low[0] - aside, high[1]}};
         size_t spot = 0, num_spots = sizeof spots / sizeof spots[0];
         while (spot < num_spots && !is_free(latent, space, view, placed, group, spots[spot][0], spots[spot][1], half))
@@ -126,11 +126,13 @@ static void draw_pair(FILE *file, const struct latent *latent, int space, const 
     double x[2], y[2];
     for (int i = 0; i < 2; i++)
         place(view, latent->plane[space][points[i]], &x[i], &y[i]);
-    fprintf(file, "<path stroke=\"#1b2436\" stroke-width=\"1.2\" stroke-dasharray=\"3 2\" "
+    fprintf(file,
+            "<path stroke=\"#1b2436\" stroke-width=\"1.2\" stroke-dasharray=\"3 2\" "
             "d=\"M%.1f %.1fL%.1f %.1f\"/>\n",
             x[0], y[0], x[1], y[1]);
     for (int i = 0; i < 2; i++) {
-        fprintf(file, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"none\" stroke=\"#1b2436\" "
+        fprintf(file,
+                "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"none\" stroke=\"#1b2436\" "
                 "stroke-width=\"1.6\"/>\n",
                 x[i], y[i]);
         int is_left = x[i] < x[1 - i] || (x[i] == x[1 - i] && i == 0);

@@ -52,7 +52,8 @@ static void tell_same_heads(const struct study *study) {
     int raw = count_same(study, &study->outcomes[RAW], &raw_of);
     int learned = count_same(study, &study->outcomes[TWO_HEADS], &learned_of);
     printf("   Two raw heads are one head twice: %d of %d outputs are the same, bit for bit. Two learned heads\n"
-           "   are not: %d of %d.\n\n", raw, raw_of, learned, learned_of);
+           "   are not: %d of %d.\n\n",
+           raw, raw_of, learned, learned_of);
 }
 
 static void print_row(const struct outcome *outcome) {
@@ -99,8 +100,11 @@ static void tell_gaze(const struct study *study) {
         for (int head = 0; head < outcome->model.design->num_heads; head++) {
             const struct gaze *gaze = &outcome->gaze[head];
             printf("   %-10s head %d  %5.1f %%    %5.1f %%      %5.1f %% %5.1f %%\n",
-                   head > 0 ? "" : shown[i] == RAW ? "raw" : outcome->model.design->name, head + 1, 100.0 * gaze->self,
-                   100.0 * gaze->same_role, 100.0 * gaze->same_number, 100.0 * gaze->others);
+                   head > 0          ? ""
+                   : shown[i] == RAW ? "raw"
+                                     : outcome->model.design->name,
+                   head + 1, 100.0 * gaze->self, 100.0 * gaze->same_role, 100.0 * gaze->same_number,
+                   100.0 * gaze->others);
         }
     }
     puts("");

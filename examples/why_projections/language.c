@@ -7,8 +7,8 @@ const char *const word_names[NUM_WORDS] = {"dog",  "cat",   "horse", "cow",  "br
 const char *const role_names[NUM_ROLES] = {"subject", "object", "owner", "place"};
 const char *const number_names[NUM_NUMBERS] = {"one", "two", "few", "many"};
 
-#define SPREAD 0.5f  /* of the words of a topic, against the topics */
-#define ACCENT 0.5f  /* of role, number and clause: weak beside the word, as they are in real embeddings */
+#define SPREAD 0.5f /* of the words of a topic, against the topics */
+#define ACCENT 0.5f /* of role, number and clause: weak beside the word, as they are in real embeddings */
 
 static void random_vector(float *x, struct random *random, float scale) {
     for (int i = 0; i < DIM; i++)

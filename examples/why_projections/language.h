@@ -19,12 +19,12 @@ enum {
     NUM_WORDS = 16, /* four a topic */
     NUM_ROLES = 4,
     NUM_NUMBERS = 4,
-    CLAUSE = 4,     /* words */
-    TOKENS = 8,     /* a sentence */
+    CLAUSE = 4, /* words */
+    TOKENS = 8, /* a sentence */
 };
 
 extern const char *const topic_names[NUM_TOPICS], *const word_names[NUM_WORDS], *const role_names[NUM_ROLES],
-    *const number_names[NUM_NUMBERS];
+                                                                                    *const number_names[NUM_NUMBERS];
 
 struct language {
     float words[NUM_WORDS][DIM], roles[NUM_ROLES][DIM], numbers[NUM_NUMBERS][DIM], clauses[2][DIM];

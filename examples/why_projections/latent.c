@@ -33,16 +33,11 @@ enum kinship { ANY, SAME_WORD, SAME_TOPIC, SAME_ROLE, SAME_NUMBER, NUM_KINSHIPS 
 
 static int are_kin(struct token a, struct token b, enum kinship kinship) {
     switch (kinship) {
-    case SAME_WORD:
-        return a.word == b.word;
-    case SAME_TOPIC:
-        return a.word != b.word && topic_of(a.word) == topic_of(b.word);
-    case SAME_ROLE:
-        return a.role == b.role;
-    case SAME_NUMBER:
-        return a.number == b.number;
-    default:
-        return 1;
+    case SAME_WORD: return a.word == b.word;
+    case SAME_TOPIC: return a.word != b.word && topic_of(a.word) == topic_of(b.word);
+    case SAME_ROLE: return a.role == b.role;
+    case SAME_NUMBER: return a.number == b.number;
+    default: return 1;
     }
 }
 

@@ -10,9 +10,9 @@ enum { NUM_POINTS = NUM_WORDS * NUM_ROLES * NUM_NUMBERS }; /* every token there 
 struct latent {
     struct token tokens[NUM_POINTS];
     double plane[NUM_SPACES][NUM_POINTS][2];
-    double share[NUM_SPACES];       /* of the variance that the plane shows */
-    double scale[NUM_SPACES];       /* the mean distance of two tokens */
-    int role_head, number_head;     /* of the two heads: which of them looks at what */
+    double share[NUM_SPACES];   /* of the variance that the plane shows */
+    double scale[NUM_SPACES];   /* the mean distance of two tokens */
+    int role_head, number_head; /* of the two heads: which of them looks at what */
     float x[NUM_POINTS][DIM], keys[NUM_POINTS][DIM];
 };
 

@@ -63,21 +63,32 @@ static void *allocate_packed(const struct matrix *matrices, int64_t count) {
 static qkv_layer_desc layer_desc(const struct model *model, int64_t batch) {
     const struct design *design = model->design;
     return (qkv_layer_desc){
-        .size = sizeof(qkv_layer_desc), .model_dim = DIM, .out_features = ANSWER,
-        .x = {.batch = TOKENS * DIM, .token = DIM}, .w_qkv = model->packed_qkv, .w_o = model->packed_o,
+        .size = sizeof(qkv_layer_desc),
+        .model_dim = DIM,
+        .out_features = ANSWER,
+        .x = {.batch = TOKENS * DIM, .token = DIM},
+        .w_qkv = model->packed_qkv,
+        .w_o = model->packed_o,
         .out = {.batch = TOKENS * ANSWER, .token = ANSWER},
-        .attention = {.size = sizeof(qkv_attention_desc), .batch = batch, .num_heads = design->num_heads,
-                      .seq_q = TOKENS, .seq_k = TOKENS, .head_dim = design->head_dim,
+        .attention = {.size = sizeof(qkv_attention_desc),
+                      .batch = batch,
+                      .num_heads = design->num_heads,
+                      .seq_q = TOKENS,
+                      .seq_k = TOKENS,
+                      .head_dim = design->head_dim,
                       .keep = {.data = model->keep, .query = model->keep ? TOKENS : 0, .key = model->keep ? 1 : 0}}};
 }
 
 static void plan_model(struct model *model) {
     model->forward = layer_desc(model, BATCH);
-    model->backward = (qkv_layer_backward_desc){
-        .size = sizeof model->backward, .forward = model->forward,
-        .grad_out = {.data = model->grad_out, .batch = TOKENS * ANSWER, .token = ANSWER},
-        .grad_q = {.data = model->matrices[WQ].gradient}, .grad_k = {.data = model->matrices[WK].gradient},
-        .grad_v = {.data = model->matrices[WV].gradient}, .grad_o = {.data = model->matrices[WO].gradient}};
+    model->backward =
+        (qkv_layer_backward_desc){.size = sizeof model->backward,
+                                  .forward = model->forward,
+                                  .grad_out = {.data = model->grad_out, .batch = TOKENS * ANSWER, .token = ANSWER},
+                                  .grad_q = {.data = model->matrices[WQ].gradient},
+                                  .grad_k = {.data = model->matrices[WK].gradient},
+                                  .grad_v = {.data = model->matrices[WV].gradient},
+                                  .grad_o = {.data = model->matrices[WO].gradient}};
     model->forward.out.data = model->out;
     int32_t workers = model->pool->num_threads;
     must(qkv_layer_plan(model->ctx, &model->forward, workers, &model->forward_plan), "qkv_layer_plan");
@@ -126,7 +137,8 @@ void free_model(struct model *model) {
 const float *run_model(struct model *model, const float *x) {
     model->forward.x.data = x;
     must(qkv_layer_run_parallel(&model->forward_plan, &model->forward, model->workspace, model->workspace_size,
-                                qkv_pthreads_for, model->pool), "qkv_layer_run");
+                                qkv_pthreads_for, model->pool),
+         "qkv_layer_run");
     return model->out;
 }
 

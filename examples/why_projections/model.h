@@ -20,9 +20,9 @@ enum {
  * embedding as it is, or all of it when the heads are as wide as the embedding. Wo is always learned. */
 struct design {
     const char *name;
-    int num_heads, head_dim;  /* num_heads · head_dim = DIM, or head_dim = DIM */
-    int learned[WO];          /* of WQ, WK, WV; all 0: raw attention, without any matrix */
-    int hide_self;            /* a token does not see itself */
+    int num_heads, head_dim; /* num_heads · head_dim = DIM, or head_dim = DIM */
+    int learned[WO];         /* of WQ, WK, WV; all 0: raw attention, without any matrix */
+    int hide_self;           /* a token does not see itself */
 };
 
 struct matrix {

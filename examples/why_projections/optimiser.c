@@ -20,8 +20,11 @@ void sgd_step(float *weights, const float *gradient, size_t count, float rate) {
 }
 
 struct adamw new_adamw(size_t count) {
-    return (struct adamw){.mean = allocate(count, sizeof(float)), .square = allocate(count, sizeof(float)),
-                          .mean_weight = 1.0f, .square_weight = 1.0f, .count = count};
+    return (struct adamw){.mean = allocate(count, sizeof(float)),
+                          .square = allocate(count, sizeof(float)),
+                          .mean_weight = 1.0f,
+                          .square_weight = 1.0f,
+                          .count = count};
 }
 
 void free_adamw(struct adamw *state) {

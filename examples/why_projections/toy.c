@@ -15,8 +15,8 @@ enum { MAX_SENTENCES = 3, QUESTIONS = 2, WORDS = 2, WIDTH = 2, SIZE = MAX_SENTEN
 
 #define SGD_RATE 100.0f /* large, because dog and cat differ by 0.1 only and the gradient is in proportion */
 #define ADAMW_RATE 0.05f
-#define RIGHT 0.99f     /* of the attention on the right word */
-#define NEAR 0.02f      /* an answer to what it should be */
+#define RIGHT 0.99f /* of the attention on the right word */
+#define NEAR 0.02f  /* an answer to what it should be */
 
 static const float dog_and_cat[WORDS * WIDTH] = {1.0f, 1.0f, 1.0f, 0.9f};
 static const float identity[WIDTH * WIDTH] = {1.0f, 0.0f, 0.0f, 1.0f}; /* also the questions, and the tags */
@@ -25,7 +25,7 @@ static const float identity[WIDTH * WIDTH] = {1.0f, 0.0f, 0.0f, 1.0f}; /* also t
 struct toy {
     const qkv_ctx *ctx;
     int64_t sentences, questions, length[MAX_SENTENCES];
-    float input[3][SIZE];  /* what becomes queries, keys and values: [sentence][question or word][WIDTH] */
+    float input[3][SIZE]; /* what becomes queries, keys and values: [sentence][question or word][WIDTH] */
     float w[3][WIDTH * WIDTH], dw[3][WIDTH * WIDTH];
     float y[3][SIZE], dy[3][SIZE]; /* input · w */
     float out[SIZE], target[SIZE], dout[SIZE], lse[MAX_SENTENCES * QUESTIONS];
@@ -39,8 +39,13 @@ static int64_t rows(const struct toy *toy, int part) {
 static qkv_attention_desc attention_desc(struct toy *toy) {
     int64_t of_q = toy->questions * WIDTH, of_k = WORDS * WIDTH;
     return (qkv_attention_desc){
-        .size = sizeof(qkv_attention_desc), .batch = toy->sentences, .num_heads = 1, .seq_q = toy->questions,
-        .seq_k = WORDS, .head_dim = WIDTH, .kv_len = toy->length,
+        .size = sizeof(qkv_attention_desc),
+        .batch = toy->sentences,
+        .num_heads = 1,
+        .seq_q = toy->questions,
+        .seq_k = WORDS,
+        .head_dim = WIDTH,
+        .kv_len = toy->length,
         .q = {.data = toy->y[Q], .batch = of_q, .token = WIDTH},
         .k = {.data = toy->y[K], .batch = of_k, .token = WIDTH},
         .v = {.data = toy->y[V], .batch = of_k, .token = WIDTH},
@@ -61,12 +66,12 @@ static void backward(struct toy *toy) {
     for (int64_t i = 0; i < rows(toy, Q) * WIDTH; i++)
         toy->dout[i] = toy->out[i] - toy->target[i];
     int64_t of_q = toy->questions * WIDTH, of_k = WORDS * WIDTH;
-    qkv_attention_backward_desc desc = {
-        .size = sizeof desc, .forward = attention_desc(toy),
-        .grad_out = {.data = toy->dout, .batch = of_q, .token = WIDTH},
-        .grad_q = {.data = toy->dy[Q], .batch = of_q, .token = WIDTH},
-        .grad_k = {.data = toy->dy[K], .batch = of_k, .token = WIDTH},
-        .grad_v = {.data = toy->dy[V], .batch = of_k, .token = WIDTH}};
+    qkv_attention_backward_desc desc = {.size = sizeof desc,
+                                        .forward = attention_desc(toy),
+                                        .grad_out = {.data = toy->dout, .batch = of_q, .token = WIDTH},
+                                        .grad_q = {.data = toy->dy[Q], .batch = of_q, .token = WIDTH},
+                                        .grad_k = {.data = toy->dy[K], .batch = of_k, .token = WIDTH},
+                                        .grad_v = {.data = toy->dy[V], .batch = of_k, .token = WIDTH}};
     attend_backward(toy->ctx, &desc);
     for (int part = Q; part <= V; part++)
         project_backward(toy->ctx, toy->input[part], toy->dy[part], rows(toy, part), WIDTH, WIDTH, toy->dw[part]);

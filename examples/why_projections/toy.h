@@ -11,7 +11,7 @@ struct toy_result {
     float raw_keys[2][2], learned_keys[2][2]; /* of dog and cat */
     float curve[TOY_CURVE];                   /* the subject's share of the attention before each step */
     int num_steps;
-    uint64_t hash;                            /* of every weight learned here */
+    uint64_t hash; /* of every weight learned here */
 };
 
 /* Part 1: raw attention finds nothing. */

@@ -60,27 +60,15 @@ struct options {
 };
 
 static void read_options(struct options *options, int argc, char **argv) {
-    *options = (struct options){.folder = "why-pictures", .isa = wanted_kernels(), .seed = 1,
-                                .num_threads = 1};
+    *options = (struct options){.folder = "why-pictures", .isa = wanted_kernels(), .seed = 1, .num_threads = 1};
     for (int option; (option = getopt_long(argc, argv, "o:s:qt:h", long_options, NULL)) != -1;) {
         switch (option) {
-        case 'o':
-            options->folder = optarg;
-            break;
-        case 's':
-            options->seed = (uint64_t)whole_number(optarg, "seed", 0, INT64_MAX);
-            break;
-        case 'q':
-            options->quick = 1;
-            break;
-        case 't':
-            options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024);
-            break;
-        case 'i':
-            options->isa = optarg;
-            break;
-        default:
-            end_options(option, help);
+        case 'o': options->folder = optarg; break;
+        case 's': options->seed = (uint64_t)whole_number(optarg, "seed", 0, INT64_MAX); break;
+        case 'q': options->quick = 1; break;
+        case 't': options->num_threads = (int32_t)whole_number(optarg, "threads", 1, 1024); break;
+        case 'i': options->isa = optarg; break;
+        default: end_options(option, help);
         }
     }
     if (optind < argc)
@@ -117,7 +105,8 @@ int main(int argc, char **argv) {
     struct latent *latent = allocate(1, sizeof *latent);
 
     printf("Why does self-attention learn Wq, Wk and Wv instead of taking dot products of the raw embeddings?\n"
-           "Everything below is trained here and now, from nothing. Seed %llu.\n\n", (unsigned long long)options.seed);
+           "Everything below is trained here and now, from nothing. Seed %llu.\n\n",
+           (unsigned long long)options.seed);
     tell_raw_attention(&ctx);
     tell_learned_keys(&ctx, options.quick ? QUICK_SHARE : SHARE, toy);
     fflush(stdout);
@@ -132,10 +121,11 @@ int main(int argc, char **argv) {
     printf("The answer: a projection gives each head a space of its own to compare tokens in. No fixed space will\n"
            "do, because what should be close depends on the question. So it is learned, and learned means gradients.\n"
            "\n"
-           "Hash of all trained weights: %016llx\n", (unsigned long long)hash);
+           "Hash of all trained weights: %016llx\n",
+           (unsigned long long)hash);
     draw(&options, toy, study, latent, steps);
-    fprintf(stderr, "%.1f s with kernel set %s on %d thread%s\n", seconds_now() - start, ctx.isa,
-            options.num_threads, options.num_threads == 1 ? "" : "s");
+    fprintf(stderr, "%.1f s with kernel set %s on %d thread%s\n", seconds_now() - start, ctx.isa, options.num_threads,
+            options.num_threads == 1 ? "" : "s");
     free_study(study);
     free(latent);
     free(study);

@@ -8,8 +8,10 @@ OPERATION(attention);
 OPERATION(attention_backward);
 
 #define AT(member) offsetof(qkv_attention_desc, member)
-#define NUMBER(name, kind) {#name, kind, AT(name), NULL, 0, 0, 0, NULL}
-#define ARRAY(name, axes, types) {#name, FIELD_ARRAY, AT(name), axes, types, 0, 0, NULL}
+#define NUMBER(name, kind)                                                                                             \
+    { #name, kind, AT(name), NULL, 0, 0, 0, NULL }
+#define ARRAY(name, axes, types)                                                                                       \
+    { #name, FIELD_ARRAY, AT(name), axes, types, 0, 0, NULL }
 
 /* b and q: batches and tokens of the queries' tensors; c and k: those of the keys'; n: sequences; g: KV heads. */
 struct field attention_fields[] = {
@@ -128,8 +130,7 @@ static PyObject *attention(PyObject *module, PyObject *const *values, Py_ssize_t
 }
 
 /* attention_backward(*, …): those of attention, and fields of qkv_attention_backward_desc. */
-static PyObject *attention_backward(PyObject *module, PyObject *const *values, Py_ssize_t positional,
-                                    PyObject *names) {
+static PyObject *attention_backward(PyObject *module, PyObject *const *values, Py_ssize_t positional, PyObject *names) {
     (void)module, (void)positional;
     struct gradients gradients = {.desc = {.size = sizeof gradients.desc}};
     struct around around = {.threads = 1};
@@ -180,12 +181,23 @@ static int fill_plain(qkv_attention_desc *desc, struct tensor tensors[3], int64_
     const int scaled = values[SCALE] != Py_None;
     const double scale = scaled ? PyFloat_AsDouble(values[SCALE]) : 0;
     *threads = PyLong_AsLongLong(values[THREADS]);
-    *desc = (qkv_attention_desc){
-        .size = sizeof *desc, .batch = q->shape[0], .num_heads = heads, .num_kv_heads = kv_heads,
-        .seq_q = q->shape[2], .seq_k = k->shape[2], .head_dim = q->shape[3], .head_dim_v = v->shape[3],
-        .q = input_of(q), .k = input_of(k), .v = input_of(v), .scale = (float)scale,
-        .flags = QKV_HEAD_DIM_V | (causal ? QKV_RIGHT : 0) | (scaled ? QKV_SCALE : 0),
-        .q_type = q->type, .k_type = q->type, .v_type = q->type, .out_type = q->type};
+    *desc = (qkv_attention_desc){.size = sizeof *desc,
+                                 .batch = q->shape[0],
+                                 .num_heads = heads,
+                                 .num_kv_heads = kv_heads,
+                                 .seq_q = q->shape[2],
+                                 .seq_k = k->shape[2],
+                                 .head_dim = q->shape[3],
+                                 .head_dim_v = v->shape[3],
+                                 .q = input_of(q),
+                                 .k = input_of(k),
+                                 .v = input_of(v),
+                                 .scale = (float)scale,
+                                 .flags = QKV_HEAD_DIM_V | (causal ? QKV_RIGHT : 0) | (scaled ? QKV_SCALE : 0),
+                                 .q_type = q->type,
+                                 .k_type = q->type,
+                                 .v_type = q->type,
+                                 .out_type = q->type};
     return !PyErr_Occurred() && (TYPES(q->type) & TYPES_16) != 0 && k->shape[3] == q->shape[3] &&
            v->shape[1] == kv_heads && v->shape[2] == k->shape[2] &&
            (heads == kv_heads || (grouped && kv_heads > 0 && heads % kv_heads == 0));
@@ -204,7 +216,7 @@ static PyObject *not_plain(void) {
 
 static PyObject *new_tensor(PyObject *empty_strided, PyObject *arguments, PyObject *dtype) {
     PyObject *options = dtype != NULL ? Py_BuildValue("{s:O}", "dtype", dtype) : NULL;
-    PyObject *new = arguments != NULL && options != NULL ? PyObject_Call(empty_strided, arguments, options) : NULL;
+    PyObject *new = arguments != NULL &&options != NULL ? PyObject_Call(empty_strided, arguments, options) : NULL;
     Py_XDECREF(arguments);
     Py_XDECREF(options);
     return new;
@@ -234,8 +246,8 @@ static PyObject *plain_attention(PyObject *module, PyObject *const *values, Py_s
     PyObject *empty_strided = values[PLAIN], *lse_dtype = values[PLAIN + 1], *lse = NULL, *result = NULL;
     const long long b = desc.batch, h = desc.num_heads, n = desc.seq_q, e = desc.head_dim_v;
     PyObject *dtype = PyObject_GetAttrString(values[Q], "dtype");
-    PyObject *out = new_tensor(
-        empty_strided, Py_BuildValue("(LLLL)(LLLL)", b, h, n, e, n * h * e, e, h * e, 1LL), dtype);
+    PyObject *out =
+        new_tensor(empty_strided, Py_BuildValue("(LLLL)(LLLL)", b, h, n, e, n * h * e, e, h * e, 1LL), dtype);
     int made = out != NULL && get_plain(&written, out, 4);
     if (made)
         desc.out = output_of(&written);
@@ -276,7 +288,7 @@ static PyObject *plain_attention_backward(PyObject *module, PyObject *const *val
     int made = 1;
     for (int i = 0; i < 3 && made; i++) {
         new[i] = PyObject_CallFunctionObjArgs(values[PLAIN], values[i], NULL);
-        made = new[i] != NULL && get_plain(&grad, new[i], 4);
+        made = new[i] != NULL &&get_plain(&grad, new[i], 4);
         if (made)
             *grads[i] = output_of(&grad);
     }
@@ -303,9 +315,15 @@ static PyObject *dropout_mask(PyObject *module, PyObject *arguments) {
     struct tensor keep;
     PyObject *result = NULL;
     if (get_tensor(&keep, object, 1, "dropout_mask", "keep") == 0) {
-        qkv_attention_desc desc = {.size = sizeof desc, .batch = keep.shape[0], .num_heads = keep.shape[1],
-                                   .seq_q = keep.shape[2], .seq_k = keep.shape[3], .flags = QKV_HEAD_DIM_V,
-                                   .dropout = (float)rate, .dropout_seed = seed, .dropout_offset = offset,
+        qkv_attention_desc desc = {.size = sizeof desc,
+                                   .batch = keep.shape[0],
+                                   .num_heads = keep.shape[1],
+                                   .seq_q = keep.shape[2],
+                                   .seq_k = keep.shape[3],
+                                   .flags = QKV_HEAD_DIM_V,
+                                   .dropout = (float)rate,
+                                   .dropout_seed = seed,
+                                   .dropout_offset = offset,
                                    .q_offset = q_offset};
         qkv_status status = QKV_OK;
         uint8_t *row = keep.data;
@@ -336,8 +354,7 @@ static PyObject *mask_ranges(PyObject *module, PyObject *arguments) {
             ranges.shape[1] != queries || ranges.shape[2] != 2 || (keys > 1 && mask.stride[2] != 1)) {
             PyErr_SetString(PyExc_ValueError, "mask_ranges: shapes or strides do not fit");
         } else {
-            Py_BEGIN_ALLOW_THREADS
-            status = QKV_OK;
+            Py_BEGIN_ALLOW_THREADS status = QKV_OK;
             for (int64_t b = 0; b < batch && status == QKV_OK; b++)
                 status = qkv_mask_ranges((const char *)mask.data + b * mask.stride[0] * bytes,
                                          mask.type == TYPE_BYTE ? QKV_INT8 : mask.type, queries, keys, mask.stride[1],
@@ -354,6 +371,11 @@ static PyObject *mask_ranges(PyObject *module, PyObject *arguments) {
     return PyBool_FromLong(status == QKV_OK);
 }
 
-PyMethodDef attention_methods[] = {
-    METHOD(attention), METHOD(attention_backward), POSITIONAL(dropout_mask), POSITIONAL(mask_ranges),
-    POSITIONAL_FAST(is_plain), POSITIONAL_FAST(plain_attention), POSITIONAL_FAST(plain_attention_backward), {0}};
+PyMethodDef attention_methods[] = {METHOD(attention),
+                                   METHOD(attention_backward),
+                                   POSITIONAL(dropout_mask),
+                                   POSITIONAL(mask_ranges),
+                                   POSITIONAL_FAST(is_plain),
+                                   POSITIONAL_FAST(plain_attention),
+                                   POSITIONAL_FAST(plain_attention_backward),
+                                   {0}};

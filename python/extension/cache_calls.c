@@ -13,9 +13,16 @@ static PyObject *outcome(qkv_status status) {
 }
 
 static struct field desc_fields[] = {
-#define SIZE(name) {#name, FIELD_INT64, offsetof(qkv_cache_desc, name), NULL, 0, 0, 0, NULL}
-    SIZE(num_sequences), SIZE(max_tokens), SIZE(num_pages), SIZE(num_kv_heads), SIZE(head_dim), SIZE(head_dim_v),
-    SIZE(window), SIZE(first_tokens),
+#define SIZE(name)                                                                                                     \
+    { #name, FIELD_INT64, offsetof(qkv_cache_desc, name), NULL, 0, 0, 0, NULL }
+    SIZE(num_sequences),
+    SIZE(max_tokens),
+    SIZE(num_pages),
+    SIZE(num_kv_heads),
+    SIZE(head_dim),
+    SIZE(head_dim_v),
+    SIZE(window),
+    SIZE(first_tokens),
     {"k_type", FIELD_UINT32, offsetof(qkv_cache_desc, k_type), NULL, 0, 0, 0, NULL},
     {"v_type", FIELD_UINT32, offsetof(qkv_cache_desc, v_type), NULL, 0, 0, 0, NULL},
     {.name = NULL}};
@@ -45,8 +52,8 @@ static PyObject *cache_init(PyObject *module, PyObject *const *values, Py_ssize_
 }
 
 /* (memory, a, b): a call with the cache and two numbers. */
-static PyObject *with_cache(PyObject *arguments, qkv_status (*call)(void *memory, int64_t bytes, int64_t a, int64_t b,
-                                                                    int64_t *value)) {
+static PyObject *with_cache(PyObject *arguments,
+                            qkv_status (*call)(void *memory, int64_t bytes, int64_t a, int64_t b, int64_t *value)) {
     PyObject *object;
     long long a = 0, b = 0;
     if (!PyArg_ParseTuple(arguments, "O|LL", &object, &a, &b))
@@ -65,14 +72,14 @@ static PyObject *with_cache(PyObject *arguments, qkv_status (*call)(void *memory
     return result;
 }
 
-#define CACHE_CALL(name, call)                                                                            \
-    static qkv_status name##_call(void *memory, int64_t bytes, int64_t a, int64_t b, int64_t *value) {    \
-        (void)bytes, (void)a, (void)b, (void)value;                                                       \
-        return call;                                                                                      \
-    }                                                                                                     \
-    static PyObject *cache_##name(PyObject *module, PyObject *arguments) {                                \
-        (void)module;                                                                                     \
-        return with_cache(arguments, name##_call);                                                        \
+#define CACHE_CALL(name, call)                                                                                         \
+    static qkv_status name##_call(void *memory, int64_t bytes, int64_t a, int64_t b, int64_t *value) {                 \
+        (void)bytes, (void)a, (void)b, (void)value;                                                                    \
+        return call;                                                                                                   \
+    }                                                                                                                  \
+    static PyObject *cache_##name(PyObject *module, PyObject *arguments) {                                             \
+        (void)module;                                                                                                  \
+        return with_cache(arguments, name##_call);                                                                     \
     }
 
 CACHE_CALL(check, qkv_cache_check(memory, (size_t)bytes))
@@ -134,18 +141,19 @@ static PyObject *cache_query(PyObject *module, PyObject *arguments) {
     release_tensor(&memory);
     if (status != QKV_OK)
         return outcome(status);
-    return Py_BuildValue("{s:L, s:L, s:L, s:L, s:L, s:L, s:i, s:i, s:L, s:L}", "num_sequences",
-                         (long long)d.num_sequences, "max_tokens", (long long)d.max_tokens, "num_pages",
-                         (long long)d.num_pages, "num_kv_heads", (long long)d.num_kv_heads, "head_dim",
-                         (long long)d.head_dim, "head_dim_v", (long long)d.head_dim_v, "k_type", (int)d.k_type,
-                         "v_type", (int)d.v_type, "window", (long long)d.window, "first_tokens",
-                         (long long)d.first_tokens);
+    return Py_BuildValue(
+        "{s:L, s:L, s:L, s:L, s:L, s:L, s:i, s:i, s:L, s:L}", "num_sequences", (long long)d.num_sequences, "max_tokens",
+        (long long)d.max_tokens, "num_pages", (long long)d.num_pages, "num_kv_heads", (long long)d.num_kv_heads,
+        "head_dim", (long long)d.head_dim, "head_dim_v", (long long)d.head_dim_v, "k_type", (int)d.k_type, "v_type",
+        (int)d.v_type, "window", (long long)d.window, "first_tokens", (long long)d.first_tokens);
 }
 
 int prepare_cache(void) {
     return intern_names(desc_fields) | intern_names(memory_fields);
 }
 
-PyMethodDef cache_methods[] = {METHOD(cache_init), POSITIONAL(cache_check), POSITIONAL(cache_length),
-                               POSITIONAL(cache_free_pages), POSITIONAL(cache_extend), POSITIONAL(cache_truncate),
-                               POSITIONAL(cache_fork), POSITIONAL(cache_append), POSITIONAL(cache_query), {0}};
+PyMethodDef cache_methods[] = {METHOD(cache_init),       POSITIONAL(cache_check),
+                               POSITIONAL(cache_length), POSITIONAL(cache_free_pages),
+                               POSITIONAL(cache_extend), POSITIONAL(cache_truncate),
+                               POSITIONAL(cache_fork),   POSITIONAL(cache_append),
+                               POSITIONAL(cache_query),  {0}};

@@ -181,13 +181,14 @@ int fill_fields(struct filling *filling, const struct field_table *tables, int n
             PyObject *name = PyTuple_GetItem(names, i);
             const struct field *field = NULL;
             int table = 0;
-            for (; table < num_tables && (field = find(tables[table].fields, name)) == NULL; table++) {}
+            for (; table < num_tables && (field = find(tables[table].fields, name)) == NULL; table++) {
+            }
             if (field == NULL) {
                 PyErr_Format(PyExc_TypeError, "%s: there is no argument %U", filling->operation, name);
                 return -1;
             }
-            const int repeats = field->kind == FIELD_MATRIX || field->kind == FIELD_RANGES ||
-                                field->kind == FIELD_POSITIONS;
+            const int repeats =
+                field->kind == FIELD_MATRIX || field->kind == FIELD_RANGES || field->kind == FIELD_POSITIONS;
             if (repeats == broadcast && put(filling, field, values[i], tables[table].descriptor) != 0)
                 return -1;
         }

@@ -9,7 +9,12 @@
 enum { NUM_SIZES = 'z' - 'a' + 1 };
 
 enum field_kind {
-    FIELD_INT64, FIELD_UINT64, FIELD_UINT32, FIELD_FLOAT, FIELD_DOUBLE, FIELD_ADDRESS, /* a Python number */
+    FIELD_INT64,
+    FIELD_UINT64,
+    FIELD_UINT32,
+    FIELD_FLOAT,
+    FIELD_DOUBLE,
+    FIELD_ADDRESS,   /* a Python number */
     FIELD_TENSOR,    /* qkv_input, qkv_output: axes batch, head, token, then channels if there are four; or batch,
                       * token, channels, without a head stride, where the letters begin with '-' */
     FIELD_MATRIX,    /* qkv_matrix_input, qkv_matrix_output: an axis may have length 1 in place of its size */
@@ -27,11 +32,11 @@ struct field {
     const char *name;
     enum field_kind kind;
     size_t offset;
-    const char *axes;     /* of a tensor: the letters of its sizes; '+' behind one: one more element than that */
-    unsigned types;       /* of its elements */
-    size_t type_offset;   /* where that type is noted; 0: nowhere */
+    const char *axes;   /* of a tensor: the letters of its sizes; '+' behind one: one more element than that */
+    unsigned types;     /* of its elements */
+    size_t type_offset; /* where that type is noted; 0: nowhere */
     int is_output;
-    PyObject *interned;   /* the name as Python holds it */
+    PyObject *interned; /* the name as Python holds it */
 };
 
 struct field_table {

@@ -8,7 +8,8 @@ OPERATION(projection_backward);
 OPERATION(layer);
 OPERATION(layer_backward);
 
-#define NUMBER(type, name, kind) {#name, kind, offsetof(type, name), NULL, 0, 0, 0, NULL}
+#define NUMBER(type, name, kind)                                                                                       \
+    { #name, kind, offsetof(type, name), NULL, 0, 0, 0, NULL }
 
 /* ---------------------------------------------------------------------------------------------------- packing */
 
@@ -36,7 +37,8 @@ static PyObject *pack(PyObject *module, PyObject *arguments) {
             break;
         const int out_in = t->stride[1] == 1 || t->shape[1] <= 1;
         desc.in_features = t->shape[1];
-        desc.part[i] = (qkv_weight){.data = t->data, .out_features = t->shape[0],
+        desc.part[i] = (qkv_weight){.data = t->data,
+                                    .out_features = t->shape[0],
                                     .stride = out_in ? t->stride[0] : t->stride[1],
                                     .layout = out_in ? QKV_OUT_IN : QKV_IN_OUT};
         if ((!out_in && t->stride[0] != 1 && t->shape[0] > 1) || (i > 0 && tensors[0].shape[1] != t->shape[1])) {
@@ -72,16 +74,28 @@ struct projection_call {
     int64_t threads;
 };
 /* The letters of the parts' out_features are h, i, j and k. */
-#define PART(index, letter)                                                                                          \
-    {"out" #index, FIELD_TENSOR, offsetof(struct projection_call, desc.part[index].out), "-bq" letter, TYPES_FLOAT, \
-     0, 1, NULL},                                                                                                    \
-    {"bias" #index, FIELD_ARRAY, offsetof(struct projection_call, desc.part[index].bias), letter, TYPES_FLOAT, 0, 0, \
-     NULL}
+#define PART(index, letter)                                                                                            \
+    {"out" #index,                                                                                                     \
+     FIELD_TENSOR,                                                                                                     \
+     offsetof(struct projection_call, desc.part[index].out),                                                           \
+     "-bq" letter,                                                                                                     \
+     TYPES_FLOAT,                                                                                                      \
+     0,                                                                                                                \
+     1,                                                                                                                \
+     NULL},                                                                                                            \
+    {                                                                                                                  \
+        "bias" #index, FIELD_ARRAY, offsetof(struct projection_call, desc.part[index].bias), letter, TYPES_FLOAT, 0,   \
+            0, NULL                                                                                                    \
+    }
 static struct field projection_fields[] = {
     {"x", FIELD_TENSOR, offsetof(struct projection_call, desc.x), "-bqm", TYPES_FLOAT, 0, 0, NULL},
     {"packed", FIELD_ARRAY, offsetof(struct projection_call, desc.packed), "z", TYPES(TYPE_BYTE), 0, 0, NULL},
-    PART(0, "h"), PART(1, "i"), PART(2, "j"), PART(3, "k"),
-    NUMBER(struct projection_call, threads, FIELD_INT64), {.name = NULL}};
+    PART(0, "h"),
+    PART(1, "i"),
+    PART(2, "j"),
+    PART(3, "k"),
+    NUMBER(struct projection_call, threads, FIELD_INT64),
+    {.name = NULL}};
 
 static double projection_products(const struct filling *filling, qkv_projection_desc *desc) {
     desc->size = sizeof *desc;
@@ -111,16 +125,34 @@ static PyObject *projection(PyObject *module, PyObject *const *values, Py_ssize_
     return result;
 }
 
-#define GRAD(index, letter)                                                                                         \
-    {"grad_out" #index, FIELD_TENSOR, offsetof(qkv_projection_backward_desc, grad_out[index]), "-bq" letter,        \
-     TYPES_FLOAT, 0, 0, NULL},                                                                                      \
-    {"grad" #index, FIELD_ARRAY, offsetof(qkv_projection_backward_desc, grad[index].data), letter "m", TYPES_FLOAT, \
-     0, 1, NULL},                                                                                                   \
-    {"grad_bias" #index, FIELD_ARRAY, offsetof(qkv_projection_backward_desc, grad[index].bias), letter,             \
-     TYPES_FLOAT, 0, 1, NULL}
+#define GRAD(index, letter)                                                                                            \
+    {"grad_out" #index,                                                                                                \
+     FIELD_TENSOR,                                                                                                     \
+     offsetof(qkv_projection_backward_desc, grad_out[index]),                                                          \
+     "-bq" letter,                                                                                                     \
+     TYPES_FLOAT,                                                                                                      \
+     0,                                                                                                                \
+     0,                                                                                                                \
+     NULL},                                                                                                            \
+        {"grad" #index,                                                                                                \
+         FIELD_ARRAY,                                                                                                  \
+         offsetof(qkv_projection_backward_desc, grad[index].data),                                                     \
+         letter "m",                                                                                                   \
+         TYPES_FLOAT,                                                                                                  \
+         0,                                                                                                            \
+         1,                                                                                                            \
+         NULL},                                                                                                        \
+    {                                                                                                                  \
+        "grad_bias" #index, FIELD_ARRAY, offsetof(qkv_projection_backward_desc, grad[index].bias), letter,             \
+            TYPES_FLOAT, 0, 1, NULL                                                                                    \
+    }
 static struct field projection_gradient_fields[] = {
     {"grad_x", FIELD_TENSOR, offsetof(qkv_projection_backward_desc, grad_x), "-bqm", TYPES_FLOAT, 0, 1, NULL},
-    GRAD(0, "h"), GRAD(1, "i"), GRAD(2, "j"), GRAD(3, "k"), {.name = NULL}};
+    GRAD(0, "h"),
+    GRAD(1, "i"),
+    GRAD(2, "j"),
+    GRAD(3, "k"),
+    {.name = NULL}};
 
 /* projection_backward(*, x, packed, grad_out0 …, grad_x, grad0 …, grad_bias0 …, threads): gradI is (out, in). */
 static PyObject *projection_backward(PyObject *module, PyObject *const *values, Py_ssize_t positional,
@@ -149,16 +181,25 @@ struct layer_call {
     int64_t threads, num_heads, num_kv_heads, head_dim, head_dim_v;
 };
 #define IN_LAYER(member) offsetof(struct layer_call, desc.member)
-#define LAYER_FLOATS(name, axes) {#name, FIELD_ARRAY, IN_LAYER(name), axes, TYPES_FLOAT, 0, 0, NULL}
-#define LAYER_BYTES(name, letter) {#name, FIELD_ARRAY, IN_LAYER(name), letter, TYPES(TYPE_BYTE), 0, 0, NULL}
+#define LAYER_FLOATS(name, axes)                                                                                       \
+    { #name, FIELD_ARRAY, IN_LAYER(name), axes, TYPES_FLOAT, 0, 0, NULL }
+#define LAYER_BYTES(name, letter)                                                                                      \
+    { #name, FIELD_ARRAY, IN_LAYER(name), letter, TYPES(TYPE_BYTE), 0, 0, NULL }
 /* m, i, o: width of x, x_kv and out; u, w, y: columns of Q, K and V; p, j: RoPE's positions and pairs. */
 static struct field layer_fields[] = {
     {"x", FIELD_TENSOR, IN_LAYER(x), "-bqm", TYPES_FLOAT, 0, 0, NULL},
     {"x_kv", FIELD_TENSOR, IN_LAYER(x_kv), "-bki", TYPES_FLOAT, 0, 0, NULL},
     {"out", FIELD_TENSOR, IN_LAYER(out), "-bqo", TYPES_FLOAT, 0, 1, NULL},
-    LAYER_BYTES(w_qkv, "z"), LAYER_BYTES(w_kv, "x"), LAYER_BYTES(w_o, "v"), LAYER_BYTES(cache, "t"),
-    LAYER_FLOATS(bias_q, "u"), LAYER_FLOATS(bias_k, "w"), LAYER_FLOATS(bias_v, "y"), LAYER_FLOATS(bias_o, "o"),
-    LAYER_FLOATS(norm_q, "d"), LAYER_FLOATS(norm_k, "d"),
+    LAYER_BYTES(w_qkv, "z"),
+    LAYER_BYTES(w_kv, "x"),
+    LAYER_BYTES(w_o, "v"),
+    LAYER_BYTES(cache, "t"),
+    LAYER_FLOATS(bias_q, "u"),
+    LAYER_FLOATS(bias_k, "w"),
+    LAYER_FLOATS(bias_v, "y"),
+    LAYER_FLOATS(bias_o, "o"),
+    LAYER_FLOATS(norm_q, "d"),
+    LAYER_FLOATS(norm_k, "d"),
     {"norm_epsilon", FIELD_FLOAT, IN_LAYER(norm_epsilon), NULL, 0, 0, 0, NULL},
     {"rope_cos", FIELD_ARRAY, IN_LAYER(rope.cos), "pj", TYPES_FLOAT, 0, 0, NULL},
     {"rope_sin", FIELD_ARRAY, IN_LAYER(rope.sin), "pj", TYPES_FLOAT, 0, 0, NULL},
@@ -166,9 +207,12 @@ static struct field layer_fields[] = {
     {"positions_q", FIELD_POSITIONS, IN_LAYER(positions_q), "bq", TYPES(TYPE_INT64), 0, 0, NULL},
     {"positions_k", FIELD_POSITIONS, IN_LAYER(positions_k), "bk", TYPES(TYPE_INT64), 0, 0, NULL},
     {"first_sequence", FIELD_INT64, IN_LAYER(first_sequence), NULL, 0, 0, 0, NULL},
-    NUMBER(struct layer_call, threads, FIELD_INT64), NUMBER(struct layer_call, num_heads, FIELD_INT64),
-    NUMBER(struct layer_call, num_kv_heads, FIELD_INT64), NUMBER(struct layer_call, head_dim, FIELD_INT64),
-    NUMBER(struct layer_call, head_dim_v, FIELD_INT64), {.name = NULL}};
+    NUMBER(struct layer_call, threads, FIELD_INT64),
+    NUMBER(struct layer_call, num_heads, FIELD_INT64),
+    NUMBER(struct layer_call, num_kv_heads, FIELD_INT64),
+    NUMBER(struct layer_call, head_dim, FIELD_INT64),
+    NUMBER(struct layer_call, head_dim_v, FIELD_INT64),
+    {.name = NULL}};
 
 /* Sizes and what they say of the biases; the products, or −1 with an exception. */
 static double settle_layer(struct filling *filling, struct layer_call *call) {
@@ -206,8 +250,8 @@ static double settle_layer(struct filling *filling, struct layer_call *call) {
         settle(filling, 'w', call->num_kv_heads * call->head_dim, "num_kv_heads") != 0 ||
         settle(filling, 'y', call->num_kv_heads * call->head_dim_v, "num_kv_heads") != 0)
         return -1;
-    const double columns = (double)(call->num_heads + 2 * call->num_kv_heads) * (double)call->head_dim +
-                           (double)desc->out_features;
+    const double columns =
+        (double)(call->num_heads + 2 * call->num_kv_heads) * (double)call->head_dim + (double)desc->out_features;
     return attention_products(attention) +
            (double)attention->batch * (double)attention->seq_q * (double)desc->model_dim * columns;
 }
@@ -229,16 +273,22 @@ static PyObject *layer(PyObject *module, PyObject *const *values, Py_ssize_t pos
 }
 
 #define OF(member) offsetof(qkv_layer_backward_desc, member)
-#define GRADIENT(name, member, axes) {#name, FIELD_ARRAY, OF(member), axes, TYPES_FLOAT, 0, 1, NULL}
+#define GRADIENT(name, member, axes)                                                                                   \
+    { #name, FIELD_ARRAY, OF(member), axes, TYPES_FLOAT, 0, 1, NULL }
 static struct field layer_gradient_fields[] = {
     {"grad_out", FIELD_TENSOR, OF(grad_out), "-bqo", TYPES_FLOAT, 0, 0, NULL},
     {"grad_x", FIELD_TENSOR, OF(grad_x), "-bqm", TYPES_FLOAT, 0, 1, NULL},
     {"grad_x_kv", FIELD_TENSOR, OF(grad_x_kv), "-bki", TYPES_FLOAT, 0, 1, NULL},
-    GRADIENT(grad_q, grad_q.data, "um"), GRADIENT(grad_bias_q, grad_q.bias, "u"),
-    GRADIENT(grad_k, grad_k.data, "wi"), GRADIENT(grad_bias_k, grad_k.bias, "w"),
-    GRADIENT(grad_v, grad_v.data, "yi"), GRADIENT(grad_bias_v, grad_v.bias, "y"),
-    GRADIENT(grad_o, grad_o.data, "oc"), GRADIENT(grad_bias_o, grad_o.bias, "o"),
-    GRADIENT(grad_norm_q, grad_norm_q, "d"), GRADIENT(grad_norm_k, grad_norm_k, "d"),
+    GRADIENT(grad_q, grad_q.data, "um"),
+    GRADIENT(grad_bias_q, grad_q.bias, "u"),
+    GRADIENT(grad_k, grad_k.data, "wi"),
+    GRADIENT(grad_bias_k, grad_k.bias, "w"),
+    GRADIENT(grad_v, grad_v.data, "yi"),
+    GRADIENT(grad_bias_v, grad_v.bias, "y"),
+    GRADIENT(grad_o, grad_o.data, "oc"),
+    GRADIENT(grad_bias_o, grad_o.bias, "o"),
+    GRADIENT(grad_norm_q, grad_norm_q, "d"),
+    GRADIENT(grad_norm_k, grad_norm_k, "d"),
     GRADIENT(grad_sinks, grad_sinks, "h"),
     {"grad_bias", FIELD_MATRIX, OF(grad_bias), "bhqk", TYPES_FLOAT, 0, 1, NULL},
     {.name = NULL}};
@@ -272,5 +322,5 @@ int prepare_layer(void) {
            intern_names(layer_gradient_fields);
 }
 
-PyMethodDef layer_methods[] = {POSITIONAL(pack), METHOD(projection), METHOD(projection_backward), METHOD(layer),
-                               METHOD(layer_backward), {0}};
+PyMethodDef layer_methods[] = {POSITIONAL(pack), METHOD(projection),     METHOD(projection_backward),
+                               METHOD(layer),    METHOD(layer_backward), {0}};

@@ -46,15 +46,12 @@ PyObject *execute(const struct operation *operation, const void *desc, int64_t t
     qkv_plan plan;
     qkv_status status = operation->plan(&qkv_python_ctx, desc, team.num_threads, &plan);
     if (status != QKV_OK)
-        return raise_error(status,
-                           operation->explain_plan(&qkv_python_ctx, desc, team.num_threads, text, sizeof text));
+        return raise_error(status, operation->explain_plan(&qkv_python_ctx, desc, team.num_threads, text, sizeof text));
     void *workspace = NULL;
     if (plan.workspace_size > 0 && (workspace = take_workspace(plan.workspace_size)) == NULL)
         return PyErr_NoMemory();
-    Py_BEGIN_ALLOW_THREADS
-    status = operation->run(&plan, desc, workspace, plan.workspace_size, run_on_team, &team);
-    Py_END_ALLOW_THREADS
-    if (status != QKV_OK)
+    Py_BEGIN_ALLOW_THREADS status = operation->run(&plan, desc, workspace, plan.workspace_size, run_on_team, &team);
+    Py_END_ALLOW_THREADS if (status != QKV_OK)
         operation->explain_run(&plan, desc, workspace, plan.workspace_size, text, sizeof text);
     give_workspace(workspace);
     return status == QKV_OK ? Py_NewRef(Py_None) : raise_error(status, text);
@@ -105,9 +102,10 @@ static PyObject *info(PyObject *module, PyObject *unused) {
             Py_CLEAR(sets);
         Py_XDECREF(reason);
     }
-    return sets == NULL ? NULL : Py_BuildValue("{s:s, s:s, s:s, s:s, s:N}", "version", qkv_version(), "build",
-                                               qkv_build_info(), "cpu", cpu.name, "isa", qkv_python_ctx.isa,
-                                               "kernel_sets", sets);
+    return sets == NULL
+               ? NULL
+               : Py_BuildValue("{s:s, s:s, s:s, s:s, s:N}", "version", qkv_version(), "build", qkv_build_info(), "cpu",
+                               cpu.name, "isa", qkv_python_ctx.isa, "kernel_sets", sets);
 }
 
 /* ------------------------------------------------------------------------------------------------- tables */
@@ -124,24 +122,22 @@ static PyObject *alibi_slopes(PyObject *module, PyObject *arguments) { /* (slope
 }
 
 #define OF(member) offsetof(qkv_rope_table_desc, member)
-static struct field rope_fields[] = {
-    {"first_position", FIELD_INT64, OF(first_position), NULL, 0, 0, 0, NULL},
-    {"base", FIELD_DOUBLE, OF(base), NULL, 0, 0, 0, NULL},
-    {"scaling", FIELD_UINT32, OF(scaling), NULL, 0, 0, 0, NULL},
-    {"untruncated", FIELD_UINT32, OF(untruncated), NULL, 0, 0, 0, NULL},
-    {"factor", FIELD_DOUBLE, OF(factor), NULL, 0, 0, 0, NULL},
-    {"original_positions", FIELD_INT64, OF(original_positions), NULL, 0, 0, 0, NULL},
-    {"beta_fast", FIELD_DOUBLE, OF(beta_fast), NULL, 0, 0, 0, NULL},
-    {"beta_slow", FIELD_DOUBLE, OF(beta_slow), NULL, 0, 0, 0, NULL},
-    {"low_freq_factor", FIELD_DOUBLE, OF(low_freq_factor), NULL, 0, 0, 0, NULL},
-    {"high_freq_factor", FIELD_DOUBLE, OF(high_freq_factor), NULL, 0, 0, 0, NULL},
-    {"attention_factor", FIELD_DOUBLE, OF(attention_factor), NULL, 0, 0, 0, NULL},
-    {"pair_factors", FIELD_ARRAY, OF(pair_factors), "i", TYPES_FLOAT, 0, 0, NULL},
-    {.name = NULL}};
-static struct field rope_tables[] = {
-    {"cos", FIELD_ARRAY, 0, "pi", TYPES_FLOAT, 0, 1, NULL},
-    {"sin", FIELD_ARRAY, sizeof(float *), "pi", TYPES_FLOAT, 0, 1, NULL},
-    {.name = NULL}};
+static struct field rope_fields[] = {{"first_position", FIELD_INT64, OF(first_position), NULL, 0, 0, 0, NULL},
+                                     {"base", FIELD_DOUBLE, OF(base), NULL, 0, 0, 0, NULL},
+                                     {"scaling", FIELD_UINT32, OF(scaling), NULL, 0, 0, 0, NULL},
+                                     {"untruncated", FIELD_UINT32, OF(untruncated), NULL, 0, 0, 0, NULL},
+                                     {"factor", FIELD_DOUBLE, OF(factor), NULL, 0, 0, 0, NULL},
+                                     {"original_positions", FIELD_INT64, OF(original_positions), NULL, 0, 0, 0, NULL},
+                                     {"beta_fast", FIELD_DOUBLE, OF(beta_fast), NULL, 0, 0, 0, NULL},
+                                     {"beta_slow", FIELD_DOUBLE, OF(beta_slow), NULL, 0, 0, 0, NULL},
+                                     {"low_freq_factor", FIELD_DOUBLE, OF(low_freq_factor), NULL, 0, 0, 0, NULL},
+                                     {"high_freq_factor", FIELD_DOUBLE, OF(high_freq_factor), NULL, 0, 0, 0, NULL},
+                                     {"attention_factor", FIELD_DOUBLE, OF(attention_factor), NULL, 0, 0, 0, NULL},
+                                     {"pair_factors", FIELD_ARRAY, OF(pair_factors), "i", TYPES_FLOAT, 0, 0, NULL},
+                                     {.name = NULL}};
+static struct field rope_tables[] = {{"cos", FIELD_ARRAY, 0, "pi", TYPES_FLOAT, 0, 1, NULL},
+                                     {"sin", FIELD_ARRAY, sizeof(float *), "pi", TYPES_FLOAT, 0, 1, NULL},
+                                     {.name = NULL}};
 
 /* rope_table(*, cos, sin, …): fields of qkv_rope_table_desc; cos and sin are written. */
 static PyObject *rope_table(PyObject *module, PyObject *const *values, Py_ssize_t positional, PyObject *names) {
@@ -161,9 +157,13 @@ static PyObject *rope_table(PyObject *module, PyObject *const *values, Py_ssize_
     return result;
 }
 
-static PyMethodDef methods[] = {POSITIONAL(start), POSITIONAL(host_openmp),
-                                {"host_tensors", host_tensors, METH_O, NULL}, {"info", info, METH_NOARGS, NULL},
-                                POSITIONAL(alibi_slopes), METHOD(rope_table), {0}};
+static PyMethodDef methods[] = {POSITIONAL(start),
+                                POSITIONAL(host_openmp),
+                                {"host_tensors", host_tensors, METH_O, NULL},
+                                {"info", info, METH_NOARGS, NULL},
+                                POSITIONAL(alibi_slopes),
+                                METHOD(rope_table),
+                                {0}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "qkv._qkv", .m_size = -1};
 
@@ -171,10 +171,9 @@ PyMODINIT_FUNC PyInit__qkv(void);
 PyMODINIT_FUNC PyInit__qkv(void) {
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL || prepare_attention() != 0 || prepare_layer() != 0 || prepare_cache() != 0 ||
-        intern_names(rope_fields) != 0 ||
-        intern_names(rope_tables) != 0 || PyModule_AddFunctions(module, methods) != 0 ||
-        PyModule_AddFunctions(module, attention_methods) != 0 || PyModule_AddFunctions(module, layer_methods) != 0 ||
-        PyModule_AddFunctions(module, cache_methods) != 0) {
+        intern_names(rope_fields) != 0 || intern_names(rope_tables) != 0 ||
+        PyModule_AddFunctions(module, methods) != 0 || PyModule_AddFunctions(module, attention_methods) != 0 ||
+        PyModule_AddFunctions(module, layer_methods) != 0 || PyModule_AddFunctions(module, cache_methods) != 0) {
         Py_XDECREF(module);
         return NULL;
     }

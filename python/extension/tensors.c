@@ -8,9 +8,14 @@ enum { DLPACK_CPU = 1, DLPACK_INT = 0, DLPACK_UINT = 1, DLPACK_FLOAT = 2, DLPACK
 
 struct dlpack_tensor {
     void *data;
-    struct { int32_t type, id; } device;
+    struct {
+        int32_t type, id;
+    } device;
     int32_t ndim;
-    struct { uint8_t code, bits; uint16_t lanes; } element;
+    struct {
+        uint8_t code, bits;
+        uint16_t lanes;
+    } element;
     int64_t *shape, *strides; /* strides in elements; NULL: contiguous */
     uint64_t byte_offset;
 };
@@ -23,7 +28,9 @@ struct dlpack_managed {
 
 /* What a capsule "dlpack_exchange_api" of a type holds, by which its tensors can be read without an object for each. */
 struct dlpack_exchange {
-    struct { uint32_t major, minor; } version;
+    struct {
+        uint32_t major, minor;
+    } version;
     void *older;
     void (*allocate)(void), (*export_managed)(void), (*import_managed)(void);
     int (*read)(void *object, struct dlpack_tensor *tensor);

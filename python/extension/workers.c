@@ -12,7 +12,7 @@ struct round {
     qkv_task task;
     void *arg;
     int64_t num_tasks;
-    atomic_llong next_task;  /* the first that nobody has taken */
+    atomic_llong next_task; /* the first that nobody has taken */
     atomic_int next_worker;
 };
 
@@ -31,13 +31,15 @@ static struct {
     pthread_mutex_t in_use; /* held by the caller whose round it is */
     pthread_mutex_t mutex;  /* for all that follows */
     pthread_cond_t begin, done;
-    int32_t size;           /* threads that exist */
-    int32_t wanted;         /* threads with a lower index take part in this round */
-    int32_t busy;           /* of them those that have not finished */
-    uint64_t number;        /* of the round */
+    int32_t size;    /* threads that exist */
+    int32_t wanted;  /* threads with a lower index take part in this round */
+    int32_t busy;    /* of them those that have not finished */
+    uint64_t number; /* of the round */
     struct round *round;
-} crew = {.in_use = PTHREAD_MUTEX_INITIALIZER, .mutex = PTHREAD_MUTEX_INITIALIZER,
-          .begin = PTHREAD_COND_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+} crew = {.in_use = PTHREAD_MUTEX_INITIALIZER,
+          .mutex = PTHREAD_MUTEX_INITIALIZER,
+          .begin = PTHREAD_COND_INITIALIZER,
+          .done = PTHREAD_COND_INITIALIZER};
 
 static void *member(void *index_pointer) {
     const int32_t index = (int32_t)(intptr_t)index_pointer;

@@ -34,14 +34,17 @@ static void score_grad(float *d, const float *p, ptrdiff_t ld, size_t rows, size
 
 #define DOTS_ZERO(i, j) lanes[i] = v_zero();
 #define DOTS_FMA(i, j) lanes[i] = v_fma(v_load(a + x + i * VLEN), v_load(b + x + i * VLEN), lanes[i]);
-#define DOTS_TAIL(i, j)                                                                                              \
-    if (x < n) {                                                                                                     \
-        vtail tail = v_tail(n - x < VLEN ? n - x : VLEN);                                                            \
-        lanes[i] = v_fma(v_load_tail(a + x, tail), v_load_tail(b + x, tail), lanes[i]);                              \
-        x += VLEN;                                                                                                   \
+#define DOTS_TAIL(i, j)                                                                                                \
+    if (x < n) {                                                                                                       \
+        vtail tail = v_tail(n - x < VLEN ? n - x : VLEN);                                                              \
+        lanes[i] = v_fma(v_load_tail(a + x, tail), v_load_tail(b + x, tail), lanes[i]);                                \
+        x += VLEN;                                                                                                     \
     }
 #define EACH_LANE_VECTOR(f) QKV_ROWS(4, IF_LANE_VECTOR, f)
-#define IF_LANE_VECTOR(i, f) if (i < LANE_VECTORS) { f(i, 0) }
+#define IF_LANE_VECTOR(i, f)                                                                                           \
+    if (i < LANE_VECTORS) {                                                                                            \
+        f(i, 0)                                                                                                        \
+    }
 static void row_dots(float *d, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows, size_t n) {
     for (size_t y = 0; y < rows; y++, a += lda, b += ldb) {
         vec lanes[4];

@@ -6,12 +6,8 @@
  * SPDX-License-Identifier: MIT */
 
 /* A magnitude below 2⁻⁵⁶ is 0. */
-QKV_INLINE vec v_not_tiny(vec x) {
-    return v_select(v_less(v_abs(x), v_set(0x1p-56f)), v_zero(), x);
-}
-QKV_INLINE vec v_bf16(vec x) {
-    return v_round_bf16(v_not_tiny(x));
-}
+QKV_INLINE vec v_not_tiny(vec x) { return v_select(v_less(v_abs(x), v_set(0x1p-56f)), v_zero(), x); }
+QKV_INLINE vec v_bf16(vec x) { return v_round_bf16(v_not_tiny(x)); }
 
 static void rows_bf16(void *dst, ptrdiff_t ldd, size_t first, const float *x, ptrdiff_t ldx, size_t rows, size_t k) {
     for (size_t i = 0; i < rows; i++) {
@@ -50,36 +46,35 @@ QKV_INLINE void pair_to_bf16(int type, void *to, const unsigned char *first, con
 /* Rows first … first + rows of a panel, in pairs, by a function for two rows. In place, too: a pair never meets rows
  * that are still to come. */
 static const unsigned char no_row[QKV_PANEL * sizeof(float)];
-#define ROWS_BF16(name, pair_function, pair_bytes)                                                                   \
-    QKV_INLINE void name(int type, unsigned char *dst, const unsigned char *src, ptrdiff_t stride, size_t first,     \
-                         size_t rows, size_t cols) {                                                                 \
-        const size_t end = first + rows;                                                                             \
-        for (size_t x = first / 2 * 2; x < end; x += 2) {                                                            \
-            const unsigned char *row = x < first ? no_row : src + (ptrdiff_t)(x - first) * stride;                   \
-            const unsigned char *next = x + 1 < end ? src + (ptrdiff_t)(x + 1 - first) * stride : no_row;            \
-            pair_function(type, dst + x / 2 * (pair_bytes), row, next, cols);                                        \
-        }                                                                                                            \
+#define ROWS_BF16(name, pair_function, pair_bytes)                                                                     \
+    QKV_INLINE void name(int type, unsigned char *dst, const unsigned char *src, ptrdiff_t stride, size_t first,       \
+                         size_t rows, size_t cols) {                                                                   \
+        const size_t end = first + rows;                                                                               \
+        for (size_t x = first / 2 * 2; x < end; x += 2) {                                                              \
+            const unsigned char *row = x < first ? no_row : src + (ptrdiff_t)(x - first) * stride;                     \
+            const unsigned char *next = x + 1 < end ? src + (ptrdiff_t)(x + 1 - first) * stride : no_row;              \
+            pair_function(type, dst + x / 2 * (pair_bytes), row, next, cols);                                          \
+        }                                                                                                              \
     }
 ROWS_BF16(rows_to_bf16, pair_to_bf16, PAIR_BYTES)
 
 /* Entries, by a function of ROWS_BF16. dst may be where the rows lie. */
-#define VALUES_BF16(name, rows_function)                                                                             \
-    static void name(void *dst, const void *src, ptrdiff_t stride, int type, size_t first, size_t rows,              \
-                     size_t cols) {                                                                                  \
-        unsigned char *to = (unsigned char *)dst;                                                                    \
-        const unsigned char *from = (const unsigned char *)src;                                                      \
-        BY_STORED_TYPE(rows_function, type, to, from, stride, first, rows, cols)                                     \
-        v_leave();                                                                                                   \
+#define VALUES_BF16(name, rows_function)                                                                               \
+    static void name(void *dst, const void *src, ptrdiff_t stride, int type, size_t first, size_t rows, size_t cols) { \
+        unsigned char *to = (unsigned char *)dst;                                                                      \
+        const unsigned char *from = (const unsigned char *)src;                                                        \
+        BY_STORED_TYPE(rows_function, type, to, from, stride, first, rows, cols)                                       \
+        v_leave();                                                                                                     \
     }
-#define WEIGHTS_BF16(name, values)                                                                                   \
-    static void name(void *dst, const void *panel, int type, size_t first, size_t k) {                               \
-        if (type == QKV_F32 || type == QKV_F16 || type == QKV_BF16) {                                                \
-            const ptrdiff_t row = QKV_PANEL * (ptrdiff_t)qkv_stored_bytes(type, 1);                                  \
-            values(dst, (const unsigned char *)panel + (ptrdiff_t)first * row, row, type, 0, k, QKV_PANEL);          \
-        } else {                                                                                                     \
-            widen_weights((float *)dst, panel, type, first, k);                                                      \
-            values(dst, dst, QKV_PANEL * sizeof(float), QKV_F32, 0, k, QKV_PANEL);                                   \
-        }                                                                                                            \
+#define WEIGHTS_BF16(name, values)                                                                                     \
+    static void name(void *dst, const void *panel, int type, size_t first, size_t k) {                                 \
+        if (type == QKV_F32 || type == QKV_F16 || type == QKV_BF16) {                                                  \
+            const ptrdiff_t row = QKV_PANEL * (ptrdiff_t)qkv_stored_bytes(type, 1);                                    \
+            values(dst, (const unsigned char *)panel + (ptrdiff_t)first * row, row, type, 0, k, QKV_PANEL);            \
+        } else {                                                                                                       \
+            widen_weights((float *)dst, panel, type, first, k);                                                        \
+            values(dst, dst, QKV_PANEL * sizeof(float), QKV_F32, 0, k, QKV_PANEL);                                     \
+        }                                                                                                              \
     }
 VALUES_BF16(values_bf16, rows_to_bf16)
 WEIGHTS_BF16(weights_bf16, values_bf16)

@@ -49,10 +49,10 @@ VALUES_BF16(values_bf16_dots, rows_to_words)
 WEIGHTS_BF16(weights_bf16_dots, values_bf16_dots)
 
 /* VLEN rows × VLEN words, turned: words from term x on of rows, of which so many are present and have k terms. */
-#define WORDS_OF_ROW(i, j)                                                                                           \
-    if (i % 4 == 0)                                                                                                  \
-        QKV_OPAQUE(row);                                                                                             \
-    square[i] = v_bits(words_at(type, row, x, x + 2 * VLEN));                                                        \
+#define WORDS_OF_ROW(i, j)                                                                                             \
+    if (i % 4 == 0)                                                                                                    \
+        QKV_OPAQUE(row);                                                                                               \
+    square[i] = v_bits(words_at(type, row, x, x + 2 * VLEN));                                                          \
     row += stride;
 #define STORE_WORDS(i, j) i_store(to + i * QKV_PANEL, i_bits(square[i]));
 QKV_INLINE void turn_words(int type, uint32_t *to, const unsigned char *row, ptrdiff_t stride, size_t x, size_t present,
@@ -90,30 +90,30 @@ static void keys_bf16_dots(void *dst, const void *src, ptrdiff_t stride, int typ
  * 2⁻⁵⁶. On Zen 4, where additions, roundings and conversions keep other units busy than fma, one of the subtractions is
  * one: `one` is 1, and the compiler does not know. */
 _Static_assert(VLEN == QKV_LANES, "a vector holds all lanes");
-#define ROW_OF_WORDS(i, j)                                                                                           \
-    if (i < n) {                                                                                                     \
-        top[i] = v_set(m[i]);                                                                                        \
-        lanes[i] = v_zero();                                                                                         \
+#define ROW_OF_WORDS(i, j)                                                                                             \
+    if (i < n) {                                                                                                       \
+        top[i] = v_set(m[i]);                                                                                          \
+        lanes[i] = v_zero();                                                                                           \
     }
-#define WORDS_LOAD(i, j)                                                                                             \
-    if (i < n)                                                                                                       \
+#define WORDS_LOAD(i, j)                                                                                               \
+    if (i < n)                                                                                                         \
         p[2 * i + j] = v_fnma(one, top[i], v_load(t + i * ld + x + j * VLEN));
 #define WORDS_LOADS(i, j) QKV_COLS(2, WORDS_LOAD, i)
-#define WORDS_STORE(i, j)                                                                                            \
-    if (i < n) {                                                                                                     \
-        i_store((uint16_t *)(t + i * ld) + x, p_pack(p[2 * i], p[2 * i + 1]));                                       \
-        lanes[i] = v_add(v_add(lanes[i], p[2 * i]), p[2 * i + 1]);                                                   \
+#define WORDS_STORE(i, j)                                                                                              \
+    if (i < n) {                                                                                                       \
+        i_store((uint16_t *)(t + i * ld) + x, p_pack(p[2 * i], p[2 * i + 1]));                                         \
+        lanes[i] = v_add(v_add(lanes[i], p[2 * i]), p[2 * i + 1]);                                                     \
     }
-#define WORDS_END(i, j)                                                                                              \
-    if (i < n) {                                                                                                     \
-        if (x < end) {                                                                                               \
-            float *row = t + i * ld;                                                                                 \
-            p[i] = v_sub(v_load(row + x), top[i]);                                                                   \
-            v_exp2s(p + i, 1, BF16_EXP2_DEGREE);                                                                     \
-            v_store_tail((float *)(void *)((uint16_t *)row + x), v_bits(p_pack(p[i], p[i])), v_tail(VLEN / 2));      \
-            lanes[i] = v_add(lanes[i], p[i]);                                                                        \
-        }                                                                                                            \
-        l[i] = v_sum_lanes(&lanes[i]);                                                                               \
+#define WORDS_END(i, j)                                                                                                \
+    if (i < n) {                                                                                                       \
+        if (x < end) {                                                                                                 \
+            float *row = t + i * ld;                                                                                   \
+            p[i] = v_sub(v_load(row + x), top[i]);                                                                     \
+            v_exp2s(p + i, 1, BF16_EXP2_DEGREE);                                                                       \
+            v_store_tail((float *)(void *)((uint16_t *)row + x), v_bits(p_pack(p[i], p[i])), v_tail(VLEN / 2));        \
+            lanes[i] = v_add(lanes[i], p[i]);                                                                          \
+        }                                                                                                              \
+        l[i] = v_sum_lanes(&lanes[i]);                                                                                 \
     }
 QKV_INLINE void weights_to_words(int n, float *t, ptrdiff_t ld, size_t first, size_t end, const float *m, float *l) {
     vec top[2], lanes[2], p[4], one = v_set(1.0f);
@@ -143,9 +143,7 @@ static void softmax_bf16_dots(float *t, ptrdiff_t ld, size_t first, size_t rows,
 }
 
 /* A word is two terms: what multiplies floats elsewhere multiplies words here, which are loaded as floats. */
-QKV_INLINE vec p_fma(vec a, vec b, vec c) {
-    return p_dot(c, i_bits(b), i_bits(a));
-}
+QKV_INLINE vec p_fma(vec a, vec b, vec c) { return p_dot(c, i_bits(b), i_bits(a)); }
 #define TILE_FMA p_fma
 #define TILE_START(row) v_zero()
 #define TILE_END(sum) (sum)

@@ -16,51 +16,50 @@ QKV_INLINE vint words_of_pair(int type, const unsigned char *row, const unsigned
 #define PAIR_LOAD(i, j) const vint pair_##j = words_of_pair(type, row, next, in, j, width);
 #define PAIR_DOT(i, j) sum_##i##_##j = p_dot(sum_##i##_##j, pair_##j, factor);
 #define PAIR_STORE(i, j) v_store(c + i * ldc + j * VLEN, sum_##i##_##j);
-#define PAIR_DOTS(i, vectors)                                                                                        \
-    {                                                                                                                \
-        const vint factor = i_bits(v_set(a[i * lda]));                                                               \
-        QKV_COLS(vectors, PAIR_DOT, i)                                                                               \
+#define PAIR_DOTS(i, vectors)                                                                                          \
+    {                                                                                                                  \
+        const vint factor = i_bits(v_set(a[i * lda]));                                                                 \
+        QKV_COLS(vectors, PAIR_DOT, i)                                                                                 \
     }
 #define PAIR_BEGIN_ROW(i, vectors) QKV_COLS(vectors, PAIR_BEGIN, i)
 #define PAIR_STORE_ROW(i, vectors) QKV_COLS(vectors, PAIR_STORE, i)
 
 /* So many rows and vectors of columns, `width` of them there, by terms first … end. b: the first stored row, from the
  * tile's first column on, or from the block that it lies in, in which it is element `in`. */
-#define PAIR_TILE(rows, vectors)                                                                                     \
-    QKV_INLINE void pair_tile_##rows##x##vectors(int type, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda,   \
-                                                 const unsigned char *b, ptrdiff_t stride, size_t in, size_t width,  \
-                                                 size_t first, size_t end, int resume, gemm_fetch *fetch) {          \
-        QKV_ROWS(rows, PAIR_BEGIN_ROW, vectors)                                                                      \
-        for (size_t x = first / 2 * 2; x < end; x += 2, a++) {                                                       \
-            const unsigned char *row = x < first ? no_row : b, *next = no_row;                                       \
-            b += x < first ? 0 : stride;                                                                             \
-            if (x + 1 < end) {                                                                                       \
-                next = b;                                                                                            \
-                b += stride;                                                                                         \
-            }                                                                                                        \
-            gemm_fetch_lines(fetch);                                                                                 \
-            QKV_COLS(vectors, PAIR_LOAD, 0)                                                                          \
-            QKV_ROWS(rows, PAIR_DOTS, vectors)                                                                       \
-        }                                                                                                            \
-        QKV_ROWS(rows, PAIR_STORE_ROW, vectors)                                                                      \
+#define PAIR_TILE(rows, vectors)                                                                                       \
+    QKV_INLINE void pair_tile_##rows##x##vectors(int type, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda,     \
+                                                 const unsigned char *b, ptrdiff_t stride, size_t in, size_t width,    \
+                                                 size_t first, size_t end, int resume, gemm_fetch *fetch) {            \
+        QKV_ROWS(rows, PAIR_BEGIN_ROW, vectors)                                                                        \
+        for (size_t x = first / 2 * 2; x < end; x += 2, a++) {                                                         \
+            const unsigned char *row = x < first ? no_row : b, *next = no_row;                                         \
+            b += x < first ? 0 : stride;                                                                               \
+            if (x + 1 < end) {                                                                                         \
+                next = b;                                                                                              \
+                b += stride;                                                                                           \
+            }                                                                                                          \
+            gemm_fetch_lines(fetch);                                                                                   \
+            QKV_COLS(vectors, PAIR_LOAD, 0)                                                                            \
+            QKV_ROWS(rows, PAIR_DOTS, vectors)                                                                         \
+        }                                                                                                              \
+        QKV_ROWS(rows, PAIR_STORE_ROW, vectors)                                                                        \
     }
 
 /* All columns of so many rows. In a block of QKV_Q8_0, a column has its number there. */
-#define PAIR_ROWS(rows)                                                                                              \
-    PAIR_TILE(rows, 4)                                                                                               \
-    PAIR_TILE(rows, 1)                                                                                               \
-    QKV_INLINE void pair_rows_##rows(int type, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda,               \
-                                     const unsigned char *b, ptrdiff_t stride, size_t cols, size_t first,            \
-                                     size_t end, int resume, gemm_fetch *fetch) {                                    \
-        const size_t block = type == QKV_Q8_0 ? QKV_Q8_0_CHANNELS : 1;                                               \
-        size_t j = 0;                                                                                                \
-        for (; j + 4 * VLEN <= cols; j += 4 * VLEN)                                                                  \
-            pair_tile_##rows##x4(type, c + j, ldc, a, lda, b + qkv_stored_bytes(type, (int64_t)j), stride, 0,        \
-                                 4 * VLEN, first, end, resume, fetch);                                               \
-        for (; j < cols; j += VLEN)                                                                                  \
-            pair_tile_##rows##x1(type, c + j, ldc, a, lda,                                                           \
-                                 b + qkv_stored_bytes(type, (int64_t)(j / block * block)), stride, j % block,        \
-                                 cols - j < VLEN ? cols - j : VLEN, first, end, resume, fetch);                      \
+#define PAIR_ROWS(rows)                                                                                                \
+    PAIR_TILE(rows, 4)                                                                                                 \
+    PAIR_TILE(rows, 1)                                                                                                 \
+    QKV_INLINE void pair_rows_##rows(int type, float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda,                 \
+                                     const unsigned char *b, ptrdiff_t stride, size_t cols, size_t first, size_t end,  \
+                                     int resume, gemm_fetch *fetch) {                                                  \
+        const size_t block = type == QKV_Q8_0 ? QKV_Q8_0_CHANNELS : 1;                                                 \
+        size_t j = 0;                                                                                                  \
+        for (; j + 4 * VLEN <= cols; j += 4 * VLEN)                                                                    \
+            pair_tile_##rows##x4(type, c + j, ldc, a, lda, b + qkv_stored_bytes(type, (int64_t)j), stride, 0,          \
+                                 4 * VLEN, first, end, resume, fetch);                                                 \
+        for (; j < cols; j += VLEN)                                                                                    \
+            pair_tile_##rows##x1(type, c + j, ldc, a, lda, b + qkv_stored_bytes(type, (int64_t)(j / block * block)),   \
+                                 stride, j % block, cols - j < VLEN ? cols - j : VLEN, first, end, resume, fetch);     \
     }
 PAIR_ROWS(1)
 PAIR_ROWS(2)

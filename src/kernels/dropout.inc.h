@@ -29,7 +29,7 @@ static void dropout(float *t, size_t first, size_t end, const qkv_dropout *d) {
     for (size_t group = first / QKV_PHILOX_KEYS; group * QKV_PHILOX_KEYS < end; group++) {
         for (size_t lane = 0; lane < QKV_LANES; lane += VLEN) {
             vwords state[4] = {w_count((d->first_group + (uint32_t)group) * QKV_LANES + (uint32_t)lane),
-                          w_set(d->counter[0]), w_set(d->counter[1]), w_set(d->counter[2])};
+                               w_set(d->counter[0]), w_set(d->counter[1]), w_set(d->counter[2])};
             v_philox(state, k_set(d->key[0]), k_set(d->key[1]));
             size_t j = group * QKV_PHILOX_KEYS;
             QKV_OPAQUE(j); /* or GCC compares before the loop, and keeps the answers on the stack */

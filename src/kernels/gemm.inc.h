@@ -25,7 +25,7 @@ typedef struct gemm_operands {
 /* Memory to fetch while a product runs, a few lines with every step of a tile. */
 typedef struct gemm_fetch {
     const char *at, *row_end;
-    ptrdiff_t next_row; /* bytes from the end of a row to the next one */
+    ptrdiff_t next_row;            /* bytes from the end of a row to the next one */
     size_t row_bytes, rows, lines; /* rows left; lines a step: 0 at the end */
 } gemm_fetch;
 
@@ -73,78 +73,77 @@ QKV_INLINE gemm_fetch gemm_fetch_plan(const qkv_soon *soon, size_t steps) {
 
 #define START(i, j) vec SUM(i, j) = TILE_START(ROW_OF_A(i));
 #define START_ROW(i, j) QKV_COLS(VECTORS, START, i)
-#define STORE(i, j)                                                                                                  \
+#define STORE(i, j)                                                                                                    \
     v_store(c + j * VLEN, accumulate ? v_add(v_load(c + j * VLEN), TILE_END(SUM(i, j))) : TILE_END(SUM(i, j)));
-#define STORE_ROW(i, j)                                                                                              \
-    QKV_COLS(VECTORS, STORE, i)                                                                                      \
+#define STORE_ROW(i, j)                                                                                                \
+    QKV_COLS(VECTORS, STORE, i)                                                                                        \
     c += ldc;
 
 /* From a row of A to the next it is `row` floats, `lower` is row `split`. */
 #define ROW_OF_A(i) (i < split ? a + i * row : lower + (i - split) * row)
-#define VECTOR_OF_B(from, j)                                                                                         \
+#define VECTOR_OF_B(from, j)                                                                                           \
     (has_tail && j == VECTORS - 1 ? v_load_tail((from) + j * VLEN, tail) : v_load((from) + j * VLEN))
 
 /* One column of A against one row of B. */
 #define LOAD_B(i, j) vec of_b_##j = VECTOR_OF_B(b, j);
 #define FMA(i, j) SUM(i, j) = TILE_FMA(factor, of_b_##j, SUM(i, j));
-#define STEP_ROW(i, j)                                                                                               \
-    {                                                                                                                \
-        vec factor = v_set(*ROW_OF_A(i));                                                                            \
-        QKV_COLS(VECTORS, FMA, i)                                                                                    \
+#define STEP_ROW(i, j)                                                                                                 \
+    {                                                                                                                  \
+        vec factor = v_set(*ROW_OF_A(i));                                                                              \
+        QKV_COLS(VECTORS, FMA, i)                                                                                      \
     }
-#define GEMM_STEP                                                                                                    \
-    {                                                                                                                \
-        QKV_COLS(VECTORS, LOAD_B, 0)                                                                                 \
-        QKV_ROWS(ROWS, STEP_ROW, 0)                                                                                  \
-        a += step, lower += step, b += ldb;                                                                          \
+#define GEMM_STEP                                                                                                      \
+    {                                                                                                                  \
+        QKV_COLS(VECTORS, LOAD_B, 0)                                                                                   \
+        QKV_ROWS(ROWS, STEP_ROW, 0)                                                                                    \
+        a += step, lower += step, b += ldb;                                                                            \
     }
 
 /* The same for more vectors than rows: no more than one vector of B at a time. */
 #define LOAD_A(i, j) vec factor_##i = v_set(*ROW_OF_A(i));
 #define WIDE_FMA(i, j) SUM(i, j) = TILE_FMA(factor_##i, of_b, SUM(i, j));
-#define WIDE_VECTOR(i, j)                                                                                            \
-    {                                                                                                                \
-        vec of_b = VECTOR_OF_B(b, j);                                                                                \
-        QKV_ROWS(ROWS, WIDE_FMA, j)                                                                                  \
+#define WIDE_VECTOR(i, j)                                                                                              \
+    {                                                                                                                  \
+        vec of_b = VECTOR_OF_B(b, j);                                                                                  \
+        QKV_ROWS(ROWS, WIDE_FMA, j)                                                                                    \
     }
-#define WIDE_STEP                                                                                                    \
-    {                                                                                                                \
-        QKV_ROWS(ROWS, LOAD_A, 0)                                                                                    \
-        QKV_COLS(VECTORS, WIDE_VECTOR, 0)                                                                            \
-        a += step, lower += step, b += ldb;                                                                          \
+#define WIDE_STEP                                                                                                      \
+    {                                                                                                                  \
+        QKV_ROWS(ROWS, LOAD_A, 0)                                                                                      \
+        QKV_COLS(VECTORS, WIDE_VECTOR, 0)                                                                              \
+        a += step, lower += step, b += ldb;                                                                            \
     }
 
 /* The last two steps of a whole tile, row by row, each sum stored when it is done. On Zen 4 a store that finds its
  * value on the way from the adder costs nothing; one that reads the register file keeps an fma from doing so. */
 #define LAST_OF_B(i, j) vec first_##j = VECTOR_OF_B(b, j), second_##j = v_zero();
 #define LAST_FIRST_ROW(i, j) SUM(0, j) = TILE_FMA(factor, first_##j, SUM(0, j));
-#define LAST_FMA(i, j)                                                                                               \
-    if (i == 0)                                                                                                      \
-        second_##j = VECTOR_OF_B(b + ldb, j);                                                                        \
-    SUM(i, j) = TILE_FMA(factor, second_##j, SUM(i, j));                                                             \
+#define LAST_FMA(i, j)                                                                                                 \
+    if (i == 0)                                                                                                        \
+        second_##j = VECTOR_OF_B(b + ldb, j);                                                                          \
+    SUM(i, j) = TILE_FMA(factor, second_##j, SUM(i, j));                                                               \
     v_store(c + j * VLEN, adds ? v_add(v_load(c + j * VLEN), TILE_END(SUM(i, j))) : TILE_END(SUM(i, j)));
-#define LAST_PAIR(i, next, j)                                                                                        \
-    LAST_FMA(i, j)                                                                                                   \
+#define LAST_PAIR(i, next, j)                                                                                          \
+    LAST_FMA(i, j)                                                                                                     \
     SUM(next, j) = TILE_FMA(next_factor, first_##j, SUM(next, j));
-#define LAST_ROWS(i, next)                                                                                           \
-    {                                                                                                                \
-        vec factor = v_set(ROW_OF_A(i)[step]), next_factor = v_set(*ROW_OF_A(next));                                 \
-        QKV_PAIRS(VECTORS, LAST_PAIR, i, next)                                                                       \
-        c += ldc;                                                                                                    \
+#define LAST_ROWS(i, next)                                                                                             \
+    {                                                                                                                  \
+        vec factor = v_set(ROW_OF_A(i)[step]), next_factor = v_set(*ROW_OF_A(next));                                   \
+        QKV_PAIRS(VECTORS, LAST_PAIR, i, next)                                                                         \
+        c += ldc;                                                                                                      \
     }
-#define LAST_ROW(i, j)                                                                                               \
-    if (i == ROWS - 1) {                                                                                             \
-        vec factor = v_set(ROW_OF_A(i)[step]);                                                                       \
-        QKV_COLS(VECTORS, LAST_FMA, i)                                                                               \
+#define LAST_ROW(i, j)                                                                                                 \
+    if (i == ROWS - 1) {                                                                                               \
+        vec factor = v_set(ROW_OF_A(i)[step]);                                                                         \
+        QKV_COLS(VECTORS, LAST_FMA, i)                                                                                 \
     }
-#define LAST_STEPS(accumulates)                                                                                      \
-    const int adds = accumulates;                                                                                    \
-    QKV_COLS(VECTORS, LAST_OF_B, 0)                                                                                  \
-    {                                                                                                                \
-        vec factor = v_set(*a);                                                                                      \
-        QKV_COLS(VECTORS, LAST_FIRST_ROW, 0)                                                                         \
-    }                                                                                                                \
-    QKV_NEXT(ROWS, LAST_ROWS)                                                                                        \
+#define LAST_STEPS(accumulates)                                                                                        \
+    const int adds = accumulates;                                                                                      \
+    QKV_COLS(VECTORS, LAST_OF_B, 0) {                                                                                  \
+        vec factor = v_set(*a);                                                                                        \
+        QKV_COLS(VECTORS, LAST_FIRST_ROW, 0)                                                                           \
+    }                                                                                                                  \
+    QKV_NEXT(ROWS, LAST_ROWS)                                                                                          \
     QKV_ROWS(ROWS, LAST_ROW, 0)
 
 typedef void gemm_function(const gemm_operands *, float *c, const float *a, const float *b, vtail, gemm_fetch *);
@@ -170,8 +169,8 @@ QKV_INLINE const float *gemm_column_of_b(const gemm_operands *o, const float *b,
 #define TRANSPOSED_TILE_FUNCTION gemm_t_
 #include "gemm_product.inc.h"
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
+                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     const gemm_operands o = {ldc, lda, ldb, panel, rows, cols, k, accumulate};
     gemm_product(&o, c, a, b, soon);
     v_leave();
@@ -186,12 +185,12 @@ static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const
 
 /* One row: four vectors at a time, so that four chains are under way. */
 #define VISIBLE_ZERO(i, j) vec sum_##j = v_zero();
-#define VISIBLE_FMA(i, j)                                                                                            \
-    if (j < vectors)                                                                                                 \
-        sum_##j = v_fma(factor, has_tail && j == vectors - 1 ? v_load_tail(v + j * VLEN, tail)                       \
-                                                             : v_load(v + j * VLEN), sum_##j);
-#define VISIBLE_STORE(i, j)                                                                                          \
-    if (j < vectors)                                                                                                 \
+#define VISIBLE_FMA(i, j)                                                                                              \
+    if (j < vectors)                                                                                                   \
+        sum_##j = v_fma(factor, has_tail && j == vectors - 1 ? v_load_tail(v + j * VLEN, tail) : v_load(v + j * VLEN), \
+                        sum_##j);
+#define VISIBLE_STORE(i, j)                                                                                            \
+    if (j < vectors)                                                                                                   \
         v_store(o + j * VLEN, sum_##j);
 QKV_INLINE void sum_visible_strip(int vectors, int has_tail, vtail tail, float *o, const float *p, const float *t,
                                   const float *v, ptrdiff_t ldv, size_t k) {

@@ -5,19 +5,18 @@
  *
  * SPDX-License-Identifier: MIT */
 
-#define GEMM_FUNCTION(rows, vectors, suffix, has_tail, in_panels, fetch_used)                                        \
-    static QKV_NOINLINE void TILE_NAME(TILE_FUNCTION, rows, vectors, suffix)(const gemm_operands *o, float *c,       \
-                                                                             const float *a, const float *b,         \
-                                                                             vtail tail, gemm_fetch *fetch) {        \
-        (void)fetch;                                                                                                 \
-        TILE_NAME(TILE_FUNCTION, rows, vectors, _tile)(has_tail, 0, in_panels, o, c, a, b, tail, fetch_used);        \
+#define GEMM_FUNCTION(rows, vectors, suffix, has_tail, in_panels, fetch_used)                                          \
+    static QKV_NOINLINE void TILE_NAME(TILE_FUNCTION, rows, vectors, suffix)(                                          \
+        const gemm_operands *o, float *c, const float *a, const float *b, vtail tail, gemm_fetch *fetch) {             \
+        (void)fetch;                                                                                                   \
+        TILE_NAME(TILE_FUNCTION, rows, vectors, _tile)(has_tail, 0, in_panels, o, c, a, b, tail, fetch_used);          \
     }
 #ifdef TRANSPOSED_TILE_FUNCTION
-#define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)                                                             \
-    static QKV_NOINLINE void TILE_NAME(TRANSPOSED_TILE_FUNCTION, rows, vectors, suffix)(                             \
-        const gemm_operands *o, float *c, const float *a, const float *b, vtail tail, gemm_fetch *fetch) {           \
-        (void)fetch;                                                                                                 \
-        TILE_NAME(TILE_FUNCTION, rows, vectors, _tile)(has_tail, 1, 0, o, c, a, b, tail, NULL);                      \
+#define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)                                                               \
+    static QKV_NOINLINE void TILE_NAME(TRANSPOSED_TILE_FUNCTION, rows, vectors, suffix)(                               \
+        const gemm_operands *o, float *c, const float *a, const float *b, vtail tail, gemm_fetch *fetch) {             \
+        (void)fetch;                                                                                                   \
+        TILE_NAME(TILE_FUNCTION, rows, vectors, _tile)(has_tail, 1, 0, o, c, a, b, tail, NULL);                        \
     }
 #else
 #define GEMM_T_FUNCTION(rows, vectors, suffix, has_tail)

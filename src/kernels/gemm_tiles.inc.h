@@ -3,12 +3,12 @@
  * SPDX-License-Identifier: MIT */
 
 /* Tiles of so many vectors by their height. */
-#define UP_TO_6(vectors, suffix)                                                                                    \
-    PRODUCT(1x##vectors##suffix), PRODUCT(2x##vectors##suffix), PRODUCT(3x##vectors##suffix),                       \
+#define UP_TO_6(vectors, suffix)                                                                                       \
+    PRODUCT(1x##vectors##suffix), PRODUCT(2x##vectors##suffix), PRODUCT(3x##vectors##suffix),                          \
         PRODUCT(4x##vectors##suffix), PRODUCT(5x##vectors##suffix), PRODUCT(6x##vectors##suffix)
-#define UP_TO_12(vectors, suffix)                                                                                   \
-    UP_TO_6(vectors, suffix), PRODUCT(7x##vectors##suffix), PRODUCT(8x##vectors##suffix),                           \
-        PRODUCT(9x##vectors##suffix), PRODUCT(10x##vectors##suffix), PRODUCT(11x##vectors##suffix),                 \
+#define UP_TO_12(vectors, suffix)                                                                                      \
+    UP_TO_6(vectors, suffix), PRODUCT(7x##vectors##suffix), PRODUCT(8x##vectors##suffix),                              \
+        PRODUCT(9x##vectors##suffix), PRODUCT(10x##vectors##suffix), PRODUCT(11x##vectors##suffix),                    \
         PRODUCT(12x##vectors##suffix)
 
 static gemm_function *const PRODUCT(narrow)[2 * TILE_ROWS] = {UP_TO_12(1, )};
@@ -64,8 +64,8 @@ static QKV_NOINLINE void PRODUCT(right_edge)(const gemm_operands *o, float *c, c
     size_t vectors = (cols + VLEN - 1) / VLEN;
     vtail tail = v_tail(cols - (vectors - 1) * VLEN);
     if (vectors == 1) {
-        PRODUCT(column)(cols == VLEN ? PRODUCT(narrow) : PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c, a, row, b, tail,
-                        NULL);
+        PRODUCT(column)
+        (cols == VLEN ? PRODUCT(narrow) : PRODUCT(narrow_tail), 2 * TILE_ROWS, o, c, a, row, b, tail, NULL);
         return;
     }
 #if STRIP_VECTORS == 4

@@ -19,11 +19,11 @@ static QKV_NOINLINE void last_less_means(float to[VLEN], int type, const unsigne
 }
 
 /* What a row is multiplied by to become integers, or 0 where they are all 0; its scale; and its last few, as above. */
-#define LOOK_AT_ELEMENTS(elements)                                                                                   \
-    {                                                                                                                \
-        const vec x = elements;                                                                                      \
-        largest = v_max(largest, v_abs(x));                                                                          \
-        rest = v_fma(x, v_zero(), rest);                                                                             \
+#define LOOK_AT_ELEMENTS(elements)                                                                                     \
+    {                                                                                                                  \
+        const vec x = elements;                                                                                        \
+        largest = v_max(largest, v_abs(x));                                                                            \
+        rest = v_fma(x, v_zero(), rest);                                                                               \
     }
 QKV_INLINE float row_factor(int type, const unsigned char *row, size_t k, const float *means, float last[VLEN],
                             float *scale) {
@@ -44,9 +44,7 @@ QKV_INLINE float row_factor(int type, const unsigned char *row, size_t k, const 
     return 127.0f / a;
 }
 
-QKV_INLINE vec v_integers(vec x, float factor) {
-    return v_round(v_mul(x, v_set(factor)));
-}
+QKV_INLINE vec v_integers(vec x, float factor) { return v_round(v_mul(x, v_set(factor))); }
 
 /* A row of operands; in place, too. */
 typedef void row_function(float *to, float *scale, const unsigned char *row, size_t k, const float *means,
@@ -68,11 +66,11 @@ QKV_INLINE void row_to_floats(int type, float *to, float *scale, const unsigned 
 }
 
 /* Functions of one row, and a table of them by type; the entry rows_int8 by such a table. */
-#define ROW_INT8(name, ...)                                                                                          \
-    static QKV_NOINLINE void name(float *to, float *scale, const unsigned char *row, size_t k, const float *means,   \
-                                  int are_keys) {                                                                    \
-        (void)are_keys;                                                                                              \
-        __VA_ARGS__;                                                                                                 \
+#define ROW_INT8(name, ...)                                                                                            \
+    static QKV_NOINLINE void name(float *to, float *scale, const unsigned char *row, size_t k, const float *means,     \
+                                  int are_keys) {                                                                      \
+        (void)are_keys;                                                                                                \
+        __VA_ARGS__;                                                                                                   \
     }
 ROW_INT8(f32_to_floats, row_to_floats(QKV_F32, to, scale, row, k, means))
 ROW_INT8(f16_to_floats, row_to_floats(QKV_F16, to, scale, row, k, means))
@@ -80,18 +78,18 @@ ROW_INT8(bf16_to_floats, row_to_floats(QKV_BF16, to, scale, row, k, means))
 ROW_INT8(q8_0_to_floats, row_to_floats(QKV_Q8_0, to, scale, row, k, means))
 ROW_INT8(int8_to_floats, (void)scale; (void)means; widen(to, 0, row, 0, QKV_INT8, 1, k))
 
-#define ROWS_INT8(name, f32, f16, bf16, q8_0, int8)                                                                   \
-    static void name(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type,           \
-                     size_t rows, size_t k, const float *means, int are_keys) {                                      \
-        row_function *const row = type == QKV_F16    ? f16                                                           \
-                                  : type == QKV_BF16 ? bf16                                                          \
-                                  : type == QKV_Q8_0 ? q8_0                                                          \
-                                  : type == QKV_INT8 ? int8                                                          \
-                                                     : f32;                                                          \
-        for (size_t i = 0; i < rows; i++)                                                                            \
-            row((float *)dst + (ptrdiff_t)i * ldd, scales + i, (const unsigned char *)src + (ptrdiff_t)i * stride, k, \
-                means, are_keys);                                                                                    \
-        v_leave();                                                                                                   \
+#define ROWS_INT8(name, f32, f16, bf16, q8_0, int8)                                                                    \
+    static void name(void *dst, ptrdiff_t ldd, float *scales, const void *src, ptrdiff_t stride, int type,             \
+                     size_t rows, size_t k, const float *means, int are_keys) {                                        \
+        row_function *const row = type == QKV_F16    ? f16                                                             \
+                                  : type == QKV_BF16 ? bf16                                                            \
+                                  : type == QKV_Q8_0 ? q8_0                                                            \
+                                  : type == QKV_INT8 ? int8                                                            \
+                                                     : f32;                                                            \
+        for (size_t i = 0; i < rows; i++)                                                                              \
+            row((float *)dst + (ptrdiff_t)i * ldd, scales + i, (const unsigned char *)src + (ptrdiff_t)i * stride, k,  \
+                means, are_keys);                                                                                      \
+        v_leave();                                                                                                     \
     }
 ROWS_INT8(rows_int8, f32_to_floats, f16_to_floats, bf16_to_floats, q8_0_to_floats, int8_to_floats)
 
@@ -128,16 +126,16 @@ QKV_INLINE void panel_to_floats(int type, float *panel, float *scales, const uns
 }
 
 /* Of types that panels may have. */
-#define PANEL_INT8(name, panel_function, integers)                                                                   \
-    static void name(float *panel, float *scales, const void *src, int type, size_t k, const float *means) {         \
-        const unsigned char *from = (const unsigned char *)src;                                                      \
-        switch (type) {                                                                                              \
-        case QKV_F16: panel_function(QKV_F16, panel, scales, from, k, means); break;                                 \
-        case QKV_BF16: panel_function(QKV_BF16, panel, scales, from, k, means); break;                               \
-        case QKV_INT8: integers; break;                                                                              \
-        default: panel_function(QKV_F32, panel, scales, from, k, means);                                             \
-        }                                                                                                            \
-        v_leave();                                                                                                   \
+#define PANEL_INT8(name, panel_function, integers)                                                                     \
+    static void name(float *panel, float *scales, const void *src, int type, size_t k, const float *means) {           \
+        const unsigned char *from = (const unsigned char *)src;                                                        \
+        switch (type) {                                                                                                \
+        case QKV_F16: panel_function(QKV_F16, panel, scales, from, k, means); break;                                   \
+        case QKV_BF16: panel_function(QKV_BF16, panel, scales, from, k, means); break;                                 \
+        case QKV_INT8: integers; break;                                                                                \
+        default: panel_function(QKV_F32, panel, scales, from, k, means);                                               \
+        }                                                                                                              \
+        v_leave();                                                                                                     \
     }
 PANEL_INT8(panel_int8, panel_to_floats, widen(panel, QKV_PANEL, src, QKV_PANEL, QKV_INT8, k, QKV_PANEL))
 

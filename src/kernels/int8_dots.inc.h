@@ -69,16 +69,15 @@ ROW_INT8(int8_to_bytes, (void)scale; (void)means; bias_bytes(to, row, k))
 ROWS_INT8(rows_int8_dots, f32_to_bytes, f16_to_bytes, bf16_to_bytes, q8_0_to_bytes, int8_to_bytes)
 
 /* Four terms of VLEN keys, from c on, to a word each, as the instruction takes them. */
-#define TERM_OF_KEYS(n, x)                                                                                           \
-    if (c + n < k) {                                                                                                 \
-        const vint q = i_whole(keys_integers(type, src, r, c + n, means, factors));                                  \
-        word = i_or(word, i_shift(i_and(q, i_set(0xff)), 8 * n));                                                    \
+#define TERM_OF_KEYS(n, x)                                                                                             \
+    if (c + n < k) {                                                                                                   \
+        const vint q = i_whole(keys_integers(type, src, r, c + n, means, factors));                                    \
+        word = i_or(word, i_shift(i_and(q, i_set(0xff)), 8 * n));                                                      \
     }
-#define BYTE_OF_KEYS(n, x)                                                                                           \
-    if (c + n < k)                                                                                                   \
+#define BYTE_OF_KEYS(n, x)                                                                                             \
+    if (c + n < k)                                                                                                     \
         word = i_or(word, i_shift(i_load_u8(src + (c + n) * QKV_PANEL + r), 8 * n));
-#define STORE_KEYS                                                                                                   \
-    i_store(panel + c / 4 * QKV_PANEL + r, i_sub_bytes(word, i_set(SIGNED_DOTS ? 0 : 0x80808080)));
+#define STORE_KEYS i_store(panel + c / 4 * QKV_PANEL + r, i_sub_bytes(word, i_set(SIGNED_DOTS ? 0 : 0x80808080)));
 
 QKV_INLINE void panel_to_words(int type, float *panel, float *scales, const unsigned char *src, size_t k,
                                const float *means) {

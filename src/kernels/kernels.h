@@ -59,7 +59,7 @@ typedef struct qkv_soon {
 
 /* 32 terms of a row of activations in 8 bits: x is about scale·q. */
 typedef struct qkv_terms {
-    int8_t q[32];           /* within ±127 */
+    int8_t q[32]; /* within ±127 */
     float scale;
     float scaled_sum;       /* fl(scale·sum) */
     int32_t sum, upper_sum; /* Σ q, and of the upper 16 */
@@ -67,10 +67,10 @@ typedef struct qkv_terms {
 
 struct qkv_kernels {
     const char *name;
-    uint64_t needs;    /* QKV_CPU_* bits, all required */
-    int32_t tile_rows; /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
-    int32_t few_rows;  /* the most rows gemm_nt takes; with more, packing pays */
-    uint32_t native;   /* bit QKV_ARITHMETIC_… : products in it have instructions of their own */
+    uint64_t needs;     /* QKV_CPU_* bits, all required */
+    int32_t tile_rows;  /* blocks of rows cut at multiples of it leave gemm only whole tiles. At most QKV_MAX_ROWS. */
+    int32_t few_rows;   /* the most rows gemm_nt takes; with more, packing pays */
+    uint32_t native;    /* bit QKV_ARITHMETIC_… : products in it have instructions of their own */
     int32_t bf16_bytes; /* of a term of a product in bfloat16: 2, or 4 where it is a float */
     int32_t int8_bytes; /* of a term of a product of attention in 8 bits: 1, or 4 where it is a float */
 
@@ -93,8 +93,8 @@ struct qkv_kernels {
      * ascending x. A: rows × k, B: k × cols. C is a scratch tile (see QKV_LANES).
      * B[x][j] is b[⌊j/64⌋·panel + x·ldb + j mod 64]: panel = 64 for rows in memory, more for columns in panels.
      * The sign of a zero is not fixed: a term 0·b may be left out or not. soon may be NULL. */
-    void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon);
+    void (*gemm)(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
+                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon);
 
     /* C[i][j] = Σ A[i][x]·B[j][x], as gemm, from rows of B as they lie in memory. For so few rows of A that packing B
      * would not pay: rows ≤ few_rows. Columns of C up to the next multiple of QKV_LANES become anything. */

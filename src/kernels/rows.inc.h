@@ -9,8 +9,8 @@
 /* The polynomials of qkv_exp2_fraction and qkv_exp2_for_bf16, from their highest powers down. */
 enum { EXP2_DEGREE = 6, BF16_EXP2_DEGREE = 4 };
 static const float exp2_least = -126.0f, bf16_exp2_least = -56.0f;
-static const float exp2_coefficients[EXP2_DEGREE + 1] = {0x1.41fbbcp-13f, 0x1.5f3e52p-10f, 0x1.3b2d4cp-7f,
-                                                         0x1.c6aee8p-5f,  0x1.ebfbdcp-3f,  0x1.62e430p-1f, 1.0f};
+static const float exp2_coefficients[EXP2_DEGREE + 1] = {
+    0x1.41fbbcp-13f, 0x1.5f3e52p-10f, 0x1.3b2d4cp-7f, 0x1.c6aee8p-5f, 0x1.ebfbdcp-3f, 0x1.62e430p-1f, 1.0f};
 static const float bf16_exp2_coefficients[BF16_EXP2_DEGREE + 1] = {0x1.3a02d2p-7f, 0x1.c9fc48p-5f, 0x1.ec0378p-3f,
                                                                    0x1.62e12cp-1f, 1.0f};
 
@@ -19,16 +19,16 @@ enum { EXP2_VECTORS = VLEN == 8 ? 2 : 4, LANE_VECTORS = QKV_LANES / VLEN };
 
 /* 2^f, lane by lane, for `count` ≤ 4 vectors, a constant: step by step through all of them, since a CPU that waits for
  * one chain after the other runs out of places to keep what waits. */
-#define FRACTION_FIRST(i, j)                                                                                         \
-    if (i < count)                                                                                                   \
+#define FRACTION_FIRST(i, j)                                                                                           \
+    if (i < count)                                                                                                     \
         p[i] = v_set(coefficients[0]);
-#define FRACTION_FMA(i, j)                                                                                           \
-    if (i < count)                                                                                                   \
+#define FRACTION_FMA(i, j)                                                                                             \
+    if (i < count)                                                                                                     \
         p[i] = v_fma(p[i], f[i], c);
-#define FRACTION_POWER(i, power)                                                                                     \
-    if (power < degree) {                                                                                            \
-        vec c = v_set(coefficients[power + 1]);                                                                      \
-        QKV_ROWS(4, FRACTION_FMA, 0)                                                                                 \
+#define FRACTION_POWER(i, power)                                                                                       \
+    if (power < degree) {                                                                                              \
+        vec c = v_set(coefficients[power + 1]);                                                                        \
+        QKV_ROWS(4, FRACTION_FMA, 0)                                                                                   \
     }
 QKV_INLINE void v_exp2_fractions(vec *p, const vec *f, int count, int degree) {
     const float *coefficients = degree == EXP2_DEGREE ? exp2_coefficients : bf16_exp2_coefficients;
@@ -43,14 +43,14 @@ QKV_INLINE vec v_exp2_fraction(vec f) {
 }
 
 /* qkv_exp2, lane by lane. */
-#define EXP2_ROUND(i, j)                                                                                             \
-    if (i < count)                                                                                                   \
+#define EXP2_ROUND(i, j)                                                                                               \
+    if (i < count)                                                                                                     \
         n[i] = v_round(y[i]);
-#define EXP2_REST(i, j)                                                                                              \
-    if (i < count)                                                                                                   \
+#define EXP2_REST(i, j)                                                                                                \
+    if (i < count)                                                                                                     \
         f[i] = v_sub(y[i], n[i]);
-#define EXP2_SCALE(i, j)                                                                                             \
-    if (i < count)                                                                                                   \
+#define EXP2_SCALE(i, j)                                                                                               \
+    if (i < count)                                                                                                     \
         y[i] = v_exp2_scale(p[i], n[i], y[i], degree == EXP2_DEGREE ? exp2_least : bf16_exp2_least);
 QKV_INLINE void v_exp2s(vec *y, int count, int degree) {
     vec n[4], f[4], p[4];
@@ -139,14 +139,14 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
     v_leave();
 }
 
-#define MAX_BEGIN(i, j)                                                                                              \
-    if (i < LANE_VECTORS)                                                                                            \
+#define MAX_BEGIN(i, j)                                                                                                \
+    if (i < LANE_VECTORS)                                                                                              \
         max[i] = v_set(-FLT_MAX);
-#define MAX_STEP(i, j)                                                                                               \
-    if (i < LANE_VECTORS)                                                                                            \
+#define MAX_STEP(i, j)                                                                                                 \
+    if (i < LANE_VECTORS)                                                                                              \
         max[i] = v_max(max[i], v_load(row + x + i * VLEN));
-#define MAX_END(i, j)                                                                                                \
-    if (i > 0 && i < LANE_VECTORS)                                                                                   \
+#define MAX_END(i, j)                                                                                                  \
+    if (i > 0 && i < LANE_VECTORS)                                                                                     \
         max[0] = v_max(max[0], max[i]);
 QKV_INLINE void row_maxima(const float *t, ptrdiff_t ld, size_t first, size_t end, size_t rows, float *m) {
     for (size_t i = 0; i < rows; i++) {

@@ -46,57 +46,57 @@ V_INLINE vgroup load_term(int source, vlanes on, const unsigned char *b, size_t 
 #define TILE_ROW(i, f) QKV_COLS(4, f, i)
 #define TILE_LANES(i, j) const vlanes on_##j = g_lanes_at(j * width, cols);
 #define TILE_BEGIN(i, j) vgroup TILE_SUM(i, j) = g_zero(on_##j);
-#define TILE_RESUME(i, j)                                                                                            \
-    if (i < rows && j < vectors)                                                                                     \
+#define TILE_RESUME(i, j)                                                                                              \
+    if (i < rows && j < vectors)                                                                                       \
         TILE_SUM(i, j) = g_load(on_##j, c + i * ldc + j * width);
 #define TILE_A(i) (transposed ? a_0 + i : a_##i + x)
 #define TILE_POINTER(i, j) const float *a_##i = a + (i < rows && !transposed ? i * o->row : 0);
-#define TILE_LOAD(i, j)                                                                                              \
+#define TILE_LOAD(i, j)                                                                                                \
     const vgroup of_b_##j = load_term(source, on_##j, b, begin + (j < vectors ? j * width : 0), ldb);
-#define TILE_FMA(i, j)                                                                                               \
-    if (i < rows && j < vectors)                                                                                     \
+#define TILE_FMA(i, j)                                                                                                 \
+    if (i < rows && j < vectors)                                                                                       \
         TILE_SUM(i, j) = g_fma(on_##j, TILE_SUM(i, j), factor_##i, of_b_##j);
-#define TILE_FACTOR(i, j)                                                                                            \
-    if (i < rows) {                                                                                                  \
-        const vfactor factor_##i = g_factor(TILE_A(i));                                                              \
-        QKV_COLS(4, TILE_FMA, i)                                                                                     \
-    }                                                                                                                \
-    if (i % 2 == 1) {                                                                                               \
-        TILE_FENCE                                                                                                   \
+#define TILE_FACTOR(i, j)                                                                                              \
+    if (i < rows) {                                                                                                    \
+        const vfactor factor_##i = g_factor(TILE_A(i));                                                                \
+        QKV_COLS(4, TILE_FMA, i)                                                                                       \
+    }                                                                                                                  \
+    if (i % 2 == 1) {                                                                                                  \
+        TILE_FENCE                                                                                                     \
     }
-#define TILE_LOAD_FMA(i, j)                                                                                          \
-    if (j < vectors) {                                                                                               \
-        TILE_LOAD(0, j)                                                                                              \
-        TILE_FMA(0, j)                                                                                               \
-        if (rows == 2) {                                                                                             \
-            TILE_FMA(1, j)                                                                                           \
-        }                                                                                                            \
+#define TILE_LOAD_FMA(i, j)                                                                                            \
+    if (j < vectors) {                                                                                                 \
+        TILE_LOAD(0, j)                                                                                                \
+        TILE_FMA(0, j)                                                                                                 \
+        if (rows == 2) {                                                                                               \
+            TILE_FMA(1, j)                                                                                             \
+        }                                                                                                              \
     }
 /* Term x from where the pointers are. One or two rows meet each vector of B as it comes. */
-#define TILE_STEP(number)                                                                                            \
-    {                                                                                                                \
-        const int x = number;                                                                                        \
-        TILE_FENCE                                                                                                   \
-        if (rows <= 2) {                                                                                             \
-            const vfactor factor_0 = g_factor(TILE_A(0)), factor_1 = g_factor(rows == 2 ? TILE_A(1) : a_0);          \
-            QKV_COLS(4, TILE_LOAD_FMA, 0)                                                                            \
-        } else {                                                                                                     \
-            QKV_COLS(4, TILE_LOAD, 0)                                                                                \
-            QKV_ROWS(6, TILE_FACTOR, 0)                                                                              \
-        }                                                                                                            \
-        b += of_columns ? (ptrdiff_t)sizeof(float) : stride;                                                         \
-        if (transposed)                                                                                              \
-            a_0 += o->step;                                                                                          \
+#define TILE_STEP(number)                                                                                              \
+    {                                                                                                                  \
+        const int x = number;                                                                                          \
+        TILE_FENCE                                                                                                     \
+        if (rows <= 2) {                                                                                               \
+            const vfactor factor_0 = g_factor(TILE_A(0)), factor_1 = g_factor(rows == 2 ? TILE_A(1) : a_0);            \
+            QKV_COLS(4, TILE_LOAD_FMA, 0)                                                                              \
+        } else {                                                                                                       \
+            QKV_COLS(4, TILE_LOAD, 0)                                                                                  \
+            QKV_ROWS(6, TILE_FACTOR, 0)                                                                                \
+        }                                                                                                              \
+        b += of_columns ? (ptrdiff_t)sizeof(float) : stride;                                                           \
+        if (transposed)                                                                                                \
+            a_0 += o->step;                                                                                            \
     }
-#define TILE_NEXT(i, j)                                                                                              \
-    if (i < rows && !transposed) {                                                                                   \
-        a_##i += terms;                                                                                              \
-        QKV_OPAQUE(a_##i); /* a pointer to each row: addresses have offsets only, and no index */                    \
+#define TILE_NEXT(i, j)                                                                                                \
+    if (i < rows && !transposed) {                                                                                     \
+        a_##i += terms;                                                                                                \
+        QKV_OPAQUE(a_##i); /* a pointer to each row: addresses have offsets only, and no index */                      \
     }
-#define TILE_END(i, j)                                                                                               \
-    if (i < rows && j < vectors) {                                                                                   \
-        float *to = c + i * ldc + j * width;                                                                         \
-        g_store(on_##j, to, o->accumulate ? g_add(on_##j, g_load(on_##j, to), TILE_SUM(i, j)) : TILE_SUM(i, j));     \
+#define TILE_END(i, j)                                                                                                 \
+    if (i < rows && j < vectors) {                                                                                     \
+        float *to = c + i * ldc + j * width;                                                                           \
+        g_store(on_##j, to, o->accumulate ? g_add(on_##j, g_load(on_##j, to), TILE_SUM(i, j)) : TILE_SUM(i, j));       \
     }
 
 /* rows, vectors, transposed and source are constants; cols > 0; a block's column `first` is the first one. Four terms
@@ -135,19 +135,22 @@ typedef void tile_function(const tile_operands *o, float *c, const float *a, con
                            size_t cols);
 
 /* Tiles as functions, each with registers of its own. */
-#define TILE(rows, vectors, name, transposed, source)                                                                \
-    static V_TARGET QKV_NOINLINE void name##_##rows##_##vectors(const tile_operands *o, float *c, const float *a,    \
-                                                                const unsigned char *b, size_t first, size_t cols) { \
-        multiply_tile(rows, vectors, transposed, source, o, c, a, b, first, cols);                                   \
+#define TILE(rows, vectors, name, transposed, source)                                                                  \
+    static V_TARGET QKV_NOINLINE void name##_##rows##_##vectors(const tile_operands *o, float *c, const float *a,      \
+                                                                const unsigned char *b, size_t first, size_t cols) {   \
+        multiply_tile(rows, vectors, transposed, source, o, c, a, b, first, cols);                                     \
     }
 #define TILES_TO_1(rows, ...) TILE(rows, 1, __VA_ARGS__)
 #define TILES_TO_2(rows, ...) TILES_TO_1(rows, __VA_ARGS__) TILE(rows, 2, __VA_ARGS__)
 #define TILES_TO_4(rows, ...) TILES_TO_2(rows, __VA_ARGS__) TILE(rows, 4, __VA_ARGS__)
 #define TILES_UP_TO(vectors, ...) TILES_UP_TO_OF(vectors, __VA_ARGS__)
 #define TILES_UP_TO_OF(vectors, ...) TILES_TO_##vectors(__VA_ARGS__)
-#define NAMES_TO_1(rows, name) {name##_##rows##_1, NULL, NULL}
-#define NAMES_TO_2(rows, name) {name##_##rows##_1, name##_##rows##_2, NULL}
-#define NAMES_TO_4(rows, name) {name##_##rows##_1, name##_##rows##_2, name##_##rows##_4}
+#define NAMES_TO_1(rows, name)                                                                                         \
+    { name##_##rows##_1, NULL, NULL }
+#define NAMES_TO_2(rows, name)                                                                                         \
+    { name##_##rows##_1, name##_##rows##_2, NULL }
+#define NAMES_TO_4(rows, name)                                                                                         \
+    { name##_##rows##_1, name##_##rows##_2, name##_##rows##_4 }
 #define NAMES_UP_TO(vectors, ...) NAMES_UP_TO_OF(vectors, __VA_ARGS__)
 #define NAMES_UP_TO_OF(vectors, ...) NAMES_TO_##vectors(__VA_ARGS__)
 
@@ -160,32 +163,32 @@ static const uint8_t tile_vectors[TILE_HEIGHTS] = {TILE_VECTORS_1, TILE_VECTORS_
                                                    TILE_VECTORS_6};
 static const uint8_t stored_vectors[TILE_HEIGHTS] = {STORED_VECTORS_1, STORED_VECTORS_2, STORED_VECTORS_3,
                                                      STORED_VECTORS_4};
-#define TILES_OF_4(most, ...)                                                                                        \
-    TILES_UP_TO(most##_1, 1, __VA_ARGS__)                                                                            \
-    TILES_UP_TO(most##_2, 2, __VA_ARGS__)                                                                            \
-    TILES_UP_TO(most##_3, 3, __VA_ARGS__)                                                                            \
+#define TILES_OF_4(most, ...)                                                                                          \
+    TILES_UP_TO(most##_1, 1, __VA_ARGS__)                                                                              \
+    TILES_UP_TO(most##_2, 2, __VA_ARGS__)                                                                              \
+    TILES_UP_TO(most##_3, 3, __VA_ARGS__)                                                                              \
     TILES_UP_TO(most##_4, 4, __VA_ARGS__)
-#define NAMES_OF_4(most, name)                                                                                       \
-    NAMES_UP_TO(most##_1, 1, name), NAMES_UP_TO(most##_2, 2, name), NAMES_UP_TO(most##_3, 3, name),                  \
+#define NAMES_OF_4(most, name)                                                                                         \
+    NAMES_UP_TO(most##_1, 1, name), NAMES_UP_TO(most##_2, 2, name), NAMES_UP_TO(most##_3, 3, name),                    \
         NAMES_UP_TO(most##_4, 4, name)
-#define TILES(name, ...)                                                                                             \
-    TILES_OF_4(TILE_VECTORS, name, __VA_ARGS__)                                                                      \
-    TILES_UP_TO(TILE_VECTORS_6, 6, name, __VA_ARGS__)                                                                \
-    static tile_function *const name[TILE_HEIGHTS][3] = {NAMES_OF_4(TILE_VECTORS, name),                             \
+#define TILES(name, ...)                                                                                               \
+    TILES_OF_4(TILE_VECTORS, name, __VA_ARGS__)                                                                        \
+    TILES_UP_TO(TILE_VECTORS_6, 6, name, __VA_ARGS__)                                                                  \
+    static tile_function *const name[TILE_HEIGHTS][3] = {NAMES_OF_4(TILE_VECTORS, name),                               \
                                                          NAMES_UP_TO(TILE_VECTORS_6, 6, name)};
-#define TILES_STORED(name, ...)                                                                                      \
-    TILES_OF_4(STORED_VECTORS, name, __VA_ARGS__)                                                                    \
+#define TILES_STORED(name, ...)                                                                                        \
+    TILES_OF_4(STORED_VECTORS, name, __VA_ARGS__)                                                                      \
     static tile_function *const name[TILE_HEIGHTS][3] = {NAMES_OF_4(STORED_VECTORS, name)};
-#define TILES_NARROW(name, ...)                                                                                      \
-    TILE(1, 1, name, __VA_ARGS__)                                                                                    \
-    TILE(2, 1, name, __VA_ARGS__)                                                                                    \
-    TILE(3, 1, name, __VA_ARGS__)                                                                                    \
-    TILE(4, 1, name, __VA_ARGS__)                                                                                    \
-    TILE(6, 1, name, __VA_ARGS__)                                                                                    \
-    static tile_function *const name[TILE_HEIGHTS][3] = {{name##_1_1, NULL, NULL},                                   \
-                                                         {name##_2_1, NULL, NULL},                                   \
-                                                         {name##_3_1, NULL, NULL},                                   \
-                                                         {name##_4_1, NULL, NULL},                                   \
+#define TILES_NARROW(name, ...)                                                                                        \
+    TILE(1, 1, name, __VA_ARGS__)                                                                                      \
+    TILE(2, 1, name, __VA_ARGS__)                                                                                      \
+    TILE(3, 1, name, __VA_ARGS__)                                                                                      \
+    TILE(4, 1, name, __VA_ARGS__)                                                                                      \
+    TILE(6, 1, name, __VA_ARGS__)                                                                                      \
+    static tile_function *const name[TILE_HEIGHTS][3] = {{name##_1_1, NULL, NULL},                                     \
+                                                         {name##_2_1, NULL, NULL},                                     \
+                                                         {name##_3_1, NULL, NULL},                                     \
+                                                         {name##_4_1, NULL, NULL},                                     \
                                                          {name##_6_1, NULL, NULL}};
 
 TILES(gemm_rows, 0, OF_FLOATS)
@@ -197,9 +200,7 @@ TILES_STORED(stored_bf16, 0, QKV_BF16)
 TILES_STORED(stored_int8, 0, QKV_INT8)
 TILES_STORED(stored_q8_0, 0, QKV_Q8_0)
 
-V_INLINE size_t tallest_tile(int source) {
-    return source > QKV_F32 ? STORED_ROWS : TILE_ROWS;
-}
+V_INLINE size_t tallest_tile(int source) { return source > QKV_F32 ? STORED_ROWS : TILE_ROWS; }
 
 /* The next tile's height, as an index: of what is left, cut in two where the rest would be low. */
 V_INLINE size_t next_height(size_t rows, size_t tallest) {
@@ -250,16 +251,16 @@ V_INLINE void multiply(tile_function *const tiles[TILE_HEIGHTS][3], int source, 
     }
 }
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
+                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     (void)soon;
     multiply(gemm_rows, OF_FLOATS, &(tile_operands){ldc, lda, 1, ldb, panel, rows, cols, k, accumulate, 0}, c, a, b);
 }
 
 static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                    size_t cols, size_t k, int accumulate) {
-    multiply(gemm_transposed, OF_FLOATS,
-             &(tile_operands){ldc, 1, lda, ldb, QKV_PANEL, rows, cols, k, accumulate, 0}, c, a, b);
+    multiply(gemm_transposed, OF_FLOATS, &(tile_operands){ldc, 1, lda, ldb, QKV_PANEL, rows, cols, k, accumulate, 0}, c,
+             a, b);
 }
 
 static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,

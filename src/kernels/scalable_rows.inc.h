@@ -16,38 +16,33 @@
 #define STREAM_BELOW(i, j) const vmask below_##i = v_less_n(on, y_##i, for_bf16 ? -56.0f : -126.0f);
 #define STREAM_REST(i, j) const vec f_##i = v_sub(on, y_##i, v_whole(on, n_##i));
 #define STREAM_FIRST(i, j) vec p_##i = v_set(on, for_bf16 ? 0x1.3a02d2p-7f : 0x1.41fbbcp-13f);
-#define STREAM_FMA(i, j)                                                                                             \
-    if (i < count)                                                                                                   \
+#define STREAM_FMA(i, j)                                                                                               \
+    if (i < count)                                                                                                     \
         p_##i = v_fma(on, p_##i, f_##i, power);
-#define STREAM_POWER(coefficient)                                                                                    \
-    {                                                                                                                \
-        const vec power = v_set(on, coefficient);                                                                    \
-        QKV_ROWS(4, STREAM_FMA, 0)                                                                                   \
+#define STREAM_POWER(coefficient)                                                                                      \
+    {                                                                                                                  \
+        const vec power = v_set(on, coefficient);                                                                      \
+        QKV_ROWS(4, STREAM_FMA, 0)                                                                                     \
     }
 /* p = 2^f, the polynomials of qkv_exp2_fraction and qkv_exp2_for_bf16. */
-#define STREAM_POWERS(for_bf16)                                                                                      \
-    QKV_ROWS(4, STREAM_FIRST, 0)                                                                                     \
-    if (!for_bf16) {                                                                                                 \
-        STREAM_POWER(0x1.5f3e52p-10f)                                                                                \
-        STREAM_POWER(0x1.3b2d4cp-7f)                                                                                 \
-    }                                                                                                                \
-    STREAM_POWER(for_bf16 ? 0x1.c9fc48p-5f : 0x1.c6aee8p-5f)                                                         \
-    STREAM_POWER(for_bf16 ? 0x1.ec0378p-3f : 0x1.ebfbdcp-3f)                                                         \
-    STREAM_POWER(for_bf16 ? 0x1.62e12cp-1f : 0x1.62e430p-1f)                                                         \
+#define STREAM_POWERS(for_bf16)                                                                                        \
+    QKV_ROWS(4, STREAM_FIRST, 0)                                                                                       \
+    if (!for_bf16) {                                                                                                   \
+        STREAM_POWER(0x1.5f3e52p-10f)                                                                                  \
+        STREAM_POWER(0x1.3b2d4cp-7f)                                                                                   \
+    }                                                                                                                  \
+    STREAM_POWER(for_bf16 ? 0x1.c9fc48p-5f : 0x1.c6aee8p-5f)                                                           \
+    STREAM_POWER(for_bf16 ? 0x1.ec0378p-3f : 0x1.ebfbdcp-3f)                                                           \
+    STREAM_POWER(for_bf16 ? 0x1.62e12cp-1f : 0x1.62e430p-1f)                                                           \
     STREAM_POWER(1.0f)
-#define STREAM_SCALE(i, j)                                                                                           \
-    if (i < count)                                                                                                   \
+#define STREAM_SCALE(i, j)                                                                                             \
+    if (i < count)                                                                                                     \
         v_store(on, t + i * width, v_exp2_scale(on, p_##i, n_##i, below_##i));
 
 /* t[j] = qkv_exp2(t[j] − less), or qkv_exp2_for_bf16, for `count` vectors of width floats. */
-V_INLINE void exp2_vectors(int count, int for_bf16, vlanes on, size_t width, float *t, float less) {
-    QKV_ROWS(4, STREAM_LOAD, 0)
-    QKV_ROWS(4, STREAM_BELOW, 0)
-    QKV_ROWS(4, STREAM_NEAREST, 0)
-    QKV_ROWS(4, STREAM_REST, 0)
-    STREAM_POWERS(for_bf16)
-    QKV_ROWS(4, STREAM_SCALE, 0)
-}
+V_INLINE void exp2_vectors(int count, int for_bf16, vlanes on, size_t width, float *t, float less){
+    QKV_ROWS(4, STREAM_LOAD, 0) QKV_ROWS(4, STREAM_BELOW, 0) QKV_ROWS(4, STREAM_NEAREST, 0) QKV_ROWS(4, STREAM_REST, 0)
+        STREAM_POWERS(for_bf16) QKV_ROWS(4, STREAM_SCALE, 0)}
 
 V_INLINE void exp2_row(int for_bf16, float *t, size_t n, float less) {
     const size_t width = v_width(), together = EXP2_STREAMS * width;
@@ -137,11 +132,11 @@ static void logits(float *t, size_t n, const qkv_logit_steps *steps) {
 
 /* The maxima of some rows, at most 4, a constant, together. */
 #define MAXIMUM_BEGIN(i, j) vec max_##i = v_set(v_all(), -FLT_MAX);
-#define MAXIMUM_STEP(i, j)                                                                                           \
-    if (i < rows)                                                                                                    \
+#define MAXIMUM_STEP(i, j)                                                                                             \
+    if (i < rows)                                                                                                      \
         max_##i = v_max_to(on, max_##i, v_load(on, t + i * ld + x));
-#define MAXIMUM_END(i, j)                                                                                            \
-    if (i < rows)                                                                                                    \
+#define MAXIMUM_END(i, j)                                                                                              \
+    if (i < rows)                                                                                                      \
         m[i] = v_reduce_max(max_##i);
 V_INLINE void maxima_of_rows(int rows, const float *t, ptrdiff_t ld, size_t cols, float *m) {
     QKV_ROWS(4, MAXIMUM_BEGIN, 0)
@@ -163,11 +158,11 @@ V_INLINE float sum_16(const float *lane) {
 /* Sums in 16 lanes: the vectors 0 … count − 1 hold them, count ≤ 4 a constant. */
 #define LANES_ON(i, j) const vlanes on_##j = v_lanes_at(j * width, QKV_LANES);
 #define LANES_ZERO(i, j) vec lanes_##j = v_set(v_all(), 0.0f);
-#define LANES_STORE(i, j)                                                                                            \
-    if (j < count)                                                                                                   \
+#define LANES_STORE(i, j)                                                                                              \
+    if (j < count)                                                                                                     \
         v_store(on_##j, lane + j * width, lanes_##j);
-#define LANES_ADD(i, j)                                                                                              \
-    if (j < count)                                                                                                   \
+#define LANES_ADD(i, j)                                                                                                \
+    if (j < count)                                                                                                     \
         lanes_##j = v_add(on_##j, lanes_##j, v_load(on_##j, row + x + j * width));
 
 V_INLINE float sum_of_row(int count, size_t width, const float *row, size_t cols) {
@@ -225,9 +220,7 @@ static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols)
     return found;
 }
 
-static void exp2_array(float *y, size_t n) {
-    exp2_row(0, y, n, 0.0f);
-}
+static void exp2_array(float *y, size_t n) { exp2_row(0, y, n, 0.0f); }
 
 static void tanh_array(float *x, size_t n) {
     for (size_t j = 0; j < n;) {
@@ -369,11 +362,11 @@ static void rotate(float *x, ptrdiff_t ld, const float *cos, const float *sin, c
 }
 
 /* Of 16 columns, those among the ones wanted. */
-#define DROPOUT_KEEP(w)                                                                                              \
-    if (j + w * QKV_LANES >= first && j + w * QKV_LANES < end) {                                                     \
-        float *to = t + j + w * QKV_LANES + lane;                                                                    \
-        const vec factor = v_select_n(on, w_below(on, state_##w, d->threshold), 0.0f, v_set(on, d->scale));          \
-        v_store(on, to, v_mul(on, v_load(on, to), factor));                                                          \
+#define DROPOUT_KEEP(w)                                                                                                \
+    if (j + w * QKV_LANES >= first && j + w * QKV_LANES < end) {                                                       \
+        float *to = t + j + w * QKV_LANES + lane;                                                                      \
+        const vec factor = v_select_n(on, w_below(on, state_##w, d->threshold), 0.0f, v_set(on, d->scale));            \
+        v_store(on, to, v_mul(on, v_load(on, to), factor));                                                            \
     }
 static void dropout(float *t, size_t first, size_t end, const qkv_dropout *d) {
     for (size_t group = first / QKV_PHILOX_KEYS; group * QKV_PHILOX_KEYS < end; group++) {
@@ -428,13 +421,13 @@ static void score_grad(float *d, const float *p, ptrdiff_t ld, size_t rows, size
     }
 }
 
-#define LANES_FMA(i, j)                                                                                              \
-    if (j < count)                                                                                                   \
+#define LANES_FMA(i, j)                                                                                                \
+    if (j < count)                                                                                                     \
         lanes_##j = v_fma_to(on_##j, lanes_##j, v_load(on_##j, a + x + j * width), v_load(on_##j, b + x + j * width));
-#define LANES_LAST(i, j)                                                                                             \
-    if (j < count) {                                                                                                 \
-        const vlanes on = v_lanes_at(x + j * width, n < x + QKV_LANES ? n : x + QKV_LANES);                          \
-        lanes_##j = v_fma_to(on, lanes_##j, v_load(on, a + x + j * width), v_load(on, b + x + j * width));           \
+#define LANES_LAST(i, j)                                                                                               \
+    if (j < count) {                                                                                                   \
+        const vlanes on = v_lanes_at(x + j * width, n < x + QKV_LANES ? n : x + QKV_LANES);                            \
+        lanes_##j = v_fma_to(on, lanes_##j, v_load(on, a + x + j * width), v_load(on, b + x + j * width));             \
     }
 V_INLINE float dot_of_rows(int count, size_t width, const float *a, const float *b, size_t n) {
     float lane[QKV_LANES];

@@ -5,21 +5,21 @@
  * SPDX-License-Identifier: MIT */
 
 #ifndef SOFTMAX_BEGIN
-#define SOFTMAX_BEGIN(i, j)                                                                                          \
-    if (i < count) {                                                                                                 \
-        top[i] = v_set(m[i / LANE_VECTORS]);                                                                         \
-        lanes[i] = v_zero();                                                                                         \
+#define SOFTMAX_BEGIN(i, j)                                                                                            \
+    if (i < count) {                                                                                                   \
+        top[i] = v_set(m[i / LANE_VECTORS]);                                                                           \
+        lanes[i] = v_zero();                                                                                           \
     }
-#define SOFTMAX_LOAD(i, j)                                                                                           \
-    if (i < count)                                                                                                   \
+#define SOFTMAX_LOAD(i, j)                                                                                             \
+    if (i < count)                                                                                                     \
         p[i] = v_sub(v_load(t + i / LANE_VECTORS * ld + x + i % LANE_VECTORS * VLEN), top[i]);
-#define SOFTMAX_STORE(i, j)                                                                                          \
-    if (i < count) {                                                                                                 \
-        STORE_WEIGHTS(t + i / LANE_VECTORS * ld, x + i % LANE_VECTORS * VLEN, p[i]);                                 \
-        lanes[i] = v_add(lanes[i], p[i]);                                                                            \
+#define SOFTMAX_STORE(i, j)                                                                                            \
+    if (i < count) {                                                                                                   \
+        STORE_WEIGHTS(t + i / LANE_VECTORS * ld, x + i % LANE_VECTORS * VLEN, p[i]);                                   \
+        lanes[i] = v_add(lanes[i], p[i]);                                                                              \
     }
-#define SOFTMAX_END(i, j)                                                                                            \
-    if (i < n)                                                                                                       \
+#define SOFTMAX_END(i, j)                                                                                              \
+    if (i < n)                                                                                                         \
         l[i] = v_sum_lanes(lanes + i * LANE_VECTORS % 4);
 #endif
 

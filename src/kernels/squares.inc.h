@@ -4,21 +4,21 @@
  * SPDX-License-Identifier: MIT */
 
 /* The first vectors of VLEN rows; of those present, only the first lanes are memory unless whole, a constant. */
-#define LOAD_SQUARE(i, j)                                                                                            \
-    if (i % 4 == 0)                                                                                                  \
-        QKV_OPAQUE(row); /* a pointer to each row is more than fits the registers */                                 \
-    if (whole)                                                                                                       \
-        x[i] = v_load(row);                                                                                          \
-    else                                                                                                             \
-        x[i] = (size_t)i < present ? v_load_tail(row, tail) : v_zero();                                              \
+#define LOAD_SQUARE(i, j)                                                                                              \
+    if (i % 4 == 0)                                                                                                    \
+        QKV_OPAQUE(row); /* a pointer to each row is more than fits the registers */                                   \
+    if (whole)                                                                                                         \
+        x[i] = v_load(row);                                                                                            \
+    else                                                                                                               \
+        x[i] = (size_t)i < present ? v_load_tail(row, tail) : v_zero();                                                \
     row += ld;
 QKV_INLINE void load_rows(int whole, vec x[VLEN], const float *row, ptrdiff_t ld, size_t present, vtail tail) {
     QKV_ROWS(VLEN, LOAD_SQUARE, 0)
 }
 
 /* VLEN rows at a time; rows that don't exist are zero. */
-#define STORE_SQUARE(i, j)                                                                                           \
-    if (width == VLEN || (size_t)i < width)                                                                          \
+#define STORE_SQUARE(i, j)                                                                                             \
+    if (width == VLEN || (size_t)i < width)                                                                            \
         v_store(to + i * QKV_PANEL, x[i]);
 static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size_t k) {
     if (rows <= 1)
@@ -57,20 +57,20 @@ static QKV_NOINLINE void turn_edge(float *to, const float *from, ptrdiff_t ld, s
 
 /* VLEN columns of C for a constant number of rows: B a square at a time. */
 #define NT_ZERO(i, y) vec sum_##i = v_zero();
-#define NT_FMA(y, i)                                                                                                 \
-    if (i < rows)                                                                                                    \
+#define NT_FMA(y, i)                                                                                                   \
+    if (i < rows)                                                                                                      \
         sum_##i = v_fma(v_set(*ROW_OF_A(i)), of_b[y], sum_##i);
-#define NT_EDGE_FMA(i, y)                                                                                            \
-    if (i < rows)                                                                                                    \
+#define NT_EDGE_FMA(i, y)                                                                                              \
+    if (i < rows)                                                                                                      \
         sum_##i = v_fma(v_set(*ROW_OF_A(i)), column, sum_##i);
 #define NT_PIN(y, i) V_PIN(of_b[y]); /* or GCC turns part of the square between the sums, and copies those about */
-#define NT_STEP(y, i)                                                                                                \
-    QKV_COLS(NT_ROWS, NT_FMA, y)                                                                                     \
-    a++, lower++;                                                                                                    \
-    QKV_OPAQUE(a); /* else each column of A has offsets of its own */                                                \
+#define NT_STEP(y, i)                                                                                                  \
+    QKV_COLS(NT_ROWS, NT_FMA, y)                                                                                       \
+    a++, lower++;                                                                                                      \
+    QKV_OPAQUE(a); /* else each column of A has offsets of its own */                                                  \
     QKV_OPAQUE(lower);
-#define NT_STORE(i, y)                                                                                               \
-    if (i < rows)                                                                                                    \
+#define NT_STORE(i, y)                                                                                                 \
+    if (i < rows)                                                                                                      \
         v_store(c + i * ldc, accumulate ? v_add(v_load(c + i * ldc), sum_##i) : sum_##i);
 QKV_INLINE void gemm_nt_tile(int rows, const gemm_operands *o, float *c, const float *a, const float *b, size_t cols,
                              gemm_fetch *fetch_own, gemm_fetch *fetch) {
@@ -116,10 +116,10 @@ QKV_INLINE void gemm_nt_strips(int rows, const gemm_operands *o, float *c, const
 
 typedef void gemm_nt_function(const gemm_operands *, float *c, const float *a, const float *b, size_t cols,
                               gemm_fetch *fetch_own, gemm_fetch *fetch);
-#define NT_FUNCTION(rows)                                                                                            \
-    static QKV_NOINLINE void gemm_nt_##rows(const gemm_operands *o, float *c, const float *a, const float *b,        \
-                                            size_t cols, gemm_fetch *fetch_own, gemm_fetch *fetch) {                 \
-        gemm_nt_strips(rows, o, c, a, b, cols, fetch_own, fetch);                                                    \
+#define NT_FUNCTION(rows)                                                                                              \
+    static QKV_NOINLINE void gemm_nt_##rows(const gemm_operands *o, float *c, const float *a, const float *b,          \
+                                            size_t cols, gemm_fetch *fetch_own, gemm_fetch *fetch) {                   \
+        gemm_nt_strips(rows, o, c, a, b, cols, fetch_own, fetch);                                                      \
     }
 NT_FUNCTION(1)
 NT_FUNCTION(2)

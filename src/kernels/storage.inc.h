@@ -5,13 +5,13 @@
  * SPDX-License-Identifier: MIT */
 
 /* Calls function(type, …) by a switch, so that type is a constant in it. */
-#define BY_STORED_TYPE(function, type, ...)                                                                          \
-    switch (type) {                                                                                                  \
-    case QKV_F16: function(QKV_F16, __VA_ARGS__); break;                                                             \
-    case QKV_BF16: function(QKV_BF16, __VA_ARGS__); break;                                                           \
-    case QKV_INT8: function(QKV_INT8, __VA_ARGS__); break;                                                           \
-    case QKV_Q8_0: function(QKV_Q8_0, __VA_ARGS__); break;                                                           \
-    default: function(QKV_F32, __VA_ARGS__);                                                                         \
+#define BY_STORED_TYPE(function, type, ...)                                                                            \
+    switch (type) {                                                                                                    \
+    case QKV_F16: function(QKV_F16, __VA_ARGS__); break;                                                               \
+    case QKV_BF16: function(QKV_BF16, __VA_ARGS__); break;                                                             \
+    case QKV_INT8: function(QKV_INT8, __VA_ARGS__); break;                                                             \
+    case QKV_Q8_0: function(QKV_Q8_0, __VA_ARGS__); break;                                                             \
+    default: function(QKV_F32, __VA_ARGS__);                                                                           \
     }
 
 /* VLEN elements of a type, which is a constant. */
@@ -31,8 +31,8 @@ QKV_INLINE void v_store_stored(int type, unsigned char *p, vec x) {
         v_store((float *)(void *)p, x);
 }
 
-QKV_INLINE void widen_rows(int type, float *dst, ptrdiff_t ldd, const unsigned char *src, ptrdiff_t stride,
-                           size_t rows, size_t n) {
+QKV_INLINE void widen_rows(int type, float *dst, ptrdiff_t ldd, const unsigned char *src, ptrdiff_t stride, size_t rows,
+                           size_t n) {
     const size_t size = (size_t)qkv_stored_bytes(type, 1);
     for (; rows > 0; rows--, dst += ldd) {
         size_t j = 0;

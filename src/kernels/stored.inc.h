@@ -36,33 +36,33 @@ QKV_INLINE vec v_load_at_tail(int type, const unsigned char *row, size_t x, size
 #define STORED_LOAD(i, j) vec of_b_##j = v_load_at(type, b, begin + j * VLEN);
 #define STORED_FMA(i, j) STORED_SUM(i, j) = v_fma(factor, of_b_##j, STORED_SUM(i, j));
 #define STORED_STORE(i, j) v_store(c + i * ldc + j * VLEN, STORED_SUM(i, j));
-#define STORED_LOAD_FMA(i, j)                                                                                        \
-    {                                                                                                                \
-        STORED_LOAD(i, j)                                                                                            \
-        STORED_FMA(i, j)                                                                                             \
-        V_PIN(STORED_SUM(i, j));                                                                                     \
+#define STORED_LOAD_FMA(i, j)                                                                                          \
+    {                                                                                                                  \
+        STORED_LOAD(i, j)                                                                                              \
+        STORED_FMA(i, j)                                                                                               \
+        V_PIN(STORED_SUM(i, j));                                                                                       \
     }
 
 /* A term of each sum, from one column of A. A single row meets each vector of B as it comes: else those need more
  * registers than there are. */
-#define STORED_STEP(vectors)                                                                                         \
-    {                                                                                                                \
-        if (ROWS == 1) {                                                                                             \
-            vec factor = v_set(*a);                                                                                  \
-            QKV_COLS(vectors, STORED_LOAD_FMA, 0)                                                                    \
-        } else {                                                                                                     \
-            QKV_COLS(vectors, STORED_LOAD, 0)                                                                        \
-            QKV_ROWS(ROWS, STORED_ROW_##vectors, 0)                                                                  \
-        }                                                                                                            \
-        b += stride;                                                                                                 \
+#define STORED_STEP(vectors)                                                                                           \
+    {                                                                                                                  \
+        if (ROWS == 1) {                                                                                               \
+            vec factor = v_set(*a);                                                                                    \
+            QKV_COLS(vectors, STORED_LOAD_FMA, 0)                                                                      \
+        } else {                                                                                                       \
+            QKV_COLS(vectors, STORED_LOAD, 0)                                                                          \
+            QKV_ROWS(ROWS, STORED_ROW_##vectors, 0)                                                                    \
+        }                                                                                                              \
+        b += stride;                                                                                                   \
     }
 /* Three vectors: sums and B leave a single register for the factors of A, so none of those may come early. */
-#define STORED_ROW(i, n)                                                                                             \
-    {                                                                                                                \
-        vec factor = v_set(*STORED_A(i));                                                                            \
-        if (n == 3)                                                                                                  \
-            V_PIN(factor);                                                                                           \
-        QKV_COLS(n, STORED_FMA, i)                                                                                   \
+#define STORED_ROW(i, n)                                                                                               \
+    {                                                                                                                  \
+        vec factor = v_set(*STORED_A(i));                                                                              \
+        if (n == 3)                                                                                                    \
+            V_PIN(factor);                                                                                             \
+        QKV_COLS(n, STORED_FMA, i)                                                                                     \
     }
 
 #define STORED_BEGIN_1(i, j) QKV_COLS(1, STORED_BEGIN, i)
@@ -109,14 +109,14 @@ static const uint8_t stored_heights[STORED_HEIGHTS] = {6, 4, 3, 2, 1};
 static const uint8_t stored_widths[STORED_HEIGHTS] = {stored_vectors_6, stored_vectors_4, stored_vectors_3,
                                                       stored_vectors_2, stored_vectors_1};
 
-#define STORED_TABLE(prefix, type)                                                                                   \
-    {TILE_NAME(prefix, 6, type, ), TILE_NAME(prefix, 4, type, ), TILE_NAME(prefix, 3, type, ),                       \
-     TILE_NAME(prefix, 2, type, ), TILE_NAME(prefix, 1, type, )}
+#define STORED_TABLE(prefix, type)                                                                                     \
+    {                                                                                                                  \
+        TILE_NAME(prefix, 6, type, ), TILE_NAME(prefix, 4, type, ), TILE_NAME(prefix, 3, type, ),                      \
+            TILE_NAME(prefix, 2, type, ), TILE_NAME(prefix, 1, type, )                                                 \
+    }
 static stored_function *const stored_products[5][STORED_HEIGHTS] = {
-    [QKV_F32] = STORED_TABLE(stored_, QKV_F32),
-    [QKV_F16] = STORED_TABLE(stored_, QKV_F16),
-    [QKV_BF16] = STORED_TABLE(stored_, QKV_BF16),
-    [QKV_Q8_0] = STORED_TABLE(stored_, QKV_Q8_0),
+    [QKV_F32] = STORED_TABLE(stored_, QKV_F32),   [QKV_F16] = STORED_TABLE(stored_, QKV_F16),
+    [QKV_BF16] = STORED_TABLE(stored_, QKV_BF16), [QKV_Q8_0] = STORED_TABLE(stored_, QKV_Q8_0),
     [QKV_INT8] = STORED_TABLE(stored_, QKV_INT8),
 };
 
@@ -150,10 +150,10 @@ static void gemm_stored(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, 
 }
 
 /* Elements x … of VLEN rows, turned. Of rows that are not present, and channels beyond width, nothing is read. */
-#define LOAD_STORED_ROW(i, j)                                                                                        \
-    if (i % 4 == 0)                                                                                                  \
-        QKV_OPAQUE(row);                                                                                             \
-    square[i] = v_load_at(type, row, x);                                                                             \
+#define LOAD_STORED_ROW(i, j)                                                                                          \
+    if (i % 4 == 0)                                                                                                    \
+        QKV_OPAQUE(row);                                                                                               \
+    square[i] = v_load_at(type, row, x);                                                                               \
     row += stride;
 #define STORE_STORED_ROW(i, j) v_store(to + i * ld, square[i]);
 QKV_INLINE void turn_square(int type, float *to, ptrdiff_t ld, const unsigned char *row, ptrdiff_t stride, size_t x,
@@ -180,8 +180,7 @@ QKV_INLINE void pack_rows(int type, float *panel, ptrdiff_t ld, const unsigned c
         size_t present = r >= rows ? 0 : rows - r < VLEN ? rows - r : VLEN;
         const unsigned char *from = present > 0 ? src + (ptrdiff_t)r * stride : src;
         for (size_t x = 0; x < k; x += VLEN)
-            turn_square(type, panel + (ptrdiff_t)x * ld + r, ld, from, stride, x, present,
-                        k - x < VLEN ? k - x : VLEN);
+            turn_square(type, panel + (ptrdiff_t)x * ld + r, ld, from, stride, x, present, k - x < VLEN ? k - x : VLEN);
     }
 }
 

@@ -22,24 +22,24 @@ enum { STORED_WIDTH(ROWS) = STORED_VECTORS };
 
 /* So many vectors of columns from channel `first` on. resume: the sums go on from C. */
 #define STORED_TILE(vectors) STORED_TILE_OF(vectors)
-#define STORED_TILE_OF(vectors)                                                                                      \
-    QKV_INLINE void TILE_NAME(stored_tile_, ROWS, vectors, )(int type, const stored_operands *o, float *c,           \
-                                                             const float *a, const unsigned char *b, size_t first,   \
-                                                             gemm_fetch *fetch) {                                    \
-        const ptrdiff_t row = o->lda, ldc = o->ldc, stride = o->stride;                                              \
-        const int resume = o->resume, split = ROWS > 3 ? 3 : ROWS;                                                   \
-        const float *lower = ROWS > split ? a + split * row : a;                                                     \
-        QKV_OPAQUE(lower);                                                                                           \
-        /* Tiles as wide as whole blocks begin with one: what comes before them is as wide, or a multiple. */        \
-        const int in_blocks = type == QKV_Q8_0 && vectors * VLEN % QKV_Q8_0_CHANNELS != 0;                           \
-        const size_t begin = in_blocks ? first : 0;                                                                  \
-        b += in_blocks ? 0 : qkv_stored_bytes(type, (int64_t)first);                                                 \
-        QKV_ROWS(ROWS, STORED_BEGIN_##vectors, 0)                                                                    \
-        for (size_t k = o->k; k > 0; k--, a++, lower++) {                                                            \
-            gemm_fetch_lines(fetch);                                                                                 \
-            STORED_STEP(vectors)                                                                                     \
-        }                                                                                                            \
-        QKV_ROWS(ROWS, STORED_STORE_##vectors, 0)                                                                    \
+#define STORED_TILE_OF(vectors)                                                                                        \
+    QKV_INLINE void TILE_NAME(stored_tile_, ROWS, vectors, )(int type, const stored_operands *o, float *c,             \
+                                                             const float *a, const unsigned char *b, size_t first,     \
+                                                             gemm_fetch *fetch) {                                      \
+        const ptrdiff_t row = o->lda, ldc = o->ldc, stride = o->stride;                                                \
+        const int resume = o->resume, split = ROWS > 3 ? 3 : ROWS;                                                     \
+        const float *lower = ROWS > split ? a + split * row : a;                                                       \
+        QKV_OPAQUE(lower);                                                                                             \
+        /* Tiles as wide as whole blocks begin with one: what comes before them is as wide, or a multiple. */          \
+        const int in_blocks = type == QKV_Q8_0 && vectors * VLEN % QKV_Q8_0_CHANNELS != 0;                             \
+        const size_t begin = in_blocks ? first : 0;                                                                    \
+        b += in_blocks ? 0 : qkv_stored_bytes(type, (int64_t)first);                                                   \
+        QKV_ROWS(ROWS, STORED_BEGIN_##vectors, 0)                                                                      \
+        for (size_t k = o->k; k > 0; k--, a++, lower++) {                                                              \
+            gemm_fetch_lines(fetch);                                                                                   \
+            STORED_STEP(vectors)                                                                                       \
+        }                                                                                                              \
+        QKV_ROWS(ROWS, STORED_STORE_##vectors, 0)                                                                      \
     }
 STORED_TILE(STORED_VECTORS)
 #if STORED_VECTORS != 2
@@ -70,10 +70,10 @@ QKV_INLINE void TILE_NAME(stored_product_, ROWS, 0, )(int type, const stored_ope
 }
 
 /* As a function of each type. */
-#define STORED_FUNCTION(type)                                                                                        \
-    static QKV_NOINLINE void TILE_NAME(stored_, ROWS, type, )(const stored_operands *o, float *c, const float *a,    \
-                                                              const unsigned char *b, gemm_fetch *fetch) {           \
-        TILE_NAME(stored_product_, ROWS, 0, )(type, o, c, a, b, fetch);                                              \
+#define STORED_FUNCTION(type)                                                                                          \
+    static QKV_NOINLINE void TILE_NAME(stored_, ROWS, type, )(const stored_operands *o, float *c, const float *a,      \
+                                                              const unsigned char *b, gemm_fetch *fetch) {             \
+        TILE_NAME(stored_product_, ROWS, 0, )(type, o, c, a, b, fetch);                                                \
     }
 STORED_FUNCTION(QKV_F32)
 STORED_FUNCTION(QKV_F16)

@@ -13,8 +13,8 @@
 
 enum {
     WEIGHT_ROWS = 32,
-    SPREAD_FROM = 4, /* rows */
-    WEIGHTS_AHEAD = 4608, /* bytes: a page and more, as the CPU's own prefetching ends with one */
+    SPREAD_FROM = 4,                      /* rows */
+    WEIGHTS_AHEAD = 4608,                 /* bytes: a page and more, as the CPU's own prefetching ends with one */
     SPREAD_BYTES = (8 + 2) * QKV_WORD_ROW /* words of a block, and what d_bias has of their halves */
 };
 
@@ -78,17 +78,17 @@ static QKV_NOINLINE void block_half_scales(float factors[2 * QKV_PANEL], const u
 
 /* ------------------------------------------------------------------------------------------------------ widening */
 
-#define WIDEN_BYTE(i, g)                                                                                             \
-    {                                                                                                                \
-        vec x = v_byte(bytes, i), scale = bits == 6 && g >= 4 ? second : first;                                      \
-        v_store(dst + (4 * g + i) * QKV_PANEL, minimum ? v_fma(scale, x, second) : v_mul(scale, x));                 \
+#define WIDEN_BYTE(i, g)                                                                                               \
+    {                                                                                                                  \
+        vec x = v_byte(bytes, i), scale = bits == 6 && g >= 4 ? second : first;                                        \
+        v_store(dst + (4 * g + i) * QKV_PANEL, minimum ? v_fma(scale, x, second) : v_mul(scale, x));                   \
     }
-#define WIDEN_WORD(g, j)                                                                                             \
-    {                                                                                                                \
-        vint bytes = w_spread(bits, integers, g);                                                                    \
-        if (zero > 0)                                                                                                \
-            bytes = i_sub_bytes(bytes, i_set(0x01010101u * zero));                                                   \
-        QKV_COLS(4, WIDEN_BYTE_OF, g)                                                                                \
+#define WIDEN_WORD(g, j)                                                                                               \
+    {                                                                                                                  \
+        vint bytes = w_spread(bits, integers, g);                                                                      \
+        if (zero > 0)                                                                                                  \
+            bytes = i_sub_bytes(bytes, i_set(0x01010101u * zero));                                                     \
+        QKV_COLS(4, WIDEN_BYTE_OF, g)                                                                                  \
     }
 #define WIDEN_BYTE_OF(g, i) WIDEN_BYTE(i, g)
 QKV_INLINE void widen_block(int bits, unsigned zero, int minimum, float *dst, const unsigned char *integers,
@@ -112,8 +112,8 @@ QKV_INLINE void multiply_row(int bits, int zero, int minimum, float *c, const qk
     EACH_WORD(TERMS_OF_A)
     /* What the integers say too much, of all terms, or of either half. */
     const vint upper_surplus = i_shift(i_words(&a->upper_sum), 5);
-    const vint surplus = bits == 6 ? i_sub(i_shift(i_words(&a->sum), 5), upper_surplus)
-                                   : i_shift(i_words(&a->sum), zero == 8 ? 3 : 4);
+    const vint surplus =
+        bits == 6 ? i_sub(i_shift(i_words(&a->sum), 5), upper_surplus) : i_shift(i_words(&a->sum), zero == 8 ? 3 : 4);
     for (size_t j = 0; j < cols; j += VLEN, c += VLEN, integers += 4 * VLEN, factors += VLEN) {
         vint sum, more;
         vdots dots = d_zero();
@@ -122,27 +122,24 @@ QKV_INLINE void multiply_row(int bits, int zero, int minimum, float *c, const qk
             sum = i_set(0);
             EACH_WORD(ADD_SIGNED_DOTS)
         } else { /* sums of two products fit 16 bits, so many of them: 8 of 4 bits, 4 of 5, 2 of 6 */
-            ADD_DOTS(0) ADD_DOTS(1)
-            if (bits == 6) {
+            ADD_DOTS(0) ADD_DOTS(1) if (bits == 6) {
                 more = i_sum_dots(dots);
                 dots = d_zero();
             }
-            ADD_DOTS(2) ADD_DOTS(3)
-            if (bits == 6) {
+            ADD_DOTS(2) ADD_DOTS(3) if (bits == 6) {
                 more = i_sub(i_add(more, i_sum_dots(dots)), surplus);
                 y = v_fma(v_from_i(more), v_mul(s, v_load(factors)), y);
                 dots = d_zero();
-            } else if (bits == 5) {
+            }
+            else if (bits == 5) {
                 more = i_sum_dots(dots);
                 dots = d_zero();
             }
-            ADD_DOTS(4) ADD_DOTS(5)
-            if (bits == 6) {
+            ADD_DOTS(4) ADD_DOTS(5) if (bits == 6) {
                 more = i_sum_dots(dots);
                 dots = d_zero();
             }
-            ADD_DOTS(6) ADD_DOTS(7)
-            sum = i_sum_dots(dots);
+            ADD_DOTS(6) ADD_DOTS(7) sum = i_sum_dots(dots);
             sum = bits > 4 ? i_add(sum, more) : sum;
             sum = zero == 0 ? sum : i_sub(sum, bits == 6 ? upper_surplus : surplus);
         }
@@ -152,14 +149,14 @@ QKV_INLINE void multiply_row(int bits, int zero, int minimum, float *c, const qk
 }
 
 /* The integers of a block less `zero`, spread to [word][column] bytes. */
-#define SPREAD_WORD(g, j)                                                                                            \
-    {                                                                                                                \
-        vint w = w_spread(bits, integers, g);                                                                        \
-        w = zero > 0 ? i_sub_bytes(w, i_set(0x01010101u * zero)) : w;                                                \
-        i_store(spread + g * QKV_WORD_ROW, w);                                                                       \
-        bias = d_bias(bits == 6 && g == 4 ? d_zero() : bias, w);                                                     \
-        if (bits == 6 && g == 3)                                                                                     \
-            d_store(spread + 9 * QKV_WORD_ROW, bias);                                                                \
+#define SPREAD_WORD(g, j)                                                                                              \
+    {                                                                                                                  \
+        vint w = w_spread(bits, integers, g);                                                                          \
+        w = zero > 0 ? i_sub_bytes(w, i_set(0x01010101u * zero)) : w;                                                  \
+        i_store(spread + g * QKV_WORD_ROW, w);                                                                         \
+        bias = d_bias(bits == 6 && g == 4 ? d_zero() : bias, w);                                                       \
+        if (bits == 6 && g == 3)                                                                                       \
+            d_store(spread + 9 * QKV_WORD_ROW, bias);                                                                  \
     }
 QKV_INLINE void spread_block(int bits, unsigned zero, unsigned char *spread, const unsigned char *integers,
                              size_t cols) {
@@ -182,13 +179,11 @@ QKV_INLINE void multiply_spread_row(int bits, int surplus, int minimum, float *c
     for (size_t j = 0; j < cols; j += VLEN, c += VLEN, spread += 4 * VLEN, factors += VLEN) {
         vec y = v_load(c);
         vdots dots = d_load(spread + (bits == 6 ? 9 : 8) * QKV_WORD_ROW);
-        ADD_SPREAD(0) ADD_SPREAD(1) ADD_SPREAD(2) ADD_SPREAD(3)
-        if (bits == 6) {
+        ADD_SPREAD(0) ADD_SPREAD(1) ADD_SPREAD(2) ADD_SPREAD(3) if (bits == 6) {
             y = v_fma(v_from_i(i_sum_dots(dots)), v_mul(s, v_load(factors)), y);
             dots = d_load(spread + 8 * QKV_WORD_ROW);
         }
-        ADD_SPREAD(4) ADD_SPREAD(5) ADD_SPREAD(6) ADD_SPREAD(7)
-        vint sum = i_sum_dots(dots);
+        ADD_SPREAD(4) ADD_SPREAD(5) ADD_SPREAD(6) ADD_SPREAD(7) vint sum = i_sum_dots(dots);
         sum = surplus > 0 ? i_add(sum, missing) : sum;
         y = v_fma(v_from_i(sum), v_mul(s, v_load(factors + (bits == 6 ? QKV_PANEL : 0))), y);
         v_store(c, minimum ? v_fma(scaled_sum, v_load(factors + QKV_PANEL), y) : y);
@@ -220,21 +215,23 @@ typedef void product_function(float *c, ptrdiff_t ldc, const qkv_terms *a, size_
 
 /* f(bits, zero, minimum) for every kind of integers, and functions of these kinds by type. */
 #define EACH_WEIGHT_KIND(f) f(4, 8, 0) f(4, 0, 1) f(5, 16, 0) f(5, 0, 1) f(6, 32, 0) f(8, 0, 0)
-#define BY_WEIGHT_TYPE(name)                                                                                         \
-    {[QKV_Q8_0] = name##_8_0,  [QKV_INT8] = name##_8_0, [QKV_Q4_0] = name##_4_8, [QKV_Q4_1] = name##_4_0,            \
-     [QKV_Q5_0] = name##_5_16, [QKV_Q5_1] = name##_5_0, [QKV_Q4_K] = name##_4_0, [QKV_Q5_K] = name##_5_0,            \
-     [QKV_Q6_K] = name##_6_32}
-
-#define WIDEN_KIND(bits, zero, minimum)                                                                              \
-    static QKV_NOINLINE void widen_weights_##bits##_##zero(float *dst, const unsigned char *integers,                \
-                                                           const float *factors) {                                   \
-        widen_block(bits, zero, minimum, dst, integers, factors);                                                    \
+#define BY_WEIGHT_TYPE(name)                                                                                           \
+    {                                                                                                                  \
+        [QKV_Q8_0] = name##_8_0, [QKV_INT8] = name##_8_0, [QKV_Q4_0] = name##_4_8, [QKV_Q4_1] = name##_4_0,            \
+        [QKV_Q5_0] = name##_5_16, [QKV_Q5_1] = name##_5_0, [QKV_Q4_K] = name##_4_0, [QKV_Q5_K] = name##_5_0,           \
+        [QKV_Q6_K] = name##_6_32                                                                                       \
     }
-#define PRODUCT_KIND(name, block, bits, zero, minimum)                                                               \
-    static QKV_NOINLINE void name##_##bits##_##zero(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows,        \
-                                                    size_t cols, const unsigned char *integers,                      \
-                                                    const float *factors) {                                          \
-        block(bits, zero, minimum, c, ldc, a, rows, cols, integers, factors);                                        \
+
+#define WIDEN_KIND(bits, zero, minimum)                                                                                \
+    static QKV_NOINLINE void widen_weights_##bits##_##zero(float *dst, const unsigned char *integers,                  \
+                                                           const float *factors) {                                     \
+        widen_block(bits, zero, minimum, dst, integers, factors);                                                      \
+    }
+#define PRODUCT_KIND(name, block, bits, zero, minimum)                                                                 \
+    static QKV_NOINLINE void name##_##bits##_##zero(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows,          \
+                                                    size_t cols, const unsigned char *integers,                        \
+                                                    const float *factors) {                                            \
+        block(bits, zero, minimum, c, ldc, a, rows, cols, integers, factors);                                          \
     }
 #define GEMM_KIND(bits, zero, minimum) PRODUCT_KIND(gemm_weights, multiply_block, bits, zero, minimum)
 EACH_WEIGHT_KIND(WIDEN_KIND)
@@ -244,10 +241,10 @@ static widen_function *const widen_kinds[] = BY_WEIGHT_TYPE(widen_weights);
 static product_function *const gemm_kinds[] = BY_WEIGHT_TYPE(gemm_weights);
 /* NULL: of QKV_INT8, whose factors are those of the panel, or 1. */
 static factors_function *const factors_of_type[] = {
-    [QKV_Q8_0] = block_scales,   [QKV_INT8] = NULL,
-    [QKV_Q4_0] = block_scales,   [QKV_Q4_1] = block_scales_and_minima,
-    [QKV_Q5_0] = block_scales,   [QKV_Q5_1] = block_scales_and_minima,
-    [QKV_Q4_K] = block_products, [QKV_Q5_K] = block_products,
+    [QKV_Q8_0] = block_scales,      [QKV_INT8] = NULL,
+    [QKV_Q4_0] = block_scales,      [QKV_Q4_1] = block_scales_and_minima,
+    [QKV_Q5_0] = block_scales,      [QKV_Q5_1] = block_scales_and_minima,
+    [QKV_Q4_K] = block_products,    [QKV_Q5_K] = block_products,
     [QKV_Q6_K] = block_half_scales,
 };
 
@@ -347,13 +344,16 @@ static void gemm_weights(float *c, ptrdiff_t ldc, const qkv_terms *a, ptrdiff_t 
 /* ---------------------------------------------------------------------------------------------------- activations */
 
 #define EACH_TERM_VECTOR(f) QKV_ROWS(8, IF_TERM_VECTOR, f)
-#define IF_TERM_VECTOR(i, f) if (i * VLEN < QKV_BLOCK_TERMS) { f(i) }
-#define LOOK_AT_TERMS(i)                                                                                             \
-    y[i] = v_load(x + i * VLEN);                                                                                     \
-    largest = v_max(largest, v_abs(y[i]));                                                                           \
+#define IF_TERM_VECTOR(i, f)                                                                                           \
+    if (i * VLEN < QKV_BLOCK_TERMS) {                                                                                  \
+        f(i)                                                                                                           \
+    }
+#define LOOK_AT_TERMS(i)                                                                                               \
+    y[i] = v_load(x + i * VLEN);                                                                                       \
+    largest = v_max(largest, v_abs(y[i]));                                                                             \
     rest = v_fma(y[i], v_zero(), rest);
-#define QUANTIZE_TERMS(i)                                                                                            \
-    y[i] = v_round(v_mul(y[i], factor));                                                                             \
+#define QUANTIZE_TERMS(i)                                                                                              \
+    y[i] = v_round(v_mul(y[i], factor));                                                                               \
     v_store_i8(to->q + i * VLEN, y[i]);
 
 QKV_INLINE void quantize_terms(qkv_terms *to, const float *x) {

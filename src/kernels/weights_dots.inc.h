@@ -34,16 +34,16 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return i_dots(sum, w,
 #define START_DOTS(i, j) sum_##i##_##j = i_set((uint32_t)(halves ? a[i].sum - a[i].upper_sum : a[i].sum) * less);
 #define RESTART_DOTS(i, j) sum_##i##_##j = i_set((uint32_t)a[i].upper_sum * less);
 #define LOAD_DOT_WORD(g, j) const vint w_##j = d_word(bits, integers + 4 * VLEN * j, g);
-#define ADD_DOT(i, g, j)                                                                                             \
-    sum_##i##_##j = d_dot(sum_##i##_##j, w_##j, a_##i, g);                                                           \
+#define ADD_DOT(i, g, j)                                                                                               \
+    sum_##i##_##j = d_dot(sum_##i##_##j, w_##j, a_##i, g);                                                             \
     V_ORDERED(sum_##i##_##j); /* clang would load all words first, to the stack, and finish one sum after the other */
-#define FOLD_DOTS(i, scales, j)                                                                                      \
-    {                                                                                                                \
-        float *to = c + i * ldc + j * VLEN;                                                                          \
-        vec y = v_fma(v_from_i(sum_##i##_##j), v_mul(v_set(a[i].scale), v_load(scales + j * VLEN)), v_load(to));     \
-        if (minimum)                                                                                                 \
-            y = v_fma(v_set(a[i].scaled_sum), v_load(factors + QKV_PANEL + j * VLEN), y);                            \
-        v_store(to, y);                                                                                              \
+#define FOLD_DOTS(i, scales, j)                                                                                        \
+    {                                                                                                                  \
+        float *to = c + i * ldc + j * VLEN;                                                                            \
+        vec y = v_fma(v_from_i(sum_##i##_##j), v_mul(v_set(a[i].scale), v_load(scales + j * VLEN)), v_load(to));       \
+        if (minimum)                                                                                                   \
+            y = v_fma(v_set(a[i].scaled_sum), v_load(factors + QKV_PANEL + j * VLEN), y);                              \
+        v_store(to, y);                                                                                                \
     }
 /* Each for a row of so many vectors. */
 #define DECLARE_ROW_1(i, x) QKV_COLS(1, DECLARE_DOTS, i)
@@ -65,82 +65,82 @@ QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) { return i_dots(sum, w,
 #ifndef DOT_FENCE
 #define DOT_FENCE /* where compilers load words ahead, and spill: loads below stay below */
 #endif
-#define DOT_WORD(rows, vectors, g)                                                                                   \
-    {                                                                                                                \
-        DOT_FENCE                                                                                                    \
-        QKV_COLS(vectors, LOAD_DOT_WORD, g)                                                                          \
-        QKV_ROWS(rows, DOT_ROW_##vectors, g)                                                                         \
+#define DOT_WORD(rows, vectors, g)                                                                                     \
+    {                                                                                                                  \
+        DOT_FENCE                                                                                                      \
+        QKV_COLS(vectors, LOAD_DOT_WORD, g)                                                                            \
+        QKV_ROWS(rows, DOT_ROW_##vectors, g)                                                                           \
     }
-#define DOTS_TILE(rows, vectors)                                                                                     \
-    QKV_INLINE void dots_##rows##x##vectors(int bits, int halves, int minimum, float *c, ptrdiff_t ldc,              \
-                                            const qkv_terms *a, const unsigned char *integers, const float *factors, \
-                                            uint32_t less) {                                                         \
-        const float *second = factors + QKV_PANEL;                                                                   \
-        QKV_OPAQUE(a); /* else compilers load what all columns share before them, and spill it */                    \
-        QKV_ROWS(rows, TERMS_OF_ROW, 0)                                                                              \
-        QKV_ROWS(rows, DECLARE_ROW_##vectors, 0)                                                                     \
-        QKV_ROWS(rows, START_ROW_##vectors, 0)                                                                       \
-        DOT_WORD(rows, vectors, 0)                                                                                   \
-        DOT_WORD(rows, vectors, 1)                                                                                   \
-        DOT_WORD(rows, vectors, 2)                                                                                   \
-        DOT_WORD(rows, vectors, 3)                                                                                   \
-        if (halves) {                                                                                                \
-            QKV_ROWS(rows, FOLD_ROW_##vectors, factors)                                                              \
-            QKV_ROWS(rows, RESTART_ROW_##vectors, 0)                                                                 \
-        }                                                                                                            \
-        DOT_WORD(rows, vectors, 4)                                                                                   \
-        DOT_WORD(rows, vectors, 5)                                                                                   \
-        DOT_WORD(rows, vectors, 6)                                                                                   \
-        DOT_WORD(rows, vectors, 7)                                                                                   \
-        if (halves) {                                                                                                \
-            QKV_ROWS(rows, FOLD_ROW_##vectors, second)                                                               \
-        } else {                                                                                                     \
-            QKV_ROWS(rows, FOLD_ROW_##vectors, factors)                                                              \
-        }                                                                                                            \
+#define DOTS_TILE(rows, vectors)                                                                                       \
+    QKV_INLINE void dots_##rows##x##vectors(int bits, int halves, int minimum, float *c, ptrdiff_t ldc,                \
+                                            const qkv_terms *a, const unsigned char *integers, const float *factors,   \
+                                            uint32_t less) {                                                           \
+        const float *second = factors + QKV_PANEL;                                                                     \
+        QKV_OPAQUE(a); /* else compilers load what all columns share before them, and spill it */                      \
+        QKV_ROWS(rows, TERMS_OF_ROW, 0)                                                                                \
+        QKV_ROWS(rows, DECLARE_ROW_##vectors, 0)                                                                       \
+        QKV_ROWS(rows, START_ROW_##vectors, 0)                                                                         \
+        DOT_WORD(rows, vectors, 0)                                                                                     \
+        DOT_WORD(rows, vectors, 1)                                                                                     \
+        DOT_WORD(rows, vectors, 2)                                                                                     \
+        DOT_WORD(rows, vectors, 3)                                                                                     \
+        if (halves) {                                                                                                  \
+            QKV_ROWS(rows, FOLD_ROW_##vectors, factors)                                                                \
+            QKV_ROWS(rows, RESTART_ROW_##vectors, 0)                                                                   \
+        }                                                                                                              \
+        DOT_WORD(rows, vectors, 4)                                                                                     \
+        DOT_WORD(rows, vectors, 5)                                                                                     \
+        DOT_WORD(rows, vectors, 6)                                                                                     \
+        DOT_WORD(rows, vectors, 7)                                                                                     \
+        if (halves) {                                                                                                  \
+            QKV_ROWS(rows, FOLD_ROW_##vectors, second)                                                                 \
+        } else {                                                                                                       \
+            QKV_ROWS(rows, FOLD_ROW_##vectors, factors)                                                                \
+        }                                                                                                              \
     }
 
 /* All columns of so many rows: C is written up to the next multiple of QKV_LANES. */
 #define DOTS_ROWS(rows) DOTS_ROWS_OF(rows, DOT_VECTORS)
 #define DOTS_ROWS_OF(rows, vectors) DOTS_ROWS_BY(rows, vectors)
 #if DOT_VECTORS * VLEN > QKV_LANES
-#define DOTS_ROWS_BY(rows, vectors)                                                                                  \
-    DOTS_TILE(rows, vectors)                                                                                         \
-    DOTS_TILE(rows, 1)                                                                                               \
+#define DOTS_ROWS_BY(rows, vectors)                                                                                    \
+    DOTS_TILE(rows, vectors)                                                                                           \
+    DOTS_TILE(rows, 1)                                                                                                 \
     DOTS_FUNCTION(rows, vectors, 1)
 #else
-#define DOTS_ROWS_BY(rows, vectors)                                                                                  \
-    DOTS_TILE(rows, vectors)                                                                                         \
+#define DOTS_ROWS_BY(rows, vectors)                                                                                    \
+    DOTS_TILE(rows, vectors)                                                                                           \
     DOTS_FUNCTION(rows, vectors, vectors)
 #endif
-#define DOTS_FUNCTION(rows, wide, narrow)                                                                            \
-    QKV_INLINE void dots_##rows(int bits, int halves, int minimum, float *c, ptrdiff_t ldc, const qkv_terms *a,      \
-                                size_t cols, const unsigned char *integers, const float *factors, uint32_t less) {   \
-        size_t j = 0;                                                                                                \
-        for (; wide != narrow && j + wide * VLEN <= cols; j += wide * VLEN)                                          \
-            dots_##rows##x##wide(bits, halves, minimum, c + j, ldc, a, integers + 4 * j, factors + j, less);         \
-        for (; j < cols; j += narrow * VLEN)                                                                         \
-            dots_##rows##x##narrow(bits, halves, minimum, c + j, ldc, a, integers + 4 * j, factors + j, less);       \
+#define DOTS_FUNCTION(rows, wide, narrow)                                                                              \
+    QKV_INLINE void dots_##rows(int bits, int halves, int minimum, float *c, ptrdiff_t ldc, const qkv_terms *a,        \
+                                size_t cols, const unsigned char *integers, const float *factors, uint32_t less) {     \
+        size_t j = 0;                                                                                                  \
+        for (; wide != narrow && j + wide * VLEN <= cols; j += wide * VLEN)                                            \
+            dots_##rows##x##wide(bits, halves, minimum, c + j, ldc, a, integers + 4 * j, factors + j, less);           \
+        for (; j < cols; j += narrow * VLEN)                                                                           \
+            dots_##rows##x##narrow(bits, halves, minimum, c + j, ldc, a, integers + 4 * j, factors + j, less);         \
     }
 DOTS_ROWS(1)
 #ifdef __OPTIMIZE__
 DOTS_ROWS(2)
 DOTS_ROWS(4)
-#define TALL_DOTS(halves, minimum)                                                                                   \
-    for (; rows >= 4; rows -= 4, a += 4, c += 4 * ldc)                                                               \
-        dots_4(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                     \
-    for (; rows >= 2; rows -= 2, a += 2, c += 2 * ldc)                                                               \
+#define TALL_DOTS(halves, minimum)                                                                                     \
+    for (; rows >= 4; rows -= 4, a += 4, c += 4 * ldc)                                                                 \
+        dots_4(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                       \
+    for (; rows >= 2; rows -= 2, a += 2, c += 2 * ldc)                                                                 \
         dots_2(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);
 #else /* every temporary of a tile has a place of its own on the stack */
 #define TALL_DOTS(halves, minimum)
 #endif
 
 /* Rows by integers that are spread: with one scale, with a minimum, with a scale for each half. */
-#define SPREAD_DOTS(name, halves, minimum)                                                                           \
-    static QKV_NOINLINE void name(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows, size_t cols,             \
-                                  const unsigned char *spread, const float *factors, uint32_t less) {                \
-        TALL_DOTS(halves, minimum)                                                                                   \
-        for (; rows > 0; rows--, a++, c += ldc)                                                                      \
-            dots_1(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                 \
+#define SPREAD_DOTS(name, halves, minimum)                                                                             \
+    static QKV_NOINLINE void name(float *c, ptrdiff_t ldc, const qkv_terms *a, size_t rows, size_t cols,               \
+                                  const unsigned char *spread, const float *factors, uint32_t less) {                  \
+        TALL_DOTS(halves, minimum)                                                                                     \
+        for (; rows > 0; rows--, a++, c += ldc)                                                                        \
+            dots_1(SPREAD, halves, minimum, c, ldc, a, cols, spread, factors, less);                                   \
     }
 SPREAD_DOTS(spread_dots, 0, 0)
 SPREAD_DOTS(spread_dots_minimum, 0, 1)
@@ -162,8 +162,9 @@ QKV_INLINE void dots_block(int bits, int zero, int minimum, float *c, ptrdiff_t 
     for (size_t j = 0; j < 4 * width; j += 4 * VLEN) {
         QKV_ROWS(8, SPREAD_DOT_WORD, j)
     }
-    (halves ? spread_dots_halves : minimum ? spread_dots_minimum : spread_dots)(c, ldc, a, rows, cols, spread, factors,
-                                                                               less);
+    (halves    ? spread_dots_halves
+     : minimum ? spread_dots_minimum
+               : spread_dots)(c, ldc, a, rows, cols, spread, factors, less);
 }
 
 #define DOTS_KIND(bits, zero, minimum) PRODUCT_KIND(dots, dots_block, bits, zero, minimum)

@@ -4,7 +4,7 @@
  *
  * SPDX-License-Identifier: MIT */
 #if defined(_WIN64) && !defined(__clang__)
-#define UNALIGNED_MOVE(aligned, unaligned) \
+#define UNALIGNED_MOVE(aligned, unaligned)                                                                             \
     __asm__(".macro " aligned " operands:vararg\n\t" unaligned " \\operands\n\t.endm")
 UNALIGNED_MOVE("vmovaps", "vmovups");
 UNALIGNED_MOVE("vmovapd", "vmovupd");

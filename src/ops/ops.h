@@ -70,10 +70,10 @@ void qkv_projection_defaults(qkv_projection_desc *d);
 qkv_status qkv_projection_validate(const qkv_projection_desc *d, qkv_problem *why);
 void qkv_projection_cut(const qkv_kernels *kernels, const qkv_projection_desc *d, int32_t max_workers,
                         qkv_projection_shape *shape);
-void qkv_projection_convert(const qkv_kernels *kernels, const qkv_projection_shape *shape,
-                            const qkv_projection_desc *d, void *workspace, int64_t index);
-void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
-                            const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker);
+void qkv_projection_convert(const qkv_kernels *kernels, const qkv_projection_shape *shape, const qkv_projection_desc *d,
+                            void *workspace, int64_t index);
+void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape, const qkv_projection_desc *d,
+                            void *workspace, int64_t index, int32_t worker);
 
 /* --- Steps on whole heads: projection_heads.c. */
 
@@ -138,21 +138,21 @@ void qkv_steps_fields(const qkv_head_steps *steps, int64_t fields[QKV_STEPS_FIEL
  * that gives too few tasks, a task takes some of the key blocks that its rows see and leaves their states, which the
  * last phase folds. What rows see is known when they run; a plan knows how much it is at most. */
 typedef struct qkv_attention_shape {
-    int64_t group;                     /* query heads for each KV head */
+    int64_t group; /* query heads for each KV head */
     int64_t workers;
     int64_t rows, block_rows, row_blocks;
-    int64_t key_blocks;                /* of QKV_KEY_BLOCK keys */
-    int64_t num_tasks;                 /* blocks of rows */
-    int64_t key_chunks;                /* tasks for each block of rows */
-    int64_t state_blocks;              /* key blocks that have a state in the workspace; 0: keys are not divided */
-    int64_t head_states;               /* floats of the states of one KV head and key block */
-    int64_t packed_blocks;             /* key blocks of a KV head packed for all tasks; 0: tasks pack their own keys */
-    int64_t copies_values;             /* tasks copy each block of V to where its rows are aligned */
-    int64_t keep_rows, bias_rows;      /* rows of masks and biases that are gathered at once */
+    int64_t key_blocks;           /* of QKV_KEY_BLOCK keys */
+    int64_t num_tasks;            /* blocks of rows */
+    int64_t key_chunks;           /* tasks for each block of rows */
+    int64_t state_blocks;         /* key blocks that have a state in the workspace; 0: keys are not divided */
+    int64_t head_states;          /* floats of the states of one KV head and key block */
+    int64_t packed_blocks;        /* key blocks of a KV head packed for all tasks; 0: tasks pack their own keys */
+    int64_t copies_values;        /* tasks copy each block of V to where its rows are aligned */
+    int64_t keep_rows, bias_rows; /* rows of masks and biases that are gathered at once */
     int64_t packed_size, states_size, worker_size; /* bytes: K in panels, block states, scratch of one worker */
-    int64_t key_bytes;                 /* of a key in panels */
-    int64_t ld_q, ld_o;                /* of the scratch tiles */
-    float q_scale, cap;                /* of the logits in base 2 */
+    int64_t key_bytes;                             /* of a key in panels */
+    int64_t ld_q, ld_o;                            /* of the scratch tiles */
+    float q_scale, cap;                            /* of the logits in base 2 */
 } qkv_attention_shape;
 
 qkv_status qkv_attention_prepare(const qkv_attention_desc *desc, qkv_attention_desc *d, qkv_problem *why);

@@ -109,7 +109,7 @@ qkv_status QKV_OP(run)(const qkv_plan *plan, const DESC *desc, void *workspace, 
     return status;
 }
 
-qkv_status QKV_OP(run_parallel)(const qkv_plan *plan, const QKV_OP(desc) *desc, void *workspace, size_t workspace_size,
+qkv_status QKV_OP(run_parallel)(const qkv_plan *plan, const QKV_OP(desc) * desc, void *workspace, size_t workspace_size,
                                 qkv_parallel_for parallel_for, void *pool) {
     if (!parallel_for)
         return QKV_ERROR_WORKERS;
@@ -122,13 +122,12 @@ qkv_status QKV_OP(run_parallel)(const qkv_plan *plan, const QKV_OP(desc) *desc, 
     return status;
 }
 
-void QKV_OP(task)(const qkv_plan *plan, const QKV_OP(desc) *desc, void *workspace, int32_t phase, int64_t index,
+void QKV_OP(task)(const qkv_plan *plan, const QKV_OP(desc) * desc, void *workspace, int32_t phase, int64_t index,
                   int32_t worker) {
     DESC d;
     qkv_problem unused;
     qkv_no_problem(&unused);
-    if (QKV_OP(complete)(desc, &d, &unused) == QKV_OK &&
-        (!QKV_WITH(CHECKS) || plan->checksum == QKV_OP(checksum)(&d)))
+    if (QKV_OP(complete)(desc, &d, &unused) == QKV_OK && (!QKV_WITH(CHECKS) || plan->checksum == QKV_OP(checksum)(&d)))
         QKV_OP(run_one)(plan, &d, workspace, phase, index, worker);
 }
 

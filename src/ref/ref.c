@@ -20,8 +20,8 @@ static void pack(float *panel, const float *src, ptrdiff_t ld, size_t rows, size
     }
 }
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
+                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     (void)soon;
     for (size_t i = 0; i < rows; i++) {
         const float *a_row = a + (ptrdiff_t)i * lda;
@@ -81,7 +81,6 @@ static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const
 #include "../kernels/int8_loops.inc.h"
 #include "../kernels/loops.inc.h"
 #include "../kernels/float_products.inc.h"
-
 
 #define TILE_ROWS 4
 #define NT_ROWS 6

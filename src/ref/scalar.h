@@ -65,7 +65,7 @@ QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
 
 /* Kernel files define QKV_HAVE_FMA inside their target region. clang has no macro for the instruction, but the last
  * architectures of this list always have it. */
-#if !defined(QKV_HAVE_FMA) && (defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__) || \
+#if !defined(QKV_HAVE_FMA) && (defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__) ||                  \
                                defined(__ARM_FEATURE_FMA) || defined(__riscv_flen) || defined(__s390x__))
 #define QKV_HAVE_FMA 1
 #endif

@@ -27,16 +27,16 @@
 
 enum {
     QKV_BLOCK_TERMS = 32,
-    QKV_HALF_ROW = 2 * QKV_PANEL,  /* bytes of a binary16 for each column */
-    QKV_WORD_ROW = 4 * QKV_PANEL   /* and of a word */
+    QKV_HALF_ROW = 2 * QKV_PANEL, /* bytes of a binary16 for each column */
+    QKV_WORD_ROW = 4 * QKV_PANEL  /* and of a word */
 };
 
 /* Whether a build has weights of a type that there is. */
 QKV_INLINE int qkv_weight_is_there(int type) {
-    return type == QKV_F32                        ? 1
-           : type == QKV_F16 || type == QKV_BF16  ? QKV_WITH(STORED)
-           : type == QKV_INT8                     ? QKV_WITH(QUANTIZED)
-                                                  : QKV_WITH(BLOCKS);
+    return type == QKV_F32                       ? 1
+           : type == QKV_F16 || type == QKV_BF16 ? QKV_WITH(STORED)
+           : type == QKV_INT8                    ? QKV_WITH(QUANTIZED)
+                                                 : QKV_WITH(BLOCKS);
 }
 
 /* Terms that follow each other in memory with scales of their own: what in_features is a multiple of. 0: no type of
@@ -45,9 +45,18 @@ QKV_INLINE int64_t qkv_weight_terms(int type) {
     if (!QKV_WITH(BLOCKS))
         return qkv_weight_is_there(type);
     switch (type) {
-    case QKV_F32: case QKV_F16: case QKV_BF16: case QKV_INT8: return 1;
-    case QKV_Q4_0: case QKV_Q4_1: case QKV_Q5_0: case QKV_Q5_1: case QKV_Q8_0: return QKV_BLOCK_TERMS;
-    case QKV_Q4_K: case QKV_Q5_K: case QKV_Q6_K: return 8 * QKV_BLOCK_TERMS;
+    case QKV_F32:
+    case QKV_F16:
+    case QKV_BF16:
+    case QKV_INT8: return 1;
+    case QKV_Q4_0:
+    case QKV_Q4_1:
+    case QKV_Q5_0:
+    case QKV_Q5_1:
+    case QKV_Q8_0: return QKV_BLOCK_TERMS;
+    case QKV_Q4_K:
+    case QKV_Q5_K:
+    case QKV_Q6_K: return 8 * QKV_BLOCK_TERMS;
     default: return 0;
     }
 }
@@ -57,10 +66,15 @@ QKV_INLINE int qkv_weight_bits(int type) {
     if (!QKV_WITH(BLOCKS))
         return QKV_WITH(QUANTIZED) && type == QKV_INT8 ? 8 : 0;
     switch (type) {
-    case QKV_Q4_0: case QKV_Q4_1: case QKV_Q4_K: return 4;
-    case QKV_Q5_0: case QKV_Q5_1: case QKV_Q5_K: return 5;
+    case QKV_Q4_0:
+    case QKV_Q4_1:
+    case QKV_Q4_K: return 4;
+    case QKV_Q5_0:
+    case QKV_Q5_1:
+    case QKV_Q5_K: return 5;
     case QKV_Q6_K: return 6;
-    case QKV_Q8_0: case QKV_INT8: return 8;
+    case QKV_Q8_0:
+    case QKV_INT8: return 8;
     default: return 0;
     }
 }

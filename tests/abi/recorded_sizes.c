@@ -42,7 +42,9 @@ static int refused(const char *call, qkv_status status) {
 
 /* Each is handed a descriptor and returns how many calls have refused it for its size. */
 #define EACH(name) static int take_##name(void *desc)
-EACH(qkv_config) { return refused("qkv_init", qkv_init(&ctx, desc)); }
+EACH(qkv_config) {
+    return refused("qkv_init", qkv_init(&ctx, desc));
+}
 EACH(qkv_pack_desc) {
     size_t bytes;
     return refused("qkv_packed_size", qkv_packed_size(desc, &bytes)) +
@@ -103,10 +105,10 @@ int main(void) {
     if (qkv_init(&ctx, NULL) != QKV_OK || qkv_cache_init(&empty, cache, sizeof cache) != QKV_OK)
         return 2;
     void *desc;
-#define RECORDED(name, bytes) \
-    desc = recorded(bytes); \
-    failures += take_##name(desc); \
-    structs++; \
+#define RECORDED(name, bytes)                                                                                          \
+    desc = recorded(bytes);                                                                                            \
+    failures += take_##name(desc);                                                                                     \
+    structs++;                                                                                                         \
     free(desc);
 #include "recorded.h"
     printf("%d descriptors of recorded sizes, %d calls refuse one\n", structs, failures);

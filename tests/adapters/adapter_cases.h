@@ -50,12 +50,22 @@ static float *adapter_layer(qt_rng rng, int64_t batch, int64_t tokens, int32_t t
         qkv.part[p] = (qkv_weight){.data = case_normal(&rng, model * 4 * dim), .out_features = (p ? 2 : 4) * dim};
     o.num_parts = 1;
     o.part[0] = (qkv_weight){.data = case_normal(&rng, 4 * dim * model), .out_features = model};
-    const qkv_layer_desc d = {
-        .size = sizeof d, .model_dim = model, .out_features = model, .w_qkv = case_pack(ctx, &qkv),
-        .w_o = case_pack(ctx, &o), .x = {case_normal(&rng, batch * tokens * model), tokens * model, 0, model},
-        .out = {out, tokens * model, 0, model}, .rope = {.cos = tables, .sin = tables + tokens * dim / 2,
-        .num_positions = tokens}, .attention = {.size = sizeof d.attention, .batch = batch, .num_heads = 4,
-        .num_kv_heads = 2, .seq_q = tokens, .seq_k = tokens, .head_dim = dim, .flags = QKV_RIGHT}};
+    const qkv_layer_desc d = {.size = sizeof d,
+                              .model_dim = model,
+                              .out_features = model,
+                              .w_qkv = case_pack(ctx, &qkv),
+                              .w_o = case_pack(ctx, &o),
+                              .x = {case_normal(&rng, batch * tokens * model), tokens * model, 0, model},
+                              .out = {out, tokens * model, 0, model},
+                              .rope = {.cos = tables, .sin = tables + tokens * dim / 2, .num_positions = tokens},
+                              .attention = {.size = sizeof d.attention,
+                                            .batch = batch,
+                                            .num_heads = 4,
+                                            .num_kv_heads = 2,
+                                            .seq_q = tokens,
+                                            .seq_k = tokens,
+                                            .head_dim = dim,
+                                            .flags = QKV_RIGHT}};
     case_run_layer(ctx, &d, threads, 0);
     return case_gather(&d.out, batch, 1, tokens, model);
 }

@@ -22,10 +22,18 @@ static void test_inside(void) {
             }
 }
 
-static void test_behind(void) { write_at(100, QT_TAIL, 100); }
-static void test_before(void) { write_at(100, QT_HEAD, -1); }
-static void test_far_behind(void) { write_at(100, QT_HEAD, 100 + 200); }
-static void test_empty(void) { write_at(0, QT_TAIL, 0); }
+static void test_behind(void) {
+    write_at(100, QT_TAIL, 100);
+}
+static void test_before(void) {
+    write_at(100, QT_HEAD, -1);
+}
+static void test_far_behind(void) {
+    write_at(100, QT_HEAD, 100 + 200);
+}
+static void test_empty(void) {
+    write_at(0, QT_TAIL, 0);
+}
 
 static void test_input(void) {
     float *x = qt_floats(33, QT_TAIL);
@@ -39,9 +47,15 @@ static void test_word(void) {
     qt_expect_words("words", want, got, 3, 0);
 }
 
-static void test_assertion(void) { assert_int_equal(qkv_init(NULL, NULL), QKV_OK); }
-static void test_skip(void) { qt_skip("to be seen"); }
-static void test_child(void) { qt_in_child(NULL, NULL); }
+static void test_assertion(void) {
+    assert_int_equal(qkv_init(NULL, NULL), QKV_OK);
+}
+static void test_skip(void) {
+    qt_skip("to be seen");
+}
+static void test_child(void) {
+    qt_in_child(NULL, NULL);
+}
 
 int main(int argc, char **argv) {
     qt_init(argc, argv);

@@ -92,12 +92,12 @@ typedef struct weights {
 } weights;
 
 static const weights all_weights[] = {
-    {"f32", QKV_F32, 1, 4, {-1, -1}, 37},          {"f16", QKV_F16, 1, 2, {0, -1}, 37},
-    {"bf16", QKV_BF16, 1, 2, {0, -1}, 37},         {"int8", QKV_INT8, 1, 1, {-1, -1}, 37},
-    {"q8_0", QKV_Q8_0, 32, 34, {0, -1}, 96},       {"q4_0", QKV_Q4_0, 32, 18, {0, -1}, 96},
-    {"q4_1", QKV_Q4_1, 32, 20, {0, 2}, 96},        {"q5_0", QKV_Q5_0, 32, 22, {0, -1}, 96},
-    {"q5_1", QKV_Q5_1, 32, 24, {0, 2}, 96},        {"q4_k", QKV_Q4_K, 256, 144, {0, 2}, 512},
-    {"q5_k", QKV_Q5_K, 256, 176, {0, 2}, 512},     {"q6_k", QKV_Q6_K, 256, 210, {208, -1}, 512},
+    {"f32", QKV_F32, 1, 4, {-1, -1}, 37},      {"f16", QKV_F16, 1, 2, {0, -1}, 37},
+    {"bf16", QKV_BF16, 1, 2, {0, -1}, 37},     {"int8", QKV_INT8, 1, 1, {-1, -1}, 37},
+    {"q8_0", QKV_Q8_0, 32, 34, {0, -1}, 96},   {"q4_0", QKV_Q4_0, 32, 18, {0, -1}, 96},
+    {"q4_1", QKV_Q4_1, 32, 20, {0, 2}, 96},    {"q5_0", QKV_Q5_0, 32, 22, {0, -1}, 96},
+    {"q5_1", QKV_Q5_1, 32, 24, {0, 2}, 96},    {"q4_k", QKV_Q4_K, 256, 144, {0, 2}, 512},
+    {"q5_k", QKV_Q5_K, 256, 176, {0, 2}, 512}, {"q6_k", QKV_Q6_K, 256, 210, {208, -1}, 512},
 };
 
 /* Two parts, the second in floats, so that panels of another width follow. */
@@ -113,10 +113,12 @@ static qkv_pack_desc draw_weights(const weights *w) {
             draw_half(source + i * w->bytes + w->halves[h], w->type);
     }
     return (qkv_pack_desc){
-        .size = sizeof(qkv_pack_desc), .in_features = w->in, .num_parts = 2,
-        .part = {{.data = source, .out_features = OUT, .layout = QKV_OUT_IN, .type = w->type,
-                  .scales = draw_floats(OUT)},
-                 {.data = draw_floats(3 * w->in), .out_features = 3, .layout = QKV_OUT_IN}}};
+        .size = sizeof(qkv_pack_desc),
+        .in_features = w->in,
+        .num_parts = 2,
+        .part = {
+            {.data = source, .out_features = OUT, .layout = QKV_OUT_IN, .type = w->type, .scales = draw_floats(OUT)},
+            {.data = draw_floats(3 * w->in), .out_features = 3, .layout = QKV_OUT_IN}}};
 }
 
 static void write_weights(const weights *w) {
@@ -130,11 +132,16 @@ static void write_weights(const weights *w) {
 
 static uint64_t multiply(const weights *w, int arithmetic) {
     static float y[2][TOKENS * OUT];
-    qkv_projection_desc d = {
-        .size = sizeof d, .batch = 1, .tokens = TOKENS, .in_features = w->in, .num_parts = 2,
-        .x = {draw_floats(TOKENS * w->in), .token = w->in}, .packed = file, .arithmetic = arithmetic,
-        .part = {{.out_features = OUT, .out = {y[0], .token = OUT}, .type = w->type},
-                 {.out_features = 3, .out = {y[1], .token = 3}}}};
+    qkv_projection_desc d = {.size = sizeof d,
+                             .batch = 1,
+                             .tokens = TOKENS,
+                             .in_features = w->in,
+                             .num_parts = 2,
+                             .x = {draw_floats(TOKENS * w->in), .token = w->in},
+                             .packed = file,
+                             .arithmetic = arithmetic,
+                             .part = {{.out_features = OUT, .out = {y[0], .token = OUT}, .type = w->type},
+                                      {.out_features = 3, .out = {y[1], .token = 3}}}};
     if (arithmetic == QKV_ARITHMETIC_INT8) /* the floats are no integers */
         d.num_parts = 1;
     qkv_plan plan;
@@ -173,8 +180,14 @@ static const cache_types all_caches[] = {
 };
 
 static size_t cache_bytes(const cache_types *types, qkv_cache_desc *d) {
-    *d = (qkv_cache_desc){.size = sizeof *d, .num_sequences = 3, .max_tokens = 300, .num_kv_heads = HEADS,
-                          .head_dim = DIM, .k_type = types->k, .v_type = types->v, .window = types->window,
+    *d = (qkv_cache_desc){.size = sizeof *d,
+                          .num_sequences = 3,
+                          .max_tokens = 300,
+                          .num_kv_heads = HEADS,
+                          .head_dim = DIM,
+                          .k_type = types->k,
+                          .v_type = types->v,
+                          .window = types->window,
                           .first_tokens = types->window > 0 ? 4 : 0};
     size_t bytes;
     REQUIRE(qkv_cache_size(d, &bytes) == QKV_OK && bytes <= ROOM);
@@ -203,9 +216,13 @@ static void write_cache(const cache_types *types) {
 
 static uint64_t attend(int sequence) {
     static float out[TOKENS * HEADS * DIM];
-    qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = HEADS, .seq_q = TOKENS,
+    qkv_attention_desc d = {.size = sizeof d,
+                            .batch = 1,
+                            .num_heads = HEADS,
+                            .seq_q = TOKENS,
                             .q = {draw_floats(TOKENS * HEADS * DIM), .head = DIM, .token = HEADS * DIM},
-                            .out = {out, .head = DIM, .token = HEADS * DIM}, .flags = QKV_RIGHT | QKV_FROM_END};
+                            .out = {out, .head = DIM, .token = HEADS * DIM},
+                            .flags = QKV_RIGHT | QKV_FROM_END};
     qkv_plan plan;
     REQUIRE(qkv_cache_attach(file, sequence, &d) == QKV_OK);
     REQUIRE(qkv_attention_plan(&ctx, &d, 1, &plan) == QKV_OK && plan.workspace_size <= ROOM);

@@ -147,13 +147,8 @@ on_target() {
     count $? "$target: libraries for the self-test, for speed and for size"
     echo "$target: self-test"
     image golden "$QKV/examples/embedded/golden_image.c $QKV/tools/golden.c" 'all/*.o' -Wl,--defsym=ram_size=512K \
-<<<<<<< ours
         -Wl,--defsym=flash_size=512K -Wl,--defsym=stack_size=20K && run golden &&
         grep -q '^ref: [0-9]* golden results, all as recorded' golden.out
-=======
-        -Wl,--defsym=flash_size=512K -Wl,--defsym=stack_size=20K &&
-        run golden && grep -q '^ref: [0-9]* golden results, all as recorded' golden.out
->>>>>>> theirs
     count $? "$target: self-test"
     printf '| %s | self-test | %d | %d |\n' "$(heading "$target")" "$(grep -c 'all as recorded' golden.out)" \
         "$(number golden "bytes of stack")" >>"$work/rows"

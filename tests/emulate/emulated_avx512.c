@@ -227,7 +227,9 @@ static inline simde__m512 add_pairs(simde__m512 sum, simde__m512i b, simde__m512
     return simde__m512_from_private(x);
 }
 
-QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return add_pairs(sum, b, a); }
+QKV_INLINE vec p_dot(vec sum, vint b, vint a) {
+    return add_pairs(sum, b, a);
+}
 QKV_INLINE vint p_pack(vec a, vec b) {
     simde__m512i_private words;
     float x[2 * VLEN];

@@ -51,9 +51,9 @@ static void definition(float *x, size_t n) {
 typedef struct function {
     void (*definition)(float *x, size_t n);
     void (*(*entry)(const qkv_kernels *k))(float *x, size_t n); /* of a kernel set */
-    double (*oracle)(double x); /* NULL: no errors are measured in this sweep */
-    bool mirrored;              /* f(−x) = −f(x): the sets are run on −x too */
-    double limit;               /* of the error in ulp; 0: it is 1 */
+    double (*oracle)(double x);                                 /* NULL: no errors are measured in this sweep */
+    bool mirrored;                                              /* f(−x) = −f(x): the sets are run on −x too */
+    double limit;                                               /* of the error in ulp; 0: it is 1 */
 } function;
 
 /* What a worker found: its worst error, and the first wrong word. */

@@ -20,7 +20,8 @@ __attribute__((target("fma")))
 #else
 #define HAVE_INSTRUCTION 0
 #endif
-static void fma_instruction(float *y, const float *a, const float *b, const float *c, size_t n) {
+static void
+fma_instruction(float *y, const float *a, const float *b, const float *c, size_t n) {
     for (size_t i = 0; i < n; i++)
         y[i] = __builtin_fmaf(a[i], b[i], c[i]);
 }
@@ -32,7 +33,10 @@ typedef void (*generator)(qt_rng *rng, float *a, float *b, float *c);
 typedef struct search {
     generator draw;
     uint64_t seed;
-    struct { bool wrong; float a, b, c, want, got; } found[THREADS];
+    struct {
+        bool wrong;
+        float a, b, c, want, got;
+    } found[THREADS];
     float buffer[THREADS][4][CHUNK];
 } search;
 
@@ -156,22 +160,45 @@ static void compare(const char *name, generator draw, int64_t millions) {
     qt_count_words((uint64_t)chunks * CHUNK);
 }
 
-static void test_words(void) { compare("words", draw_words, 20); }
-static void test_near(void) { compare("near", draw_near, 20); }
-static void test_cancelling(void) { compare("cancelling", draw_cancelling, 10); }
-static void test_tie(void) { compare("tie", draw_tie, 20); }
-static void test_double_rounding(void) { compare("double_rounding", draw_double_rounding, 10); }
-static void test_subnormal(void) { compare("subnormal", draw_subnormal, 20); }
-static void test_overflow(void) { compare("overflow", draw_overflow, 5); }
-static void test_nasty(void) { compare("nasty", draw_nasty, 10); }
+static void test_words(void) {
+    compare("words", draw_words, 20);
+}
+static void test_near(void) {
+    compare("near", draw_near, 20);
+}
+static void test_cancelling(void) {
+    compare("cancelling", draw_cancelling, 10);
+}
+static void test_tie(void) {
+    compare("tie", draw_tie, 20);
+}
+static void test_double_rounding(void) {
+    compare("double_rounding", draw_double_rounding, 10);
+}
+static void test_subnormal(void) {
+    compare("subnormal", draw_subnormal, 20);
+}
+static void test_overflow(void) {
+    compare("overflow", draw_overflow, 5);
+}
+static void test_nasty(void) {
+    compare("nasty", draw_nasty, 10);
+}
 
 /* The fma of a set, or what it has in place of it, in each of 16 lanes: row_dots of c·1 + a·b in one lane, the others
  * being +0. */
 static void test_of_set(const qt_set *set) {
-    static const struct { const char *name; generator draw; } all[] = {
-        {"words", draw_words}, {"near", draw_near}, {"cancelling", draw_cancelling}, {"tie", draw_tie},
-        {"double_rounding", draw_double_rounding}, {"subnormal", draw_subnormal}, {"overflow", draw_overflow},
-        {"nasty", draw_nasty}};
+    static const struct {
+        const char *name;
+        generator draw;
+    } all[] = {{"words", draw_words},
+               {"near", draw_near},
+               {"cancelling", draw_cancelling},
+               {"tie", draw_tie},
+               {"double_rounding", draw_double_rounding},
+               {"subnormal", draw_subnormal},
+               {"overflow", draw_overflow},
+               {"nasty", draw_nasty}};
     enum { ROWS = 32, TERMS = 2 * QKV_LANES };
     float x[ROWS * TERMS], y[ROWS * TERMS], got[ROWS];
     for (size_t g = 0; g < sizeof all / sizeof *all; g++) {
@@ -209,10 +236,13 @@ static bool is_rounded_twice(float a, float b, float c) {
 
 /* The cases must be hard: many on a tie, and many that plain double arithmetic, rounding twice, gets wrong. */
 static void test_cases_are_hard(void) {
-    static const struct { const char *name; generator draw; bool (*is_hard)(float, float, float); } all[] = {
-        {"tie", draw_tie, is_tie},
-        {"double_rounding", draw_double_rounding, is_rounded_twice},
-        {"subnormal", draw_subnormal, is_rounded_twice}};
+    static const struct {
+        const char *name;
+        generator draw;
+        bool (*is_hard)(float, float, float);
+    } all[] = {{"tie", draw_tie, is_tie},
+               {"double_rounding", draw_double_rounding, is_rounded_twice},
+               {"subnormal", draw_subnormal, is_rounded_twice}};
     for (size_t g = 0; g < 3; g++) {
         qt_rng rng = qt_stream(all[g].name);
         int hard = 0;

@@ -149,20 +149,20 @@ static void *give_stored(bool out, int32_t type, const int64_t *size, int64_t ba
     return give(out, element, 3, size, (int64_t[]){batch, head, token}, run, kind);
 }
 
-#define GIVE_STORED(x, out, type, size, run)                                                                          \
+#define GIVE_STORED(x, out, type, size, run)                                                                           \
     (x).data = give_stored(out, type, size, (x).batch, (x).head, (x).token, run, kind)
 #define GIVE_ROWS(x, out, size, run) (x).data = give_rows(out, size, (x).batch, (x).head, (x).token, run, kind)
 #define GIVE_MATRIX(x, out, element, size, run)                                                                        \
     if ((x).data)                                                                                                      \
-        (x).data = give(out, element, 4, size, (int64_t[]){(x).batch, (x).head, (x).query, (x).key}, run, kind)
+    (x).data = give(out, element, 4, size, (int64_t[]){(x).batch, (x).head, (x).query, (x).key}, run, kind)
 #define GIVE_VECTOR(pointer, out, element, n)                                                                          \
     if (pointer)                                                                                                       \
-        (pointer) = give(out, element, 0, NULL, NULL, n, kind)
+    (pointer) = give(out, element, 0, NULL, NULL, n, kind)
 
 /* Presence is part of a plan, also of a tensor without elements. */
 #define KEEP_PRESENT(pointer, was)                                                                                     \
     if ((was) && !(pointer))                                                                                           \
-        (pointer) = (void *)somewhere
+    (pointer) = (void *)somewhere
 
 /* Packed sequences are one batch, pages are batches. */
 static int64_t query_batches(const qkv_attention_desc *d) {
@@ -275,13 +275,15 @@ static void *give_packed(int64_t bytes, int kind) {
 
 static void give_attention(qkv_attention_desc *d, int kind) {
     const int64_t rows[3] = {query_batches(d), d->num_heads, d->seq_q};
-    const int64_t keys[3] = {d->page_table ? d->num_pages : d->k_start ? 1 : d->batch, kv_heads(d),
-                             d->page_table ? d->page_tokens : d->seq_k};
+    const int64_t keys[3] = {d->page_table ? d->num_pages
+                             : d->k_start  ? 1
+                                           : d->batch,
+                             kv_heads(d), d->page_table ? d->page_tokens : d->seq_k};
     GIVE_STORED(d->q, false, d->q_type, rows, d->head_dim);
     if (d->k_layout == QKV_KEY_PANELS) {
         const int64_t panels[3] = {keys[0], keys[1], (keys[2] + 63) / 64};
-        d->k.data = give_stored(false, d->k_type, panels, d->k.batch, d->k.head, 64 * d->head_dim, 64 * d->head_dim,
-                                kind);
+        d->k.data =
+            give_stored(false, d->k_type, panels, d->k.batch, d->k.head, 64 * d->head_dim, 64 * d->head_dim, kind);
     } else {
         GIVE_STORED(d->k, false, d->k_type, keys, d->head_dim);
     }

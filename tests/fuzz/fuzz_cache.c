@@ -41,8 +41,12 @@ static int64_t odd(void) {
 }
 
 static void draw_cache(qkv_cache_desc *d) {
-    *d = (qkv_cache_desc){.size = sizeof *d, .num_sequences = pick(5), .max_tokens = pick(400), .num_kv_heads = pick(4),
-                          .head_dim = pick(20), .head_dim_v = pick(3) ? 0 : pick(20),
+    *d = (qkv_cache_desc){.size = sizeof *d,
+                          .num_sequences = pick(5),
+                          .max_tokens = pick(400),
+                          .num_kv_heads = pick(4),
+                          .head_dim = pick(20),
+                          .head_dim_v = pick(3) ? 0 : pick(20),
                           .num_pages = pick(2) ? 0 : pick(20)};
     static const int32_t types[] = {QKV_F32, QKV_F16, QKV_BF16, QKV_INT8, QKV_Q8_0};
     d->k_type = types[pick(40) ? pick(4) : 4];
@@ -75,8 +79,7 @@ static qkv_status call(const qkv_ctx *ctx, void *block, const qkv_cache_desc *d)
     case 5: return qkv_cache_free_pages(block, &x);
     default:
         if (fits && n <= MOST_GROWTH)
-            store_rows(ctx->kernels, block, s, (int)pick(2), pick(d->num_kv_heads + 1), pick(400), n, floats,
-                       MOST_DIM);
+            store_rows(ctx->kernels, block, s, (int)pick(2), pick(d->num_kv_heads + 1), pick(400), n, floats, MOST_DIM);
         return QKV_OK;
     }
 }

@@ -23,8 +23,13 @@ static void draw_types(qkv_attention_desc *d) {
 }
 
 static void draw_attention(qkv_attention_desc *d, bool inner) {
-    *d = (qkv_attention_desc){.size = sizeof *d, .batch = small(), .num_kv_heads = small(), .seq_q = length(),
-                              .seq_k = length(), .head_dim = width(), .head_dim_v = chance(40) ? width() : 0};
+    *d = (qkv_attention_desc){.size = sizeof *d,
+                              .batch = small(),
+                              .num_kv_heads = small(),
+                              .seq_q = length(),
+                              .seq_k = length(),
+                              .head_dim = width(),
+                              .head_dim_v = chance(40) ? width() : 0};
     d->num_heads = d->num_kv_heads * (1 + pick(3));
     if (chance(inner ? 1 : 40))
         draw_types(d);
@@ -97,37 +102,11 @@ static void draw_attention(qkv_attention_desc *d, bool inner) {
     }
 }
 
-static qkv_rope draw_rope(int64_t head_dim) {
-    return (qkv_rope){.num_positions = chance(97) ? 600 : pick(20) - 2, .layout = pick(chance(98) ? 2 : 4),
-                      .rotary_dim = chance(50) ? head_dim / 2 * 2 : chance(95) ? head_dim / 4 * 2 : width() - 1};
-}
-
-static qkv_positions draw_positions(int64_t tokens) {
-    return (qkv_positions){chance(15) ? (const void *)somewhere : NULL, pick(3) * tokens, pick(3)};
-}
-
-static void draw_steps(qkv_head_steps *s, int64_t tokens) {
-    OPTION(s->norm, 30);
-    s->norm_epsilon = chance(98) ? (float)pick(3) / 1024 : -1;
-    s->rotate = (uint32_t)pick(chance(98) ? 2 : 3);
-    s->first_position = chance(95) ? pick(30) : pick(1000) - 9;
-    OPTION(s->first_positions, 15);
-    s->positions = draw_positions(tokens);
-}
-
-/* A type of weights that so many inputs are blocks of, mostly; integers: one that has an arithmetic in int8. */
-static int64_t draw_type(int64_t in_features, bool integers) {
-    if (chance(1))
-        return pick(16) - 2;
-    const int64_t block = in_features % 256 == 0 ? 256 : in_features % 32 == 0 ? 32 : 1;
-    static const int64_t types[] = {QKV_F16, QKV_BF16, QKV_F32, QKV_INT8, QKV_Q8_0, QKV_Q4_0, QKV_Q4_1,
-                                    QKV_Q5_0, QKV_Q5_1, QKV_Q4_K, QKV_Q5_K, QKV_Q6_K};
-    const int64_t n = block == 256 ? 12 : block == 32 ? 9 : 4;
-    return integers ? types[3 + pick(n - 3)] : types[pick(n)];
-}
-
 static void draw_projection(qkv_projection_desc *d) {
-    *d = (qkv_projection_desc){.size = sizeof *d, .batch = small(), .tokens = length(), .in_features = width(),
+    *d = (qkv_projection_desc){.size = sizeof *d,
+                               .batch = small(),
+                               .tokens = length(),
+                               .in_features = width(),
                                .num_parts = chance(3) ? pick(6) : 1 + pick(4)};
     const int64_t rows[3] = {d->batch, 1, d->tokens};
     const bool typed = chance(40);
@@ -231,8 +210,12 @@ static void draw(int operation, descriptor *u) {
     case 1: draw_projection(&u->projection); break;
     case 2: {
         qkv_merge_desc *d = &u->merge;
-        *d = (qkv_merge_desc){.size = sizeof *d, .batch = small(), .num_heads = small(), .seq_q = length(),
-                              .head_dim_v = width(), .num_parts = pick(5)};
+        *d = (qkv_merge_desc){.size = sizeof *d,
+                              .batch = small(),
+                              .num_heads = small(),
+                              .seq_q = length(),
+                              .head_dim_v = width(),
+                              .num_parts = pick(5)};
         const int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, d->num_parts};
         ROWS(d->part_out, rows, d->head_dim_v, false);
         ROWS(d->part_lse, rows, 1, false);
@@ -561,15 +544,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (size_t i = 0; i < size; i++)
         state = (state ^ data[i]) * UINT64_C(0x100000001b3);
     const int operation = (int)pick(NUM_OPERATIONS);
-    static const size_t words[NUM_OPERATIONS] = {
-        sizeof(qkv_attention_desc) / 8, sizeof(qkv_projection_desc) / 8, sizeof(qkv_merge_desc) / 8,
-        sizeof(qkv_layer_desc) / 8, sizeof(qkv_attention_backward_desc) / 8, sizeof(qkv_projection_backward_desc) / 8,
-        sizeof(qkv_layer_backward_desc) / 8};
+    static const size_t words[NUM_OPERATIONS] = {sizeof(qkv_attention_desc) / 8,
+                                                 sizeof(qkv_projection_desc) / 8,
+                                                 sizeof(qkv_merge_desc) / 8,
+                                                 sizeof(qkv_layer_desc) / 8,
+                                                 sizeof(qkv_attention_backward_desc) / 8,
+                                                 sizeof(qkv_projection_backward_desc) / 8,
+                                                 sizeof(qkv_layer_backward_desc) / 8};
     descriptor u;
     draw(operation, &u);
     if (chance(12)) { /* one field is anything */
-        static const int64_t odd[] = {-1, INT64_MIN, INT64_MAX, INT64_C(1) << 62, INT64_C(1) << 40, -(INT64_C(1) << 33),
-                                      INT64_MAX / 4, INT64_C(1) << 20, 0, 2};
+        static const int64_t odd[] = {-1,
+                                      INT64_MIN,
+                                      INT64_MAX,
+                                      INT64_C(1) << 62,
+                                      INT64_C(1) << 40,
+                                      -(INT64_C(1) << 33),
+                                      INT64_MAX / 4,
+                                      INT64_C(1) << 20,
+                                      0,
+                                      2};
         const size_t at = 1 + (size_t)pick((int64_t)words[operation] - 1);
         memcpy((char *)&u + at * 8, &odd[pick(10)], 8);
         drop_caches(operation, &u);

@@ -72,4 +72,36 @@ static void draw_stored(qkv_input *x, int32_t type, const int64_t *size, int64_t
     draw_strides(4, size, run, out, (int64_t *const[]){&(x).batch, &(x).head, &(x).query, &(x).key})
 #define OPTION(pointer, percent) (pointer) = chance(percent) ? (void *)somewhere : NULL
 
+static qkv_rope draw_rope(int64_t head_dim) {
+    return (qkv_rope){.num_positions = chance(97) ? 600 : pick(20) - 2,
+                      .layout = pick(chance(98) ? 2 : 4),
+                      .rotary_dim = chance(50)   ? head_dim / 2 * 2
+                                    : chance(95) ? head_dim / 4 * 2
+                                                 : width() - 1};
+}
+
+static qkv_positions draw_positions(int64_t tokens) {
+    return (qkv_positions){chance(15) ? (const void *)somewhere : NULL, pick(3) * tokens, pick(3)};
+}
+
+static void draw_steps(qkv_head_steps *s, int64_t tokens) {
+    OPTION(s->norm, 30);
+    s->norm_epsilon = chance(98) ? (float)pick(3) / 1024 : -1;
+    s->rotate = (uint32_t)pick(chance(98) ? 2 : 3);
+    s->first_position = chance(95) ? pick(30) : pick(1000) - 9;
+    OPTION(s->first_positions, 15);
+    s->positions = draw_positions(tokens);
+}
+
+/* A type of weights that so many inputs are blocks of, mostly; integers: one that has an arithmetic in int8. */
+static int64_t draw_type(int64_t in_features, bool integers) {
+    if (chance(1))
+        return pick(16) - 2;
+    const int64_t block = in_features % 256 == 0 ? 256 : in_features % 32 == 0 ? 32 : 1;
+    static const int64_t types[] = {QKV_F16,  QKV_BF16, QKV_F32,  QKV_INT8, QKV_Q8_0, QKV_Q4_0,
+                                    QKV_Q4_1, QKV_Q5_0, QKV_Q5_1, QKV_Q4_K, QKV_Q5_K, QKV_Q6_K};
+    const int64_t n = block == 256 ? 12 : block == 32 ? 9 : 4;
+    return integers ? types[3 + pick(n - 3)] : types[pick(n)];
+}
+
 #endif

@@ -120,7 +120,7 @@ static int quantize(const char *from, const char *to, const char *type) {
     };
     struct llama_model_quantize_params p = llama_model_quantize_default_params();
     p.allow_requantize = true;
-    p.ftype = (enum llama_ftype)-1;
+    p.ftype = (enum llama_ftype) - 1;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(type, types[i].name) == 0)
             p.ftype = types[i].type;

@@ -19,8 +19,11 @@ static bool one_in(uint64_t *seed, int64_t n) {
 struct shape draw_shape(uint64_t *seed) {
     static const int64_t dims[] = {32, 64, 64, 96, 128, 128, 192, 256};
     static const enum ggml_type types[] = {GGML_TYPE_F16, GGML_TYPE_F16, GGML_TYPE_F32, GGML_TYPE_BF16, GGML_TYPE_Q8_0};
-    struct shape s = {.head_dim = dims[below(seed, 8)], .kv_heads = 1 + below(seed, 3), .group = 1 + below(seed, 4),
-                      .queries = one_in(seed, 3) ? 1 : 1 + below(seed, 100), .batch = 1 + below(seed, 3)};
+    struct shape s = {.head_dim = dims[below(seed, 8)],
+                      .kv_heads = 1 + below(seed, 3),
+                      .group = 1 + below(seed, 4),
+                      .queries = one_in(seed, 3) ? 1 : 1 + below(seed, 100),
+                      .batch = 1 + below(seed, 3)};
     s.keys = s.queries + below(seed, 700);
     s.head_dim_v = one_in(seed, 4) ? dims[below(seed, 8)] : s.head_dim;
     s.k_type = types[below(seed, 5)];
@@ -41,8 +44,8 @@ struct shape draw_shape(uint64_t *seed) {
 void print_shape(const struct shape *s) {
     static const char *const masks[] = {"none", "causal", "window", "padded", "numbers", "two sequences"};
     printf("k %s v %s, dims %d %d, heads %d x %d, queries %d, keys %d, batch %d, mask %s%s%s%s%s, alibi %g, cap %g\n",
-           ggml_type_name(s->k_type), ggml_type_name(s->v_type), (int)s->head_dim, (int)s->head_dim_v,
-           (int)s->kv_heads, (int)s->group, (int)s->queries, (int)s->keys, (int)s->batch, masks[s->mask],
+           ggml_type_name(s->k_type), ggml_type_name(s->v_type), (int)s->head_dim, (int)s->head_dim_v, (int)s->kv_heads,
+           (int)s->group, (int)s->queries, (int)s->keys, (int)s->batch, masks[s->mask],
            s->mask_of_each_sequence ? " each" : "", s->token_major ? ", token-major" : "", s->v_in_k ? ", v in k" : "",
            s->sinks ? ", sinks" : "", (double)s->max_bias, (double)s->softcap);
 }
@@ -105,16 +108,16 @@ struct drawn_op make_op(const struct shape *s, uint64_t *seed, ggml_backend_t cp
     all_q = ggml_new_tensor_4d(d.context, GGML_TYPE_F32, s->head_dim, heads, s->queries, s->batch);
     d.q = ggml_permute(d.context, all_q, 0, 2, 1, 3);
     d.k = cache_of(&d, s->k_type, s->head_dim, &all_k);
-    d.v = s->v_in_k ? ggml_view_4d(d.context, d.k, s->head_dim_v, s->keys, 1, s->batch, d.k->nb[1], d.k->nb[2],
-                                   d.k->nb[3], 0)
-                    : cache_of(&d, s->v_type, s->head_dim_v, &all_v);
+    d.v = s->v_in_k
+              ? ggml_view_4d(d.context, d.k, s->head_dim_v, s->keys, 1, s->batch, d.k->nb[1], d.k->nb[2], d.k->nb[3], 0)
+              : cache_of(&d, s->v_type, s->head_dim_v, &all_v);
     if (s->mask != NO_MASK) /* with room for more queries, which older versions want */
         d.mask = ggml_new_tensor_4d(d.context, GGML_TYPE_F16, s->keys, (s->queries + 63) / 64 * 64, 1,
                                     s->mask_of_each_sequence ? s->batch : 1);
     if (s->sinks)
         d.sinks = ggml_new_tensor_1d(d.context, GGML_TYPE_F32, heads);
-    d.op = ggml_flash_attn_ext(d.context, d.q, d.k, d.v, d.mask, 1 / sqrtf((float)s->head_dim), s->max_bias,
-                               s->softcap);
+    d.op =
+        ggml_flash_attn_ext(d.context, d.q, d.k, d.v, d.mask, 1 / sqrtf((float)s->head_dim), s->max_bias, s->softcap);
     if (s->sinks)
         d.op->src[4] = d.sinks;
     d.graph = ggml_new_graph(d.context);
@@ -137,8 +140,8 @@ void free_op(struct drawn_op *d) {
 }
 
 static void row_of(const struct ggml_tensor *t, int64_t token, int64_t head, int64_t batch, float *row) {
-    const char *data = (const char *)t->data + token * (int64_t)t->nb[1] + head * (int64_t)t->nb[2] +
-                       batch * (int64_t)t->nb[3];
+    const char *data =
+        (const char *)t->data + token * (int64_t)t->nb[1] + head * (int64_t)t->nb[2] + batch * (int64_t)t->nb[3];
     if (t->type == GGML_TYPE_F32)
         memcpy(row, data, (size_t)t->ne[0] * sizeof *row);
     else
@@ -151,8 +154,7 @@ static double slope(const struct drawn_op *d, int64_t head) {
     if (d->shape.max_bias == 0)
         return 1;
     return head < power ? pow(pow(2, -(double)d->shape.max_bias / (double)power), (double)(head + 1))
-                        : pow(pow(2, -(double)d->shape.max_bias / 2 / (double)power),
-                              (double)(2 * (head - power) + 1));
+                        : pow(pow(2, -(double)d->shape.max_bias / 2 / (double)power), (double)(2 * (head - power) + 1));
 }
 
 static double number_at(const struct ggml_tensor *mask, int64_t i, int64_t j, int64_t b) {

@@ -25,8 +25,8 @@ static inline void check(struct host *host, bool is_true, const char *what) {
 }
 
 static inline ggml_backend_set_n_threads_t threads_function(ggml_backend_t backend) {
-    void *address = ggml_backend_reg_get_proc_address(
-        ggml_backend_dev_backend_reg(ggml_backend_get_device(backend)), "ggml_backend_set_n_threads");
+    void *address = ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(ggml_backend_get_device(backend)),
+                                                      "ggml_backend_set_n_threads");
     ggml_backend_set_n_threads_t function;
     memcpy(&function, &address, sizeof function);
     return function;

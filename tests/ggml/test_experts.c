@@ -144,8 +144,11 @@ static double error_of(const struct drawn *d) {
 
 static struct shape draw_shape(enum ggml_type type, int n) {
     const int64_t block = ggml_blck_size(type);
-    struct shape s = {.type = type, .in = block * (1 + below(&seed, 512 / block)), .out = 1 + below(&seed, 300),
-                      .experts = 1 + below(&seed, 9), .tokens = n % 3 == 0 ? 1 : 1 + below(&seed, n % 3 == 1 ? 9 : 150),
+    struct shape s = {.type = type,
+                      .in = block * (1 + below(&seed, 512 / block)),
+                      .out = 1 + below(&seed, 300),
+                      .experts = 1 + below(&seed, 9),
+                      .tokens = n % 3 == 0 ? 1 : 1 + below(&seed, n % 3 == 1 ? 9 : 150),
                       .gap = below(&seed, 2) * 8};
     s.used = 1 + below(&seed, s.experts);
     s.rows = below(&seed, 2) ? s.used : s.used % 2 == 0 && below(&seed, 2) ? s.used / 2 : 1;
@@ -224,8 +227,8 @@ static void a_row_is_the_product_by_its_experts_matrix(void) {
 static void what_is_written_is_read(void) {
     int wrong = 0;
     for (int t = 0; t < NUM_TYPES; t++) {
-        const struct shape s = {.type = types[t], .in = 256, .out = 70, .experts = 3, .used = 1, .tokens = 1,
-                                .rows = 1};
+        const struct shape s = {
+            .type = types[t], .in = 256, .out = 70, .experts = 3, .used = 1, .tokens = 1, .rows = 1};
         struct drawn d = make_op(host.qkv, &s);
         const size_t size = ggml_nbytes(d.weights), of_matrix = d.weights->nb[2];
         char *found = malloc(size);
@@ -280,10 +283,10 @@ static void what_is_not_in_its_buffers_is_left_to_ggml(void) {
 
 /* Gate and up of the same rows, and down of what they give, as in a layer. */
 static void the_scheduler_copies_nothing(void) {
-    const struct shape wide = {.type = GGML_TYPE_Q4_1, .in = 512, .out = 768, .experts = 6, .used = 2, .tokens = 40,
-                               .rows = 1};
-    const struct shape narrow = {.type = GGML_TYPE_Q8_0, .in = 768, .out = 512, .experts = 6, .used = 2, .tokens = 40,
-                                 .rows = 2};
+    const struct shape wide = {
+        .type = GGML_TYPE_Q4_1, .in = 512, .out = 768, .experts = 6, .used = 2, .tokens = 40, .rows = 1};
+    const struct shape narrow = {
+        .type = GGML_TYPE_Q8_0, .in = 768, .out = 512, .experts = 6, .used = 2, .tokens = 40, .rows = 2};
     struct drawn gate = make_op(host.qkv, &wide), up = make_op(host.qkv, &wide), down = make_op(host.qkv, &narrow);
     struct ggml_context *context = ggml_init((struct ggml_init_params){.mem_size = 1 << 20, .no_alloc = true});
     struct ggml_cgraph *graph = ggml_new_graph(context);

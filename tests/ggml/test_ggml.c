@@ -76,8 +76,14 @@ static void an_error_is_below_that_of_ggml(void) {
 
 /* ------------------------------------------------------------------------------------------------ what is claimed */
 
-static const struct shape deep_step = {.head_dim = 64, .head_dim_v = 64, .kv_heads = 3, .group = 3, .queries = 1,
-                                       .keys = 4096, .batch = 1, .mask = CAUSAL};
+static const struct shape deep_step = {.head_dim = 64,
+                                       .head_dim_v = 64,
+                                       .kv_heads = 3,
+                                       .group = 3,
+                                       .queries = 1,
+                                       .keys = 4096,
+                                       .batch = 1,
+                                       .mask = CAUSAL};
 
 static bool claims(struct shape s, enum ggml_type type) {
     uint64_t seed = 2;
@@ -115,8 +121,16 @@ static void what_qkv_does_not_store_is_left_to_ggml(void) {
 
 static void no_mask_outlives_its_numbers(void) {
     uint64_t seed = 3;
-    struct shape s = {.head_dim = 64, .head_dim_v = 64, .kv_heads = 2, .group = 2, .queries = 40, .keys = 300,
-                      .batch = 1, .k_type = GGML_TYPE_F16, .v_type = GGML_TYPE_F16, .mask = CAUSAL};
+    struct shape s = {.head_dim = 64,
+                      .head_dim_v = 64,
+                      .kv_heads = 2,
+                      .group = 2,
+                      .queries = 40,
+                      .keys = 300,
+                      .batch = 1,
+                      .k_type = GGML_TYPE_F16,
+                      .v_type = GGML_TYPE_F16,
+                      .mask = CAUSAL};
     struct drawn_op d = make_op(&s, &seed, host.cpu);
     double *exact = malloc((size_t)ggml_nelements(d.op) * sizeof *exact), worst = 0;
     static const enum mask_kind kinds[] = {CAUSAL, PADDED, NUMBERS, TWO_SEQUENCES, WINDOW, NUMBERS};
@@ -135,11 +149,18 @@ static void no_mask_outlives_its_numbers(void) {
  * f16 in f16. */
 static void the_scheduler_copies_nothing(void) {
     uint64_t seed = 4;
-    struct shape s = {.head_dim = 64, .head_dim_v = 64, .kv_heads = 2, .group = 2, .queries = 64, .keys = 512,
-                      .batch = 1, .k_type = GGML_TYPE_F32, .v_type = GGML_TYPE_F32, .mask = CAUSAL};
+    struct shape s = {.head_dim = 64,
+                      .head_dim_v = 64,
+                      .kv_heads = 2,
+                      .group = 2,
+                      .queries = 64,
+                      .keys = 512,
+                      .batch = 1,
+                      .k_type = GGML_TYPE_F32,
+                      .v_type = GGML_TYPE_F32,
+                      .mask = CAUSAL};
     struct drawn_op d = make_op(&s, &seed, host.cpu);
-    struct ggml_context *context =
-        ggml_init((struct ggml_init_params){.mem_size = 1 << 20, .no_alloc = true});
+    struct ggml_context *context = ggml_init((struct ggml_init_params){.mem_size = 1 << 20, .no_alloc = true});
     struct ggml_cgraph *graph = ggml_new_graph(context);
     struct ggml_tensor *layer[3], *x = d.q;
     for (int i = 0; i < 3; i++) {

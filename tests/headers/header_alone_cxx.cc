@@ -15,6 +15,7 @@ uint64_t header_alone() {
     desc.flags = QKV_LEFT | QKV_RIGHT;
     qkv_ctx ctx = {};
     qkv_plan plan = {};
-    if (qkv_init(&ctx, nullptr) != QKV_OK || qkv_attention_plan(&ctx, &desc, 1, &plan) != QKV_OK) return 0;
+    if (qkv_init(&ctx, nullptr) != QKV_OK || qkv_attention_plan(&ctx, &desc, 1, &plan) != QKV_OK)
+        return 0;
     return QKV_CPU_AVX2 | QKV_CPU_OS_ZMM;
 }

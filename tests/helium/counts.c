@@ -13,7 +13,7 @@ enum { TOKENS = 32, MODEL = 64, HEADS = 4, HEAD = 16, PANEL = 64 };
 
 /* What one would write. Before config.h, so that the compiler may do what it likes: vectors of floats that flush. */
 __attribute__((optimize("O3"), noinline)) static void plain_product(float *restrict c, const float *restrict a,
-                                                                     const float *restrict b) {
+                                                                    const float *restrict b) {
     for (int i = 0; i < TOKENS; i++) {
         for (int j = 0; j < MODEL; j++)
             c[i * MODEL + j] = 0;
@@ -24,7 +24,7 @@ __attribute__((optimize("O3"), noinline)) static void plain_product(float *restr
     }
 }
 __attribute__((optimize("O3"), noinline)) static void plain_dots(float *restrict c, const float *restrict a,
-                                                                  const float *restrict b) {
+                                                                 const float *restrict b) {
     for (int i = 0; i < TOKENS; i++) {
         for (int j = 0; j < MODEL; j++) {
             float sum = 0;
@@ -35,7 +35,7 @@ __attribute__((optimize("O3"), noinline)) static void plain_dots(float *restrict
     }
 }
 __attribute__((optimize("O3"), noinline)) static void plain_int8(float *restrict c, const int8_t *restrict a,
-                                                                  const int8_t *restrict b, float scale) {
+                                                                 const int8_t *restrict b, float scale) {
     for (int i = 0; i < TOKENS; i++) {
         for (int j = 0; j < MODEL; j++) {
             int32_t sum = 0;
@@ -60,15 +60,15 @@ static uint32_t ticks(void) {
 }
 
 /* Instructions of the statement, which runs once before. */
-#define COUNT(statement)                                                                                             \
-    do {                                                                                                             \
-        statement;                                                                                                   \
-        const uint32_t before = ticks();                                                                             \
-        for (int time = 0; time < TIMES; time++) {                                                                   \
-            statement;                                                                                               \
-        }                                                                                                            \
-        const uint32_t taken = (before - ticks()) & 0xffffff;                                                        \
-        printf(" %9lu", (unsigned long)((uint64_t)taken * TICK_PS / (1000 * TIMES)));                                \
+#define COUNT(statement)                                                                                               \
+    do {                                                                                                               \
+        statement;                                                                                                     \
+        const uint32_t before = ticks();                                                                               \
+        for (int time = 0; time < TIMES; time++) {                                                                     \
+            statement;                                                                                                 \
+        }                                                                                                              \
+        const uint32_t taken = (before - ticks()) & 0xffffff;                                                          \
+        printf(" %9lu", (unsigned long)((uint64_t)taken * TICK_PS / (1000 * TIMES)));                                  \
     } while (0)
 
 /* ------------------------------------------------------------------------------------------------------- operands */

@@ -29,8 +29,10 @@ void *_sbrk(ptrdiff_t bytes) {
     return before;
 }
 
-void _init(void) {}
-void _fini(void) {}
+void _init(void) {
+}
+void _fini(void) {
+}
 
 /* The emulator ends with a status. */
 static void fault(void) {

@@ -4,8 +4,8 @@
 static void check(const qt_set *set, qt_rng *rng, size_t rows, size_t n, bool with_bias, int place) {
     qt_kind kind = (qt_kind)qt_range(rng, 0, QT_NUM_KINDS - 1);
     ptrdiff_t lds = draw_ld(rng, n), ldd = (ptrdiff_t)n + (int)qt_range(rng, 0, 20);
-    qt_describe("rows=%zu n=%zu lds=%td ldd=%td bias=%d %s place=%d", rows, n, lds, ldd, with_bias,
-                qt_kind_name(kind), place);
+    qt_describe("rows=%zu n=%zu lds=%td ldd=%td bias=%d %s place=%d", rows, n, lds, ldd, with_bias, qt_kind_name(kind),
+                place);
     const float *src = operand(rng, rows, n, lds, place, kind);
     const float *bias = with_bias ? vector(rng, n, qt_place(rng), kind) : NULL;
     size_t span = rows == 0 || n == 0 ? 0 : (rows - 1) * (size_t)ldd + n;

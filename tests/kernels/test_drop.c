@@ -64,9 +64,11 @@ static void test_known_answers(const qt_set *set) {
         uint32_t counter[4], key[2], answer[4];
     } known[] = {
         {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
-        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff},
+        {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+         {0xffffffff, 0xffffffff},
          {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
          {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < 3; i++) {
@@ -74,8 +76,10 @@ static void test_known_answers(const qt_set *set) {
         if (!qt_case(i, &rng))
             continue;
         const uint32_t *counter = known[i].counter;
-        const qkv_dropout d = {.key = {known[i].key[0], known[i].key[1]}, .first_group = counter[0] / 16,
-                               .counter = {counter[1], counter[2], counter[3]}, .scale = 1};
+        const qkv_dropout d = {.key = {known[i].key[0], known[i].key[1]},
+                               .first_group = counter[0] / 16,
+                               .counter = {counter[1], counter[2], counter[3]},
+                               .scale = 1};
         uint32_t words[4];
         oracle_philox(counter, known[i].key, words);
         for (size_t w = 0; w < 4; w++) {

@@ -15,8 +15,8 @@ static void check(const qt_set *set, qt_rng *rng, const shape *s, int place, qt_
     ptrdiff_t lda = draw_ld(rng, s->k), ldb = panels ? QKV_PANEL : draw_ld(rng, s->cols);
     ptrdiff_t panel = panels ? (ptrdiff_t)(QKV_PANEL * (s->k + (size_t)qt_range(rng, 0, 2))) : QKV_PANEL;
     size_t ldc = draw_tile_ld(rng, s->cols);
-    qt_describe("rows=%zu cols=%zu k=%zu lda=%td ldb=%td panel=%td ldc=%zu accumulate=%d %s place=%d", s->rows,
-                s->cols, s->k, lda, ldb, panel, ldc, s->accumulate, qt_kind_name(kind), place);
+    qt_describe("rows=%zu cols=%zu k=%zu lda=%td ldb=%td panel=%td ldc=%zu accumulate=%d %s place=%d", s->rows, s->cols,
+                s->k, lda, ldb, panel, ldc, s->accumulate, qt_kind_name(kind), place);
     const float *a = operand(rng, s->rows, s->k, lda, place, kind);
     size_t num_panels = (s->cols + QKV_PANEL - 1) / QKV_PANEL;
     const float *b = panels ? operand(rng, num_panels, (size_t)panel, panel, place, kind)
@@ -25,8 +25,7 @@ static void check(const qt_set *set, qt_rng *rng, const shape *s, int place, qt_
     size_t present = s->accumulate ? s->cols : 0; /* without accumulate, C is not read: all poison */
     float *want = tile_of(old, (ptrdiff_t)s->cols, s->rows, present, ldc, place);
     float *got = tile_of(old, (ptrdiff_t)s->cols, s->rows, present, ldc, place);
-    qkv_kernels_ref.gemm(want, (ptrdiff_t)ldc, a, lda, b, ldb, panel, s->rows, s->cols, s->k,
-                         s->accumulate, NULL);
+    qkv_kernels_ref.gemm(want, (ptrdiff_t)ldc, a, lda, b, ldb, panel, s->rows, s->cols, s->k, s->accumulate, NULL);
     qkv_soon soon = {b, draw_ld(rng, s->cols), draw_size(rng, 100), draw_size(rng, 100)}; /* a hint changes nothing */
     set->kernels->gemm(got, (ptrdiff_t)ldc, a, lda, b, ldb, panel, s->rows, s->cols, s->k, s->accumulate,
                        s->k % 2 ? &soon : NULL);

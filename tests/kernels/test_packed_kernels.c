@@ -19,8 +19,8 @@ static int has_integers(int type) {
 /* ------------------------------------------------------------------------- the layout, read from its description */
 
 typedef struct form {
-    int bits, zero;      /* of an integer; what stands for 0 */
-    size_t arrays;       /* of binary16, before the first block */
+    int bits, zero;       /* of an integer; what stands for 0 */
+    size_t arrays;        /* of binary16, before the first block */
     size_t blocks, bytes; /* of a group; bytes of scales in a block, for each column */
 } form;
 

@@ -23,8 +23,8 @@ static float meaning(int type, const unsigned char *row, size_t j) {
 /* By the definition of binary16, in double. */
 static double value_of_f16(unsigned x) {
     const int exponent = (int)(x >> 10 & 31);
-    const double fraction = x & 0x3ff, magnitude = exponent == 0 ? ldexp(fraction, -24)
-                                                                 : ldexp(fraction + 1024, exponent - 25);
+    const double fraction = x & 0x3ff,
+                 magnitude = exponent == 0 ? ldexp(fraction, -24) : ldexp(fraction + 1024, exponent - 25);
     return x & 0x8000 ? -magnitude : magnitude;
 }
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 typedef struct totals {
-    double worst_out, worst_lse, worst_probability;      /* error / bound, of ordinary cases */
+    double worst_out, worst_lse, worst_probability; /* error / bound, of ordinary cases */
     struct {
         double squares, unfused_squares, elements; /* (error / (u·Σ p|v|))² */
     } rms[CASE_NUM_DATA + 1];                      /* by kind of data; the last: all */

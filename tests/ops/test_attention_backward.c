@@ -37,10 +37,19 @@ static void check(const gradient_case *c, int which, const oracle_gradient *want
 
 static void count_features(const gradient_case *c, totals *t) {
     const qkv_attention_desc *d = &c->desc.forward;
-    const bool has[14] = {c->attention.kv_heads != d->num_heads, d->seq_q != d->seq_k, c->attention.dv != d->head_dim,
-                          d->flags != 0, d->q_offset != 0 || d->q_offsets, d->kv_len != NULL, d->keep.data != NULL,
-                          d->softcap != 0, d->alibi_slopes != NULL, d->bias.data && c->desc.grad_bias.data,
-                          d->sinks && c->desc.grad_sinks, c->desc.grad_lse.data != NULL, d->dropout != 0,
+    const bool has[14] = {c->attention.kv_heads != d->num_heads,
+                          d->seq_q != d->seq_k,
+                          c->attention.dv != d->head_dim,
+                          d->flags != 0,
+                          d->q_offset != 0 || d->q_offsets,
+                          d->kv_len != NULL,
+                          d->keep.data != NULL,
+                          d->softcap != 0,
+                          d->alibi_slopes != NULL,
+                          d->bias.data && c->desc.grad_bias.data,
+                          d->sinks && c->desc.grad_sinks,
+                          c->desc.grad_lse.data != NULL,
+                          d->dropout != 0,
                           d->arithmetic == QKV_ARITHMETIC_BF16};
     for (int i = 0; i < 14; i++)
         t->features[i] += has[i];

@@ -13,7 +13,7 @@ typedef struct layer_case {
     qkv_pack_desc pack_qkv, pack_kv, pack_o;
     oracle_weights weights;
     int64_t tokens, keys, kv_heads, dv, width; /* width: of all heads side by side */
-    bool raw, cross, typed, integers; /* typed: weights in any type; integers: in int8 arithmetic */
+    bool raw, cross, typed, integers;          /* typed: weights in any type; integers: in int8 arithmetic */
 } layer_case;
 
 static const float *draw_floats(qt_rng *rng, int64_t n, float size) {
@@ -83,8 +83,8 @@ static void draw_sizes(qt_rng *rng, layer_case *c) {
 static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     qkv_layer_desc *d = &c->desc;
     const qkv_attention_desc *a = &d->attention;
-    const int64_t in = d->model_dim, size[3] = {a->num_heads * a->head_dim, c->kv_heads * a->head_dim,
-                                                c->kv_heads * c->dv};
+    const int64_t in = d->model_dim,
+                  size[3] = {a->num_heads * a->head_dim, c->kv_heads * a->head_dim, c->kv_heads * c->dv};
     const float spread = 1 / sqrtf((float)in);
     const bool integers = c->integers;
     d->arithmetic = integers ? QKV_ARITHMETIC_INT8 : qt_chance(rng, 70) ? QKV_ARITHMETIC_F32 : QKV_ARITHMETIC_BF16;
@@ -133,8 +133,7 @@ static void draw_weights(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
             drawn.data = c->weights.wo = draw_floats(rng, c->width * d->out_features, 1 / sqrtf((float)c->width));
         d->wo_type = (int32_t)drawn.type;
         d->bias_o = qt_chance(rng, 50) ? draw_floats(rng, d->out_features, 0.5f) : NULL;
-        c->pack_o = (qkv_pack_desc){.size = sizeof c->pack_o, .in_features = c->width, .num_parts = 1,
-                                    .part = {drawn}};
+        c->pack_o = (qkv_pack_desc){.size = sizeof c->pack_o, .in_features = c->width, .num_parts = 1, .part = {drawn}};
         d->w_o = case_pack(ctx, &c->pack_o);
         qt_read_only(d->w_o);
     }
@@ -157,10 +156,12 @@ static void draw_tensors(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64
                 " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u types=%d,%d,%d,%d arithmetic=%" PRId64,
                 d->attention.batch, c->tokens, c->keys,
-                !c->cross ? "" : d->w_kv ? " w_kv" : " x_kv", d->model_dim, d->kv_dim, d->attention.num_heads,
-                d->attention.num_kv_heads, d->attention.head_dim, d->attention.head_dim_v, d->out_features,
-                c->raw ? " raw" : "", d->w_o ? "" : " no w_o", d->attention.flags, d->wq_type, d->wk_type, d->wv_type,
-                d->wo_type, d->arithmetic);
+                !c->cross ? ""
+                : d->w_kv ? " w_kv"
+                          : " x_kv",
+                d->model_dim, d->kv_dim, d->attention.num_heads, d->attention.num_kv_heads, d->attention.head_dim,
+                d->attention.head_dim_v, d->out_features, c->raw ? " raw" : "", d->w_o ? "" : " no w_o",
+                d->attention.flags, d->wq_type, d->wk_type, d->wv_type, d->wo_type, d->arithmetic);
 }
 
 static layer_case new_layer(void) {
@@ -189,12 +190,18 @@ static float *step_by_step(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c)
             const int64_t tokens = i == 0 ? n : c->keys, width = heads[i] * dim[i];
             const bool apart = i > 0 && d->w_kv;
             const qkv_pack_desc *pack = apart ? &c->pack_kv : &c->pack_qkv;
-            const qkv_pack_desc alone = {.size = sizeof alone, .in_features = pack->in_features, .num_parts = 1,
+            const qkv_pack_desc alone = {.size = sizeof alone,
+                                         .in_features = pack->in_features,
+                                         .num_parts = 1,
                                          .part = {pack->part[apart ? i - 1 : i]}};
             const qkv_output y = {case_floats(rng, a.batch * tokens * width), tokens * width, dim[i], width};
-            const qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = tokens,
-                                           .in_features = pack->in_features, .num_parts = 1,
-                                           .x = i == 0 ? d->x : *x_kv, .packed = case_pack(ctx, &alone),
+            const qkv_projection_desc p = {.size = sizeof p,
+                                           .batch = a.batch,
+                                           .tokens = tokens,
+                                           .in_features = pack->in_features,
+                                           .num_parts = 1,
+                                           .x = i == 0 ? d->x : *x_kv,
+                                           .packed = case_pack(ctx, &alone),
                                            .part = {{width, dim[i], bias[i], y, alone.part[0].type}},
                                            .arithmetic = d->arithmetic};
             case_run_projection(ctx, &p, 0, 0);
@@ -207,10 +214,16 @@ static float *step_by_step(qt_rng *rng, const qkv_ctx *ctx, const layer_case *c)
     if (!d->w_o)
         return heads;
     float *y = case_floats(rng, a.batch * n * d->out_features);
-    qkv_projection_desc p = {.size = sizeof p, .batch = a.batch, .tokens = n, .in_features = c->width, .num_parts = 1,
-                             .x = {heads, n * c->width, 0, c->width}, .packed = d->w_o, .arithmetic = d->arithmetic};
-    p.part[0] = (qkv_projection_part){d->out_features, 0, d->bias_o, {y, n * d->out_features, 0, d->out_features},
-                                      d->wo_type};
+    qkv_projection_desc p = {.size = sizeof p,
+                             .batch = a.batch,
+                             .tokens = n,
+                             .in_features = c->width,
+                             .num_parts = 1,
+                             .x = {heads, n * c->width, 0, c->width},
+                             .packed = d->w_o,
+                             .arithmetic = d->arithmetic};
+    p.part[0] =
+        (qkv_projection_part){d->out_features, 0, d->bias_o, {y, n * d->out_features, 0, d->out_features}, d->wo_type};
     case_run_projection(ctx, &p, 0, 0);
     return y;
 }
@@ -301,14 +314,25 @@ static void test_raw_heads_are_plain_attention(const qt_set *set) {
         qt_describe("H=%" PRId64 " D=%" PRId64 " S=%" PRId64, heads, dim, n);
         const float *x = draw_floats(&rng, n * dim, 1);
         float *out = case_floats(&rng, n * heads * dim), *plain = case_floats(&rng, n * dim);
-        qkv_layer_desc d = {.size = sizeof d, .model_dim = dim, .out_features = heads * dim, .x = {x, n * dim, 0, dim},
-                            .out = {out, n * heads * dim, 0, heads * dim},
-                            .attention = {.size = sizeof d.attention, .batch = 1, .num_heads = heads, .seq_q = n,
-                                          .seq_k = n, .head_dim = dim}};
+        qkv_layer_desc d = {
+            .size = sizeof d,
+            .model_dim = dim,
+            .out_features = heads * dim,
+            .x = {x, n * dim, 0, dim},
+            .out = {out, n * heads * dim, 0, heads * dim},
+            .attention = {
+                .size = sizeof d.attention, .batch = 1, .num_heads = heads, .seq_q = n, .seq_k = n, .head_dim = dim}};
         d.attention.num_kv_heads = qt_chance(&rng, 50) ? 1 : 0;
         case_run_layer(&set->ctx, &d, (int32_t)qt_range(&rng, 0, 4), 0);
-        qkv_attention_desc a = {.size = sizeof a, .batch = 1, .num_heads = 1, .seq_q = n, .seq_k = n, .head_dim = dim,
-                                .q = {x, 0, 0, dim}, .k = {x, 0, 0, dim}, .v = {x, 0, 0, dim},
+        qkv_attention_desc a = {.size = sizeof a,
+                                .batch = 1,
+                                .num_heads = 1,
+                                .seq_q = n,
+                                .seq_k = n,
+                                .head_dim = dim,
+                                .q = {x, 0, 0, dim},
+                                .k = {x, 0, 0, dim},
+                                .v = {x, 0, 0, dim},
                                 .out = {plain, 0, 0, dim}};
         case_run_attention(&set->ctx, &a, 0, 0);
         for (int64_t h = 0; h < heads; h++)

@@ -125,10 +125,14 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c, int64_t m
         c->desc.grad_x_kv = case_output(rng, a->batch, 1, c->keys, kv_dim);
     gradient_draw_arithmetic(rng, a);
     qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s model=%" PRId64 ",%" PRId64 " H=%" PRId64 ":%" PRId64
-                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u%s%s%s%s", a->batch, c->tokens, c->keys,
-                !c->cross ? "" : c->apart ? " w_kv" : " x_kv", in, f->kv_dim, a->num_heads, a->num_kv_heads,
-                a->head_dim, a->head_dim_v, f->out_features, c->raw ? " raw" : "", f->w_o ? "" : " no w_o", a->flags,
-                a->softcap != 0 ? " softcap" : "", a->sinks ? " sinks" : "", a->bias.data ? " bias" : "",
+                " D=%" PRId64 ",%" PRId64 " out=%" PRId64 "%s%s flags=%u%s%s%s%s",
+                a->batch, c->tokens, c->keys,
+                !c->cross  ? ""
+                : c->apart ? " w_kv"
+                           : " x_kv",
+                in, f->kv_dim, a->num_heads, a->num_kv_heads, a->head_dim, a->head_dim_v, f->out_features,
+                c->raw ? " raw" : "", f->w_o ? "" : " no w_o", a->flags, a->softcap != 0 ? " softcap" : "",
+                a->sinks ? " sinks" : "", a->bias.data ? " bias" : "",
                 a->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "");
 }
 
@@ -136,8 +140,8 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, layer_case *c, int64_t m
 
 enum { DX, DXKV, DWQ, DWK, DWV, DWO, DBQ, DBK, DBV, DBO, DBIAS, DSINKS, NUM_RESULTS };
 
-static const char *const result_name[NUM_RESULTS] = {"dx",  "dx_kv", "dWq", "dWk", "dWv",   "dWo",  "dbq",
-                                                     "dbk", "dbv", "dbo", "dbias", "dsinks"};
+static const char *const result_name[NUM_RESULTS] = {"dx",  "dx_kv", "dWq", "dWk", "dWv",   "dWo",
+                                                     "dbq", "dbk",   "dbv", "dbo", "dbias", "dsinks"};
 
 typedef struct results {
     float *of[NUM_RESULTS]; /* contiguous; NULL: not wanted */
@@ -251,8 +255,12 @@ static qkv_projection_desc projection_of(const qkv_ctx *ctx, const layer_case *c
     const qkv_layer_desc *f = &c->desc.forward;
     const float *bias[3] = {f->bias_q, f->bias_k, f->bias_v};
     const int first = keys ? 1 : 0, num = keys ? 2 : c->cross ? 1 : 3;
-    qkv_projection_desc p = {.size = sizeof p, .batch = f->attention.batch, .tokens = keys ? c->keys : c->tokens,
-                             .in_features = c->rows[first], .num_parts = num, .x = keys ? f->x_kv : f->x,
+    qkv_projection_desc p = {.size = sizeof p,
+                             .batch = f->attention.batch,
+                             .tokens = keys ? c->keys : c->tokens,
+                             .in_features = c->rows[first],
+                             .num_parts = num,
+                             .x = keys ? f->x_kv : f->x,
                              .packed = pack_weights(ctx, c, first, num)};
     for (int i = 0; i < num; i++)
         p.part[i] = (qkv_projection_part){c->size[first + i], first + i == 2 ? c->dv : f->attention.head_dim,
@@ -288,11 +296,16 @@ static results step_by_step(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     a.grad_out.head = c->dv;
     if (f->w_o) {
         const qkv_output grad_heads = tensor(rng, c, n, hq, c->dv);
-        qkv_projection_backward_desc o = {.size = sizeof o, .grad_x = grad_heads, .grad_out = {c->desc.grad_out},
-                                          .grad = {c->desc.grad_o}};
-        o.forward = (qkv_projection_desc){.size = sizeof o.forward, .batch = options->batch, .tokens = n,
-                                          .in_features = c->width, .num_parts = 1, .x = input(&heads),
-                                          .packed = f->w_o, .part = {{.out_features = f->out_features}}};
+        qkv_projection_backward_desc o = {
+            .size = sizeof o, .grad_x = grad_heads, .grad_out = {c->desc.grad_out}, .grad = {c->desc.grad_o}};
+        o.forward = (qkv_projection_desc){.size = sizeof o.forward,
+                                          .batch = options->batch,
+                                          .tokens = n,
+                                          .in_features = c->width,
+                                          .num_parts = 1,
+                                          .x = input(&heads),
+                                          .packed = f->w_o,
+                                          .part = {{.out_features = f->out_features}}};
         case_run_projection_backward(ctx, &o, 0, 0);
         a.grad_out = input(&grad_heads);
     }
@@ -304,8 +317,8 @@ static results step_by_step(qt_rng *rng, const qkv_ctx *ctx, layer_case *c) {
     case_run_attention_backward(ctx, &a, 0, 0);
     for (int keys = 0; !c->raw && keys <= c->cross; keys++) {
         const qkv_input from[3] = {input(&a.grad_q), input(&a.grad_k), input(&a.grad_v)};
-        qkv_projection_backward_desc p = {.size = sizeof p, .grad_x = keys ? c->desc.grad_x_kv : c->desc.grad_x,
-                                          .forward = in[keys]};
+        qkv_projection_backward_desc p = {
+            .size = sizeof p, .grad_x = keys ? c->desc.grad_x_kv : c->desc.grad_x, .forward = in[keys]};
         for (int i = 0; i < in[keys].num_parts; i++) {
             p.grad_out[i] = from[keys + i];
             p.grad[i] = *grad_of(c, keys + i);

@@ -23,9 +23,14 @@ static void draw(qt_rng *rng, const qkv_ctx *ctx, bool windows, layer_case *c) {
     const bool window = windows && qt_chance(rng, 50);
     memset(c, 0, sizeof *c);
     c->tokens = qt_range(rng, 1, qt_chance(rng, 25) ? 330 : 40);
-    c->cache = (qkv_cache_desc){.size = sizeof c->cache, .num_sequences = batch + 1, .max_tokens = 400,
-                                .num_kv_heads = kv, .head_dim = dim, .head_dim_v = dv,
-                                .k_type = types[qt_range(rng, 0, 3)], .v_type = types[qt_range(rng, 0, 3)],
+    c->cache = (qkv_cache_desc){.size = sizeof c->cache,
+                                .num_sequences = batch + 1,
+                                .max_tokens = 400,
+                                .num_kv_heads = kv,
+                                .head_dim = dim,
+                                .head_dim_v = dv,
+                                .k_type = types[qt_range(rng, 0, 3)],
+                                .v_type = types[qt_range(rng, 0, 3)],
                                 .window = window ? qt_range(rng, 1, 90) : 0,
                                 .first_tokens = window && qt_chance(rng, 50) ? qt_range(rng, 1, 5) : 0,
                                 .num_pages = (batch + 1) * 7};
@@ -34,14 +39,20 @@ static void draw(qt_rng *rng, const qkv_ctx *ctx, bool windows, layer_case *c) {
     qkv_pack_desc in = {.size = sizeof in, .in_features = model, .num_parts = 3};
     for (int i = 0; i < 3; i++)
         in.part[i] = (qkv_weight){.data = case_normal(rng, model * columns[i]), .out_features = columns[i]};
-    const qkv_pack_desc wo = {.size = sizeof wo, .in_features = heads * dv, .num_parts = 1,
+    const qkv_pack_desc wo = {.size = sizeof wo,
+                              .in_features = heads * dv,
+                              .num_parts = 1,
                               .part = {{.data = case_normal(rng, heads * dv * out), .out_features = out}}};
     const int64_t rotary = qt_chance(rng, 50) ? dim : 2 * qt_range(rng, 1, dim / 2);
-    c->d = (qkv_layer_desc){.size = sizeof c->d, .model_dim = model, .out_features = out,
-                            .x = {case_normal(rng, batch * c->tokens * model), c->tokens * model, 0, model},
-                            .w_qkv = case_pack(ctx, &in), .w_o = case_pack(ctx, &wo), .first_sequence = 1,
-                            .attention = {.size = sizeof c->d.attention, .batch = batch, .num_heads = heads,
-                                          .flags = QKV_RIGHT}};
+    c->d = (qkv_layer_desc){
+        .size = sizeof c->d,
+        .model_dim = model,
+        .out_features = out,
+        .x = {case_normal(rng, batch * c->tokens * model), c->tokens * model, 0, model},
+        .w_qkv = case_pack(ctx, &in),
+        .w_o = case_pack(ctx, &wo),
+        .first_sequence = 1,
+        .attention = {.size = sizeof c->d.attention, .batch = batch, .num_heads = heads, .flags = QKV_RIGHT}};
     qkv_layer_desc *d = &c->d;
     if (qt_chance(rng, 50)) {
         d->bias_q = case_normal(rng, columns[0]);
@@ -88,18 +99,29 @@ static void step_by_hand(const qkv_ctx *ctx, const layer_case *c, void *cache, i
     const int64_t dim = s->head_dim, dv = s->head_dim_v, columns[3] = {heads * dim, kv * dim, kv * dv};
     const float *bias[3] = {d->bias_q, d->bias_k, d->bias_v};
     int64_t firsts[3];
-    qkv_projection_desc in = {.size = sizeof in, .batch = batch, .tokens = n, .in_features = d->model_dim,
-                              .num_parts = 3, .x = d->x, .packed = d->w_qkv, .rope = d->rope};
+    qkv_projection_desc in = {.size = sizeof in,
+                              .batch = batch,
+                              .tokens = n,
+                              .in_features = d->model_dim,
+                              .num_parts = 3,
+                              .x = d->x,
+                              .packed = d->w_qkv,
+                              .rope = d->rope};
     in.x.data = (const float *)d->x.data + t * d->model_dim;
     for (int i = 0; i < 3; i++) {
         const int64_t width = i < 2 ? dim : dv;
-        in.part[i] = (qkv_projection_part){columns[i], width, bias[i],
-                                           {qt_floats((size_t)(batch * n * columns[i]), QT_TAIL), n * columns[i], width,
-                                            columns[i]}, QKV_F32};
+        in.part[i] = (qkv_projection_part){
+            columns[i],
+            width,
+            bias[i],
+            {qt_floats((size_t)(batch * n * columns[i]), QT_TAIL), n * columns[i], width, columns[i]},
+            QKV_F32};
     }
     for (int i = 0; i < 2; i++)
-        in.steps[i] = (qkv_head_steps){.norm = i ? d->norm_k : d->norm_q, .norm_epsilon = d->norm_epsilon,
-                                       .rotate = d->rope.cos != NULL, .first_positions = d->rope.cos ? firsts : NULL};
+        in.steps[i] = (qkv_head_steps){.norm = i ? d->norm_k : d->norm_q,
+                                       .norm_epsilon = d->norm_epsilon,
+                                       .rotate = d->rope.cos != NULL,
+                                       .first_positions = d->rope.cos ? firsts : NULL};
     for (int64_t b = 0; b < batch; b++)
         firsts[b] = t;
     case_run_projection(ctx, &in, 0, 0);
@@ -117,10 +139,18 @@ static void step_by_hand(const qkv_ctx *ctx, const layer_case *c, void *cache, i
     a.out = (qkv_output){qt_floats((size_t)(batch * n * wide), QT_TAIL), n * wide, dv, wide};
     assert_int_equal(qkv_cache_attach(cache, d->first_sequence, &a), QKV_OK);
     case_run_attention(ctx, &a, 0, 0);
-    qkv_projection_desc o = {.size = sizeof o, .batch = batch, .tokens = n, .in_features = wide, .num_parts = 1,
-                             .x = {a.out.data, n * wide, 0, wide}, .packed = d->w_o,
-                             .part = {{d->out_features, 0, NULL, {out + t * d->out_features,
-                                       c->tokens * d->out_features, 0, d->out_features}, 0}}};
+    qkv_projection_desc o = {.size = sizeof o,
+                             .batch = batch,
+                             .tokens = n,
+                             .in_features = wide,
+                             .num_parts = 1,
+                             .x = {a.out.data, n * wide, 0, wide},
+                             .packed = d->w_o,
+                             .part = {{d->out_features,
+                                       0,
+                                       NULL,
+                                       {out + t * d->out_features, c->tokens * d->out_features, 0, d->out_features},
+                                       0}}};
     case_run_projection(ctx, &o, 0, 0);
 }
 

@@ -37,11 +37,12 @@ static void pack_weights(const qkv_ctx *ctx, rope_layer *c) {
     qkv_pack_desc q = {.size = sizeof q, .in_features = c->in, .num_parts = c->cross ? 1 : 3};
     qkv_pack_desc kv = {.size = sizeof kv, .in_features = c->kv_in, .num_parts = 2};
     for (int i = 0; i < 3; i++)
-        *(c->cross && i > 0 ? &kv.part[i - 1] : &q.part[i]) =
-            (qkv_weight){.data = c->w[i], .out_features = size[i]};
+        *(c->cross && i > 0 ? &kv.part[i - 1] : &q.part[i]) = (qkv_weight){.data = c->w[i], .out_features = size[i]};
     f->w_qkv = case_pack(ctx, &q);
     f->w_kv = c->cross ? case_pack(ctx, &kv) : NULL;
-    const qkv_pack_desc o = {.size = sizeof o, .in_features = c->hq * c->dv, .num_parts = 1,
+    const qkv_pack_desc o = {.size = sizeof o,
+                             .in_features = c->hq * c->dv,
+                             .num_parts = 1,
                              .part = {{.data = c->w[3], .out_features = c->out}}};
     f->w_o = case_pack(ctx, &o);
 }
@@ -130,18 +131,21 @@ static void draw_layer(qt_rng *rng, const qkv_ctx *ctx, rope_layer *c, int64_t m
     c->result = case_floats(rng, c->batch * c->n * c->out);
     f->out = (qkv_output){c->result, c->n * c->out, 0, c->out};
     qt_describe("B=%" PRId64 " S=%" PRId64 "x%" PRId64 "%s H=%" PRId64 ":%" PRId64 " D=%" PRId64 ",%" PRId64
-                "%s%s rope=%" PRId64 " layout=%" PRId64 "%s%s%s", c->batch, c->n, c->m, c->cross ? " cross" : "", c->hq,
-                c->hkv, c->dk, c->dv, f->norm_q ? " norm_q" : "", f->norm_k ? " norm_k" : "",
-                f->rope.cos ? f->rope.rotary_dim : -1, f->rope.layout, a->q_offsets ? " offsets" : "",
-                f->positions_q.data ? " positions_q" : "", f->positions_k.data ? " positions_k" : "");
+                "%s%s rope=%" PRId64 " layout=%" PRId64 "%s%s%s",
+                c->batch, c->n, c->m, c->cross ? " cross" : "", c->hq, c->hkv, c->dk, c->dv, f->norm_q ? " norm_q" : "",
+                f->norm_k ? " norm_k" : "", f->rope.cos ? f->rope.rotary_dim : -1, f->rope.layout,
+                a->q_offsets ? " offsets" : "", f->positions_q.data ? " positions_q" : "",
+                f->positions_k.data ? " positions_k" : "");
 }
 
 /* ------------------------------------------------------------------------------------------------ step by step */
 
 static qkv_head_steps steps_of(const rope_layer *c, bool keys) {
     const qkv_layer_desc *f = &c->desc.forward;
-    return (qkv_head_steps){.norm = keys ? f->norm_k : f->norm_q, .norm_epsilon = f->norm_epsilon,
-                            .rotate = f->rope.cos != NULL, .first_position = keys ? 0 : f->attention.q_offset,
+    return (qkv_head_steps){.norm = keys ? f->norm_k : f->norm_q,
+                            .norm_epsilon = f->norm_epsilon,
+                            .rotate = f->rope.cos != NULL,
+                            .first_position = keys ? 0 : f->attention.q_offset,
                             .first_positions = keys ? NULL : f->attention.q_offsets,
                             .positions = keys ? f->positions_k : f->positions_q};
 }
@@ -159,13 +163,20 @@ static void test_layer_equals_its_steps(const qt_set *set) {
         qkv_input *to[3] = {&a.q, &a.k, &a.v};
         for (int p = 0; p < 3; p++) {
             const int64_t width = heads[p] * dim[p], in = p == 0 ? c.in : c.kv_in;
-            const qkv_pack_desc pack = {.size = sizeof pack, .in_features = in, .num_parts = 1,
+            const qkv_pack_desc pack = {.size = sizeof pack,
+                                        .in_features = in,
+                                        .num_parts = 1,
                                         .part = {{.data = c.w[p], .out_features = width}}};
             const qkv_output y = {case_floats(&rng, c.batch * rows[p] * width), rows[p] * width, dim[p], width};
-            qkv_projection_desc d = {.size = sizeof d, .batch = c.batch, .tokens = rows[p], .in_features = in,
-                                     .num_parts = 1, .x = p > 0 && c.cross ? f->x_kv : f->x,
+            qkv_projection_desc d = {.size = sizeof d,
+                                     .batch = c.batch,
+                                     .tokens = rows[p],
+                                     .in_features = in,
+                                     .num_parts = 1,
+                                     .x = p > 0 && c.cross ? f->x_kv : f->x,
                                      .packed = case_pack(&set->ctx, &pack),
-                                     .part = {{width, dim[p], p < 2 ? c.bias[p] : NULL, y, 0}}, .rope = f->rope};
+                                     .part = {{width, dim[p], p < 2 ? c.bias[p] : NULL, y, 0}},
+                                     .rope = f->rope};
             if (p < 2)
                 d.steps[0] = steps_of(&c, p == 1);
             case_run_projection(&set->ctx, &d, 0, 0);
@@ -174,9 +185,14 @@ static void test_layer_equals_its_steps(const qt_set *set) {
         float *side = case_floats(&rng, c.batch * c.n * c.hq * c.dv), *y = case_floats(&rng, c.batch * c.n * c.out);
         a.out = (qkv_output){side, c.n * c.hq * c.dv, c.dv, c.hq * c.dv};
         case_run_attention(&set->ctx, &a, 0, 0);
-        const qkv_projection_desc o = {.size = sizeof o, .batch = c.batch, .tokens = c.n, .in_features = c.hq * c.dv,
-                                       .num_parts = 1, .x = {side, c.n * c.hq * c.dv, 0, c.hq * c.dv},
-                                       .packed = f->w_o, .part = {{c.out, 0, NULL, {y, c.n * c.out, 0, c.out}, 0}}};
+        const qkv_projection_desc o = {.size = sizeof o,
+                                       .batch = c.batch,
+                                       .tokens = c.n,
+                                       .in_features = c.hq * c.dv,
+                                       .num_parts = 1,
+                                       .x = {side, c.n * c.hq * c.dv, 0, c.hq * c.dv},
+                                       .packed = f->w_o,
+                                       .part = {{c.out, 0, NULL, {y, c.n * c.out, 0, c.out}, 0}}};
         case_run_projection(&set->ctx, &o, 0, 0);
         case_run_layer(&set->ctx, f, (int32_t)qt_range(&rng, 0, 8), qt_u64(&rng));
         qt_expect_words("out", y, c.result, (size_t)(c.batch * c.n * c.out), 0);
@@ -300,8 +316,8 @@ typedef struct gradients {
     int64_t size[RESULTS];
 } gradients;
 
-static const char *const name[RESULTS] = {"dx",  "dx_kv", "dWq", "dWk", "dWv",     "dWo",
-                                          "dbq", "dbk",   "dnorm_q", "dnorm_k", "", ""};
+static const char *const name[RESULTS] = {"dx",  "dx_kv", "dWq",     "dWk",     "dWv", "dWo",
+                                          "dbq", "dbk",   "dnorm_q", "dnorm_k", "",    ""};
 
 static gradients gradients_of(const rope_layer *c) {
     const qkv_layer_backward_desc *d = &c->desc;

@@ -24,8 +24,12 @@ static void draw_long(qt_rng *rng, attention_case *c) {
 
 static qkv_merge_desc merge_of(qt_rng *rng, const attention_case *c, bool with_lse) {
     const qkv_attention_desc *d = &c->desc;
-    qkv_merge_desc m = {.size = sizeof m, .batch = d->batch, .num_heads = d->num_heads, .seq_q = d->seq_q,
-                        .head_dim_v = c->dv, .sinks = d->sinks};
+    qkv_merge_desc m = {.size = sizeof m,
+                        .batch = d->batch,
+                        .num_heads = d->num_heads,
+                        .seq_q = d->seq_q,
+                        .head_dim_v = c->dv,
+                        .sinks = d->sinks};
     m.out = case_output(rng, d->batch, d->num_heads, d->seq_q, c->dv);
     if (with_lse)
         m.lse = case_output(rng, d->batch, d->num_heads, d->seq_q, 1);
@@ -44,8 +48,8 @@ static qkv_matrix_output draw_states(qt_rng *rng, const attention_case *c, qt_vi
     int64_t s[4], origin;
     const int64_t n = case_layout(rng, 4, size, c->dv + 2, false, s, &origin);
     qkv_matrix_output states = {case_floats(rng, n) + origin, s[0], s[1], s[2], s[3]};
-    *view = (qt_view){states.data, sizeof(float), 5, {size[0], size[1], size[2], size[3], c->dv + 2},
-                      {s[0], s[1], s[2], s[3], 1}};
+    *view = (qt_view){
+        states.data, sizeof(float), 5, {size[0], size[1], size[2], size[3], c->dv + 2}, {s[0], s[1], s[2], s[3], 1}};
     return states;
 }
 
@@ -106,8 +110,8 @@ static void test_a_fold_stops_and_goes_on(const qt_set *set) {
         float *states = case_floats(&rng, rows * row);
         qkv_attention_desc by_states = *d;
         by_states.out = by_states.lse = (qkv_output){0};
-        by_states.states = (qkv_matrix_output){states + floats, d->num_heads * d->seq_q * row, d->seq_q * row, row,
-                                               floats};
+        by_states.states =
+            (qkv_matrix_output){states + floats, d->num_heads * d->seq_q * row, d->seq_q * row, row, floats};
         case_run_attention(&set->ctx, &by_states, 0, 0);
 
         qkv_merge_desc m = merge_of(&rng, &c, qt_chance(&rng, 70)), last = m;
@@ -128,8 +132,8 @@ static void test_a_fold_stops_and_goes_on(const qt_set *set) {
                 memcpy(states + r * row + next * floats, folded + r * floats, (size_t)floats * sizeof(float));
         }
         last.num_parts = blocks > 0;
-        last.states = (qkv_matrix_input){states + blocks * floats, by_states.states.batch, by_states.states.head, row,
-                                         floats};
+        last.states =
+            (qkv_matrix_input){states + blocks * floats, by_states.states.batch, by_states.states.head, row, floats};
         case_run_merge(&set->ctx, &last, 0, 0);
         expect_merge_equals(&last, out, lse, "states folded by and by");
     }
@@ -324,8 +328,13 @@ static void test_pairs_of_any_split_stay_in_the_bound(void) {
 static void test_no_parts_are_empty_rows(const qt_set *set) {
     qt_case(0, NULL);
     float sink[2] = {2.5f, -INFINITY}, out[2 * 3 * 4], lse[2 * 3];
-    qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = 2, .seq_q = 3, .head_dim_v = 4,
-                        .out = {out, 24, 12, 4}, .lse = {lse, 6, 3, 1}};
+    qkv_merge_desc m = {.size = sizeof m,
+                        .batch = 1,
+                        .num_heads = 2,
+                        .seq_q = 3,
+                        .head_dim_v = 4,
+                        .out = {out, 24, 12, 4},
+                        .lse = {lse, 6, 3, 1}};
     case_run_merge(&set->ctx, &m, 0, 0);
     for (int i = 0; i < 24; i++)
         assert_int_equal(qt_bits(out[i]), 0);

@@ -33,8 +33,15 @@ static void test_values_by_hand(void) {
     const float q[4] = {2, 0, 0, 0}, k[12] = {0, 9, 0, 0, 2, 9, 0, 0, 4, 9, 0, 0}, v[3] = {1, 10, 100}, slope = 0.5f,
                 bias[3] = {1, -INFINITY, -2}, sink = 1;
     const uint8_t keep[3] = {1, 0, 7};
-    const qkv_attention_desc plain = {.size = sizeof plain, .batch = 1, .num_heads = 1, .seq_q = 1, .seq_k = 3,
-                                      .head_dim = 4, .head_dim_v = 1, .q = {q, 0, 0, 4}, .k = {k, 0, 0, 4},
+    const qkv_attention_desc plain = {.size = sizeof plain,
+                                      .batch = 1,
+                                      .num_heads = 1,
+                                      .seq_q = 1,
+                                      .seq_k = 3,
+                                      .head_dim = 4,
+                                      .head_dim_v = 1,
+                                      .q = {q, 0, 0, 4},
+                                      .k = {k, 0, 0, 4},
                                       .v = {v, 0, 0, 1}};
     for (int i = 0; i < 8; i++) {
         qkv_attention_desc d = plain;
@@ -88,8 +95,16 @@ static void test_values_by_hand(void) {
 /* 1e30 times anything: exact ties stay ties, a difference decides. */
 static void test_huge_logits_by_hand(void) {
     const float q[1] = {1}, k[4] = {1, 1, 0.5f, 1}, v[4] = {1, 2, 1000, 6};
-    const qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = 1, .seq_q = 1, .seq_k = 4, .head_dim = 1,
-                                  .scale = 1e30f, .q = {q, 0, 0, 1}, .k = {k, 0, 0, 1}, .v = {v, 0, 0, 1}};
+    const qkv_attention_desc d = {.size = sizeof d,
+                                  .batch = 1,
+                                  .num_heads = 1,
+                                  .seq_q = 1,
+                                  .seq_k = 4,
+                                  .head_dim = 1,
+                                  .scale = 1e30f,
+                                  .q = {q, 0, 0, 1},
+                                  .k = {k, 0, 0, 1},
+                                  .v = {v, 0, 0, 1}};
     oracle *o = oracle_open(&d);
     oracle_head(o, 0, 0);
     const oracle_row *r = oracle_attention_row(o, 0, 0, 0);
@@ -140,8 +155,15 @@ static void test_projection_and_merge_by_hand(void) {
     expect("y[1]", value[1], -40);
     assert_true(bound[0] > 0 && bound[0] < 1e-4);
     const float out[2] = {1, 5}, lse[2] = {0, logf(3)}, sink = 0;
-    qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = 1, .seq_q = 1, .head_dim_v = 1, .num_parts = 2,
-                        .part_out = {out, 0, 0, 0}, .part_out_stride = 1, .part_lse = {lse, 0, 0, 0},
+    qkv_merge_desc m = {.size = sizeof m,
+                        .batch = 1,
+                        .num_heads = 1,
+                        .seq_q = 1,
+                        .head_dim_v = 1,
+                        .num_parts = 2,
+                        .part_out = {out, 0, 0, 0},
+                        .part_out_stride = 1,
+                        .part_lse = {lse, 0, 0, 0},
                         .part_lse_stride = 1};
     oracle *o = oracle_open_merge(&m);
     const double three = exp((double)lse[1]);

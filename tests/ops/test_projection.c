@@ -174,7 +174,11 @@ static void test_empty_inner_sum_is_the_bias(void) {
     const qkv_ctx ctx = case_reference();
     float bias[3] = {1, -2, 3}, y[6], plain[6];
     const qkv_pack_desc pack = {.size = sizeof pack, .num_parts = 1, .part = {{.data = bias, .out_features = 3}}};
-    qkv_projection_desc d = {.size = sizeof d, .batch = 1, .tokens = 2, .num_parts = 1, .x = {bias, 0, 0, 0},
+    qkv_projection_desc d = {.size = sizeof d,
+                             .batch = 1,
+                             .tokens = 2,
+                             .num_parts = 1,
+                             .x = {bias, 0, 0, 0},
                              .packed = case_pack(&ctx, &pack),
                              .part = {{.out_features = 3, .bias = bias, .out = {y, 6, 3, 3}}}};
     case_run_projection(&ctx, &d, 0, 0);

@@ -286,12 +286,19 @@ static void test_a_step_of_descent_lowers_the_loss(const qt_set *set) {
         qt_fill(&rng, w, IN * OUT, QT_NORMAL);
         qt_fill(&rng, bias, OUT, QT_NORMAL);
         qt_fill(&rng, target, TOKENS * OUT, QT_NORMAL);
-        const qkv_pack_desc pack = {.size = sizeof pack, .in_features = IN, .num_parts = 1,
+        const qkv_pack_desc pack = {.size = sizeof pack,
+                                    .in_features = IN,
+                                    .num_parts = 1,
                                     .part = {{.data = w, .out_features = OUT, .layout = layout}}};
         double first = 0, loss = 0;
         for (int step = 0; step < 60; step++) {
-            qkv_projection_desc f = {.size = sizeof f, .batch = 1, .tokens = TOKENS, .in_features = IN, .num_parts = 1,
-                                     .x = {x, 0, 0, IN}, .packed = case_pack(&set->ctx, &pack),
+            qkv_projection_desc f = {.size = sizeof f,
+                                     .batch = 1,
+                                     .tokens = TOKENS,
+                                     .in_features = IN,
+                                     .num_parts = 1,
+                                     .x = {x, 0, 0, IN},
+                                     .packed = case_pack(&set->ctx, &pack),
                                      .part = {{.out_features = OUT, .bias = bias, .out = {y, 0, 0, OUT}}}};
             case_run_projection(&set->ctx, &f, 0, 0);
             loss = 0;
@@ -300,8 +307,10 @@ static void test_a_step_of_descent_lowers_the_loss(const qt_set *set) {
                 loss += (double)y[at] * (double)y[at];
             }
             first = step == 0 ? loss : first;
-            const qkv_projection_backward_desc b = {.size = sizeof b, .grad_out = {{y, 0, 0, OUT}},
-                                                    .grad = {{.data = dw, .layout = layout, .bias = db}}, .forward = f};
+            const qkv_projection_backward_desc b = {.size = sizeof b,
+                                                    .grad_out = {{y, 0, 0, OUT}},
+                                                    .grad = {{.data = dw, .layout = layout, .bias = db}},
+                                                    .forward = f};
             case_run_projection_backward(&set->ctx, &b, (int32_t)qt_range(&rng, 0, 3), 0);
             for (int at = 0; at < IN * OUT; at++)
                 w[at] -= 0.005f * dw[at];

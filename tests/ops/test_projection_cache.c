@@ -30,16 +30,25 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
     const int64_t first = qt_range(rng, 0, 1);
     memset(c, 0, sizeof *c);
     c->heads = kv * qt_range(rng, 1, 3);
-    c->cache = (qkv_cache_desc){.size = sizeof c->cache, .num_sequences = 4, .max_tokens = 400, .num_kv_heads = kv,
-                                .head_dim = dim, .head_dim_v = dv, .k_type = types[qt_range(rng, 0, 3)],
+    c->cache = (qkv_cache_desc){.size = sizeof c->cache,
+                                .num_sequences = 4,
+                                .max_tokens = 400,
+                                .num_kv_heads = kv,
+                                .head_dim = dim,
+                                .head_dim_v = dv,
+                                .k_type = types[qt_range(rng, 0, 3)],
                                 .v_type = types[qt_range(rng, 0, 3)]};
     for (int s = 0; s < 4; s++)
         c->before[s] = qt_chance(rng, 30) ? 0 : qt_range(rng, 1, 200);
     assert_int_equal(qkv_cache_size(&c->cache, &c->bytes), QKV_OK);
     const int64_t columns[3] = {c->heads * dim, kv * dim, kv * dv}, dims[3] = {dim, dim, dv};
     qkv_pack_desc pack = {.size = sizeof pack, .in_features = in, .num_parts = 3};
-    c->d = (qkv_projection_desc){.size = sizeof c->d, .batch = batch, .tokens = tokens, .in_features = in,
-                                 .num_parts = 3, .first_sequence = first,
+    c->d = (qkv_projection_desc){.size = sizeof c->d,
+                                 .batch = batch,
+                                 .tokens = tokens,
+                                 .in_features = in,
+                                 .num_parts = 3,
+                                 .first_sequence = first,
                                  .arithmetic = typed ? qt_range(rng, QKV_ARITHMETIC_F32, QKV_ARITHMETIC_BF16) : 0};
     const bool integers = c->d.arithmetic == QKV_ARITHMETIC_INT8;
     for (int i = 0; i < 3; i++) {
@@ -48,8 +57,8 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
             pack.part[i] = case_weight(rng, case_weight_type(rng, integers, in), in, columns[i], false, &unused);
         else
             pack.part[i] = (qkv_weight){.data = case_normal(rng, in * columns[i]), .out_features = columns[i]};
-        c->d.part[i] = (qkv_projection_part){.out_features = columns[i], .head_dim = dims[i],
-                                             .type = pack.part[i].type};
+        c->d.part[i] =
+            (qkv_projection_part){.out_features = columns[i], .head_dim = dims[i], .type = pack.part[i].type};
         if (qt_chance(rng, 50))
             c->d.part[i].bias = case_normal(rng, columns[i]);
         if (i < 2 && qt_chance(rng, 50))
@@ -61,10 +70,10 @@ static void draw_stored(qt_rng *rng, const qkv_ctx *ctx, stored_case *c) {
     const int64_t rotary = qt_chance(rng, 50) ? dim : 2 * qt_range(rng, 1, dim / 2);
     c->d.rope = (qkv_rope){case_normal(rng, 400 * rotary / 2), case_normal(rng, 400 * rotary / 2), 400, rotary,
                            qt_range(rng, 0, 1)};
-    qt_describe("B=%d T=%d in=%d heads=%d:%d dim=%d,%d types %d %d, weights %d %d %d%s", (int)batch,
-                (int)tokens, (int)in, (int)c->heads,
-                (int)kv, (int)dim, (int)dv, (int)c->cache.k_type, (int)c->cache.v_type, (int)pack.part[0].type,
-                (int)pack.part[1].type, (int)pack.part[2].type, arithmetic_name[c->d.arithmetic]);
+    qt_describe("B=%d T=%d in=%d heads=%d:%d dim=%d,%d types %d %d, weights %d %d %d%s", (int)batch, (int)tokens,
+                (int)in, (int)c->heads, (int)kv, (int)dim, (int)dv, (int)c->cache.k_type, (int)c->cache.v_type,
+                (int)pack.part[0].type, (int)pack.part[1].type, (int)pack.part[2].type,
+                arithmetic_name[c->d.arithmetic]);
 }
 
 /* A cache with what its sequences have before. */

@@ -86,8 +86,8 @@ static void draw_case(qt_rng *rng, const qkv_ctx *ctx, rope_case *c, qt_kind kin
         rope->num_positions = qt_range(rng, d->tokens > 0 ? d->tokens : 1, MOST_POSITIONS);
         const int64_t n = rope->num_positions * rope->rotary_dim / 2;
         float *cosine = case_floats(rng, n), *sine = case_floats(rng, n);
-        const qkv_rope_table_desc table = {.size = sizeof table, .num_positions = rope->num_positions,
-                                           .rotary_dim = rope->rotary_dim};
+        const qkv_rope_table_desc table = {
+            .size = sizeof table, .num_positions = rope->num_positions, .rotary_dim = rope->rotary_dim};
         assert_int_equal(qkv_rope_table(&table, cosine, sine), QKV_OK);
         rope->cos = cosine;
         rope->sin = sine;
@@ -110,9 +110,10 @@ static void draw_case(qt_rng *rng, const qkv_ctx *ctx, rope_case *c, qt_kind kin
     d->packed = case_pack(ctx, &pack);
     qt_read_only(d->packed);
     qt_describe("B=%" PRId64 " M=%" PRId64 " K=%" PRId64 " %" PRId64 "/%" PRId64 "+%" PRId64 "/%" PRId64 " r=%" PRId64
-                " layout=%" PRId64 " rotate=%u%u%u%u", d->batch, d->tokens, d->in_features, d->part[0].out_features,
-                d->part[0].head_dim, d->part[1].out_features, d->part[1].head_dim, d->rope.rotary_dim, d->rope.layout,
-                d->steps[0].rotate, d->steps[1].rotate, d->steps[2].rotate, d->steps[3].rotate);
+                " layout=%" PRId64 " rotate=%u%u%u%u",
+                d->batch, d->tokens, d->in_features, d->part[0].out_features, d->part[0].head_dim,
+                d->part[1].out_features, d->part[1].head_dim, d->rope.rotary_dim, d->rope.layout, d->steps[0].rotate,
+                d->steps[1].rotate, d->steps[2].rotate, d->steps[3].rotate);
 }
 
 static int64_t position_of(const qkv_head_steps *s, int64_t b, int64_t t) {
@@ -166,8 +167,8 @@ static void run_case(const qkv_ctx *ctx, rope_case *c, int32_t threads, uint64_t
     case_run_projection(ctx, d, threads, shuffle);
     for (int p = 0; p < d->num_parts; p++) {
         const qkv_projection_part *part = &d->part[p];
-        qt_view view = qt_view_output(&part->out, d->batch, part->out_features / part->head_dim, d->tokens,
-                                      part->head_dim);
+        qt_view view =
+            qt_view_output(&part->out, d->batch, part->out_features / part->head_dim, d->tokens, part->head_dim);
         qt_expect_gaps("out", &view);
         got[p] = case_gather(&part->out, d->batch, part->out_features / part->head_dim, d->tokens, part->head_dim);
     }
@@ -278,8 +279,8 @@ static void test_within_the_bound(const qt_set *set) {
                     for (int64_t j = 0; j < dim; j++)
                         QT_EXPECT(oracle_within((double)y[j], value[h * dim + j], bound[h * dim + j], &worst),
                                   "part %d [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64
-                                  "]: want %.9g ± %.3g, got %.9g", p, b, h, t, j, value[h * dim + j],
-                                  bound[h * dim + j], (double)y[j]);
+                                  "]: want %.9g ± %.3g, got %.9g",
+                                  p, b, h, t, j, value[h * dim + j], bound[h * dim + j], (double)y[j]);
                 }
             }
             free(value);
@@ -305,16 +306,23 @@ static void test_scores_depend_on_distance(const qt_set *set) {
         float *w = case_floats(&rng, DIM * 2 * DIM), *x = case_floats(&rng, DIM);
         qt_fill(&rng, w, DIM * 2 * DIM, QT_NORMAL);
         qt_fill(&rng, x, DIM, QT_NORMAL);
-        const qkv_pack_desc pack = {.size = sizeof pack, .in_features = DIM, .num_parts = 2,
-                                    .part = {{.data = w, .out_features = DIM},
-                                             {.data = w + DIM * DIM, .out_features = DIM}}};
+        const qkv_pack_desc pack = {
+            .size = sizeof pack,
+            .in_features = DIM,
+            .num_parts = 2,
+            .part = {{.data = w, .out_features = DIM}, {.data = w + DIM * DIM, .out_features = DIM}}};
         float *q = case_floats(&rng, TOKENS * DIM), *k = case_floats(&rng, TOKENS * DIM);
-        const qkv_projection_desc d = {.size = sizeof d, .batch = 1, .tokens = TOKENS, .in_features = DIM,
-                                       .num_parts = 2, .x = {x, 0, 0, 0}, .packed = case_pack(&set->ctx, &pack),
-                                       .part = {{.out_features = DIM, .out = {q, 0, 0, DIM}},
-                                                {.out_features = DIM, .out = {k, 0, 0, DIM}}},
-                                       .steps = {{.rotate = 1}, {.rotate = 1}},
-                                       .rope = {cosine, sine, TOKENS, 0, layout}};
+        const qkv_projection_desc d = {
+            .size = sizeof d,
+            .batch = 1,
+            .tokens = TOKENS,
+            .in_features = DIM,
+            .num_parts = 2,
+            .x = {x, 0, 0, 0},
+            .packed = case_pack(&set->ctx, &pack),
+            .part = {{.out_features = DIM, .out = {q, 0, 0, DIM}}, {.out_features = DIM, .out = {k, 0, 0, DIM}}},
+            .steps = {{.rotate = 1}, {.rotate = 1}},
+            .rope = {cosine, sine, TOKENS, 0, layout}};
         case_run_projection(&set->ctx, &d, 0, 0);
         for (int distance = 0; distance < TOKENS; distance++) {
             double first = 0, size = 0;

@@ -110,7 +110,10 @@ static void test_against_the_c_library(void) {
                 if (!qt_case(index++, NULL))
                     continue;
                 qt_describe("base=%g first=%lld dim=%lld", bases[b], (long long)first[f], (long long)dim);
-                const T d = {.size = sizeof d, .first_position = first[f], .num_positions = 40, .rotary_dim = dim,
+                const T d = {.size = sizeof d,
+                             .first_position = first[f],
+                             .num_positions = 40,
+                             .rotary_dim = dim,
                              .base = bases[b]};
                 worst = fmax(worst, compare(&d, 0));
             }
@@ -123,7 +126,10 @@ static void test_every_position(void) {
     for (uint64_t i = 0; i < (qt_quick() ? 4 : 32); i++) {
         if (!qt_case(i, NULL))
             continue;
-        const T d = {.size = sizeof d, .first_position = (int64_t)i << 15, .num_positions = 2048, .rotary_dim = 128,
+        const T d = {.size = sizeof d,
+                     .first_position = (int64_t)i << 15,
+                     .num_positions = 2048,
+                     .rotary_dim = 128,
                      .base = 500000};
         worst = fmax(worst, compare(&d, 0));
     }
@@ -175,8 +181,14 @@ static void test_golden_bits(void) {
     for (uint32_t scaling = 0; scaling < 5; scaling++) {
         if (!qt_case(scaling, NULL))
             continue;
-        const T d = {.size = sizeof d, .first_position = 100000, .num_positions = 500, .rotary_dim = 128,
-                     .base = 500000, .scaling = scaling, .factor = 8, .original_positions = 8192};
+        const T d = {.size = sizeof d,
+                     .first_position = 100000,
+                     .num_positions = 500,
+                     .rotary_dim = 128,
+                     .base = 500000,
+                     .scaling = scaling,
+                     .factor = 8,
+                     .original_positions = 8192};
         float *x[2] = {table(500 * 64), table(500 * 64)};
         assert_int_equal(qkv_rope_table(&d, x[0], x[1]), QKV_OK);
         uint64_t hash = UINT64_C(0xcbf29ce484222325);

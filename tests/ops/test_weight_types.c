@@ -75,7 +75,8 @@ static void draw_case(qt_rng *rng, typed_case *c, int64_t first_type, bool integ
         c->plain.part[i].type = QKV_F32;
     c->plain.arithmetic = QKV_ARITHMETIC_F32;
     qt_describe("B=%" PRId64 " M=%" PRId64 " K=%" PRId64 " %s:%" PRId64 "+%s:%" PRId64 "+%s:%" PRId64 "+%s:%" PRId64
-                "%s%s", d->batch, d->tokens, d->in_features, case_type_name[d->part[0].type], d->part[0].out_features,
+                "%s%s",
+                d->batch, d->tokens, d->in_features, case_type_name[d->part[0].type], d->part[0].out_features,
                 case_type_name[d->part[1].type], d->part[1].out_features, case_type_name[d->part[2].type],
                 d->part[2].out_features, case_type_name[d->part[3].type], d->part[3].out_features,
                 integers ? " in int8" : "", damaged ? ", damaged" : "");
@@ -112,8 +113,7 @@ static void expect_every_set(qt_rng *rng, typed_case *c, float *const want[], co
         run_case(&set->ctx, d, &c->pack, qt_chance(rng, 50) ? 0 : (int32_t)qt_range(rng, 1, 8), qt_u64(rng), got);
         qt_expect_bytes(set->name, packed, d->packed, bytes);
         for (int i = 0; i < d->num_parts; i++)
-            qt_expect_words(set->name, want[i], got[i],
-                            (size_t)(d->batch * d->tokens * d->part[i].out_features), 0);
+            qt_expect_words(set->name, want[i], got[i], (size_t)(d->batch * d->tokens * d->part[i].out_features), 0);
     }
 }
 
@@ -361,8 +361,8 @@ static void test_pieces_of_64_columns_make_the_whole(void) {
         piece.part[0].out_features = cut;
         assert_int_equal(qkv_packed_size(&piece, &before), QKV_OK);
         assert_int_equal(qkv_pack(&ctx, &piece, pieces), QKV_OK);
-        piece.part[0].data = (const char *)w.data + cut * (in_out ? 1 : piece.part[0].stride / terms) *
-                                                        oracle_block_bytes(type);
+        piece.part[0].data =
+            (const char *)w.data + cut * (in_out ? 1 : piece.part[0].stride / terms) * oracle_block_bytes(type);
         piece.part[0].scales = w.scales ? w.scales + cut : NULL;
         piece.part[0].out_features = out - cut;
         assert_int_equal(qkv_pack(&ctx, &piece, pieces + before), QKV_OK);

@@ -56,13 +56,13 @@ static void report(const char *name, bool there, qkv_status status, const void *
     failed |= !right;
 }
 
-#define RUN(operation, workers)                                                                                      \
-    qkv_plan plan;                                                                                                   \
-    qkv_status status = qkv_##operation##_plan(ctx, desc, workers, &plan);                                           \
-    if (status == QKV_OK && plan.workspace_size > sizeof workspace)                                                  \
-        status = QKV_ERROR_WORKSPACE;                                                                                \
-    if (status == QKV_OK)                                                                                            \
-        status = qkv_##operation##_run(&plan, desc, workspace, sizeof workspace);                                    \
+#define RUN(operation, workers)                                                                                        \
+    qkv_plan plan;                                                                                                     \
+    qkv_status status = qkv_##operation##_plan(ctx, desc, workers, &plan);                                             \
+    if (status == QKV_OK && plan.workspace_size > sizeof workspace)                                                    \
+        status = QKV_ERROR_WORKSPACE;                                                                                  \
+    if (status == QKV_OK)                                                                                              \
+        status = qkv_##operation##_run(&plan, desc, workspace, sizeof workspace);                                      \
     return status
 
 static qkv_status attend(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t workers) {
@@ -76,18 +76,24 @@ static qkv_status project(const qkv_ctx *ctx, const qkv_projection_desc *desc) {
 }
 
 static qkv_attention_desc plain(void) {
-    return (qkv_attention_desc){
-        .size = sizeof(qkv_attention_desc), .batch = 1, .num_heads = HEADS, .num_kv_heads = KV_HEADS, .seq_q = TOKENS,
-        .seq_k = TOKENS, .head_dim = DIM, .q = {q, .head = TOKENS * DIM, .token = DIM},
-        .k = {k, .head = TOKENS * DIM, .token = DIM}, .v = {v, .head = TOKENS * DIM, .token = DIM},
-        .out = {out, .head = TOKENS * DIM, .token = DIM}};
+    return (qkv_attention_desc){.size = sizeof(qkv_attention_desc),
+                                .batch = 1,
+                                .num_heads = HEADS,
+                                .num_kv_heads = KV_HEADS,
+                                .seq_q = TOKENS,
+                                .seq_k = TOKENS,
+                                .head_dim = DIM,
+                                .q = {q, .head = TOKENS * DIM, .token = DIM},
+                                .k = {k, .head = TOKENS * DIM, .token = DIM},
+                                .v = {v, .head = TOKENS * DIM, .token = DIM},
+                                .out = {out, .head = TOKENS * DIM, .token = DIM}};
 }
 
-#define ATTEND(name, there, ...)                                                                                     \
-    do {                                                                                                             \
-        qkv_attention_desc d = plain();                                                                              \
-        __VA_ARGS__;                                                                                                 \
-        report("attention, " name, there, attend(ctx, &d, 1), out, sizeof out);                                      \
+#define ATTEND(name, there, ...)                                                                                       \
+    do {                                                                                                               \
+        qkv_attention_desc d = plain();                                                                                \
+        __VA_ARGS__;                                                                                                   \
+        report("attention, " name, there, attend(ctx, &d, 1), out, sizeof out);                                        \
     } while (0)
 
 static void attention_cases(const qkv_ctx *ctx) {
@@ -141,8 +147,8 @@ static void pack(const qkv_ctx *ctx, const char *name, bool there, int64_t type,
                  void *to) {
     qkv_pack_desc d = {.size = sizeof d, .in_features = MODEL, .num_parts = parts};
     for (int64_t i = 0; i < parts; i++)
-        d.part[i] = (qkv_weight){.data = data, .out_features = MODEL / parts, .layout = QKV_OUT_IN, .type = type,
-                                 .scales = scales};
+        d.part[i] = (qkv_weight){
+            .data = data, .out_features = MODEL / parts, .layout = QKV_OUT_IN, .type = type, .scales = scales};
     size_t size = 0;
     qkv_status status = qkv_packed_size(&d, &size);
     if (status == QKV_OK)
@@ -152,11 +158,17 @@ static void pack(const qkv_ctx *ctx, const char *name, bool there, int64_t type,
 
 static void projection_case(const qkv_ctx *ctx, const char *name, bool there, int64_t type, int64_t arithmetic,
                             qkv_head_steps steps) {
-    qkv_projection_desc d = {
-        .size = sizeof d, .batch = 1, .tokens = TOKENS, .in_features = MODEL, .num_parts = 1,
-        .x = {q, .token = MODEL}, .packed = packed,
-        .part = {{MODEL, DIM, NULL, {result, .head = DIM, .token = MODEL}, type}},
-        .steps = {steps}, .rope = {tables[0][0], tables[1][0], TOKENS, DIM, QKV_ROPE_HALF}, .arithmetic = arithmetic};
+    qkv_projection_desc d = {.size = sizeof d,
+                             .batch = 1,
+                             .tokens = TOKENS,
+                             .in_features = MODEL,
+                             .num_parts = 1,
+                             .x = {q, .token = MODEL},
+                             .packed = packed,
+                             .part = {{MODEL, DIM, NULL, {result, .head = DIM, .token = MODEL}, type}},
+                             .steps = {steps},
+                             .rope = {tables[0][0], tables[1][0], TOKENS, DIM, QKV_ROPE_HALF},
+                             .arithmetic = arithmetic};
     report(name, there, project(ctx, &d), result, sizeof result);
 }
 
@@ -184,10 +196,20 @@ static void layer_case(const qkv_ctx *ctx) {
     for (int i = 0; i < 3; i++)
         p.part[i] = (qkv_weight){.data = weights, .out_features = i == 0 ? MODEL : KV_HEADS * DIM, .stride = MODEL};
     qkv_pack(ctx, &p, packed);
-    qkv_layer_desc d = {.size = sizeof d, .model_dim = MODEL, .out_features = MODEL, .x = {q, .token = MODEL},
-                        .w_qkv = packed, .w_o = packed_o, .out = {result, .token = MODEL},
-                        .attention = {.size = sizeof d.attention, .batch = 1, .num_heads = HEADS,
-                                      .num_kv_heads = KV_HEADS, .seq_q = TOKENS, .seq_k = TOKENS, .head_dim = DIM}};
+    qkv_layer_desc d = {.size = sizeof d,
+                        .model_dim = MODEL,
+                        .out_features = MODEL,
+                        .x = {q, .token = MODEL},
+                        .w_qkv = packed,
+                        .w_o = packed_o,
+                        .out = {result, .token = MODEL},
+                        .attention = {.size = sizeof d.attention,
+                                      .batch = 1,
+                                      .num_heads = HEADS,
+                                      .num_kv_heads = KV_HEADS,
+                                      .seq_q = TOKENS,
+                                      .seq_k = TOKENS,
+                                      .head_dim = DIM}};
     const qkv_layer_desc *desc = &d;
     qkv_plan plan;
     qkv_status status = qkv_layer_plan(ctx, desc, 1, &plan);
@@ -197,8 +219,8 @@ static void layer_case(const qkv_ctx *ctx) {
     d.norm_q = norm;
     report("layer, QK-norm", QKV_WITH(ROPE), qkv_layer_plan(ctx, desc, 1, &plan), &plan.num_phases, 4);
 #if QKV_WITH(BACKWARD)
-    qkv_layer_backward_desc b = {.size = sizeof b, .grad_out = {q, .token = MODEL}, .grad_x = {result, .token = MODEL},
-                                 .forward = d};
+    qkv_layer_backward_desc b = {
+        .size = sizeof b, .grad_out = {q, .token = MODEL}, .grad_x = {result, .token = MODEL}, .forward = d};
     b.forward.norm_q = NULL;
     status = qkv_layer_backward_plan(ctx, &b, 1, &plan);
     if (status == QKV_OK)
@@ -214,8 +236,10 @@ static qkv_status differentiate(const qkv_ctx *ctx, const qkv_attention_backward
 }
 
 static void backward_cases(const qkv_ctx *ctx) {
-    qkv_attention_backward_desc d = {.size = sizeof d, .grad_out = {q, .head = TOKENS * DIM, .token = DIM},
-                                     .grad_q = {result, .head = TOKENS * DIM, .token = DIM}, .forward = plain()};
+    qkv_attention_backward_desc d = {.size = sizeof d,
+                                     .grad_out = {q, .head = TOKENS * DIM, .token = DIM},
+                                     .grad_q = {result, .head = TOKENS * DIM, .token = DIM},
+                                     .forward = plain()};
     d.forward.lse = (qkv_output){lse, .head = TOKENS, .token = 1};
     attend(ctx, &d.forward, 1);
     report("attention, gradients", true, differentiate(ctx, &d), result, sizeof result);
@@ -228,8 +252,13 @@ static void backward_cases(const qkv_ctx *ctx) {
 static _Alignas(64) unsigned char cache[1 << 18];
 
 static void cache_case(const qkv_ctx *ctx) {
-    qkv_cache_desc c = {.size = sizeof c, .num_sequences = 1, .max_tokens = TOKENS, .num_kv_heads = KV_HEADS,
-                        .head_dim = DIM, .k_type = QKV_F16, .v_type = QKV_F16};
+    qkv_cache_desc c = {.size = sizeof c,
+                        .num_sequences = 1,
+                        .max_tokens = TOKENS,
+                        .num_kv_heads = KV_HEADS,
+                        .head_dim = DIM,
+                        .k_type = QKV_F16,
+                        .v_type = QKV_F16};
     qkv_status status = qkv_cache_init(&c, cache, sizeof cache);
     if (status == QKV_OK)
         status = qkv_cache_append(ctx, cache, 0, TOKENS, (qkv_input){k, .head = TOKENS * DIM, .token = DIM},

@@ -24,7 +24,7 @@ typedef struct model {
     int num_ids;
     qt_kind kind;
     float factor; /* of all K and V */
-    bool steps; /* extended by at most a page at a time */
+    bool steps;   /* extended by at most a page at a time */
 } model;
 
 static inline int64_t pages(int64_t tokens) {
@@ -145,7 +145,7 @@ static inline bool same_half(uint16_t want, uint16_t got, uint16_t infinity) {
 
 /* One token's K or V of a head, in a page, is what it has to be. */
 static inline void expect_row(const model *m, const qkv_cache_view *c, int32_t page, int64_t s, int64_t j, int is_value,
-                       int64_t head) {
+                              int64_t head) {
     const int type = is_value ? m->d.v_type : m->d.k_type;
     const int64_t n = is_value ? m->d.head_dim_v : m->d.head_dim, t = j % QKV_CACHE_PAGE;
     const int64_t at = page * m->d.num_kv_heads + head, step = is_value ? 1 : QKV_CACHE_PAGE;
@@ -157,8 +157,8 @@ static inline void expect_row(const model *m, const qkv_cache_view *c, int32_t p
     if (type == QKV_INT8) {
         const float scale = int8_row(x, n, integers);
         const float got = (is_value ? c->v_scales : c->k_scales)[at * QKV_CACHE_PAGE + t];
-        QT_EXPECT(qt_same(scale, got, 0), "sequence %d token %d: the scale is %a, not %a", (int)s, (int)j,
-                  (double)got, (double)scale);
+        QT_EXPECT(qt_same(scale, got, 0), "sequence %d token %d: the scale is %a, not %a", (int)s, (int)j, (double)got,
+                  (double)scale);
     }
     for (int64_t i = 0; i < n; i++) {
         const int64_t e = first + i * step;
@@ -169,8 +169,8 @@ static inline void expect_row(const model *m, const qkv_cache_view *c, int32_t p
             same = integers[i] == ((const int8_t *)pool)[e];
         } else {
             const uint16_t got = ((const uint16_t *)(const void *)pool)[e];
-            same = type == QKV_F16 ? same_half(qkv_to_f16(x[i]), got, 0x7c00)
-                                   : same_half(qkv_to_bf16(x[i]), got, 0x7f80);
+            same =
+                type == QKV_F16 ? same_half(qkv_to_f16(x[i]), got, 0x7c00) : same_half(qkv_to_bf16(x[i]), got, 0x7f80);
         }
         QT_EXPECT(same, "sequence %d token %d, %s of head %d, channel %d", (int)s, (int)j, is_value ? "V" : "K",
                   (int)head, (int)i);
@@ -209,8 +209,10 @@ static inline void draw_model(qt_rng *rng, model *m) {
     static const qt_kind kinds[] = {QT_NORMAL, QT_SPRINKLED, QT_WIDE, QT_SUBNORMAL, QT_HUGE};
     memset(m, 0, sizeof *m);
     qkv_cache_desc *d = &m->d;
-    *d = (qkv_cache_desc){.size = sizeof *d, .num_sequences = qt_range(rng, 1, MOST_SEQUENCES),
-                          .max_tokens = qt_range(rng, 1, MOST_TOKENS), .num_kv_heads = qt_range(rng, 1, 3),
+    *d = (qkv_cache_desc){.size = sizeof *d,
+                          .num_sequences = qt_range(rng, 1, MOST_SEQUENCES),
+                          .max_tokens = qt_range(rng, 1, MOST_TOKENS),
+                          .num_kv_heads = qt_range(rng, 1, 3),
                           .head_dim = qt_range(rng, 1, 20)};
     d->head_dim_v = qt_chance(rng, 50) ? 0 : qt_range(rng, 1, 20);
     d->k_type = types[qt_range(rng, 0, 3)];
@@ -228,8 +230,8 @@ static inline void draw_model(qt_rng *rng, model *m) {
     assert_int_equal(qkv_cache_init(d, m->block, m->bytes), QKV_OK);
     qt_describe("sequences=%d max_tokens=%d pages=%d heads=%d dims=%d,%d types=%d,%d window=%d first=%d %s*%g",
                 (int)d->num_sequences, (int)d->max_tokens, (int)d->num_pages, (int)d->num_kv_heads, (int)d->head_dim,
-                (int)d->head_dim_v, d->k_type, d->v_type, (int)d->window, (int)d->first_tokens,
-                qt_kind_name(m->kind), (double)m->factor);
+                (int)d->head_dim_v, d->k_type, d->v_type, (int)d->window, (int)d->first_tokens, qt_kind_name(m->kind),
+                (double)m->factor);
     assert_int_equal(qkv_cache_query(m->block, d), QKV_OK);
 }
 

@@ -16,7 +16,7 @@ typedef struct sequence {
     int32_t type;
     int64_t dim, dv, window, first_tokens;
     bool ready;
-    float *k, *v; /* what an append is given: what is stored, except where it rounds to int8 */
+    float *k, *v;                      /* what an append is given: what is stored, except where it rounds to int8 */
     qkv_attention_desc rows, windowed; /* plain tensors of the type, causal, without and with a window */
     float q[TOKENS * HEADS * WIDEST];
     float floats[2][TOKENS * KV * WIDEST], scales[2][TOKENS * KV];
@@ -111,17 +111,26 @@ static inline const sequence *get_sequence(uint64_t index) {
         const int64_t n = channels(s, x);
         qt_fill(&rng, s->floats[x], (size_t)(TOKENS * KV * n), QT_NORMAL);
         for (int64_t r = 0; r < TOKENS * KV; r++)
-            s->scales[x][r] = store_row(&rng, s->type, s->floats[x] + r * n, n,
-                                        s->stored[x] + qkv_stored_bytes(s->type, r * n));
+            s->scales[x][r] =
+                store_row(&rng, s->type, s->floats[x] + r * n, n, s->stored[x] + qkv_stored_bytes(s->type, r * n));
     }
     s->k = s->floats[0];
     s->v = s->floats[1];
-    s->rows = (qkv_attention_desc){
-        .size = sizeof s->rows, .batch = 1, .num_heads = HEADS, .num_kv_heads = KV, .seq_k = TOKENS,
-        .head_dim = s->dim, .head_dim_v = s->dv, .flags = QKV_RIGHT,
-        .q = input_of(NULL, HEADS, s->dim), .k = input_of(s->stored[0], KV, s->dim),
-        .v = input_of(s->stored[1], KV, s->dv), .k_type = s->type, .v_type = s->type,
-        .k_scales = input_of(s->scales[0], KV, 1), .v_scales = input_of(s->scales[1], KV, 1)};
+    s->rows = (qkv_attention_desc){.size = sizeof s->rows,
+                                   .batch = 1,
+                                   .num_heads = HEADS,
+                                   .num_kv_heads = KV,
+                                   .seq_k = TOKENS,
+                                   .head_dim = s->dim,
+                                   .head_dim_v = s->dv,
+                                   .flags = QKV_RIGHT,
+                                   .q = input_of(NULL, HEADS, s->dim),
+                                   .k = input_of(s->stored[0], KV, s->dim),
+                                   .v = input_of(s->stored[1], KV, s->dv),
+                                   .k_type = s->type,
+                                   .v_type = s->type,
+                                   .k_scales = input_of(s->scales[0], KV, 1),
+                                   .v_scales = input_of(s->scales[1], KV, 1)};
     s->windowed = s->rows;
     s->windowed.flags |= QKV_LEFT;
     s->windowed.left = s->window - 1;
@@ -175,7 +184,7 @@ static inline void put_queries(const sequence *s, int64_t row, int64_t first, in
 /* A call for n tokens, with the keys up to its last: as they are (a cache knows how many), or as a tensor that ends
  * there, or as one that goes on. */
 static inline void expect_tokens(const qt_set *set, const sequence *s, const qkv_attention_desc *layout, int64_t first,
-                          int64_t n, qt_pool pool) {
+                                 int64_t n, qt_pool pool) {
     qkv_attention_desc d = *layout;
     const int64_t keys = first + n;
     qt_describe("%s: tokens %d … %d, %d threads", s->name, (int)first, (int)(keys - 1), (int)pool.threads);
@@ -199,7 +208,7 @@ static inline void expect_decoding(const qt_set *set, const sequence *s, const q
 }
 
 static inline void expect_chunks(const qt_set *set, qt_rng *rng, const sequence *s, const qkv_attention_desc *layout,
-                          qt_pool pool) {
+                                 qt_pool pool) {
     for (int64_t first = 0, n; first < TOKENS; first += n) {
         n = draw_chunk(rng, first, 200);
         if (!is_slow(set) || (n < 100 && qt_chance(rng, 15)))

@@ -54,8 +54,7 @@ static void expect_named(const char *operation, qkv_status status, const char *c
         expect_status(status, qkv_##operation##_plan(&ctx, &d, 2, &plan), #operation " plan with " #change);           \
         qt_expect_bytes("the plan", &before, &plan, sizeof plan);                                                      \
         char text[256];                                                                                                \
-        expect_named(#operation, status, #change,                                                                      \
-                     qkv_##operation##_explain_plan(&ctx, &d, 2, text, sizeof text));                                  \
+        expect_named(#operation, status, #change, qkv_##operation##_explain_plan(&ctx, &d, 2, text, sizeof text));     \
     } while (0)
 
 /* The same for a run with a plan of `good`: check, run and run_parallel agree, and nothing is written. */

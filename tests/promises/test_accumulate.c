@@ -63,31 +63,49 @@ static void test_each_gradient(const qt_set *set) {
     qt_rng rng;
     if (!qt_case(0, &rng))
         return;
-    gradients g = {.count = 5, .bit = {QKV_ACCUMULATE_Q, QKV_ACCUMULATE_K, QKV_ACCUMULATE_V, QKV_ACCUMULATE_BIAS,
-                                       QKV_ACCUMULATE_SINKS}};
+    gradients g = {
+        .count = 5,
+        .bit = {QKV_ACCUMULATE_Q, QKV_ACCUMULATE_K, QKV_ACCUMULATE_V, QKV_ACCUMULATE_BIAS, QKV_ACCUMULATE_SINKS}};
     qt_fill(&rng, g.old, N, QT_NORMAL);
     for (int i = 0; i < MOST; i++)
         g.data[i] = numbers(&rng, N);
-    qkv_attention_desc a = {.size = sizeof a, .batch = 1, .num_heads = 2, .seq_q = 5, .seq_k = 6, .head_dim = 4,
-                            .q = {numbers(&rng, 40), 0, 20, 4}, .k = {numbers(&rng, 48), 0, 24, 4},
-                            .v = {numbers(&rng, 48), 0, 24, 4}, .out = {numbers(&rng, 40), 0, 20, 4},
-                            .lse = {numbers(&rng, 10), 0, 5, 1}, .sinks = numbers(&rng, 2)};
+    qkv_attention_desc a = {.size = sizeof a,
+                            .batch = 1,
+                            .num_heads = 2,
+                            .seq_q = 5,
+                            .seq_k = 6,
+                            .head_dim = 4,
+                            .q = {numbers(&rng, 40), 0, 20, 4},
+                            .k = {numbers(&rng, 48), 0, 24, 4},
+                            .v = {numbers(&rng, 48), 0, 24, 4},
+                            .out = {numbers(&rng, 40), 0, 20, 4},
+                            .lse = {numbers(&rng, 10), 0, 5, 1},
+                            .sinks = numbers(&rng, 2)};
     case_run_attention(&set->ctx, &a, 0, 0);
-    attention = (qkv_attention_backward_desc){.size = sizeof attention, .grad_out = {numbers(&rng, 40), 0, 20, 4},
-                                              .grad_q = {g.data[0], 0, 20, 4}, .grad_k = {g.data[1], 0, 24, 4},
-                                              .grad_v = {g.data[2], 0, 24, 4}, .grad_bias = {g.data[3], 0, 30, 6, 1},
-                                              .grad_sinks = g.data[4], .forward = a};
+    attention = (qkv_attention_backward_desc){.size = sizeof attention,
+                                              .grad_out = {numbers(&rng, 40), 0, 20, 4},
+                                              .grad_q = {g.data[0], 0, 20, 4},
+                                              .grad_k = {g.data[1], 0, 24, 4},
+                                              .grad_v = {g.data[2], 0, 24, 4},
+                                              .grad_bias = {g.data[3], 0, 30, 6, 1},
+                                              .grad_sinks = g.data[4],
+                                              .forward = a};
     expect_each(set, &g, run_attention);
 
-    const uint32_t parts[] = {QKV_ACCUMULATE_X, QKV_ACCUMULATE_PART(0), QKV_ACCUMULATE_PART(0),
-                              QKV_ACCUMULATE_PART(1)};
-    projection = (qkv_projection_backward_desc){
-        .size = sizeof projection, .grad_x = {g.data[0], 0, 0, 4},
-        .grad_out = {{numbers(&rng, 60), 0, 0, 12}, {numbers(&rng, 30), 0, 0, 6}},
-        .grad = {{.data = g.data[1]}, {.data = g.data[2]}},
-        .forward = {.size = sizeof projection.forward, .batch = 1, .tokens = 5, .in_features = 4, .num_parts = 2,
-                    .x = {numbers(&rng, 20), 0, 0, 4}, .packed = numbers(&rng, 2 * 4 * QKV_PANEL),
-                    .part = {{.out_features = 12}, {.out_features = 6}}}};
+    const uint32_t parts[] = {QKV_ACCUMULATE_X, QKV_ACCUMULATE_PART(0), QKV_ACCUMULATE_PART(0), QKV_ACCUMULATE_PART(1)};
+    projection =
+        (qkv_projection_backward_desc){.size = sizeof projection,
+                                       .grad_x = {g.data[0], 0, 0, 4},
+                                       .grad_out = {{numbers(&rng, 60), 0, 0, 12}, {numbers(&rng, 30), 0, 0, 6}},
+                                       .grad = {{.data = g.data[1]}, {.data = g.data[2]}},
+                                       .forward = {.size = sizeof projection.forward,
+                                                   .batch = 1,
+                                                   .tokens = 5,
+                                                   .in_features = 4,
+                                                   .num_parts = 2,
+                                                   .x = {numbers(&rng, 20), 0, 0, 4},
+                                                   .packed = numbers(&rng, 2 * 4 * QKV_PANEL),
+                                                   .part = {{.out_features = 12}, {.out_features = 6}}}};
     g.count = 3;
     g.bit[0] = parts[0];
     g.bit[1] = parts[1];
@@ -97,15 +115,24 @@ static void test_each_gradient(const qt_set *set) {
     a.q = a.k = a.v = (qkv_input){0};
     a.out = a.lse = (qkv_output){0};
     a.seq_k = 5;
-    layer = (qkv_layer_backward_desc){
-        .size = sizeof layer, .grad_out = {numbers(&rng, 40), 0, 0, 8}, .grad_x = {g.data[0], 0, 0, 8},
-        .grad_q = {.data = g.data[1]}, .grad_k = {.data = g.data[2]}, .grad_v = {.data = g.data[3]},
-        .grad_o = {.data = g.data[4]}, .grad_bias = {g.data[5], 0, 25, 5, 1}, .grad_sinks = g.data[6],
-        .forward = {.size = sizeof layer.forward, .model_dim = 8, .out_features = 8,
-                    .x = {numbers(&rng, 40), 0, 0, 8}, .w_qkv = numbers(&rng, 3 * 8 * QKV_PANEL),
-                    .w_o = numbers(&rng, 8 * QKV_PANEL), .attention = a}};
-    const uint32_t bits[7] = {QKV_ACCUMULATE_X, QKV_ACCUMULATE_Q, QKV_ACCUMULATE_K, QKV_ACCUMULATE_V, QKV_ACCUMULATE_O,
-                              QKV_ACCUMULATE_BIAS, QKV_ACCUMULATE_SINKS};
+    layer = (qkv_layer_backward_desc){.size = sizeof layer,
+                                      .grad_out = {numbers(&rng, 40), 0, 0, 8},
+                                      .grad_x = {g.data[0], 0, 0, 8},
+                                      .grad_q = {.data = g.data[1]},
+                                      .grad_k = {.data = g.data[2]},
+                                      .grad_v = {.data = g.data[3]},
+                                      .grad_o = {.data = g.data[4]},
+                                      .grad_bias = {g.data[5], 0, 25, 5, 1},
+                                      .grad_sinks = g.data[6],
+                                      .forward = {.size = sizeof layer.forward,
+                                                  .model_dim = 8,
+                                                  .out_features = 8,
+                                                  .x = {numbers(&rng, 40), 0, 0, 8},
+                                                  .w_qkv = numbers(&rng, 3 * 8 * QKV_PANEL),
+                                                  .w_o = numbers(&rng, 8 * QKV_PANEL),
+                                                  .attention = a}};
+    const uint32_t bits[7] = {QKV_ACCUMULATE_X, QKV_ACCUMULATE_Q,    QKV_ACCUMULATE_K,    QKV_ACCUMULATE_V,
+                              QKV_ACCUMULATE_O, QKV_ACCUMULATE_BIAS, QKV_ACCUMULATE_SINKS};
     g.count = 7;
     memcpy(g.bit, bits, sizeof bits);
     expect_each(set, &g, run_layer);

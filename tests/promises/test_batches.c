@@ -48,8 +48,12 @@ static void draw_batch(qt_rng *rng, batch *x, bool packs_keys) {
     qkv_attention_desc *d = &x->d;
     const int64_t kv = qt_range(rng, 1, 3), group = qt_range(rng, 1, 7), dim = qt_range(rng, 1, 70);
     const int64_t dv = qt_chance(rng, 70) ? dim : qt_range(rng, 1, 40);
-    *d = (qkv_attention_desc){.size = sizeof *d, .batch = qt_range(rng, 1, 8), .num_heads = kv * group,
-                              .num_kv_heads = kv, .head_dim = dim, .head_dim_v = dv};
+    *d = (qkv_attention_desc){.size = sizeof *d,
+                              .batch = qt_range(rng, 1, 8),
+                              .num_heads = kv * group,
+                              .num_kv_heads = kv,
+                              .head_dim = dim,
+                              .head_dim_v = dv};
     const int64_t before = qt_range(rng, 0, 5);
     x->starts_q[0] = before;
     x->starts_k[0] = qt_range(rng, 0, 5);
@@ -78,9 +82,8 @@ static void draw_batch(qt_rng *rng, batch *x, bool packs_keys) {
     d->out = (qkv_output){x->out, 0, dv, d->num_heads * dv};
     d->lse = (qkv_output){x->lse, -3, 1, d->num_heads};
     draw_options(rng, d);
-    qt_describe("batch=%d heads=%d:%d seq_q=%d seq_k=%d dim=%d,%d flags=%u keys %s", (int)d->batch,
-                (int)d->num_heads, (int)kv, (int)d->seq_q, (int)d->seq_k, (int)dim, (int)dv, d->flags,
-                packs_keys ? "packed" : "padded");
+    qt_describe("batch=%d heads=%d:%d seq_q=%d seq_k=%d dim=%d,%d flags=%u keys %s", (int)d->batch, (int)d->num_heads,
+                (int)kv, (int)d->seq_q, (int)d->seq_k, (int)dim, (int)dv, d->flags, packs_keys ? "packed" : "padded");
 }
 
 /* The rows of sequence b by a call of their own: plain tensors, no arrays but what one batch has. */
@@ -131,8 +134,11 @@ static void expect_sequences(const qt_set *set, const batch *x) {
         qt_expect_words("lse", lse, x->lse + first, rows, 0);
     }
     const int64_t last = x->starts_q[d->batch];
-    const qt_view written = {x->out + x->starts_q[0] * d->num_heads * d->head_dim_v, 4, 1,
-                             {(last - x->starts_q[0]) * d->num_heads * d->head_dim_v}, {1}};
+    const qt_view written = {x->out + x->starts_q[0] * d->num_heads * d->head_dim_v,
+                             4,
+                             1,
+                             {(last - x->starts_q[0]) * d->num_heads * d->head_dim_v},
+                             {1}};
     if (last > x->starts_q[0])
         qt_expect_gaps("tokens of no sequence", &written);
 }
@@ -357,8 +363,8 @@ static void test_indices_that_lead_nowhere_are_refused(const qt_set *set) {
             snprintf(want, sizeof want, "attention: page_table has page %d for sequence 0, and num_pages is %d",
                      (int)none[n], (int)y.d.num_pages);
             void *workspace = qt_alloc(plan.workspace_size, 64, QT_TAIL);
-            assert_string_equal(qkv_attention_explain_run(&plan, &y.d, workspace, plan.workspace_size, text,
-                                                          sizeof text), want);
+            assert_string_equal(
+                qkv_attention_explain_run(&plan, &y.d, workspace, plan.workspace_size, text, sizeof text), want);
         }
         qt_expect_untouched("out", y.out);
         qt_expect_untouched("lse", y.lse);

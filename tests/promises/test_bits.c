@@ -163,10 +163,15 @@ static void test_projections_follow_the_rules_to_the_bit(const qt_set *set) {
         qt_fill(&rng, x, (size_t)(m * k), QT_NORMAL);
         qt_fill(&rng, w, (size_t)(k * n), QT_NORMAL);
         qt_fill(&rng, bias, (size_t)n, QT_NORMAL);
-        const qkv_pack_desc pack = {.size = sizeof pack, .in_features = k, .num_parts = 1,
-                                    .part = {{.data = w, .out_features = n}}};
-        const qkv_projection_desc d = {.size = sizeof d, .batch = 1, .tokens = m, .in_features = k, .num_parts = 1,
-                                       .x = {x, 0, 0, k}, .packed = case_pack(&set->ctx, &pack),
+        const qkv_pack_desc pack = {
+            .size = sizeof pack, .in_features = k, .num_parts = 1, .part = {{.data = w, .out_features = n}}};
+        const qkv_projection_desc d = {.size = sizeof d,
+                                       .batch = 1,
+                                       .tokens = m,
+                                       .in_features = k,
+                                       .num_parts = 1,
+                                       .x = {x, 0, 0, k},
+                                       .packed = case_pack(&set->ctx, &pack),
                                        .part = {{.out_features = n, .bias = bias, .out = {y, 0, 0, n}}}};
         case_run_projection(&set->ctx, &d, 0, 0);
         for (int64_t t = 0; t < m; t++)

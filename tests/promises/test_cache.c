@@ -12,10 +12,10 @@ static void extend_and_store(const qt_set *set, qt_rng *rng, const model *m, int
     for (int64_t t = 0; t < n;) {
         const int64_t some = qt_range(rng, 1, n - t);
         for (int64_t h = m->d.num_kv_heads; h-- > 0;) {
-            store_rows(set->kernels, m->block, s, 1, h, at + t, some,
-                       (const float *)v.data + h * v.head + t * v.token, v.token);
-            store_rows(set->kernels, m->block, s, 0, h, at + t, some,
-                       (const float *)k.data + h * k.head + t * k.token, k.token);
+            store_rows(set->kernels, m->block, s, 1, h, at + t, some, (const float *)v.data + h * v.head + t * v.token,
+                       v.token);
+            store_rows(set->kernels, m->block, s, 0, h, at + t, some, (const float *)k.data + h * k.head + t * k.token,
+                       k.token);
         }
         t += some;
     }
@@ -34,8 +34,8 @@ static void grow(const qt_set *set, qt_rng *rng, model *m, int64_t s, uint64_t n
     const int64_t old = m->length[s];
     const bool in_two = qt_chance(rng, 40);
     const qkv_status want = model_extend(m, s, n, number);
-    const qkv_status got = in_two ? qkv_cache_extend(m->block, s, n)
-                                  : qkv_cache_append(&set->ctx, m->block, s, n, k, v);
+    const qkv_status got =
+        in_two ? qkv_cache_extend(m->block, s, n) : qkv_cache_append(&set->ctx, m->block, s, n, k, v);
     QT_EXPECT(want == got, "sequence %d of %d tokens, %d more: want \"%s\", got \"%s\"", (int)s, (int)old, (int)n,
               qkv_status_string(want), qkv_status_string(got));
     if (got == QKV_OK && in_two) {
@@ -151,8 +151,12 @@ static void test_pages_that_a_window_needs(void) {
     static const int64_t firsts[] = {0, 1, 64, 65, 130};
     for (int64_t window = 1; window <= 200; window++)
         for (int f = 0; f < 5; f++) {
-            qkv_cache_desc d = {.size = sizeof d, .num_sequences = 3, .max_tokens = 700, .num_kv_heads = 1,
-                                .window = window, .first_tokens = firsts[f]};
+            qkv_cache_desc d = {.size = sizeof d,
+                                .num_sequences = 3,
+                                .max_tokens = 700,
+                                .num_kv_heads = 1,
+                                .window = window,
+                                .first_tokens = firsts[f]};
             size_t bytes;
             assert_int_equal(qkv_cache_size(&d, &bytes), QKV_OK);
             void *block = qt_alloc(bytes, 64, QT_TAIL);
@@ -259,9 +263,15 @@ static void test_keys_of_8_bits_are_those_of_scores_in_8_bits(const qt_set *set)
         d->left = qt_range(&rng, 0, d->seq_k);
         if (qt_chance(&rng, 20))
             case_row(&d->k, 0, 0, d->seq_k / 2)[0] = qt_nasty(&rng);
-        const qkv_cache_desc shape = {.size = sizeof shape, .num_sequences = d->batch, .max_tokens = d->seq_k,
-                                      .num_kv_heads = kv, .head_dim = d->head_dim, .head_dim_v = c.dv,
-                                      .num_pages = d->batch * 11, .k_type = QKV_INT8, .v_type = QKV_F32};
+        const qkv_cache_desc shape = {.size = sizeof shape,
+                                      .num_sequences = d->batch,
+                                      .max_tokens = d->seq_k,
+                                      .num_kv_heads = kv,
+                                      .head_dim = d->head_dim,
+                                      .head_dim_v = c.dv,
+                                      .num_pages = d->batch * 11,
+                                      .k_type = QKV_INT8,
+                                      .v_type = QKV_F32};
         size_t bytes;
         assert_int_equal(qkv_cache_size(&shape, &bytes), QKV_OK);
         void *cache = qt_alloc(bytes, 64, QT_TAIL);

@@ -8,9 +8,17 @@ static void busy_cache(qt_rng *rng, model *m) {
     const qt_set *set = qt_get_set(0);
     memset(m, 0, sizeof *m);
     m->factor = 1;
-    m->d = (qkv_cache_desc){.size = sizeof m->d, .num_sequences = 4, .max_tokens = 400, .num_pages = 12,
-                            .num_kv_heads = 1, .head_dim = 2, .head_dim_v = 1, .k_type = QKV_INT8, .v_type = QKV_F16,
-                            .window = 90, .first_tokens = 3};
+    m->d = (qkv_cache_desc){.size = sizeof m->d,
+                            .num_sequences = 4,
+                            .max_tokens = 400,
+                            .num_pages = 12,
+                            .num_kv_heads = 1,
+                            .head_dim = 2,
+                            .head_dim_v = 1,
+                            .k_type = QKV_INT8,
+                            .v_type = QKV_F16,
+                            .window = 90,
+                            .first_tokens = 3};
     assert_int_equal(qkv_cache_size(&m->d, &m->bytes), QKV_OK);
     m->block = qt_alloc(m->bytes, 64, QT_TAIL);
     assert_int_equal(qkv_cache_init(&m->d, m->block, m->bytes), QKV_OK);
@@ -41,8 +49,8 @@ static void call_all(qt_rng *rng, const model *m, qkv_input k, qkv_input v) {
         case 3: (void)qkv_cache_truncate(m->block, s, tokens); break;
         case 4: (void)qkv_cache_fork(m->block, s, other); break;
         default:
-            store_rows(set->kernels, m->block, s, (int)(n % 2), qt_range(rng, -1, 2), qt_range(rng, -1, 400),
-                       tokens, v.data, 1);
+            store_rows(set->kernels, m->block, s, (int)(n % 2), qt_range(rng, -1, 2), qt_range(rng, -1, 400), tokens,
+                       v.data, 1);
         }
     }
 }
@@ -127,7 +135,8 @@ static void test_damage_on_purpose(void) {
         passed += passes;
         qkv_cache_desc d = {.size = sizeof d};
         if ((passes && qkv_cache_query(m.block, &d) == QKV_OK && d.head_dim <= 2 && d.head_dim_v <= 2 &&
-             d.num_kv_heads <= 3) || !header)
+             d.num_kv_heads <= 3) ||
+            !header)
             call_all(&rng, &m, (qkv_input){x, 0, 1, 1}, (qkv_input){x, 0, 1, 1});
     }
     qt_note("%d pass", passed);
@@ -143,8 +152,12 @@ static void test_damaged_sequences_change_nothing(void) {
     assert_int_equal(qkv_cache_open(m.block, &c), QKV_OK);
     unsigned char *before = qt_alloc(m.bytes, 64, QT_TAIL), *good = qt_alloc(m.bytes, 64, QT_TAIL);
     memcpy(good, m.block, m.bytes);
-    int32_t *const places[] = {&c.tables[0], &c.tables[1], &c.tables[c.table_stride], &c.tables[c.table_stride + 3],
-                               &c.references[c.tables[1]], &c.references[c.tables[c.table_stride + 3]]};
+    int32_t *const places[] = {&c.tables[0],
+                               &c.tables[1],
+                               &c.tables[c.table_stride],
+                               &c.tables[c.table_stride + 3],
+                               &c.references[c.tables[1]],
+                               &c.references[c.tables[c.table_stride + 3]]};
     static const int32_t values[] = {-1, 12, INT32_MAX, INT32_MIN, 0};
     int refused = 0;
     for (int place = 0; place < 6; place++)
@@ -193,8 +206,8 @@ static void test_damaged_sequences_change_nothing(void) {
 
 static void test_descriptors_are_refused(void) {
     static _Alignas(64) unsigned char block[1 << 14], zero[1 << 14];
-    const qkv_cache_desc good = {.size = sizeof good, .num_sequences = 2, .max_tokens = 100, .num_kv_heads = 2,
-                                 .head_dim = 2};
+    const qkv_cache_desc good = {
+        .size = sizeof good, .num_sequences = 2, .max_tokens = 100, .num_kv_heads = 2, .head_dim = 2};
     size_t bytes;
     SIZE_REFUSES(QKV_ERROR_SIZE, d.size = 0);
     SIZE_REFUSES(QKV_ERROR_SIZE, d.size--);

@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const names[] = {"avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2",
-                                    "i8mm", "dotprod", "sve", "neon", "rvv", "helium", "relaxed",
-                                    "simd128", "portable", "ref"};
+static const char *const names[] = {"avx512bf16", "avx512vnni", "avx512",  "avxvnni",  "avx2",
+                                    "i8mm",       "dotprod",    "sve",     "neon",     "rvv",
+                                    "helium",     "relaxed",    "simd128", "portable", "ref"};
 enum { NUM_NAMES = sizeof names / sizeof *names };
 
 static qkv_kernel_set query(const qkv_ctx *ctx, int32_t index) {

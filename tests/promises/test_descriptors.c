@@ -52,8 +52,9 @@ static void test_a_zero_descriptor_is_full_attention_at_one_over_sqrt_d(const qt
             for (int64_t t = 0; t < zero.seq_q; t++) {
                 const oracle_row *r = oracle_attention_row(o, 0, h, t);
                 for (int64_t x = 0; x < dim; x++)
-                    QT_EXPECT(oracle_within((double)a.out[(h * zero.seq_q + t) * dim + x], r->out[x], r->out_bound[x],
-                                            NULL), "head %d, row %d", (int)h, (int)t);
+                    QT_EXPECT(
+                        oracle_within((double)a.out[(h * zero.seq_q + t) * dim + x], r->out[x], r->out_bound[x], NULL),
+                        "head %d, row %d", (int)h, (int)t);
             }
         }
         oracle_close(o);

@@ -116,20 +116,38 @@ static calls *prepare(const qt_set *set, qt_rng *rng, attention_case *storage) {
     qt_fill(rng, x, 20 * 40, QT_NORMAL);
     c.packed = qt_alloc(2 * 40 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
     c.workspace = qt_alloc(ROOM, 64, QT_TAIL);
-    c.pack = (qkv_pack_desc){.size = sizeof c.pack, .in_features = 40, .num_parts = 1,
-                             .part = {{.data = w, .unpacked = case_floats(rng, 40 * 70), .out_features = 70,
-                                       .layout = QKV_OUT_IN}}};
-    c.projection = (qkv_projection_desc){.size = sizeof c.projection, .batch = 1, .tokens = 20, .in_features = 40,
-                                         .num_parts = 1, .x = {x, 0, 0, 40}, .packed = c.packed,
+    c.pack = (qkv_pack_desc){
+        .size = sizeof c.pack,
+        .in_features = 40,
+        .num_parts = 1,
+        .part = {{.data = w, .unpacked = case_floats(rng, 40 * 70), .out_features = 70, .layout = QKV_OUT_IN}}};
+    c.projection = (qkv_projection_desc){.size = sizeof c.projection,
+                                         .batch = 1,
+                                         .tokens = 20,
+                                         .in_features = 40,
+                                         .num_parts = 1,
+                                         .x = {x, 0, 0, 40},
+                                         .packed = c.packed,
                                          .part = {{.out_features = 70, .out = {y, 0, 0, 70}}}};
-    c.merge = (qkv_merge_desc){.size = sizeof c.merge, .batch = 1, .num_heads = 2, .seq_q = 5, .head_dim_v = 4,
-                               .num_parts = 2, .part_out = {x, 0, 20, 4}, .part_out_stride = 40,
-                               .part_lse = {w, 0, 5, 1}, .part_lse_stride = 10,
+    c.merge = (qkv_merge_desc){.size = sizeof c.merge,
+                               .batch = 1,
+                               .num_heads = 2,
+                               .seq_q = 5,
+                               .head_dim_v = 4,
+                               .num_parts = 2,
+                               .part_out = {x, 0, 20, 4},
+                               .part_out_stride = 40,
+                               .part_lse = {w, 0, 5, 1},
+                               .part_lse_stride = 10,
                                .out = {case_floats(rng, 40), 0, 20, 4}};
-    c.layer = (qkv_layer_desc){.size = sizeof c.layer, .model_dim = 40, .out_features = 80, .x = {x, 0, 0, 40},
-                               .out = {case_floats(rng, 1600), 0, 0, 80},
-                               .attention = {.size = sizeof c.attention, .batch = 1, .num_heads = 2, .seq_q = 20,
-                                             .seq_k = 20, .head_dim = 40}};
+    c.layer = (qkv_layer_desc){
+        .size = sizeof c.layer,
+        .model_dim = 40,
+        .out_features = 80,
+        .x = {x, 0, 0, 40},
+        .out = {case_floats(rng, 1600), 0, 0, 80},
+        .attention = {
+            .size = sizeof c.attention, .batch = 1, .num_heads = 2, .seq_q = 20, .seq_k = 20, .head_dim = 40}};
     return &c;
 }
 

@@ -109,8 +109,8 @@ static void add_keys(const gradient_case *c, int64_t b, int64_t h, const pairs *
             const int64_t rows = at_most(d->seq_q - i, 64), at = i * n + j;
             const int64_t to = (b * c->attention.kv_heads + kv) * n + j;
             for (int64_t x = 0; x < d->head_dim; x++)
-                sum->k[to * d->head_dim + x] += chain(d, all->sees + at, all->ds + at, n, rows,
-                                                      row_of(&d->q, b, h, i) + x, d->q.token);
+                sum->k[to * d->head_dim + x] +=
+                    chain(d, all->sees + at, all->ds + at, n, rows, row_of(&d->q, b, h, i) + x, d->q.token);
             for (int64_t x = 0; x < dv; x++)
                 sum->v[to * dv + x] += chain(d, all->sees + at, all->dropped + at, n, rows,
                                              row_of(&c->desc.grad_out, b, h, i) + x, c->desc.grad_out.token);

@@ -5,13 +5,25 @@
 static void test_a_plan_reads_no_address(void) {
     void *any = (void *)(uintptr_t)64;
     for (uint32_t flags = 0; flags < 8; flags++) {
-        const qkv_attention_backward_desc d = {
-            .size = sizeof d, .grad_q = {any, 0, 0, 8}, .grad_k = {any, 0, 0, 8},
-            .forward = {.size = sizeof d.forward, .batch = 1, .num_heads = 1, .seq_q = 2000, .seq_k = 2000,
-                        .head_dim = 8, .q = {any, 0, 0, 8}, .k = {any, 0, 0, 8}, .v = {any, 0, 0, 8},
-                        .out = {any, 0, 0, 8}, .lse = {any, 0, 0, 1},
-                        .flags = flags, .left = 100, .q_offsets = flags & 1 ? any : NULL,
-                        .kv_len = flags & 2 ? any : NULL, .key_ranges = {any, 0, INT64_C(1) << 40}}};
+        const qkv_attention_backward_desc d = {.size = sizeof d,
+                                               .grad_q = {any, 0, 0, 8},
+                                               .grad_k = {any, 0, 0, 8},
+                                               .forward = {.size = sizeof d.forward,
+                                                           .batch = 1,
+                                                           .num_heads = 1,
+                                                           .seq_q = 2000,
+                                                           .seq_k = 2000,
+                                                           .head_dim = 8,
+                                                           .q = {any, 0, 0, 8},
+                                                           .k = {any, 0, 0, 8},
+                                                           .v = {any, 0, 0, 8},
+                                                           .out = {any, 0, 0, 8},
+                                                           .lse = {any, 0, 0, 1},
+                                                           .flags = flags,
+                                                           .left = 100,
+                                                           .q_offsets = flags & 1 ? any : NULL,
+                                                           .kv_len = flags & 2 ? any : NULL,
+                                                           .key_ranges = {any, 0, INT64_C(1) << 40}}};
         qkv_plan plan;
         for (int32_t workers = 1; workers <= 8; workers *= 2)
             assert_int_equal(qkv_attention_backward_plan(&ctx, &d, workers, &plan), QKV_OK);
@@ -29,11 +41,15 @@ static void test_attention_backward_refuses(void) {
     c.desc.out.data = case_normal(&rng, 2 * 4 * 3 * 9);
     c.desc.lse.data = case_normal(&rng, 2 * 4 * 3);
     c.desc.bias.data = c.desc.lse.data; /* one number, stride 0 */
-    const qkv_attention_backward_desc good = {
-        .size = sizeof good, .grad_out = {case_normal(&rng, 2 * 4 * 3 * 9), 4 * 27, 27, 9},
-        .grad_lse = {case_normal(&rng, 24), 12, 3, 1}, .grad_q = {out, 4 * 24, 24, 8},
-        .grad_k = {out + 200, 1120, 560, 8}, .grad_v = {out + 2440, 1260, 630, 9},
-        .grad_bias = {lse, 0, 1, 0, 0}, .grad_sinks = lse + 8, .forward = c.desc};
+    const qkv_attention_backward_desc good = {.size = sizeof good,
+                                              .grad_out = {case_normal(&rng, 2 * 4 * 3 * 9), 4 * 27, 27, 9},
+                                              .grad_lse = {case_normal(&rng, 24), 12, 3, 1},
+                                              .grad_q = {out, 4 * 24, 24, 8},
+                                              .grad_k = {out + 200, 1120, 560, 8},
+                                              .grad_v = {out + 2440, 1260, 630, 9},
+                                              .grad_bias = {lse, 0, 1, 0, 0},
+                                              .grad_sinks = lse + 8,
+                                              .forward = c.desc};
     COMMON_REFUSALS(attention_backward);
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_O);
     PLAN_REFUSES(attention_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE | 0x100);
@@ -45,13 +61,14 @@ static void test_attention_backward_refuses(void) {
     PLAN_REFUSES(attention_backward, QKV_ERROR_HEADS, d.forward.num_kv_heads = 3);
     PLAN_REFUSES(attention_backward, QKV_ERROR_VALUE, d.forward.softcap = -1);
     PLAN_REFUSES(attention_backward, QKV_ERROR_VALUE, d.forward.dropout = 1);
-    PLAN_REFUSES(attention_backward, QKV_ERROR_SHAPE, (d.forward.states.data = out, d.forward.out.data = NULL,
-                                                       d.forward.lse.data = NULL));
+    PLAN_REFUSES(attention_backward, QKV_ERROR_SHAPE,
+                 (d.forward.states.data = out, d.forward.out.data = NULL, d.forward.lse.data = NULL));
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.forward.batch = INT64_MAX);
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.forward.seq_k = INT64_MAX);
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.forward.head_dim_v = INT64_MAX);
-    PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, (d.forward.head_dim = d.forward.seq_q = d.forward.seq_k = 0,
-                                                          d.forward.batch = d.forward.num_heads = INT64_C(1) << 57));
+    PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW,
+                 (d.forward.head_dim = d.forward.seq_q = d.forward.seq_k = 0,
+                  d.forward.batch = d.forward.num_heads = INT64_C(1) << 57));
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.grad_out.token = far);
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.grad_lse.head = far);
     PLAN_REFUSES(attention_backward, QKV_ERROR_OVERFLOW, d.grad_q.batch = INT64_MIN);
@@ -100,11 +117,17 @@ static void test_projection_backward_refuses(void) {
     float *packed = qt_alloc(2 * 10 * QKV_PANEL * sizeof(float), 64, QT_TAIL), *x = case_normal(&rng, 50);
     qt_fill(&rng, packed, 2 * 10 * QKV_PANEL, QT_NORMAL);
     const qkv_projection_backward_desc good = {
-        .size = sizeof good, .grad_x = {out, 0, 0, 10},
+        .size = sizeof good,
+        .grad_x = {out, 0, 0, 10},
         .grad_out = {{case_normal(&rng, 60), 0, 20, 4}, {case_normal(&rng, 30), 0, 0, 6}},
         .grad = {{.data = out + 100, .bias = lse}, {.data = out + 300, .layout = QKV_OUT_IN, .bias = lse + 20}},
-        .forward = {.size = sizeof good.forward, .batch = 1, .tokens = 5, .in_features = 10, .num_parts = 2,
-                    .x = {x, 0, 0, 10}, .packed = packed,
+        .forward = {.size = sizeof good.forward,
+                    .batch = 1,
+                    .tokens = 5,
+                    .in_features = 10,
+                    .num_parts = 2,
+                    .x = {x, 0, 0, 10},
+                    .packed = packed,
                     .part = {{.out_features = 12, .head_dim = 4}, {.out_features = 6}}}};
     COMMON_REFUSALS(projection_backward);
     PLAN_REFUSES(projection_backward, QKV_ERROR_FLAGS, d.forward.steps[0].norm = d.forward.x.data);
@@ -155,14 +178,25 @@ static void test_layer_backward_refuses(void) {
     allocate(&rng);
     float *x = case_normal(&rng, 100), *w = qt_alloc(3 * 8 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
     qt_fill(&rng, w, 3 * 8 * QKV_PANEL, QT_NORMAL);
-    const qkv_layer_backward_desc good = {
-        .size = sizeof good, .grad_out = {case_normal(&rng, 40), 0, 0, 8}, .grad_x = {out, 0, 0, 8},
-        .grad_q = {.data = out + 100, .bias = lse}, .grad_k = {.data = out + 200}, .grad_v = {.data = out + 300},
-        .grad_o = {.data = out + 400, .bias = lse + 8},
-        .forward = {.size = sizeof good.forward, .model_dim = 8, .out_features = 8, .x = {x, 0, 0, 8}, .w_qkv = w,
-                    .w_o = w,
-                    .attention = {.size = sizeof good.forward.attention, .batch = 1, .num_heads = 2, .seq_q = 5,
-                                  .seq_k = 5, .head_dim = 4}}};
+    const qkv_layer_backward_desc good = {.size = sizeof good,
+                                          .grad_out = {case_normal(&rng, 40), 0, 0, 8},
+                                          .grad_x = {out, 0, 0, 8},
+                                          .grad_q = {.data = out + 100, .bias = lse},
+                                          .grad_k = {.data = out + 200},
+                                          .grad_v = {.data = out + 300},
+                                          .grad_o = {.data = out + 400, .bias = lse + 8},
+                                          .forward = {.size = sizeof good.forward,
+                                                      .model_dim = 8,
+                                                      .out_features = 8,
+                                                      .x = {x, 0, 0, 8},
+                                                      .w_qkv = w,
+                                                      .w_o = w,
+                                                      .attention = {.size = sizeof good.forward.attention,
+                                                                    .batch = 1,
+                                                                    .num_heads = 2,
+                                                                    .seq_q = 5,
+                                                                    .seq_k = 5,
+                                                                    .head_dim = 4}}};
     COMMON_REFUSALS(layer_backward);
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.flags = QKV_ACCUMULATE_PART(0));
     PLAN_REFUSES(layer_backward, QKV_ERROR_FLAGS, d.reserved = 2);
@@ -184,8 +218,8 @@ static void test_layer_backward_refuses(void) {
     PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, d.grad_x.token = far);
     PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, d.grad_k.stride = far);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SHAPE, d.grad_x_kv = d.grad_x); /* without x_kv */
-    PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW, (d.grad_x_kv = d.grad_x, d.grad_x_kv.token = far,
-                                                      d.forward.x_kv = d.forward.x));
+    PLAN_REFUSES(layer_backward, QKV_ERROR_OVERFLOW,
+                 (d.grad_x_kv = d.grad_x, d.grad_x_kv.token = far, d.forward.x_kv = d.forward.x));
     RUN_REFUSES(layer_backward, QKV_ERROR_PLAN, d.forward.x_kv = d.forward.x);
     PLAN_REFUSES(layer_backward, QKV_ERROR_SHAPE, d.grad_norm_q = out); /* without norm_q */
     PLAN_REFUSES(layer_backward, QKV_ERROR_SHAPE, d.grad_norm_k = out);

@@ -248,9 +248,10 @@ static void test_what_rounds_to_infinity_stays_where_it_is_seen(const qt_set *se
 }
 
 static void test_zero_sizes_are_legal(const qt_set *set) {
-    static const int64_t sizes[][7] = { /* batch, heads, kv heads, seq_q, seq_k, head_dim, head_dim_v */
-        {0, 2, 2, 5, 5, 4, 4}, {1, 0, 0, 5, 5, 4, 4}, {1, 2, 2, 0, 5, 4, 4},  {1, 2, 2, 5, 0, 4, 4},
-        {1, 2, 1, 5, 5, 0, 4}, {1, 2, 2, 0, 0, 4, 4}, {2, 0, 3, 9, 300, 4, 4}};
+    static const int64_t sizes[][7] = {/* batch, heads, kv heads, seq_q, seq_k, head_dim, head_dim_v */
+                                       {0, 2, 2, 5, 5, 4, 4},  {1, 0, 0, 5, 5, 4, 4}, {1, 2, 2, 0, 5, 4, 4},
+                                       {1, 2, 2, 5, 0, 4, 4},  {1, 2, 1, 5, 5, 0, 4}, {1, 2, 2, 0, 0, 4, 4},
+                                       {2, 0, 3, 9, 300, 4, 4}};
     for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         qt_rng rng;
         if (!qt_case(i, &rng))
@@ -329,9 +330,10 @@ static void draw_long(qt_rng *rng, gradient_case *c) {
         c->desc.forward.q_offsets = offsets;
     }
     qt_describe("B=%" PRId64 " H=%" PRId64 ":%" PRId64 " S=%" PRId64 "x%" PRId64 " flags=%u left=%" PRId64
-                " right=%" PRId64 " q_offset=%" PRId64 "%s%s%s", d->batch, heads, kv, seq_q, seq_k, d->flags, d->left,
-                d->right, d->q_offset, c->desc.forward.q_offsets ? " q_offsets" : "",
-                c->desc.grad_bias.data ? " dbias" : "", d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "");
+                " right=%" PRId64 " q_offset=%" PRId64 "%s%s%s",
+                d->batch, heads, kv, seq_q, seq_k, d->flags, d->left, d->right, d->q_offset,
+                c->desc.forward.q_offsets ? " q_offsets" : "", c->desc.grad_bias.data ? " dbias" : "",
+                d->arithmetic == QKV_ARITHMETIC_BF16 ? " bf16" : "");
 }
 
 static void test_threads_and_order_of_tasks_change_no_bit(const qt_set *set) {
@@ -464,11 +466,21 @@ static void test_a_batch_of_n_equals_n_batches(const qt_set *set) {
 
 static size_t workspace_of(const qkv_ctx *ctx, int64_t heads, int64_t n, int64_t dim, int64_t arithmetic,
                            int32_t workers) {
-    const qkv_attention_backward_desc d = {
-        .size = sizeof d, .grad_out = {NULL, 0, n * dim, dim}, .grad_q = {(void *)(uintptr_t)64, 0, n * dim, dim},
-        .forward = {.size = sizeof d.forward, .batch = 1, .num_heads = heads, .seq_q = n, .seq_k = n, .head_dim = dim,
-                    .q = {NULL, 0, n * dim, dim}, .k = {NULL, 0, n * dim, dim}, .v = {NULL, 0, n * dim, dim},
-                    .out = {NULL, 0, n * dim, dim}, .lse = {NULL, 0, n, 1}, .arithmetic = arithmetic}};
+    const qkv_attention_backward_desc d = {.size = sizeof d,
+                                           .grad_out = {NULL, 0, n * dim, dim},
+                                           .grad_q = {(void *)(uintptr_t)64, 0, n * dim, dim},
+                                           .forward = {.size = sizeof d.forward,
+                                                       .batch = 1,
+                                                       .num_heads = heads,
+                                                       .seq_q = n,
+                                                       .seq_k = n,
+                                                       .head_dim = dim,
+                                                       .q = {NULL, 0, n * dim, dim},
+                                                       .k = {NULL, 0, n * dim, dim},
+                                                       .v = {NULL, 0, n * dim, dim},
+                                                       .out = {NULL, 0, n * dim, dim},
+                                                       .lse = {NULL, 0, n, 1},
+                                                       .arithmetic = arithmetic}};
     qkv_plan plan;
     assert_int_equal(qkv_attention_backward_plan(ctx, &d, workers, &plan), QKV_OK);
     return plan.workspace_size;
@@ -530,7 +542,8 @@ static void test_exactly_the_stated_size_is_enough(const qt_set *set) {
             void *workspace = qt_alloc(plan.workspace_size, 64, head ? QT_HEAD : QT_TAIL);
             qt_pool pool = {workers, qt_u64(&rng)};
             assert_int_equal(qkv_attention_backward_run_parallel(&plan, &c.desc, workspace, plan.workspace_size,
-                                                                 qt_parallel_for, &pool), QKV_OK);
+                                                                 qt_parallel_for, &pool),
+                             QKV_OK);
             qt_check_memory();
         }
         qt_count_words(1);
@@ -543,18 +556,18 @@ int main(int argc, char **argv) {
     qt_each_set_of_attention("all_rows_empty", test_all_rows_empty);
     qt_each_set_of_attention("a_nan_of_an_invisible_key_never_leaks", test_a_nan_of_an_invisible_key_never_leaks);
     qt_each_set_of_attention("a_nan_reaches_what_sees_it_and_nothing_else",
-                        test_a_nan_reaches_what_sees_it_and_nothing_else);
+                             test_a_nan_reaches_what_sees_it_and_nothing_else);
     qt_each_set_of_attention("what_rounds_to_infinity_stays_where_it_is_seen",
-                        test_what_rounds_to_infinity_stays_where_it_is_seen);
+                             test_what_rounds_to_infinity_stays_where_it_is_seen);
     qt_each_set_of_attention("zero_sizes_are_legal", test_zero_sizes_are_legal);
     qt_each_set_of_attention("accumulating_into_zeros_is_overwriting", test_accumulating_into_zeros_is_overwriting);
     qt_each_set_of_attention("threads_and_order_of_tasks_change_no_bit", test_threads_and_order_of_tasks_change_no_bit);
     qt_each_set_of_attention("tasks_by_hand_give_the_same_bits", test_tasks_by_hand_give_the_same_bits);
     qt_each_set_of_attention("no_gradient_depends_on_which_others_are_wanted",
-                        test_no_gradient_depends_on_which_others_are_wanted);
+                             test_no_gradient_depends_on_which_others_are_wanted);
     qt_each_set_of_attention("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
     qt_each_set_of_attention("memory_grows_with_the_length_not_its_square",
-                        test_memory_grows_with_the_length_not_its_square);
+                             test_memory_grows_with_the_length_not_its_square);
     qt_each_set("small_gradients_take_little_memory", test_small_gradients_take_little_memory);
     qt_each_set_of_attention("exactly_the_stated_size_is_enough", test_exactly_the_stated_size_is_enough);
     return qt_run();

@@ -73,8 +73,14 @@ static void test_random_layouts(void) {
         else
             draw_strides(&rng, out_size, qt_chance(&rng, 70), out_stride);
         const int64_t offset = qt_range(&rng, -60, 60);
-        qkv_attention_desc d = {.size = sizeof d, .batch = batch, .num_heads = heads, .seq_q = seq, .seq_k = 2,
-                                .head_dim = q_size[3], .head_dim_v = out_size[3], .k = {other, 0, 0, 4},
+        qkv_attention_desc d = {.size = sizeof d,
+                                .batch = batch,
+                                .num_heads = heads,
+                                .seq_q = seq,
+                                .seq_k = 2,
+                                .head_dim = q_size[3],
+                                .head_dim_v = out_size[3],
+                                .k = {other, 0, 0, 4},
                                 .v = {other, 0, 0, 4}};
         d.q = (qkv_input){memory + MIDDLE, q_stride[0], q_stride[1], q_stride[2]};
         d.out = (qkv_output){memory + MIDDLE + offset, out_stride[0], out_stride[1], out_stride[2]};
@@ -131,8 +137,14 @@ static void test_layouts_by_name(void) {
     enum { B = 2, T = 300, H = 4, KV = 2, D = 8 };
     static float memory[1 << 20];
     float *x = memory + 4096;
-    const qkv_attention_desc base = {.size = sizeof base, .batch = B, .num_heads = H, .num_kv_heads = KV, .seq_q = T,
-                                     .seq_k = T, .head_dim = D, .lse = {memory, H * T, T, 1}};
+    const qkv_attention_desc base = {.size = sizeof base,
+                                     .batch = B,
+                                     .num_heads = H,
+                                     .num_kv_heads = KV,
+                                     .seq_q = T,
+                                     .seq_k = T,
+                                     .head_dim = D,
+                                     .lse = {memory, H * T, T, 1}};
     /* [token][q heads | k heads | v heads | out heads] */
     const int64_t row = (2 * H + 2 * KV) * D;
     qkv_attention_desc d = base;
@@ -203,9 +215,9 @@ static void test_out_in_place_of_q(const qt_set *set) {
             continue;
         const int64_t kv = qt_range(&rng, 1, 2), group = qt_range(&rng, 1, 3), dim = qt_range(&rng, 1, 40);
         attention_case c;
-        case_plain(&rng, &c, qt_range(&rng, 1, 2), kv * group, kv, qt_chance(&rng, 50) ? qt_range(&rng, 1, 4)
-                                                                                       : qt_range(&rng, 5, 150),
-                   qt_range(&rng, 1, 1200), dim, dim);
+        case_plain(&rng, &c, qt_range(&rng, 1, 2), kv * group, kv,
+                   qt_chance(&rng, 50) ? qt_range(&rng, 1, 4) : qt_range(&rng, 5, 150), qt_range(&rng, 1, 1200), dim,
+                   dim);
         if (qt_chance(&rng, 50))
             case_add_probabilities(&rng, &c);
         const int32_t threads = (int32_t)qt_range(&rng, 0, 4);
@@ -231,11 +243,19 @@ static void test_layer_in_place_of_x(const qt_set *set) {
         float *w = qt_alloc((size_t)(3 * QKV_PANEL * model) * sizeof(float), 64, QT_TAIL);
         qt_fill(&rng, x, (size_t)(2 * tokens * model), QT_NORMAL);
         qt_fill(&rng, w, (size_t)(3 * QKV_PANEL * model), QT_NORMAL);
-        qkv_layer_desc d = {.size = sizeof d, .model_dim = model, .out_features = model,
-                            .x = {x, tokens * model, 0, model}, .w_qkv = w, .w_o = qt_chance(&rng, 50) ? w : NULL,
+        qkv_layer_desc d = {.size = sizeof d,
+                            .model_dim = model,
+                            .out_features = model,
+                            .x = {x, tokens * model, 0, model},
+                            .w_qkv = w,
+                            .w_o = qt_chance(&rng, 50) ? w : NULL,
                             .out = {out, tokens * model, 0, model},
-                            .attention = {.size = sizeof d.attention, .batch = 2, .num_heads = heads, .seq_q = tokens,
-                                          .seq_k = tokens, .head_dim = dim}};
+                            .attention = {.size = sizeof d.attention,
+                                          .batch = 2,
+                                          .num_heads = heads,
+                                          .seq_q = tokens,
+                                          .seq_k = tokens,
+                                          .head_dim = dim}};
         case_run_layer(&set->ctx, &d, 0, 0);
         d.out.data = x;
         case_run_layer(&set->ctx, &d, (int32_t)qt_range(&rng, 1, 4), qt_u64(&rng));

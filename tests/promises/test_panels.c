@@ -83,9 +83,7 @@ static void expect_means(const qt_set *set, const attention_case *c, const atten
     float *want = qt_floats((size_t)n, QT_TAIL), *got = qt_floats((size_t)n, QT_TAIL);
     for (int64_t i = 0; i < n; i++) {
         const int64_t b = i / d->head_dim / c->kv_heads, h = i / d->head_dim % c->kv_heads;
-        const int64_t end = d->seq_q == 0                              ? 0
-                            : d->kv_len && d->kv_len[b] < d->seq_k ? d->kv_len[b]
-                                                                   : d->seq_k;
+        const int64_t end = d->seq_q == 0 ? 0 : d->kv_len && d->kv_len[b] < d->seq_k ? d->kv_len[b] : d->seq_k;
         const double from_end = d->flags & QKV_FROM_END ? (double)(end - d->seq_q) : 0;
         const double p = (double)(d->q_offsets ? d->q_offsets[b] : d->q_offset) + from_end; /* of the first query */
         double sum = 0, keys = 0;
@@ -166,9 +164,17 @@ static void test_keys_without_channels(const qt_set *set) {
         v[j] = (float)j;
     for (int i = 0; i < 12; i++) {
         scales[3] = i >= 6 ? NAN : 0;
-        const qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = 1, .seq_q = 1, .seq_k = 64,
-                                      .head_dim_v = 1, .v = {v, 0, 0, 1}, .out = {out, 0, 0, 1},
-                                      .arithmetic = i / 2 % 3, .k_layout = i % 2, .k_type = i >= 6 ? QKV_INT8 : 0,
+        const qkv_attention_desc d = {.size = sizeof d,
+                                      .batch = 1,
+                                      .num_heads = 1,
+                                      .seq_q = 1,
+                                      .seq_k = 64,
+                                      .head_dim_v = 1,
+                                      .v = {v, 0, 0, 1},
+                                      .out = {out, 0, 0, 1},
+                                      .arithmetic = i / 2 % 3,
+                                      .k_layout = i % 2,
+                                      .k_type = i >= 6 ? QKV_INT8 : 0,
                                       .k_scales = {scales, 0, 0, 1}};
         qkv_plan plan;
         assert_int_equal(qkv_attention_plan(&set->ctx, &d, 1, &plan), QKV_OK);
@@ -192,11 +198,23 @@ static void test_pages_that_means_need(void) {
     const int64_t kv_len[2] = {200, 200}, starts[3] = {0, 1, 1};
     for (int i = 0; i < PAGES * PAGE * DIM; i++)
         k[i] = (float)(i / DIM);
-    const qkv_attention_desc d = {.size = sizeof d, .batch = 2, .num_heads = 1, .seq_q = 1, .seq_k = PAGES * PAGE,
-                                  .head_dim = DIM, .k = {k, PAGE * DIM, PAGE * DIM, DIM}, .kv_len = kv_len,
-                                  .v = {k, PAGE * DIM, PAGE * DIM, DIM}, .q = {k, 0, 0, DIM}, .out = {out, 0, 0, DIM},
-                                  .flags = QKV_LEFT | QKV_RIGHT | QKV_FROM_END, .left = 50, .q_start = starts,
-                                  .page_table = table[0], .table_stride = PAGES, .page_tokens = PAGE,
+    const qkv_attention_desc d = {.size = sizeof d,
+                                  .batch = 2,
+                                  .num_heads = 1,
+                                  .seq_q = 1,
+                                  .seq_k = PAGES * PAGE,
+                                  .head_dim = DIM,
+                                  .k = {k, PAGE * DIM, PAGE * DIM, DIM},
+                                  .kv_len = kv_len,
+                                  .v = {k, PAGE * DIM, PAGE * DIM, DIM},
+                                  .q = {k, 0, 0, DIM},
+                                  .out = {out, 0, 0, DIM},
+                                  .flags = QKV_LEFT | QKV_RIGHT | QKV_FROM_END,
+                                  .left = 50,
+                                  .q_start = starts,
+                                  .page_table = table[0],
+                                  .table_stride = PAGES,
+                                  .page_tokens = PAGE,
                                   .num_pages = PAGES};
     qkv_attention_desc wrong = d;
     assert_int_equal(qkv_attention_key_means(&reference, &d, means), QKV_OK);
@@ -219,9 +237,19 @@ static void test_pages_that_means_need(void) {
 static void test_what_panels_can_not_be(const qt_set *set) {
     static float x[64 * 64];
     static int32_t table[4];
-    const qkv_attention_desc good = {.size = sizeof good, .batch = 1, .num_heads = 1, .seq_q = 1, .seq_k = 64,
-                                     .head_dim = 32, .k_layout = QKV_KEY_PANELS, .q = {x, 0, 0, 0}, .k = {x, 0, 0, 0},
-                                     .v = {x, 0, 0, 0}, .page_table = table, .page_tokens = 64, .num_pages = 1};
+    const qkv_attention_desc good = {.size = sizeof good,
+                                     .batch = 1,
+                                     .num_heads = 1,
+                                     .seq_q = 1,
+                                     .seq_k = 64,
+                                     .head_dim = 32,
+                                     .k_layout = QKV_KEY_PANELS,
+                                     .q = {x, 0, 0, 0},
+                                     .k = {x, 0, 0, 0},
+                                     .v = {x, 0, 0, 0},
+                                     .page_table = table,
+                                     .page_tokens = 64,
+                                     .num_pages = 1};
     const int64_t starts[2] = {0, 64};
     qkv_plan plan;
     qkv_attention_desc d = good;

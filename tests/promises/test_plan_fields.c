@@ -10,13 +10,13 @@
 static qkv_ctx ctx;
 
 enum kind {
-    PLANNED,  /* a run may not change it */
-    ADDRESS,  /* required: it may be missing from the plan */
-    OPTIONAL, /* the address may change; whether there is one may not */
-    FREE,     /* a number that a run may change */
-    UNUSED,   /* means nothing */
+    PLANNED,   /* a run may not change it */
+    ADDRESS,   /* required: it may be missing from the plan */
+    OPTIONAL,  /* the address may change; whether there is one may not */
+    FREE,      /* a number that a run may change */
+    UNUSED,    /* means nothing */
     NULL_ONLY, /* must be NULL */
-    ABSENT    /* optional, and NULL here: a run may not bring it */
+    ABSENT     /* optional, and NULL here: a run may not bring it */
 };
 
 typedef struct field {
@@ -24,21 +24,21 @@ typedef struct field {
     enum kind kind;
 } field;
 
-#define AT(desc, name, kind) {offsetof(desc, name), sizeof((desc *)0)->name, kind}
-#define TENSOR(desc, name, kind) \
-    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), \
+#define AT(desc, name, kind)                                                                                           \
+    { offsetof(desc, name), sizeof((desc *)0)->name, kind }
+#define TENSOR(desc, name, kind)                                                                                       \
+    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED),                            \
         AT(desc, name.token, PLANNED)
-#define TENSOR_STRIDES(desc, name) \
-    AT(desc, name.data, UNUSED), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), \
+#define TENSOR_STRIDES(desc, name)                                                                                     \
+    AT(desc, name.data, UNUSED), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED),                          \
         AT(desc, name.token, PLANNED)
-#define ROWS(desc, name, kind) \
-    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, UNUSED), \
-        AT(desc, name.token, PLANNED)
-#define MATRIX(desc, name, kind) \
-    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED), \
+#define ROWS(desc, name, kind)                                                                                         \
+    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, UNUSED), AT(desc, name.token, PLANNED)
+#define MATRIX(desc, name, kind)                                                                                       \
+    AT(desc, name.data, kind), AT(desc, name.batch, PLANNED), AT(desc, name.head, PLANNED),                            \
         AT(desc, name.query, PLANNED), AT(desc, name.key, PLANNED)
-#define WEIGHT(desc, name) \
-    AT(desc, name.data, OPTIONAL), AT(desc, name.stride, PLANNED), AT(desc, name.layout, PLANNED), \
+#define WEIGHT(desc, name)                                                                                             \
+    AT(desc, name.data, OPTIONAL), AT(desc, name.stride, PLANNED), AT(desc, name.layout, PLANNED),                     \
         AT(desc, name.bias, OPTIONAL)
 
 /* Of an attention whose q, k, v, out and lse are of kind `in`, `out` and `lse`. `at` ends with a dot where it is inside
@@ -110,46 +110,105 @@ typedef qkv_layer_backward_desc LB;
 typedef qkv_pack_desc K;
 
 static const field attention_fields[] = {SIZE(A, size), ATTENTION(A, NONE, ADDRESS, ADDRESS, OPTIONAL)};
-static const field projection_fields[] = {
-    SIZE(P, size), AT(P, batch, PLANNED), AT(P, tokens, PLANNED), AT(P, in_features, PLANNED),
-    AT(P, num_parts, PLANNED),
-    ROWS(P, x, ADDRESS), AT(P, packed, ADDRESS), PART(P, 0, OPTIONAL, ADDRESS, PLANNED),
-    PART(P, 1, OPTIONAL, ADDRESS, PLANNED), AT(P, part[2], UNUSED), AT(P, part[3], UNUSED),
-    STEPS(P, NONE, 0, OPTIONAL), STEPS(P, NONE, 1, OPTIONAL), AT(P, steps[2], UNUSED), AT(P, steps[3], UNUSED),
-    AT(P, cache, UNUSED), AT(P, first_sequence, UNUSED), /* no part is stored */
-    AT(P, arithmetic, PLANNED),
-    ROPE(P, NONE, ADDRESS)};
-static const field merge_fields[] = {
-    SIZE(M, size), AT(M, batch, PLANNED), AT(M, num_heads, PLANNED), AT(M, seq_q, PLANNED), AT(M, head_dim_v, PLANNED),
-    AT(M, num_parts, PLANNED), TENSOR(M, part_out, ADDRESS), AT(M, part_out_stride, PLANNED),
-    TENSOR(M, part_lse, ADDRESS), AT(M, part_lse_stride, PLANNED), MATRIX(M, states, NULL_ONLY), AT(M, sinks, OPTIONAL),
-    TENSOR(M, out, ADDRESS), TENSOR(M, lse, OPTIONAL), TENSOR(M, state, NULL_ONLY)};
+static const field projection_fields[] = {SIZE(P, size),
+                                          AT(P, batch, PLANNED),
+                                          AT(P, tokens, PLANNED),
+                                          AT(P, in_features, PLANNED),
+                                          AT(P, num_parts, PLANNED),
+                                          ROWS(P, x, ADDRESS),
+                                          AT(P, packed, ADDRESS),
+                                          PART(P, 0, OPTIONAL, ADDRESS, PLANNED),
+                                          PART(P, 1, OPTIONAL, ADDRESS, PLANNED),
+                                          AT(P, part[2], UNUSED),
+                                          AT(P, part[3], UNUSED),
+                                          STEPS(P, NONE, 0, OPTIONAL),
+                                          STEPS(P, NONE, 1, OPTIONAL),
+                                          AT(P, steps[2], UNUSED),
+                                          AT(P, steps[3], UNUSED),
+                                          AT(P, cache, UNUSED),
+                                          AT(P, first_sequence, UNUSED), /* no part is stored */
+                                          AT(P, arithmetic, PLANNED),
+                                          ROPE(P, NONE, ADDRESS)};
+static const field merge_fields[] = {SIZE(M, size),
+                                     AT(M, batch, PLANNED),
+                                     AT(M, num_heads, PLANNED),
+                                     AT(M, seq_q, PLANNED),
+                                     AT(M, head_dim_v, PLANNED),
+                                     AT(M, num_parts, PLANNED),
+                                     TENSOR(M, part_out, ADDRESS),
+                                     AT(M, part_out_stride, PLANNED),
+                                     TENSOR(M, part_lse, ADDRESS),
+                                     AT(M, part_lse_stride, PLANNED),
+                                     MATRIX(M, states, NULL_ONLY),
+                                     AT(M, sinks, OPTIONAL),
+                                     TENSOR(M, out, ADDRESS),
+                                     TENSOR(M, lse, OPTIONAL),
+                                     TENSOR(M, state, NULL_ONLY)};
 static const field layer_fields[] = {SIZE(L, size), LAYER(L, NONE, ADDRESS), ROWS(L, out, ADDRESS),
                                      SIZE(L, attention.size),
                                      ATTENTION(L, INSIDE(attention), NULL_ONLY, NULL_ONLY, OPTIONAL)};
-static const field attention_backward_fields[] = {
-    SIZE(AB, size), AT(AB, flags, PLANNED), AT(AB, reserved, PLANNED), TENSOR(AB, grad_out, ADDRESS),
-    TENSOR(AB, grad_lse, OPTIONAL), TENSOR(AB, grad_q, OPTIONAL), TENSOR(AB, grad_k, OPTIONAL),
-    TENSOR(AB, grad_v, OPTIONAL), MATRIX(AB, grad_bias, OPTIONAL), AT(AB, grad_sinks, OPTIONAL),
-    SIZE(AB, forward.size), ATTENTION(AB, INSIDE(forward), ADDRESS, ADDRESS, ADDRESS)};
-static const field projection_backward_fields[] = {
-    SIZE(PB, size), AT(PB, flags, PLANNED), AT(PB, reserved, PLANNED), ROWS(PB, grad_x, OPTIONAL),
-    TENSOR(PB, grad_out[0], ADDRESS), TENSOR(PB, grad_out[1], ADDRESS), AT(PB, grad_out[2], UNUSED),
-    AT(PB, grad_out[3], UNUSED), WEIGHT(PB, grad[0]), WEIGHT(PB, grad[1]), AT(PB, grad[2], UNUSED),
-    AT(PB, grad[3], UNUSED), SIZE(PB, forward.size), AT(PB, forward.batch, PLANNED), AT(PB, forward.tokens, PLANNED),
-    AT(PB, forward.in_features, PLANNED), AT(PB, forward.num_parts, PLANNED), ROWS(PB, forward.x, ADDRESS),
-    AT(PB, forward.packed, ADDRESS), FORWARD_PART(PB, 0), FORWARD_PART(PB, 1), AT(PB, forward.part[2], UNUSED),
-    AT(PB, forward.part[3], UNUSED), STEPS(PB, INSIDE(forward), 0, ABSENT), STEPS(PB, INSIDE(forward), 1, ABSENT),
-    AT(PB, forward.steps[2], UNUSED), AT(PB, forward.steps[3], UNUSED), AT(PB, forward.rope, UNUSED),
-    AT(PB, forward.cache, UNUSED), AT(PB, forward.first_sequence, UNUSED), AT(PB, forward.arithmetic, PLANNED)};
-static const field layer_backward_fields[] = {
-    SIZE(LB, size), AT(LB, flags, PLANNED), AT(LB, reserved, PLANNED), ROWS(LB, grad_out, ADDRESS),
-    ROWS(LB, grad_x, OPTIONAL), ROWS(LB, grad_x_kv, OPTIONAL), WEIGHT(LB, grad_q), WEIGHT(LB, grad_k),
-    WEIGHT(LB, grad_v), WEIGHT(LB, grad_o), MATRIX(LB, grad_bias, OPTIONAL), AT(LB, grad_sinks, OPTIONAL),
-    AT(LB, grad_norm_q, OPTIONAL), AT(LB, grad_norm_k, OPTIONAL),
-    SIZE(LB, forward.size),
-    LAYER(LB, INSIDE(forward), UNUSED), AT(LB, forward.out, UNUSED), SIZE(LB, forward.attention.size),
-    ATTENTION(LB, INSIDE(forward.attention), NULL_ONLY, NULL_ONLY, UNUSED)};
+static const field attention_backward_fields[] = {SIZE(AB, size),
+                                                  AT(AB, flags, PLANNED),
+                                                  AT(AB, reserved, PLANNED),
+                                                  TENSOR(AB, grad_out, ADDRESS),
+                                                  TENSOR(AB, grad_lse, OPTIONAL),
+                                                  TENSOR(AB, grad_q, OPTIONAL),
+                                                  TENSOR(AB, grad_k, OPTIONAL),
+                                                  TENSOR(AB, grad_v, OPTIONAL),
+                                                  MATRIX(AB, grad_bias, OPTIONAL),
+                                                  AT(AB, grad_sinks, OPTIONAL),
+                                                  SIZE(AB, forward.size),
+                                                  ATTENTION(AB, INSIDE(forward), ADDRESS, ADDRESS, ADDRESS)};
+static const field projection_backward_fields[] = {SIZE(PB, size),
+                                                   AT(PB, flags, PLANNED),
+                                                   AT(PB, reserved, PLANNED),
+                                                   ROWS(PB, grad_x, OPTIONAL),
+                                                   TENSOR(PB, grad_out[0], ADDRESS),
+                                                   TENSOR(PB, grad_out[1], ADDRESS),
+                                                   AT(PB, grad_out[2], UNUSED),
+                                                   AT(PB, grad_out[3], UNUSED),
+                                                   WEIGHT(PB, grad[0]),
+                                                   WEIGHT(PB, grad[1]),
+                                                   AT(PB, grad[2], UNUSED),
+                                                   AT(PB, grad[3], UNUSED),
+                                                   SIZE(PB, forward.size),
+                                                   AT(PB, forward.batch, PLANNED),
+                                                   AT(PB, forward.tokens, PLANNED),
+                                                   AT(PB, forward.in_features, PLANNED),
+                                                   AT(PB, forward.num_parts, PLANNED),
+                                                   ROWS(PB, forward.x, ADDRESS),
+                                                   AT(PB, forward.packed, ADDRESS),
+                                                   FORWARD_PART(PB, 0),
+                                                   FORWARD_PART(PB, 1),
+                                                   AT(PB, forward.part[2], UNUSED),
+                                                   AT(PB, forward.part[3], UNUSED),
+                                                   STEPS(PB, INSIDE(forward), 0, ABSENT),
+                                                   STEPS(PB, INSIDE(forward), 1, ABSENT),
+                                                   AT(PB, forward.steps[2], UNUSED),
+                                                   AT(PB, forward.steps[3], UNUSED),
+                                                   AT(PB, forward.rope, UNUSED),
+                                                   AT(PB, forward.cache, UNUSED),
+                                                   AT(PB, forward.first_sequence, UNUSED),
+                                                   AT(PB, forward.arithmetic, PLANNED)};
+static const field layer_backward_fields[] = {SIZE(LB, size),
+                                              AT(LB, flags, PLANNED),
+                                              AT(LB, reserved, PLANNED),
+                                              ROWS(LB, grad_out, ADDRESS),
+                                              ROWS(LB, grad_x, OPTIONAL),
+                                              ROWS(LB, grad_x_kv, OPTIONAL),
+                                              WEIGHT(LB, grad_q),
+                                              WEIGHT(LB, grad_k),
+                                              WEIGHT(LB, grad_v),
+                                              WEIGHT(LB, grad_o),
+                                              MATRIX(LB, grad_bias, OPTIONAL),
+                                              AT(LB, grad_sinks, OPTIONAL),
+                                              AT(LB, grad_norm_q, OPTIONAL),
+                                              AT(LB, grad_norm_k, OPTIONAL),
+                                              SIZE(LB, forward.size),
+                                              LAYER(LB, INSIDE(forward), UNUSED),
+                                              AT(LB, forward.out, UNUSED),
+                                              SIZE(LB, forward.attention.size),
+                                              ATTENTION(LB, INSIDE(forward.attention), NULL_ONLY, NULL_ONLY, UNUSED)};
 
 /* An operation with a plan of `desc`, for which all its fields may be changed. */
 typedef struct operation {
@@ -183,52 +242,110 @@ static _Alignas(64) float weights[1 << 16];
 static _Alignas(64) char workspace[1 << 22];
 
 static A attention(void) {
-    return (A){.size = sizeof(A), .batch = 2, .num_heads = 2, .num_kv_heads = 2, .seq_q = 4, .seq_k = 4, .head_dim = 4,
-               .head_dim_v = 4, .q = {room[0], 64, 32, 8}, .k = {room[1], 64, 32, 8}, .v = {room[2], 64, 32, 8},
-               .out = {room[3], 64, 32, 8}, .lse = {room[4], 64, 32, 8}, .q_offsets = (const int64_t *)(void *)room[5],
-               .kv_len = (const int64_t *)(void *)room[6], .alibi_slopes = room[7], .sinks = room[8],
-               .bias = {room[9], 1, 1, 1, 1}, .keep = {room[10], 1, 1, 1, 1},
-               .probabilities = {room[11], 512, 128, 16, 2}, .scores = {room[54], 512, 128, 16, 2}, .dropout = 0.25f,
+    return (A){.size = sizeof(A),
+               .batch = 2,
+               .num_heads = 2,
+               .num_kv_heads = 2,
+               .seq_q = 4,
+               .seq_k = 4,
+               .head_dim = 4,
+               .head_dim_v = 4,
+               .q = {room[0], 64, 32, 8},
+               .k = {room[1], 64, 32, 8},
+               .v = {room[2], 64, 32, 8},
+               .out = {room[3], 64, 32, 8},
+               .lse = {room[4], 64, 32, 8},
+               .q_offsets = (const int64_t *)(void *)room[5],
+               .kv_len = (const int64_t *)(void *)room[6],
+               .alibi_slopes = room[7],
+               .sinks = room[8],
+               .bias = {room[9], 1, 1, 1, 1},
+               .keep = {room[10], 1, 1, 1, 1},
+               .probabilities = {room[11], 512, 128, 16, 2},
+               .scores = {room[54], 512, 128, 16, 2},
+               .dropout = 0.25f,
                .key_ranges = {(const int64_t *)(void *)room[57], 16, 2}};
 }
 
 static void run_all(void (*test)(const operation *op)) {
     const A a = attention();
-    const qkv_head_steps steps = {room[58], 1, 1, 1, (const int64_t *)(void *)room[59],
-                                  {(const int64_t *)(void *)room[60], 4, 1}, 0};
-    const P p = {.size = sizeof p, .batch = 2, .tokens = 4, .in_features = 4, .num_parts = 2, .x = {room[12], 64, 0, 8},
+    const qkv_head_steps steps = {
+        room[58], 1, 1, 1, (const int64_t *)(void *)room[59], {(const int64_t *)(void *)room[60], 4, 1}, 0};
+    const P p = {.size = sizeof p,
+                 .batch = 2,
+                 .tokens = 4,
+                 .in_features = 4,
+                 .num_parts = 2,
+                 .x = {room[12], 64, 0, 8},
                  .packed = weights,
                  .part = {{8, 4, room[13], {room[14], 64, 32, 8}, 0}, {8, 4, room[15], {room[16], 64, 32, 8}, 0}},
                  .steps = {steps, steps},
                  .rope = {room[61], room[62], 8, 4, QKV_ROPE_HALF}};
-    const M m = {.size = sizeof m, .batch = 2, .num_heads = 2, .seq_q = 4, .head_dim_v = 4, .num_parts = 2,
-                 .part_out = {room[17], 64, 32, 8}, .part_out_stride = 128, .part_lse = {room[18], 64, 32, 8},
-                 .part_lse_stride = 128, .sinks = room[19], .out = {room[20], 64, 32, 8}, .lse = {room[21], 64, 32, 8}};
+    const M m = {.size = sizeof m,
+                 .batch = 2,
+                 .num_heads = 2,
+                 .seq_q = 4,
+                 .head_dim_v = 4,
+                 .num_parts = 2,
+                 .part_out = {room[17], 64, 32, 8},
+                 .part_out_stride = 128,
+                 .part_lse = {room[18], 64, 32, 8},
+                 .part_lse_stride = 128,
+                 .sinks = room[19],
+                 .out = {room[20], 64, 32, 8},
+                 .lse = {room[21], 64, 32, 8}};
     P plain = p;
     memset(plain.steps, 0, sizeof plain.steps);
     A inner = a;
     inner.q.data = inner.k.data = inner.v.data = inner.out.data = NULL;
-    const L l = {.size = sizeof l, .model_dim = 4, .out_features = 8, .x = {room[22], 64, 0, 8}, .w_qkv = weights,
-                 .bias_q = room[23], .bias_k = room[24], .bias_v = room[25], .w_o = weights, .bias_o = room[26],
-                 .x_kv = {room[55], 64, 0, 8}, .kv_dim = 4, .w_kv = weights, .out = {room[27], 64, 0, 8},
-                 .norm_q = room[63], .norm_k = room[64], .norm_epsilon = 1,
+    const L l = {.size = sizeof l,
+                 .model_dim = 4,
+                 .out_features = 8,
+                 .x = {room[22], 64, 0, 8},
+                 .w_qkv = weights,
+                 .bias_q = room[23],
+                 .bias_k = room[24],
+                 .bias_v = room[25],
+                 .w_o = weights,
+                 .bias_o = room[26],
+                 .x_kv = {room[55], 64, 0, 8},
+                 .kv_dim = 4,
+                 .w_kv = weights,
+                 .out = {room[27], 64, 0, 8},
+                 .norm_q = room[63],
+                 .norm_k = room[64],
+                 .norm_epsilon = 1,
                  .rope = {room[61], room[62], 8, 4, QKV_ROPE_HALF},
                  .positions_q = {(const int64_t *)(void *)room[65], 4, 1},
                  .positions_k = {(const int64_t *)(void *)room[66], 4, 1},
                  .attention = inner};
-    const AB ab = {.size = sizeof ab, .grad_out = {room[28], 64, 32, 8}, .grad_lse = {room[29], 64, 32, 8},
-                   .grad_q = {room[30], 64, 32, 8}, .grad_k = {room[31], 64, 32, 8}, .grad_v = {room[32], 64, 32, 8},
-                   .grad_bias = {room[33], 512, 128, 16, 2}, .grad_sinks = room[34], .forward = a};
-    const PB pb = {.size = sizeof pb, .grad_x = {room[35], 64, 0, 8},
+    const AB ab = {.size = sizeof ab,
+                   .grad_out = {room[28], 64, 32, 8},
+                   .grad_lse = {room[29], 64, 32, 8},
+                   .grad_q = {room[30], 64, 32, 8},
+                   .grad_k = {room[31], 64, 32, 8},
+                   .grad_v = {room[32], 64, 32, 8},
+                   .grad_bias = {room[33], 512, 128, 16, 2},
+                   .grad_sinks = room[34],
+                   .forward = a};
+    const PB pb = {.size = sizeof pb,
+                   .grad_x = {room[35], 64, 0, 8},
                    .grad_out = {{room[36], 64, 32, 8}, {room[37], 64, 32, 8}},
                    .grad = {{room[38], 16, QKV_IN_OUT, room[39]}, {room[40], 16, QKV_IN_OUT, room[41]}},
                    .forward = plain};
-    const LB lb = {.size = sizeof lb, .grad_out = {room[42], 64, 0, 8}, .grad_x = {room[43], 64, 0, 8},
+    const LB lb = {.size = sizeof lb,
+                   .grad_out = {room[42], 64, 0, 8},
+                   .grad_x = {room[43], 64, 0, 8},
                    .grad_x_kv = {room[56], 64, 0, 8},
-                   .grad_q = {room[44], 16, QKV_IN_OUT, room[45]}, .grad_k = {room[46], 16, QKV_IN_OUT, room[47]},
-                   .grad_v = {room[48], 16, QKV_IN_OUT, room[49]}, .grad_o = {room[50], 16, QKV_IN_OUT, room[51]},
-                   .grad_bias = {room[52], 512, 128, 16, 2}, .grad_sinks = room[53],
-                   .grad_norm_q = room[67], .grad_norm_k = room[68], .forward = l};
+                   .grad_q = {room[44], 16, QKV_IN_OUT, room[45]},
+                   .grad_k = {room[46], 16, QKV_IN_OUT, room[47]},
+                   .grad_v = {room[48], 16, QKV_IN_OUT, room[49]},
+                   .grad_o = {room[50], 16, QKV_IN_OUT, room[51]},
+                   .grad_bias = {room[52], 512, 128, 16, 2},
+                   .grad_sinks = room[53],
+                   .grad_norm_q = room[67],
+                   .grad_norm_k = room[68],
+                   .forward = l};
 #define RUN(op, d)                                                                                                     \
     test(&(operation){#op, &d, sizeof d, op##_fields, sizeof op##_fields / sizeof *op##_fields, op##_plan, op##_check})
     RUN(attention, a);
@@ -275,8 +392,10 @@ static void change_fields(const operation *op) {
         } else if (f->kind == OPTIONAL) {
             memcpy(d + f->offset, &none, sizeof none);
             status = check(op, &plan, d);
-            QT_EXPECT(status == QKV_ERROR_PLAN || status == QKV_ERROR_SHAPE, "%s: the optional pointer at byte %zu may "
-                      "go", op->name, f->offset);
+            QT_EXPECT(status == QKV_ERROR_PLAN || status == QKV_ERROR_SHAPE,
+                      "%s: the optional pointer at byte %zu may "
+                      "go",
+                      op->name, f->offset);
             qkv_plan without;
             if (op->plan(&ctx, d, 2, &without) == QKV_OK) {
                 status = check(op, &without, op->desc);

@@ -258,9 +258,15 @@ static bool draw_cache(uint64_t index, qt_rng *rng, const qt_set *set, bool has_
     *x = (cache){.set = set, .s = draw_sequence(index, rng)};
     if (!x->s || x->s->type == QKV_Q8_0)
         return false;
-    const qkv_cache_desc d = {.size = sizeof d, .num_sequences = SLOTS, .max_tokens = TOKENS + ROOM,
-                              .num_kv_heads = KV, .head_dim = x->s->dim, .head_dim_v = x->s->dv,
-                              .k_type = x->s->type, .v_type = x->s->type, .window = has_window ? x->s->window : 0,
+    const qkv_cache_desc d = {.size = sizeof d,
+                              .num_sequences = SLOTS,
+                              .max_tokens = TOKENS + ROOM,
+                              .num_kv_heads = KV,
+                              .head_dim = x->s->dim,
+                              .head_dim_v = x->s->dv,
+                              .k_type = x->s->type,
+                              .v_type = x->s->type,
+                              .window = has_window ? x->s->window : 0,
                               .first_tokens = has_window ? x->s->first_tokens : 0};
     assert_int_equal(qkv_cache_size(&d, &x->bytes), QKV_OK);
     x->block = qt_alloc(x->bytes, 64, QT_TAIL);
@@ -281,8 +287,8 @@ static void append_others(const cache *x, int64_t slot, int64_t n) {
 }
 
 static qkv_attention_desc attach(const cache *x, int64_t slot, int64_t batch) {
-    qkv_attention_desc d = {.size = sizeof d, .batch = batch, .num_heads = HEADS, .flags = QKV_RIGHT | QKV_FROM_END,
-                            .q = x->s->rows.q};
+    qkv_attention_desc d = {
+        .size = sizeof d, .batch = batch, .num_heads = HEADS, .flags = QKV_RIGHT | QKV_FROM_END, .q = x->s->rows.q};
     assert_int_equal(qkv_cache_attach(x->block, slot, &d), QKV_OK);
     return d;
 }

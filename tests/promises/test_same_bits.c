@@ -195,8 +195,8 @@ static void test_one_plan_serves_every_length(const qt_set *set) {
             const case_results one = case_run(&set->ctx, &c, 0, 0);
             qt_poison(d->out.data);
             qt_pool pool = {workers, run % 2 ? qt_u64(&rng) : 0};
-            assert_int_equal(qkv_attention_run_parallel(&plan, d, workspace, plan.workspace_size, qt_parallel_for,
-                                                        &pool), QKV_OK);
+            assert_int_equal(
+                qkv_attention_run_parallel(&plan, d, workspace, plan.workspace_size, qt_parallel_for, &pool), QKV_OK);
             const case_results many = {case_gather(&d->out, 2, 2, queries, 24), one.lse, one.probabilities, one.scores};
             case_expect_same("one plan", &c, &one, &many);
         }
@@ -241,10 +241,15 @@ static void test_a_projected_token_does_not_depend_on_the_others(const qt_set *s
         float *alone = case_floats(&rng, n);
         qt_fill(&rng, x, (size_t)(m * k), QT_NORMAL);
         qt_fill(&rng, w, (size_t)(k * n), QT_NORMAL);
-        const qkv_pack_desc pack = {.size = sizeof pack, .in_features = k, .num_parts = 1,
-                                    .part = {{.data = w, .out_features = n}}};
-        qkv_projection_desc d = {.size = sizeof d, .batch = 1, .tokens = m, .in_features = k, .num_parts = 1,
-                                 .x = {x, 0, 0, k}, .packed = case_pack(&set->ctx, &pack),
+        const qkv_pack_desc pack = {
+            .size = sizeof pack, .in_features = k, .num_parts = 1, .part = {{.data = w, .out_features = n}}};
+        qkv_projection_desc d = {.size = sizeof d,
+                                 .batch = 1,
+                                 .tokens = m,
+                                 .in_features = k,
+                                 .num_parts = 1,
+                                 .x = {x, 0, 0, k},
+                                 .packed = case_pack(&set->ctx, &pack),
                                  .part = {{.out_features = n, .out = {y, 0, 0, n}}}};
         case_run_projection(&set->ctx, &d, (int32_t)qt_range(&rng, 0, 8), qt_u64(&rng));
         d.tokens = 1;
@@ -264,7 +269,7 @@ int main(int argc, char **argv) {
     qt_each_set_of_attention("a_batch_of_n_equals_n_batches", test_a_batch_of_n_equals_n_batches);
     qt_each_set_of_attention("a_prefill_row_equals_the_decode_step", test_a_prefill_row_equals_the_decode_step);
     qt_each_set_of_attention("decoding_step_by_step_equals_causal_prefill",
-                        test_decoding_step_by_step_equals_causal_prefill);
+                             test_decoding_step_by_step_equals_causal_prefill);
     qt_each_set("one_plan_serves_every_length", test_one_plan_serves_every_length);
     qt_each_set("shared_kv_heads_equal_repeated_ones", test_shared_kv_heads_equal_repeated_ones);
     qt_each_set("a_projected_token_does_not_depend_on_the_others",

@@ -107,9 +107,17 @@ static void test_a_logit_below_the_least_is_the_least(const qt_set *set) {
 
         const float part_out[4] = {1, 2, 3, 4}, part_lse[2] = {-INFINITY, logits[i]};
         float out[2], lse[1];
-        const qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = 1, .seq_q = 1, .head_dim_v = 2,
-                                  .num_parts = 2, .part_out = {part_out, 0, 0, 2}, .part_out_stride = 2,
-                                  .part_lse = {part_lse, 0, 0, 1}, .part_lse_stride = 1, .out = {out, 0, 0, 2},
+        const qkv_merge_desc m = {.size = sizeof m,
+                                  .batch = 1,
+                                  .num_heads = 1,
+                                  .seq_q = 1,
+                                  .head_dim_v = 2,
+                                  .num_parts = 2,
+                                  .part_out = {part_out, 0, 0, 2},
+                                  .part_out_stride = 2,
+                                  .part_lse = {part_lse, 0, 0, 1},
+                                  .part_lse_stride = 1,
+                                  .out = {out, 0, 0, 2},
                                   .lse = {lse, 0, 0, 1}};
         case_run_merge(&set->ctx, &m, 0, 0);
         expect_near("lse of a merge", lse[0], want, 4);
@@ -159,8 +167,15 @@ static void test_sinks_take_no_part_in_states(const qt_set *set) {
     }
     qt_expect_words("states", state[0], state[1], n, 0);
     float *out = qt_floats(3 * 4 * 6, QT_TAIL), *lse = qt_floats(12, QT_TAIL);
-    const qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = 3, .seq_q = 4, .head_dim_v = 6, .num_parts = 3,
-                              .states = {state[0], 0, 4 * 3 * 8, 3 * 8, 8}, .sinks = sinks, .out = {out, 0, 24, 6},
+    const qkv_merge_desc m = {.size = sizeof m,
+                              .batch = 1,
+                              .num_heads = 3,
+                              .seq_q = 4,
+                              .head_dim_v = 6,
+                              .num_parts = 3,
+                              .states = {state[0], 0, 4 * 3 * 8, 3 * 8, 8},
+                              .sinks = sinks,
+                              .out = {out, 0, 24, 6},
                               .lse = {lse, 0, 4, 1}};
     case_run_merge(&set->ctx, &m, 0, 0);
     qt_expect_words("out", whole.out, out, 72, 0);
@@ -176,9 +191,17 @@ static void test_a_state_holds_what_the_header_says(const qt_set *set) {
         v[j] = (float)(j % 4);
         bias[j] = j < 3 || j >= 256 ? 0 : -INFINITY;
     }
-    const qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = 1, .seq_q = 1, .seq_k = 258, .head_dim = 1,
-                                  .q = {q, 0, 0, 1}, .k = {k, 0, 0, 1}, .v = {v, 0, 0, 1},
-                                  .bias = {bias, 0, 0, 0, 1}, .states = {states, 0, 0, 0, 3}};
+    const qkv_attention_desc d = {.size = sizeof d,
+                                  .batch = 1,
+                                  .num_heads = 1,
+                                  .seq_q = 1,
+                                  .seq_k = 258,
+                                  .head_dim = 1,
+                                  .q = {q, 0, 0, 1},
+                                  .k = {k, 0, 0, 1},
+                                  .v = {v, 0, 0, 1},
+                                  .bias = {bias, 0, 0, 0, 1},
+                                  .states = {states, 0, 0, 0, 3}};
     case_run_attention(&set->ctx, &d, 0, 0);
     const float want[6] = {0 + 1 + 2, 0, 3, 0 + 1, 0, 2};
     qt_expect_words("states", want, states, 6, 0);

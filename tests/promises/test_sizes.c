@@ -28,11 +28,19 @@ static void test_attention_without_output_touches_nothing(const qt_set *set) {
     for (uint64_t i = 0; i < 3; i++) {
         if (!qt_case(i, NULL))
             continue;
-        qkv_attention_desc d = {.size = sizeof d, .batch = 2, .num_heads = 4, .num_kv_heads = 2, .seq_q = 3,
-                                .seq_k = 300, .head_dim = 8, .q = {nothing(), 96, 24, 8},
-                                .k = {nothing(), 4800, 2400, 8}, .v = {nothing(), 4800, 2400, 8},
+        qkv_attention_desc d = {.size = sizeof d,
+                                .batch = 2,
+                                .num_heads = 4,
+                                .num_kv_heads = 2,
+                                .seq_q = 3,
+                                .seq_k = 300,
+                                .head_dim = 8,
+                                .q = {nothing(), 96, 24, 8},
+                                .k = {nothing(), 4800, 2400, 8},
+                                .v = {nothing(), 4800, 2400, 8},
                                 .out = {nothing(), 96, 24, 8},
-                                .lse = {nothing(), 12, 3, 1}, .probabilities = {nothing(), 3600, 900, 300, 1}};
+                                .lse = {nothing(), 12, 3, 1},
+                                .probabilities = {nothing(), 3600, 900, 300, 1}};
         const char *names[] = {"batch", "num_heads", "seq_q"};
         qt_describe("%s = 0", names[i]);
         if (i == 0)
@@ -94,8 +102,12 @@ static void test_projection_of_nothing_touches_nothing(const qt_set *set) {
     for (uint64_t i = 0; i < 3; i++) {
         if (!qt_case(i, NULL))
             continue;
-        const qkv_projection_desc d = {.size = sizeof d, .batch = i == 0 ? 0 : 2, .tokens = i == 1 ? 0 : 3,
-                                       .in_features = 10, .num_parts = 2, .x = {nothing(), 30, 0, 10},
+        const qkv_projection_desc d = {.size = sizeof d,
+                                       .batch = i == 0 ? 0 : 2,
+                                       .tokens = i == 1 ? 0 : 3,
+                                       .in_features = 10,
+                                       .num_parts = 2,
+                                       .x = {nothing(), 30, 0, 10},
                                        .packed = qt_alloc(0, 64, QT_TAIL),
                                        .part = {{.out_features = i == 2 ? 0 : 5, .out = {nothing(), 15, 0, 5}},
                                                 {.out_features = i == 2 ? 0 : 6, .out = {nothing(), 18, 0, 6}}}};
@@ -116,8 +128,8 @@ static void test_an_empty_part_is_skipped(const qt_set *set) {
         to[0] = case_floats(&rng, 210);
         to[1] = case_floats(&rng, 210);
         qkv_pack_desc pack = {.size = sizeof pack, .in_features = 7, .num_parts = parts};
-        qkv_projection_desc d = {.size = sizeof d, .batch = 1, .tokens = 3, .in_features = 7, .num_parts = parts,
-                                 .x = {x, 0, 0, 7}};
+        qkv_projection_desc d = {
+            .size = sizeof d, .batch = 1, .tokens = 3, .in_features = 7, .num_parts = parts, .x = {x, 0, 0, 7}};
         for (int p = 0; p < 2; p++) {
             const int at = p == 0 ? 0 : parts - 1;
             pack.part[at] = (qkv_weight){.data = w, .out_features = 70};
@@ -136,10 +148,16 @@ static void test_merge_of_nothing_touches_nothing(const qt_set *set) {
     for (uint64_t i = 0; i < 3; i++) {
         if (!qt_case(i, NULL))
             continue;
-        const qkv_merge_desc d = {.size = sizeof d, .batch = i == 0 ? 0 : 2, .num_heads = i == 1 ? 0 : 2,
-                                  .seq_q = i == 2 ? 0 : 2, .head_dim_v = 4, .num_parts = 3,
-                                  .part_out = {nothing(), 16, 8, 4}, .part_lse = {nothing(), 4, 2, 1},
-                                  .out = {nothing(), 16, 8, 4}, .lse = {nothing(), 4, 2, 1}};
+        const qkv_merge_desc d = {.size = sizeof d,
+                                  .batch = i == 0 ? 0 : 2,
+                                  .num_heads = i == 1 ? 0 : 2,
+                                  .seq_q = i == 2 ? 0 : 2,
+                                  .head_dim_v = 4,
+                                  .num_parts = 3,
+                                  .part_out = {nothing(), 16, 8, 4},
+                                  .part_lse = {nothing(), 4, 2, 1},
+                                  .out = {nothing(), 16, 8, 4},
+                                  .lse = {nothing(), 4, 2, 1}};
         case_run_merge(&set->ctx, &d, 0, 0);
     }
 }
@@ -148,10 +166,17 @@ static void test_layer_of_nothing_touches_nothing(const qt_set *set) {
     for (uint64_t i = 0; i < 2; i++) {
         if (!qt_case(i, NULL))
             continue;
-        const qkv_layer_desc d = {.size = sizeof d, .model_dim = 6, .out_features = 12, .x = {nothing(), 30, 0, 6},
+        const qkv_layer_desc d = {.size = sizeof d,
+                                  .model_dim = 6,
+                                  .out_features = 12,
+                                  .x = {nothing(), 30, 0, 6},
                                   .out = {nothing(), 60, 0, 12},
-                                  .attention = {.size = sizeof d.attention, .batch = i == 0 ? 0 : 2, .num_heads = 2,
-                                                .seq_q = i == 1 ? 0 : 5, .seq_k = i == 1 ? 0 : 5, .head_dim = 6}};
+                                  .attention = {.size = sizeof d.attention,
+                                                .batch = i == 0 ? 0 : 2,
+                                                .num_heads = 2,
+                                                .seq_q = i == 1 ? 0 : 5,
+                                                .seq_k = i == 1 ? 0 : 5,
+                                                .head_dim = 6}};
         case_run_layer(&set->ctx, &d, 0, 0);
     }
 }
@@ -164,9 +189,12 @@ static void test_a_product_without_elements_reads_nothing(const qt_set *set) {
             continue;
         float *w = qt_alloc(8 * QKV_PANEL * sizeof(float), 64, QT_TAIL), *g = case_floats(&rng, 12);
         qt_fill(&rng, w, 8 * QKV_PANEL, QT_NORMAL);
-        qkv_layer_desc layer = {.size = sizeof layer, .model_dim = 4, .w_qkv = w,
-                                .attention = {.size = sizeof layer.attention, .batch = 1, .num_heads = 1, .seq_q = 2,
-                                              .seq_k = 2, .head_dim = 4}};
+        qkv_layer_desc layer = {
+            .size = sizeof layer,
+            .model_dim = 4,
+            .w_qkv = w,
+            .attention = {
+                .size = sizeof layer.attention, .batch = 1, .num_heads = 1, .seq_q = 2, .seq_k = 2, .head_dim = 4}};
         if (i == 0) { /* keys and values, but no head to read them */
             layer.attention.num_heads = 0;
             layer.attention.num_kv_heads = 1;
@@ -183,8 +211,8 @@ static void test_a_product_without_elements_reads_nothing(const qt_set *set) {
             qt_fill(&rng, grad_out, 10, QT_INTEGER);
             layer.w_o = w;
             layer.out_features = 5;
-            const qkv_layer_backward_desc d = {.size = sizeof d, .grad_out = {grad_out, 0, 0, 5},
-                                               .grad_o = {.bias = g}, .forward = layer};
+            const qkv_layer_backward_desc d = {
+                .size = sizeof d, .grad_out = {grad_out, 0, 0, 5}, .grad_o = {.bias = g}, .forward = layer};
             case_run_layer_backward(&set->ctx, &d, 0, 0);
             for (int c = 0; c < 5; c++)
                 assert_true(g[c] == grad_out[c] + grad_out[5 + c]);
@@ -204,10 +232,14 @@ static void test_a_product_without_elements_reads_nothing(const qt_set *set) {
             float *grad_out = case_floats(&rng, 6);
             qt_fill(&rng, grad_out, 6, QT_INTEGER);
             const qkv_projection_backward_desc d = {
-                .size = sizeof d, .grad_out = {{NULL, 0, 0, 3}, {grad_out, 0, 0, 3}},
+                .size = sizeof d,
+                .grad_out = {{NULL, 0, 0, 3}, {grad_out, 0, 0, 3}},
                 .grad = {{.data = nothing(), .layout = i == 4 ? QKV_IN_OUT : QKV_OUT_IN},
                          {.data = nothing(), .layout = i == 4 ? QKV_IN_OUT : QKV_OUT_IN, .bias = g}},
-                .forward = {.size = sizeof d.forward, .batch = 1, .tokens = 2, .num_parts = 2,
+                .forward = {.size = sizeof d.forward,
+                            .batch = 1,
+                            .tokens = 2,
+                            .num_parts = 2,
                             .part = {{.out_features = 3}, {.out_features = 3}}}};
             case_run_projection_backward(&set->ctx, &d, 0, 0);
             for (int c = 0; c < 3; c++)
@@ -233,8 +265,13 @@ static void test_gradients_of_nothing_take_no_time(const qt_set *set) {
         qkv_plan plan;
         float *g = case_floats(&rng, 4);
         qkv_attention_backward_desc d = {.size = sizeof d,
-                                         .forward = {.size = sizeof d.forward, .batch = 1, .num_heads = many,
-                                                     .num_kv_heads = 1, .seq_q = 0, .seq_k = 1, .head_dim = 4}};
+                                         .forward = {.size = sizeof d.forward,
+                                                     .batch = 1,
+                                                     .num_heads = many,
+                                                     .num_kv_heads = 1,
+                                                     .seq_q = 0,
+                                                     .seq_k = 1,
+                                                     .head_dim = 4}};
         if (i == 0) { /* a key that no query reads */
             d.grad_k.data = g;
             case_run_attention_backward(&set->ctx, &d, 0, 0);
@@ -273,10 +310,14 @@ static void test_gradients_of_nothing_take_no_time(const qt_set *set) {
             assert_int_equal(all_tasks(&plan), 0);
         }
         if (i == 5) { /* weights without inputs */
-            const qkv_projection_backward_desc p = {
-                .size = sizeof p, .grad = {{.data = g}}, .grad_x = {g, 0, 0, 0},
-                .forward = {.size = sizeof p.forward, .batch = 1, .tokens = 1, .num_parts = 1,
-                            .part = {{.out_features = many}}}};
+            const qkv_projection_backward_desc p = {.size = sizeof p,
+                                                    .grad = {{.data = g}},
+                                                    .grad_x = {g, 0, 0, 0},
+                                                    .forward = {.size = sizeof p.forward,
+                                                                .batch = 1,
+                                                                .tokens = 1,
+                                                                .num_parts = 1,
+                                                                .part = {{.out_features = many}}}};
             assert_int_equal(qkv_projection_backward_plan(&set->ctx, &p, 1, &plan), QKV_OK);
             assert_int_equal(all_tasks(&plan), 0);
         }
@@ -304,10 +345,16 @@ static void test_the_bias_of_no_pair_has_gradient_zero(const qt_set *set) {
         float *g = case_floats(&rng, 8);
         for (int c = 0; c < 8; c++)
             g[c] = accumulate ? (float)(c + 1) : NAN;
-        qkv_attention_backward_desc d = {.size = sizeof d, .flags = accumulate ? QKV_ACCUMULATE : 0,
+        qkv_attention_backward_desc d = {.size = sizeof d,
+                                         .flags = accumulate ? QKV_ACCUMULATE : 0,
                                          .grad_bias = {.data = g},
-                                         .forward = {.size = sizeof d.forward, .batch = n[0], .num_heads = n[1],
-                                                     .num_kv_heads = 1, .seq_q = n[2], .seq_k = n[3], .head_dim = 4,
+                                         .forward = {.size = sizeof d.forward,
+                                                     .batch = n[0],
+                                                     .num_heads = n[1],
+                                                     .num_kv_heads = 1,
+                                                     .seq_q = n[2],
+                                                     .seq_k = n[3],
+                                                     .head_dim = 4,
                                                      .lse = {case_floats(&rng, 8), 4, 2, 1}}};
         for (int c = 0; c < 8; c++)
             ((float *)d.forward.lse.data)[c] = -INFINITY;
@@ -418,10 +465,15 @@ static void test_projection_over_2_to_the_31_elements(const qt_set *set) {
     float *x = case_floats(&rng, 4 * 9), *w = case_floats(&rng, 9 * 70), *y = case_floats(&rng, 4 * 70);
     qt_fill(&rng, x, 36, QT_NORMAL);
     qt_fill(&rng, w, 630, QT_NORMAL);
-    qkv_pack_desc pack = {.size = sizeof pack, .in_features = 9, .num_parts = 1,
-                          .part = {{.data = w, .out_features = 70}}};
-    qkv_projection_desc d = {.size = sizeof d, .batch = 2, .tokens = 2, .in_features = 9, .num_parts = 1,
-                             .x = {x, 18, 0, 9}, .packed = case_pack(&set->ctx, &pack),
+    qkv_pack_desc pack = {
+        .size = sizeof pack, .in_features = 9, .num_parts = 1, .part = {{.data = w, .out_features = 70}}};
+    qkv_projection_desc d = {.size = sizeof d,
+                             .batch = 2,
+                             .tokens = 2,
+                             .in_features = 9,
+                             .num_parts = 1,
+                             .x = {x, 18, 0, 9},
+                             .packed = case_pack(&set->ctx, &pack),
                              .part = {{.out_features = 70, .out = {y, 140, 0, 70}}}};
     case_run_projection(&set->ctx, &d, 0, 0);
     float *far = sparse(3 * stride_31 + 70);

@@ -48,8 +48,8 @@ static void test_attention_plan_refuses(void) {
     PLAN_REFUSES(attention, QKV_ERROR_VALUE, d.dropout = NAN);
     PLAN_REFUSES(attention, QKV_ERROR_FLAGS, d.scores_stage = 3);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.scores = ((qkv_matrix_output){out, far, 0, 0, 1}));
-    PLAN_REFUSES(attention, QKV_ERROR_SHAPE, (d.states.data = out + 1, d.out.data = NULL, d.lse.data = NULL,
-                                              d.scores.data = out));
+    PLAN_REFUSES(attention, QKV_ERROR_SHAPE,
+                 (d.states.data = out + 1, d.out.data = NULL, d.lse.data = NULL, d.scores.data = out));
     PLAN_REFUSES(attention, QKV_ERROR_SHAPE, d.states.data = out + 1);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.batch = INT64_MAX);
     PLAN_REFUSES(attention, QKV_ERROR_OVERFLOW, d.num_heads = INT64_MAX - 1);
@@ -108,7 +108,7 @@ static void test_attention_run_refuses(void) {
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.lse.data = out);
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.sinks = lse);
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.kv_len = shifted(out, 64 + ((uintptr_t)out & 4)));
-    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.q.data = out + 9);      /* one token later */
+    RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.q.data = out + 9); /* one token later */
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.k.data = out - 8);
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.out.data = (float *)space + 16); /* in the workspace */
     RUN_REFUSES(attention, QKV_ERROR_ALIAS, d.alibi_slopes = out);
@@ -142,8 +142,13 @@ static qkv_projection_desc good_projection(qt_rng *rng) {
     float *packed = qt_alloc(2 * 10 * QKV_PANEL * sizeof(float), 64, QT_TAIL), *x = case_floats(rng, 50);
     qt_fill(rng, packed, 2 * 10 * QKV_PANEL, QT_NORMAL);
     qt_fill(rng, x, 50, QT_NORMAL);
-    return (qkv_projection_desc){.size = sizeof(qkv_projection_desc), .batch = 1, .tokens = 5, .in_features = 10,
-                                 .num_parts = 2, .x = {x, 0, 0, 10}, .packed = packed,
+    return (qkv_projection_desc){.size = sizeof(qkv_projection_desc),
+                                 .batch = 1,
+                                 .tokens = 5,
+                                 .in_features = 10,
+                                 .num_parts = 2,
+                                 .x = {x, 0, 0, 10},
+                                 .packed = packed,
                                  .part = {{.out_features = 12, .head_dim = 4, .bias = x, .out = {out, 0, 20, 4}},
                                           {.out_features = 6, .bias = x, .out = {lse, 0, 0, 6}}}};
 }
@@ -196,8 +201,8 @@ static void test_projection_refuses(void) {
     PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = 3);
     PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = -1);
     PLAN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_INT8); /* of floats */
-    PLAN_REFUSES(projection, QKV_ERROR_FLAGS, (d.arithmetic = QKV_ARITHMETIC_INT8, d.part[0].type = QKV_INT8,
-                                               d.part[1].type = QKV_BF16));
+    PLAN_REFUSES(projection, QKV_ERROR_FLAGS,
+                 (d.arithmetic = QKV_ARITHMETIC_INT8, d.part[0].type = QKV_INT8, d.part[1].type = QKV_BF16));
     RUN_REFUSES(projection, QKV_ERROR_PLAN, d.part[1].type = QKV_F16);
     RUN_REFUSES(projection, QKV_ERROR_FLAGS, d.arithmetic = QKV_ARITHMETIC_INT8);
     qkv_projection_desc d = good;
@@ -266,10 +271,18 @@ static void test_merge_refuses(void) {
     float *part = case_floats(&rng, 1000), *part_lse = case_floats(&rng, 100);
     memset(part, 0, 4000);
     memset(part_lse, 0, 400);
-    qkv_merge_desc good = {.size = sizeof good, .batch = 1, .num_heads = 2, .seq_q = 3, .head_dim_v = 4,
-                                 .num_parts = 2, .part_out = {part, 0, 12, 4}, .part_out_stride = 24,
-                                 .part_lse = {part_lse, 0, 3, 1}, .part_lse_stride = 6, .out = {out, 0, 12, 4},
-                                 .lse = {lse, 0, 3, 1}};
+    qkv_merge_desc good = {.size = sizeof good,
+                           .batch = 1,
+                           .num_heads = 2,
+                           .seq_q = 3,
+                           .head_dim_v = 4,
+                           .num_parts = 2,
+                           .part_out = {part, 0, 12, 4},
+                           .part_out_stride = 24,
+                           .part_lse = {part_lse, 0, 3, 1},
+                           .part_lse_stride = 6,
+                           .out = {out, 0, 12, 4},
+                           .lse = {lse, 0, 3, 1}};
     COMMON_REFUSALS(merge);
     PLAN_REFUSES(merge, QKV_ERROR_NEGATIVE, d.batch = -1);
     PLAN_REFUSES(merge, QKV_ERROR_NEGATIVE, d.num_heads = -1);
@@ -365,10 +378,21 @@ static void test_layer_refuses(void) {
     float *x = case_floats(&rng, 100), *w = qt_alloc(3 * 8 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
     qt_fill(&rng, x, 100, QT_NORMAL);
     qt_fill(&rng, w, 3 * 8 * QKV_PANEL, QT_NORMAL);
-    const qkv_layer_desc good = {.size = sizeof good, .model_dim = 8, .out_features = 8, .x = {x, 0, 0, 8}, .w_qkv = w,
-                                 .w_o = w, .bias_o = x, .out = {out, 0, 0, 8},
-                                 .attention = {.size = sizeof good.attention, .batch = 1, .num_heads = 2, .seq_q = 5,
-                                               .seq_k = 5, .head_dim = 4, .lse = {lse, 0, 5, 1}}};
+    const qkv_layer_desc good = {.size = sizeof good,
+                                 .model_dim = 8,
+                                 .out_features = 8,
+                                 .x = {x, 0, 0, 8},
+                                 .w_qkv = w,
+                                 .w_o = w,
+                                 .bias_o = x,
+                                 .out = {out, 0, 0, 8},
+                                 .attention = {.size = sizeof good.attention,
+                                               .batch = 1,
+                                               .num_heads = 2,
+                                               .seq_q = 5,
+                                               .seq_k = 5,
+                                               .head_dim = 4,
+                                               .lse = {lse, 0, 5, 1}}};
     COMMON_REFUSALS(layer);
     test_layer_steps_refuse(&good);
     PLAN_REFUSES(layer, QKV_ERROR_SIZE, d.attention.size = 0);
@@ -390,7 +414,7 @@ static void test_layer_refuses(void) {
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, d.x.token = far);
     PLAN_REFUSES(layer, QKV_ERROR_NEGATIVE, d.kv_dim = -1);
     PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.kv_dim = 9);
-    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.w_kv = w); /* without x_kv */
+    PLAN_REFUSES(layer, QKV_ERROR_SHAPE, d.w_kv = w);                   /* without x_kv */
     PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.kv_dim = 9, d.x_kv = d.x)); /* without w_kv */
     PLAN_REFUSES(layer, QKV_ERROR_SHAPE, (d.w_kv = w, d.x_kv = d.x, d.w_qkv = NULL));
     PLAN_REFUSES(layer, QKV_ERROR_OVERFLOW, (d.x_kv = d.x, d.x_kv.token = far));
@@ -440,7 +464,9 @@ static void test_packing_refuses(void) {
     allocate(&rng);
     float *w = case_floats(&rng, 6 * 5);
     void *room = qt_alloc(6 * QKV_PANEL * sizeof(float), 64, QT_TAIL);
-    const qkv_pack_desc good = {.size = sizeof good, .in_features = 6, .num_parts = 1,
+    const qkv_pack_desc good = {.size = sizeof good,
+                                .in_features = 6,
+                                .num_parts = 1,
                                 .part = {{.data = w, .unpacked = out, .out_features = 5}}};
     PACK_REFUSES(QKV_ERROR_NULL, qkv_packed_size(NULL, &bytes), (void)d);
     PACK_REFUSES(QKV_ERROR_NULL, qkv_packed_size(&d, NULL), (void)d);
@@ -477,17 +503,17 @@ static void test_packing_refuses(void) {
     PACK_REFUSES(QKV_ERROR_FLAGS, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_Q4_0, d.in_features = 32));
     PACK_REFUSES(QKV_ERROR_SHAPE, qkv_pack(&ctx, &d, packed), d.part[0].type = QKV_Q8_0);
     PACK_REFUSES(QKV_ERROR_SHAPE, qkv_unpack(&d, packed), (d.part[0].type = QKV_Q5_K, d.in_features = 32));
-    PACK_REFUSES(QKV_ERROR_SHAPE, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_Q4_0, d.in_features = 32,
-                                                               d.part[0].layout = QKV_OUT_IN, d.part[0].stride = 40));
-    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_F16,
-                                                                   d.part[0].data = shifted(w, 1)));
-    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_Q6_K, d.in_features = 256,
-                                                                   d.part[0].layout = QKV_OUT_IN,
-                                                                   d.part[0].data = shifted(w, 1)));
+    PACK_REFUSES(QKV_ERROR_SHAPE, qkv_pack(&ctx, &d, packed),
+                 (d.part[0].type = QKV_Q4_0, d.in_features = 32, d.part[0].layout = QKV_OUT_IN, d.part[0].stride = 40));
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed),
+                 (d.part[0].type = QKV_F16, d.part[0].data = shifted(w, 1)));
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed),
+                 (d.part[0].type = QKV_Q6_K, d.in_features = 256, d.part[0].layout = QKV_OUT_IN,
+                  d.part[0].data = shifted(w, 1)));
     PACK_REFUSES(QKV_ERROR_NULL, qkv_pack(&ctx, &d, packed), d.part[0].type = QKV_INT8);
     PACK_REFUSES(QKV_ERROR_ALIAS, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_INT8, d.part[0].scales = room));
-    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed), (d.part[0].type = QKV_INT8,
-                                                                   d.part[0].scales = shifted(w, 2)));
+    PACK_REFUSES(QKV_ERROR_ALIGNMENT, qkv_pack(&ctx, &d, packed),
+                 (d.part[0].type = QKV_INT8, d.part[0].scales = shifted(w, 2)));
     float slope = 7;
     expect_status(QKV_ERROR_NEGATIVE, qkv_alibi_slopes(-1, &slope), "-1 heads");
     expect_status(QKV_ERROR_NULL, qkv_alibi_slopes(4, NULL), "no slopes");

@@ -276,8 +276,8 @@ static void test_out_is_rounded_once(const qt_set *set) {
         d.out.data = memory + origin;
         d.out_type = i % 2 ? QKV_F16 : QKV_BF16;
         case_run_attention(&set->ctx, &d, (int32_t)qt_range(&rng, 0, 4), 0);
-        const qt_view view = {d.out.data, 2, 4, {rows[0], rows[1], rows[2], c.dv},
-                              {d.out.batch, d.out.head, d.out.token, 1}};
+        const qt_view view = {
+            d.out.data, 2, 4, {rows[0], rows[1], rows[2], c.dv}, {d.out.batch, d.out.head, d.out.token, 1}};
         if (n > 0)
             qt_expect_gaps("out", &view);
         const float *w = want.out;
@@ -285,11 +285,11 @@ static void test_out_is_rounded_once(const qt_set *set) {
             for (int64_t h = 0; h < rows[1]; h++)
                 for (int64_t t = 0; t < rows[2]; t++)
                     for (int64_t x = 0; x < c.dv; x++, w++) {
-                        const uint16_t half = ((uint16_t *)d.out.data)[b * d.out.batch + h * d.out.head +
-                                                                       t * d.out.token + x];
+                        const uint16_t half =
+                            ((uint16_t *)d.out.data)[b * d.out.batch + h * d.out.head + t * d.out.token + x];
                         const float got = d.out_type == QKV_F16 ? qkv_from_f16(half) : qkv_from_bf16(half);
-                        const float rounded = d.out_type == QKV_F16 ? qkv_from_f16(qkv_to_f16(*w))
-                                                                    : qkv_from_bf16(qkv_to_bf16(*w));
+                        const float rounded =
+                            d.out_type == QKV_F16 ? qkv_from_f16(qkv_to_f16(*w)) : qkv_from_bf16(qkv_to_bf16(*w));
                         QT_EXPECT(qt_same(rounded, got, 0), "out of %a: want %a, got %a", (double)*w, (double)rounded,
                                   (double)got);
                     }
@@ -411,8 +411,8 @@ static void test_floats_only_elsewhere(const qt_set *set) {
     case_plain(&rng, &c, 1, 2, 1, 3, 3, 64, 64);
     qkv_plan plan;
     qkv_attention_backward_desc backward = {.size = sizeof backward, .forward = c.desc};
-    qkv_layer_desc layer = {.size = sizeof layer, .model_dim = 64, .out_features = 128, .attention = c.desc,
-                            .out = {NULL, 384, 0, 128}};
+    qkv_layer_desc layer = {
+        .size = sizeof layer, .model_dim = 64, .out_features = 128, .attention = c.desc, .out = {NULL, 384, 0, 128}};
     layer.attention.q.data = layer.attention.k.data = layer.attention.v.data = layer.attention.out.data = NULL;
     layer.w_qkv = layer.w_o = qt_alloc(64 * 1024 * 4, 64, QT_TAIL);
     assert_int_equal(qkv_layer_plan(&set->ctx, &layer, 1, &plan), QKV_OK);

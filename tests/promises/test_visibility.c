@@ -149,8 +149,8 @@ static void add_keep(qt_rng *rng, qkv_attention_desc *d, hiding kind) {
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < keys; j++)
             keep[i * query + j * key] = (uint8_t)(kind == SCATTERED ? !qt_chance(rng, 30)
-                                        : kind == RUNS    ? (i / 8 + j / run) % 3 == 0
-                                                          : j <= i + shift);
+                                                  : kind == RUNS    ? (i / 8 + j / run) % 3 == 0
+                                                                    : j <= i + shift);
     d->keep = (qkv_matrix_input){keep, 0, 0, query, key};
 }
 
@@ -302,8 +302,8 @@ static void expect_nan_row(const live *l, const case_results *clean, const case_
         for (int64_t x = row * l->c.dv; x < (row + 1) * l->c.dv; x++)
             QT_EXPECT(nan ? isnan(got->out[x]) : qt_same(clean->out[x], got->out[x], 0), "row %" PRId64 ": %a", row,
                       (double)got->out[x]);
-        QT_EXPECT(nan ? isnan(got->lse[row]) : qt_same(clean->lse[row], got->lse[row], 0),
-                  "lse of row %" PRId64 ": %a", row, (double)got->lse[row]);
+        QT_EXPECT(nan ? isnan(got->lse[row]) : qt_same(clean->lse[row], got->lse[row], 0), "lse of row %" PRId64 ": %a",
+                  row, (double)got->lse[row]);
     }
 }
 
@@ -322,7 +322,9 @@ static void test_a_visible_nan_or_plus_infinity_gives_a_nan_row(const qt_set *se
         const float values[] = {NAN, NAN, INFINITY};
         const int kind = (int)qt_range(&rng, 0, 2);
         qt_describe("seq_k=%" PRId64 " key %" PRId64 ": %s", d->seq_k, j,
-                    kind == 0 ? "NaN in q" : kind == 1 ? "NaN in bias" : "bias = inf");
+                    kind == 0   ? "NaN in q"
+                    : kind == 1 ? "NaN in bias"
+                                : "bias = inf");
         *where[kind] = values[kind];
         const case_results got = case_run(&set->ctx, &l.c, 0, 0);
         expect_nan_row(&l, &clean, &got, kind == 0 ? 10 : 3); /* the bias is that of both heads */
@@ -351,8 +353,9 @@ static void test_nan_and_infinity_in_a_visible_v(const qt_set *set) {
             for (int64_t y = 0; y < l.c.dv; y++) {
                 const float was = clean.out[row * l.c.dv + y], is = got.out[row * l.c.dv + y];
                 const bool hit = row >= 7 && y == x, underflows = row % 7 == far;
-                const bool right = hit ? (nan || underflows ? isnan(is) : is == INFINITY)
-                                       : underflows ? isfinite(is) : qt_same(was, is, 0);
+                const bool right = hit          ? (nan || underflows ? isnan(is) : is == INFINITY)
+                                   : underflows ? isfinite(is)
+                                                : qt_same(was, is, 0);
                 QT_EXPECT(right, "row %" PRId64 ", channel %" PRId64 ": %a", row, y, (double)is);
             }
     }
@@ -389,13 +392,13 @@ int main(int argc, char **argv) {
     qt_each_set_of_attention("empty_rows_are_zero_and_lse_minus_infinity",
                              test_empty_rows_are_zero_and_lse_minus_infinity);
     qt_each_set_of_attention("nan_in_a_key_reaches_exactly_the_rows_that_see_it",
-                        test_nan_in_a_key_reaches_exactly_the_rows_that_see_it);
+                             test_nan_in_a_key_reaches_exactly_the_rows_that_see_it);
     qt_each_set_of_attention("memory_that_no_row_sees_changes_no_bit", test_memory_that_no_row_sees_changes_no_bit);
     qt_each_set_of_attention("nan_in_v_of_hidden_keys_changes_no_bit", test_nan_in_v_of_hidden_keys_changes_no_bit);
     qt_each_set_of_attention("a_mask_means_the_same_in_any_layout", test_a_mask_means_the_same_in_any_layout);
     qt_each_set_of_attention("a_computed_minus_infinity_hides_the_key", test_a_computed_minus_infinity_hides_the_key);
     qt_each_set_of_attention("a_visible_nan_or_plus_infinity_gives_a_nan_row",
-                        test_a_visible_nan_or_plus_infinity_gives_a_nan_row);
+                             test_a_visible_nan_or_plus_infinity_gives_a_nan_row);
     qt_each_set_of_attention("nan_and_infinity_in_a_visible_v", test_nan_and_infinity_in_a_visible_v);
     qt_each_set("large_finite_negative_bias_is_a_number", test_large_finite_negative_bias_is_a_number);
     return qt_run();

@@ -44,8 +44,7 @@ static const picture pictures[] = {
     {"kv_len beyond the keys", "##### #####", 0, 0, 0, 0, 9, NULL},
     {"kv_len below zero", "..... .....", 0, 0, 0, 0, -7, NULL},
     {"keep and causal", "#... #... #.#. #.##", QKV_RIGHT, 0, 0, 0, -1, "#.## #.## #.## #.##"},
-    {"keep, causal, kv_len and window", "#... #... ..#. ..#.", QKV_LEFT | QKV_RIGHT, 1, 0, 0, 3,
-     "#.## #.## #.## #.##"},
+    {"keep, causal, kv_len and window", "#... #... ..#. ..#.", QKV_LEFT | QKV_RIGHT, 1, 0, 0, 3, "#.## #.## #.## #.##"},
 };
 
 /* What the probabilities of one head show. */

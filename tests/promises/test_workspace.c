@@ -32,12 +32,12 @@ static void test_exactly_the_stated_size_is_enough(const qt_set *set) {
                 memset(workspace, 0, plan.workspace_size);
             qt_pool pool = {workers, qt_u64(&rng)};
             qt_poison(c.desc.out.data);
-            assert_int_equal(qkv_attention_run_parallel(&plan, &c.desc, workspace, plan.workspace_size, qt_parallel_for,
-                                                        &pool), QKV_OK);
+            assert_int_equal(
+                qkv_attention_run_parallel(&plan, &c.desc, workspace, plan.workspace_size, qt_parallel_for, &pool),
+                QKV_OK);
             qt_check_memory();
-            const case_results got = {
-                case_gather(&c.desc.out, c.desc.batch, c.desc.num_heads, c.desc.seq_q, c.dv), want.lse,
-                want.probabilities, want.scores};
+            const case_results got = {case_gather(&c.desc.out, c.desc.batch, c.desc.num_heads, c.desc.seq_q, c.dv),
+                                      want.lse, want.probabilities, want.scores};
             case_expect_same("another workspace", &c, &want, &got);
             if (plan.workspace_size == 0)
                 continue;
@@ -47,7 +47,8 @@ static void test_exactly_the_stated_size_is_enough(const qt_set *set) {
                              QKV_ERROR_ALIGNMENT);
         }
         assert_int_equal(qkv_attention_run(&plan, &c.desc, qt_alloc(plan.workspace_size + 64, 64, QT_TAIL),
-                                           plan.workspace_size + 64), QKV_OK);
+                                           plan.workspace_size + 64),
+                         QKV_OK);
     }
 }
 
@@ -58,8 +59,13 @@ static size_t packed_keys(const qkv_attention_desc *d, int64_t kv_heads) {
 }
 
 static qkv_attention_desc shape(int64_t batch, int64_t heads, int64_t kv_heads, int64_t sq, int64_t sk, int64_t dim) {
-    return (qkv_attention_desc){.size = sizeof(qkv_attention_desc), .batch = batch, .num_heads = heads,
-                                .num_kv_heads = kv_heads, .seq_q = sq, .seq_k = sk, .head_dim = dim,
+    return (qkv_attention_desc){.size = sizeof(qkv_attention_desc),
+                                .batch = batch,
+                                .num_heads = heads,
+                                .num_kv_heads = kv_heads,
+                                .seq_q = sq,
+                                .seq_k = sk,
+                                .head_dim = dim,
                                 .q = {NULL, sq * heads * dim, dim, heads * dim},
                                 .k = {NULL, sk * kv_heads * dim, dim, kv_heads * dim},
                                 .v = {NULL, sk * kv_heads * dim, dim, kv_heads * dim},
@@ -96,9 +102,10 @@ static void test_never_more_than_packed_keys_and_a_share_per_worker(const qt_set
                     d = shape(2, 4, 2, lengths[q], lengths[k], dim);
                     const size_t got = workspace_of(&set->ctx, &d, workers[w]);
                     const size_t most = packed_keys(&d, 2) + kept_states(&d, workers[w]) + (size_t)workers[w] * limit;
-                    QT_EXPECT(got <= most, "seq_q=%" PRId64 " seq_k=%" PRId64 " head_dim=%" PRId64
-                              " workers=%d: %zu bytes, at most %zu expected", lengths[q], lengths[k], dim, workers[w],
-                              got, most);
+                    QT_EXPECT(got <= most,
+                              "seq_q=%" PRId64 " seq_k=%" PRId64 " head_dim=%" PRId64
+                              " workers=%d: %zu bytes, at most %zu expected",
+                              lengths[q], lengths[k], dim, workers[w], got, most);
                     qt_count_words(1);
                 }
         }
@@ -119,8 +126,10 @@ static void test_a_window_needs_no_more_than_it_reaches(const qt_set *set) {
                 d.seq_k = 100 * d.seq_k;
                 d.k.batch = d.v.batch = d.seq_k * 128;
                 const size_t got = workspace_of(&set->ctx, &d, workers);
-                QT_EXPECT(got <= most, "%" PRId64 " queries, left=%" PRId64 ", %d workers: %zu bytes, %zu for fewer "
-                          "keys", queries[q], widths[w], workers, got, most);
+                QT_EXPECT(got <= most,
+                          "%" PRId64 " queries, left=%" PRId64 ", %d workers: %zu bytes, %zu for fewer "
+                          "keys",
+                          queries[q], widths[w], workers, got, most);
                 qt_count_words(1);
             }
 }
@@ -130,14 +139,26 @@ static void test_projections_and_merges_need_a_fixed_share(const qt_set *set) {
     qkv_plan plan;
     size_t first[2] = {0, 0};
     for (int64_t rows = 1000; rows <= 100000000; rows *= 10) {
-        const qkv_projection_desc p = {.size = sizeof p, .batch = 1, .tokens = rows, .in_features = 700, .num_parts = 1,
+        const qkv_projection_desc p = {.size = sizeof p,
+                                       .batch = 1,
+                                       .tokens = rows,
+                                       .in_features = 700,
+                                       .num_parts = 1,
                                        .x = {NULL, 0, 0, 700},
                                        .part = {{.out_features = 900, .out = {NULL, 0, 0, 900}}}};
         assert_int_equal(qkv_projection_plan(&set->ctx, &p, 3, &plan), QKV_OK);
         const size_t projection = plan.workspace_size;
-        const qkv_merge_desc m = {.size = sizeof m, .batch = 1, .num_heads = 1, .seq_q = rows, .head_dim_v = 128,
-                                  .num_parts = 4, .part_out = {NULL, 0, 0, 128}, .part_out_stride = 128 * rows,
-                                  .part_lse = {NULL, 0, 0, 1}, .part_lse_stride = rows, .out = {NULL, 0, 0, 128}};
+        const qkv_merge_desc m = {.size = sizeof m,
+                                  .batch = 1,
+                                  .num_heads = 1,
+                                  .seq_q = rows,
+                                  .head_dim_v = 128,
+                                  .num_parts = 4,
+                                  .part_out = {NULL, 0, 0, 128},
+                                  .part_out_stride = 128 * rows,
+                                  .part_lse = {NULL, 0, 0, 1},
+                                  .part_lse_stride = rows,
+                                  .out = {NULL, 0, 0, 128}};
         assert_int_equal(qkv_merge_plan(&set->ctx, &m, 3, &plan), QKV_OK);
         if (rows == 1000) {
             first[0] = projection;
@@ -156,10 +177,16 @@ static void test_a_layer_needs_its_steps_and_their_operands(const qt_set *set) {
     for (size_t i = 0; i < 4; i++) {
         const int64_t n = tokens[i];
         static const float w[16] __attribute__((aligned(64)));
-        const qkv_layer_desc d = {.size = sizeof d, .model_dim = 256, .out_features = 256, .x = {NULL, 0, 0, 256},
-                                  .w_qkv = w, .w_o = w, .out = {NULL, 0, 0, 256},
-                                  .attention = {.size = sizeof d.attention, .batch = 1, .num_heads = 4, .seq_q = n,
-                                                .seq_k = n, .head_dim = 64}};
+        const qkv_layer_desc d = {
+            .size = sizeof d,
+            .model_dim = 256,
+            .out_features = 256,
+            .x = {NULL, 0, 0, 256},
+            .w_qkv = w,
+            .w_o = w,
+            .out = {NULL, 0, 0, 256},
+            .attention = {
+                .size = sizeof d.attention, .batch = 1, .num_heads = 4, .seq_q = n, .seq_k = n, .head_dim = 64}};
         qkv_plan plan;
         assert_int_equal(qkv_layer_plan(&set->ctx, &d, 1, &plan), QKV_OK);
         const qkv_attention_desc a = shape(1, 4, 4, n, n, 64);

@@ -53,9 +53,20 @@ int main(void) {
     const int64_t *n = read_array(16, sizeof(int64_t));
     const float *f = read_array(2, sizeof(float));
     const int64_t batch = n[0], hq = n[1], hkv = n[2], sq = n[3], sk = n[4], dk = n[5], dv = n[6];
-    qkv_attention_desc a = {.size = sizeof a, .batch = batch, .num_heads = hq, .num_kv_heads = hkv, .seq_q = sq,
-                            .seq_k = sk, .head_dim = dk, .head_dim_v = dv, .scale = f[0], .softcap = f[1],
-                            .flags = (uint32_t)n[7], .left = n[8], .right = n[9], .q_offset = n[10]};
+    qkv_attention_desc a = {.size = sizeof a,
+                            .batch = batch,
+                            .num_heads = hq,
+                            .num_kv_heads = hkv,
+                            .seq_q = sq,
+                            .seq_k = sk,
+                            .head_dim = dk,
+                            .head_dim_v = dv,
+                            .scale = f[0],
+                            .softcap = f[1],
+                            .flags = (uint32_t)n[7],
+                            .left = n[8],
+                            .right = n[9],
+                            .q_offset = n[10]};
     a.q = (qkv_input){read_array(batch * hq * sq * dk, 4), hq * sq * dk, sq * dk, dk};
     a.k = (qkv_input){read_array(batch * hkv * sk * dk, 4), hkv * sk * dk, sk * dk, dk};
     a.v = (qkv_input){read_array(batch * hkv * sk * dv, 4), hkv * sk * dv, sk * dv, dv};
@@ -68,8 +79,11 @@ int main(void) {
         a.sinks = read_array(hq, 4);
     a.out = output(hq, sq, dv, batch);
     a.lse = output(hq, sq, 1, batch);
-    qkv_attention_backward_desc b = {.size = sizeof b, .grad_out = grad_out, .grad_q = output(hq, sq, dk, batch),
-                                     .grad_k = output(hkv, sk, dk, batch), .grad_v = output(hkv, sk, dv, batch)};
+    qkv_attention_backward_desc b = {.size = sizeof b,
+                                     .grad_out = grad_out,
+                                     .grad_q = output(hq, sq, dk, batch),
+                                     .grad_k = output(hkv, sk, dk, batch),
+                                     .grad_v = output(hkv, sk, dv, batch)};
     if (n[14])
         b.grad_lse = (qkv_input){read_array(batch * hq * sq, 4), hq * sq, sq, 1};
     if (n[12])

@@ -40,8 +40,15 @@ static void by_exp2(void) {
 
 static void by_attention(void) {
     static _Alignas(64) unsigned char workspace[1 << 22];
-    qkv_attention_desc d = {.size = sizeof d, .batch = 1, .num_heads = 1, .seq_q = KEYS, .seq_k = KEYS,
-                            .head_dim = DIM, .q = {q, 0, 0, DIM}, .k = {k, 0, 0, DIM}, .v = {v, 0, 0, DIM},
+    qkv_attention_desc d = {.size = sizeof d,
+                            .batch = 1,
+                            .num_heads = 1,
+                            .seq_q = KEYS,
+                            .seq_k = KEYS,
+                            .head_dim = DIM,
+                            .q = {q, 0, 0, DIM},
+                            .k = {k, 0, 0, DIM},
+                            .v = {v, 0, 0, DIM},
                             .out = {out, 0, 0, DIM}};
     qkv_plan plan;
     if (qkv_attention_plan(&ctx, &d, 1, &plan) != QKV_OK ||

@@ -19,10 +19,9 @@ enum { MOST_PUBLIC = 256, ENTRIES = 64, MOST_SETS = 16, SLOTS = MOST_PUBLIC + EN
 
 void *abi_targets[SLOTS];
 uint32_t abi_calls[SLOTS], abi_broken[SLOTS];
-const uint64_t abi_known[20] = {0x0606060606060606, 1, 0x0707070707070707, 2, 0x0808080808080808, 3,
-                                0x0909090909090909, 4, 0x0a0a0a0a0a0a0a0a, 5, 0x0b0b0b0b0b0b0b0b, 6,
-                                0x0c0c0c0c0c0c0c0c, 7, 0x0d0d0d0d0d0d0d0d, 8, 0x0e0e0e0e0e0e0e0e, 9,
-                                0x0f0f0f0f0f0f0f0f, 10};
+const uint64_t abi_known[20] = {
+    0x0606060606060606, 1, 0x0707070707070707, 2, 0x0808080808080808, 3, 0x0909090909090909, 4, 0x0a0a0a0a0a0a0a0a, 5,
+    0x0b0b0b0b0b0b0b0b, 6, 0x0c0c0c0c0c0c0c0c, 7, 0x0d0d0d0d0d0d0d0d, 8, 0x0e0e0e0e0e0e0e0e, 9, 0x0f0f0f0f0f0f0f0f, 10};
 
 /* abi_call: eax is the slot, all else as the caller left it. At rbp: its rbp, the return address, 32 bytes that are the
  * callee's, and from 48 on what arguments are on the stack: 16 of them are copied. The frame holds rbx, rsi and rdi,
@@ -42,42 +41,36 @@ __asm__(".text\n"
         "pushq %rbx\n"
         "pushq %rsi\n"
         "pushq %rdi\n"
-        "subq $328, %rsp\n"
-        EACH_XMM(SAVE)
-        "movl %eax, %ebx\n"
-        "leaq abi_known(%rip), %r10\n"
-        EACH_XMM(FILL)
-        "leaq abi_calls(%rip), %r10\n"
-        "incl (%r10,%rbx,4)\n"
-        "movl (%r10,%rbx,4), %r10d\n"
-        "andl $3, %r10d\n"
-        "shll $4, %r10d\n"
-        "subq $256, %rsp\n"
-        "andq $-64, %rsp\n"
-        "subq %r10, %rsp\n"
-        FOUR(COPY, 0) FOUR(COPY, 32) FOUR(COPY, 64) FOUR(COPY, 96)
-        "leaq abi_targets(%rip), %r10\n"
-        "callq *(%r10,%rbx,8)\n"
-        EACH_XMM(FOUND)
-        "leaq abi_known(%rip), %r10\n"
-        "xorl %ecx, %ecx\n"
-        "1: movq (%r10,%rcx,8), %r11\n"
-        "cmpq -352(%rbp,%rcx,8), %r11\n"
-        "je 2f\n"
-        "leaq abi_broken(%rip), %r11\n"
-        "incl (%r11,%rbx,4)\n"
-        "jmp 3f\n"
-        "2: incl %ecx\n"
-        "cmpl $20, %ecx\n"
-        "jb 1b\n"
-        "3:\n"
-        EACH_XMM(RESTORE)
-        "leaq -24(%rbp), %rsp\n"
-        "popq %rdi\n"
-        "popq %rsi\n"
-        "popq %rbx\n"
-        "popq %rbp\n"
-        "ret\n");
+        "subq $328, %rsp\n" EACH_XMM(SAVE) "movl %eax, %ebx\n"
+                                           "leaq abi_known(%rip), %r10\n" EACH_XMM(
+                                               FILL) "leaq abi_calls(%rip), %r10\n"
+                                                     "incl (%r10,%rbx,4)\n"
+                                                     "movl (%r10,%rbx,4), %r10d\n"
+                                                     "andl $3, %r10d\n"
+                                                     "shll $4, %r10d\n"
+                                                     "subq $256, %rsp\n"
+                                                     "andq $-64, %rsp\n"
+                                                     "subq %r10, %rsp\n" FOUR(COPY, 0) FOUR(COPY, 32) FOUR(COPY, 64)
+                                                         FOUR(COPY, 96) "leaq abi_targets(%rip), %r10\n"
+                                                                        "callq *(%r10,%rbx,8)\n" EACH_XMM(
+                                                                            FOUND) "leaq abi_known(%rip), %r10\n"
+                                                                                   "xorl %ecx, %ecx\n"
+                                                                                   "1: movq (%r10,%rcx,8), %r11\n"
+                                                                                   "cmpq -352(%rbp,%rcx,8), %r11\n"
+                                                                                   "je 2f\n"
+                                                                                   "leaq abi_broken(%rip), %r11\n"
+                                                                                   "incl (%r11,%rbx,4)\n"
+                                                                                   "jmp 3f\n"
+                                                                                   "2: incl %ecx\n"
+                                                                                   "cmpl $20, %ecx\n"
+                                                                                   "jb 1b\n"
+                                                                                   "3:\n" EACH_XMM(
+                                                                                       RESTORE) "leaq -24(%rbp), %rsp\n"
+                                                                                                "popq %rdi\n"
+                                                                                                "popq %rsi\n"
+                                                                                                "popq %rbx\n"
+                                                                                                "popq %rbp\n"
+                                                                                                "ret\n");
 
 /* One stub of 16 bytes for each slot of a kernel. */
 enum { STUB_BYTES = 16 };
@@ -167,13 +160,46 @@ qkv_status __wrap_qkv_init(qkv_ctx *ctx, const qkv_config *config) {
 
 static const char *const entry_names[] = {
 #define ENTRY(name) [(offsetof(qkv_kernels, name) - FIRST) / sizeof(void *)] = #name
-    ENTRY(widen), ENTRY(narrow), ENTRY(pack), ENTRY(pack_stored), ENTRY(gemm), ENTRY(gemm_nt), ENTRY(gemm_stored),
-    ENTRY(widen_weights), ENTRY(quantize_rows), ENTRY(gemm_weights), ENTRY(rows_bf16), ENTRY(keys_bf16),
-    ENTRY(values_bf16), ENTRY(weights_bf16), ENTRY(gemm_bf16), ENTRY(gemm_stored_bf16), ENTRY(gemm_t_bf16),
-    ENTRY(rows_int8), ENTRY(panel_int8), ENTRY(gemm_int8), ENTRY(scale_scores), ENTRY(scale_columns),
-    ENTRY(sum_visible), ENTRY(logits), ENTRY(softmax), ENTRY(softmax_bf16), ENTRY(nan_rows), ENTRY(fold), ENTRY(scale),
-    ENTRY(rotate), ENTRY(add_bias), ENTRY(exp2), ENTRY(tanh), ENTRY(log), ENTRY(dropout), ENTRY(gemm_t),
-    ENTRY(recompute), ENTRY(score_grad), ENTRY(row_dots), ENTRY(add)
+    ENTRY(widen),
+    ENTRY(narrow),
+    ENTRY(pack),
+    ENTRY(pack_stored),
+    ENTRY(gemm),
+    ENTRY(gemm_nt),
+    ENTRY(gemm_stored),
+    ENTRY(widen_weights),
+    ENTRY(quantize_rows),
+    ENTRY(gemm_weights),
+    ENTRY(rows_bf16),
+    ENTRY(keys_bf16),
+    ENTRY(values_bf16),
+    ENTRY(weights_bf16),
+    ENTRY(gemm_bf16),
+    ENTRY(gemm_stored_bf16),
+    ENTRY(gemm_t_bf16),
+    ENTRY(rows_int8),
+    ENTRY(panel_int8),
+    ENTRY(gemm_int8),
+    ENTRY(scale_scores),
+    ENTRY(scale_columns),
+    ENTRY(sum_visible),
+    ENTRY(logits),
+    ENTRY(softmax),
+    ENTRY(softmax_bf16),
+    ENTRY(nan_rows),
+    ENTRY(fold),
+    ENTRY(scale),
+    ENTRY(rotate),
+    ENTRY(add_bias),
+    ENTRY(exp2),
+    ENTRY(tanh),
+    ENTRY(log),
+    ENTRY(dropout),
+    ENTRY(gemm_t),
+    ENTRY(recompute),
+    ENTRY(score_grad),
+    ENTRY(row_dots),
+    ENTRY(add)
 #undef ENTRY
 };
 _Static_assert(sizeof entry_names == COUNT * sizeof(char *), "every kernel has its name here");

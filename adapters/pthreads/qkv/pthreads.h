@@ -36,17 +36,17 @@ extern "C" {
 
 /* Stays where it is while its threads run. */
 typedef struct qkv_pthreads {
-    int32_t num_threads;       /* the calling one included: worker 0; private from here on */
+    int32_t num_threads; /* the calling one included: worker 0; private from here on */
     int32_t spins;
     pthread_t thread[QKV_PTHREADS_MAX];
     pthread_mutex_t mutex;
     pthread_cond_t begin, done;
-    uint32_t round;            /* counts up with each loop */
-    int32_t started, busy;     /* threads that have an index; that are still at this round */
+    uint32_t round;        /* counts up with each loop */
+    int32_t started, busy; /* threads that have an index; that are still at this round */
     int stop;
     qkv_task task;
     void *arg;
-    int64_t num_tasks, next;   /* next: the first task that nobody has taken */
+    int64_t num_tasks, next; /* next: the first task that nobody has taken */
 } qkv_pthreads;
 
 /* Between two looks: leaves the core's other thread, and its power, to others. */

@@ -35,8 +35,8 @@ QKV_INLINE vec v_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 QKV_INLINE vec v_div(vec a, vec b) { return _mm256_div_ps(a, b); }
 QKV_INLINE vec v_fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }   /* a·b + c */
 QKV_INLINE vec v_fnma(vec a, vec b, vec c) { return _mm256_fnmadd_ps(a, b, c); } /* c − a·b */
-QKV_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); } /* b where either is a NaN */
-QKV_INLINE vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); } /* b where either is a NaN */
+QKV_INLINE vec v_max(vec a, vec b) { return _mm256_max_ps(a, b); }               /* b where either is a NaN */
+QKV_INLINE vec v_min(vec a, vec b) { return _mm256_min_ps(a, b); }               /* b where either is a NaN */
 QKV_INLINE vec v_abs(vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 QKV_INLINE vec v_sign_of(vec magnitude, vec sign) { /* magnitude ≥ 0 */
     return _mm256_or_ps(magnitude, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));
@@ -103,8 +103,8 @@ QKV_INLINE void v_transpose(vec x[8]) {
     vec y[8];
     v_transpose_lanes(x, y);
     v_transpose_lanes(x + 4, y + 4);
-#define SWAP_HALVES(i, j)                                                                                            \
-    x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);                                                             \
+#define SWAP_HALVES(i, j)                                                                                              \
+    x[i] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x20);                                                               \
     x[i + 4] = _mm256_permute2f128_ps(y[i], y[i + 4], 0x31);
     QKV_ROWS(4, SWAP_HALVES, 0)
 #undef SWAP_HALVES
@@ -151,8 +151,8 @@ QKV_INLINE vec v_round_bf16(vec x) {
 QKV_INLINE vec v_swap(vec a) { return _mm256_permute_ps(a, 0xb1); } /* the two lanes of each pair */
 QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
     __m256i rounded = _mm256_srli_epi32(to_bf16(x), 16);
-    _mm_storeu_si128((__m128i *)p, _mm_packus_epi32(_mm256_castsi256_si128(rounded),
-                                                    _mm256_extracti128_si256(rounded, 1)));
+    _mm_storeu_si128((__m128i *)p,
+                     _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
 }
 
 /* Words of 32 bits in lanes, and their bytes. */

@@ -72,8 +72,8 @@
 #pragma GCC pop_options
 #endif
 
-#define NEEDS                                                                                                     \
-    (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |          \
+#define NEEDS                                                                                                          \
+    (QKV_CPU_AVX2 | QKV_CPU_FMA | QKV_CPU_F16C | QKV_CPU_AVX512F | QKV_CPU_AVX512BW | QKV_CPU_AVX512DQ |               \
      QKV_CPU_AVX512VL | QKV_CPU_OS_YMM | QKV_CPU_OS_ZMM)
 #define KERNELS qkv_kernels_avx512
 #define KERNELS_NAME "avx512"
@@ -125,12 +125,12 @@ QKV_INLINE vint i_dots(vint sum, vint w, vint a) { return _mm512_dpbusd_epi32(su
 QKV_INLINE vec p_dot(vec sum, vint b, vint a) { return _mm512_dpbf16_ps(sum, (__m512bh)b, (__m512bh)a); }
 QKV_INLINE vint p_pack(vec a, vec b) { return (__m512i)_mm512_cvtne2ps_pbh(b, a); }
 /* Words of the terms of two vectors of them, the lower or upper ones of both. */
-#define WORDS_FROM(a, b)                                                                                             \
-    _mm512_setr_epi32((b) << 16 | (a), ((b) + 1) << 16 | ((a) + 1), ((b) + 2) << 16 | ((a) + 2),                     \
-                      ((b) + 3) << 16 | ((a) + 3), ((b) + 4) << 16 | ((a) + 4), ((b) + 5) << 16 | ((a) + 5),         \
-                      ((b) + 6) << 16 | ((a) + 6), ((b) + 7) << 16 | ((a) + 7), ((b) + 8) << 16 | ((a) + 8),         \
-                      ((b) + 9) << 16 | ((a) + 9), ((b) + 10) << 16 | ((a) + 10), ((b) + 11) << 16 | ((a) + 11),     \
-                      ((b) + 12) << 16 | ((a) + 12), ((b) + 13) << 16 | ((a) + 13), ((b) + 14) << 16 | ((a) + 14),   \
+#define WORDS_FROM(a, b)                                                                                               \
+    _mm512_setr_epi32((b) << 16 | (a), ((b) + 1) << 16 | ((a) + 1), ((b) + 2) << 16 | ((a) + 2),                       \
+                      ((b) + 3) << 16 | ((a) + 3), ((b) + 4) << 16 | ((a) + 4), ((b) + 5) << 16 | ((a) + 5),           \
+                      ((b) + 6) << 16 | ((a) + 6), ((b) + 7) << 16 | ((a) + 7), ((b) + 8) << 16 | ((a) + 8),           \
+                      ((b) + 9) << 16 | ((a) + 9), ((b) + 10) << 16 | ((a) + 10), ((b) + 11) << 16 | ((a) + 11),       \
+                      ((b) + 12) << 16 | ((a) + 12), ((b) + 13) << 16 | ((a) + 13), ((b) + 14) << 16 | ((a) + 14),     \
                       ((b) + 15) << 16 | ((a) + 15))
 QKV_INLINE vint p_zip(vec first, vec second) {
     return _mm512_permutexvar_epi16(WORDS_FROM(0, 16), p_pack(first, second));

@@ -9,8 +9,8 @@ typedef __mmask16 vtail; /* the first lanes of a vector: how much of it is memor
 #define VLEN 16
 #define STRIP_VECTORS 4 /* vectors of C in a tile: times VLEN it divides 64 */
 #define TILE_ROWS 6
-#define NT_ROWS 12      /* of sums that fit the registers beside a square of VLEN vectors */
-#define MASKED_LOADS 1  /* v_load_tail costs no more than v_load */
+#define NT_ROWS 12     /* of sums that fit the registers beside a square of VLEN vectors */
+#define MASKED_LOADS 1 /* v_load_tail costs no more than v_load */
 
 QKV_INLINE vec v_zero(void) { return _mm512_setzero_ps(); }
 QKV_INLINE vec v_set(float x) { return _mm512_set1_ps(x); }
@@ -36,8 +36,8 @@ QKV_INLINE vec v_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 QKV_INLINE vec v_div(vec a, vec b) { return _mm512_div_ps(a, b); }
 QKV_INLINE vec v_fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }   /* a·b + c */
 QKV_INLINE vec v_fnma(vec a, vec b, vec c) { return _mm512_fnmadd_ps(a, b, c); } /* c − a·b */
-QKV_INLINE vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); } /* b where either is a NaN */
-QKV_INLINE vec v_min(vec a, vec b) { return _mm512_min_ps(a, b); } /* b where either is a NaN */
+QKV_INLINE vec v_max(vec a, vec b) { return _mm512_max_ps(a, b); }               /* b where either is a NaN */
+QKV_INLINE vec v_min(vec a, vec b) { return _mm512_min_ps(a, b); }               /* b where either is a NaN */
 QKV_INLINE vec v_abs(vec a) { return _mm512_abs_ps(a); }
 QKV_INLINE vec v_sign_of(vec magnitude, vec sign) { /* magnitude ≥ 0 */
     return _mm512_or_ps(magnitude, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));
@@ -46,14 +46,14 @@ QKV_INLINE vec v_round(vec a) { return _mm512_roundscale_ps(a, 0); }
 
 /* clang makes a comparison of its own of the intrinsic, in which -fno-honor-nans lets a NaN be anything. */
 #ifdef COMPARES_BY_INSTRUCTION
-#define COMPARE(name, predicate, number)                                                                             \
-    QKV_INLINE vmask name(vec a, vec b) {                                                                            \
-        vmask k;                                                                                                     \
-        __asm__("vcmpps {$" number ", %2, %1, %0|%0, %1, %2, " number "}" : "=k"(k) : "v"(a), "v"(b));               \
-        return k;                                                                                                    \
+#define COMPARE(name, predicate, number)                                                                               \
+    QKV_INLINE vmask name(vec a, vec b) {                                                                              \
+        vmask k;                                                                                                       \
+        __asm__("vcmpps {$" number ", %2, %1, %0|%0, %1, %2, " number "}" : "=k"(k) : "v"(a), "v"(b));                 \
+        return k;                                                                                                      \
     }
 #else
-#define COMPARE(name, predicate, number)                                                                             \
+#define COMPARE(name, predicate, number)                                                                               \
     QKV_INLINE vmask name(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, predicate); }
 #endif
 COMPARE(v_less, _CMP_LT_OQ, "17")
@@ -111,14 +111,14 @@ QKV_INLINE void v_transpose(vec x[16]) {
     v_transpose_lanes(x + 4, y + 4);
     v_transpose_lanes(x + 8, y + 8);
     v_transpose_lanes(x + 12, y + 12);
-#define TRANSPOSE_OF_LANES(i, j) /* 4×4 of the 128-bit lanes */                                                      \
-    {                                                                                                                \
-        vec a = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xdd);          \
-        vec c = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x88), d = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xdd); \
-        x[i] = _mm512_shuffle_f32x4(a, c, 0x88);                                                                     \
-        x[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);                                                                 \
-        x[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);                                                                 \
-        x[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);                                                                \
+#define TRANSPOSE_OF_LANES(i, j) /* 4×4 of the 128-bit lanes */                                                       \
+    {                                                                                                                  \
+        vec a = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xdd);            \
+        vec c = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x88), d = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xdd);  \
+        x[i] = _mm512_shuffle_f32x4(a, c, 0x88);                                                                       \
+        x[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);                                                                   \
+        x[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);                                                                   \
+        x[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);                                                                  \
     }
     QKV_ROWS(4, TRANSPOSE_OF_LANES, 0)
 #undef TRANSPOSE_OF_LANES
@@ -183,9 +183,7 @@ QKV_INLINE vint i_add(vint a, vint b) { return _mm512_add_epi32(a, b); }
 QKV_INLINE vint i_sub(vint a, vint b) { return _mm512_sub_epi32(a, b); }
 QKV_INLINE vint i_sub_bytes(vint a, vint b) { return _mm512_sub_epi8(a, b); }
 QKV_INLINE vint i_shift(vint a, int left) { /* below 0: to the right, filled up with zeros */
-    return left > 0   ? _mm512_slli_epi32(a, (unsigned)left)
-           : left < 0 ? _mm512_srli_epi32(a, (unsigned)-left)
-                      : a;
+    return left > 0 ? _mm512_slli_epi32(a, (unsigned)left) : left < 0 ? _mm512_srli_epi32(a, (unsigned)-left) : a;
 }
 QKV_INLINE vec v_from_i(vint a) { return _mm512_cvtepi32_ps(a); }
 QKV_INLINE vint i_whole(vec a) { return _mm512_cvtps_epi32(a); } /* of whole numbers */
@@ -217,9 +215,7 @@ QKV_INLINE vdots d_bias(vdots dots, vint w) {
 }
 QKV_INLINE void d_store(void *p, vdots dots) { i_store(p, dots); }
 QKV_INLINE vdots d_load(const void *p) { return i_load(p); }
-QKV_INLINE vdots d_add_biased(vdots dots, vint w, vint a) {
-    return _mm512_add_epi16(dots, _mm512_maddubs_epi16(a, w));
-}
+QKV_INLINE vdots d_add_biased(vdots dots, vint w, vint a) { return _mm512_add_epi16(dots, _mm512_maddubs_epi16(a, w)); }
 
 /* Adds the four products of each word: any w, a within ±127. */
 QKV_INLINE vint i_add_signed_dots(vint sum, vint w, vint a) {

@@ -8,7 +8,7 @@ QKV_INLINE vec v_bf16_operand(vec x) {
     const uint32x4_t bits = vreinterpretq_u32_f32(x), magnitude = vshlq_n_u32(bits, 1);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
     uint32x4_t rounded = vaddq_u32(vaddq_n_u32(bits, 0x7fff), odd);
-    rounded = vdupq_m_n_u32(rounded, 0x7fc00000, vcmphiq_n_u32(magnitude, 0xff000000)); /* NaN */
+    rounded = vdupq_m_n_u32(rounded, 0x7fc00000, vcmphiq_n_u32(magnitude, 0xff000000));   /* NaN */
     rounded = vdupq_m_n_u32(rounded, 0, vcmphiq_u32(vdupq_n_u32(0x47000000), magnitude)); /* 2·(bits of 2⁻⁵⁶) */
     return vreinterpretq_f32_u32(vandq_u32(rounded, vdupq_n_u32(0xffff0000)));
 }

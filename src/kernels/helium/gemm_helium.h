@@ -46,58 +46,58 @@ QKV_INLINE void load_pair(float *first, float *second, const float **p) {
 #define TILE_START_ROW(i, vectors) QKV_COLS(vectors, TILE_START, i)
 #define TILE_B(i, j) const vec b_##j = load_b(kind, type, b, j, t);
 #define TILE_FMA(i, j) SUM(i, j) = vfmaq_n_f32(SUM(i, j), b_##j, factor);
-#define TILE_FMA_ROW(i, vectors)                                                                                     \
-    {                                                                                                                \
-        const float factor = transposed ? a_0[i] : *a_##i++;                                                         \
-        QKV_COLS(vectors, TILE_FMA, i)                                                                               \
+#define TILE_FMA_ROW(i, vectors)                                                                                       \
+    {                                                                                                                  \
+        const float factor = transposed ? a_0[i] : *a_##i++;                                                           \
+        QKV_COLS(vectors, TILE_FMA, i)                                                                                 \
     }
 #define TILE_NEXT_B(i, j) const vec next_##j = load_b(kind, type, b, j, t);
-#define TILE_PAIR_FMA(i, j)                                                                                          \
-    SUM(i, j) = vfmaq_n_f32(SUM(i, j), b_##j, first);                                                                \
+#define TILE_PAIR_FMA(i, j)                                                                                            \
+    SUM(i, j) = vfmaq_n_f32(SUM(i, j), b_##j, first);                                                                  \
     SUM(i, j) = vfmaq_n_f32(SUM(i, j), next_##j, second);
-#define TILE_PAIR_ROW(i, vectors)                                                                                    \
-    {                                                                                                                \
-        float first, second;                                                                                         \
-        load_pair(&first, &second, &a_##i);                                                                          \
-        QKV_COLS(vectors, TILE_PAIR_FMA, i)                                                                          \
+#define TILE_PAIR_ROW(i, vectors)                                                                                      \
+    {                                                                                                                  \
+        float first, second;                                                                                           \
+        load_pair(&first, &second, &a_##i);                                                                            \
+        QKV_COLS(vectors, TILE_PAIR_FMA, i)                                                                            \
     }
-#define TILE_ADD(i, j)                                                                                               \
-    if (t->accumulate)                                                                                               \
-        SUM(i, j) = vaddq_f32(vldrwq_f32(t->c + i * t->ldc + j * VLEN), SUM(i, j));                                  \
+#define TILE_ADD(i, j)                                                                                                 \
+    if (t->accumulate)                                                                                                 \
+        SUM(i, j) = vaddq_f32(vldrwq_f32(t->c + i * t->ldc + j * VLEN), SUM(i, j));                                    \
     V_ORDERED(SUM(i, j));
 #define TILE_ADD_ROW(i, vectors) QKV_COLS(vectors, TILE_ADD, i)
 #define TILE_STORE(i, j) vstrwq_f32(t->c + i * t->ldc + j * VLEN, SUM(i, j));
 #define TILE_STORE_ROW(i, vectors) QKV_COLS(vectors, TILE_STORE, i)
 
 /* False: something was flushed, and nothing is stored. */
-#define TILE(name, kind_of_b, type_of_b, is_transposed, rows, vectors)                                               \
-    static QKV_NOINLINE int name##_##rows##x##vectors(const tile *t) {                                               \
-        const int kind = kind_of_b, type = type_of_b, transposed = is_transposed;                                    \
-        const unsigned char *b = t->b;                                                                               \
-        const ptrdiff_t stride = kind == B_PANEL ? QKV_WORD_ROW : t->stride, lda = t->lda;                           \
-        size_t k = t->k;                                                                                             \
-        QKV_ROWS(rows, TILE_A, 0)                                                                                    \
-        QKV_ROWS(rows, TILE_START_ROW, vectors)                                                                      \
-        for (; (kind == B_PANEL || kind == B_WHOLE) && !transposed && vectors < 4 && k >= 2; k -= 2) {               \
-            QKV_COLS(vectors, TILE_B, 0)                                                                             \
-            b += stride;                                                                                             \
-            QKV_OPAQUE(b); /* or GCC copies it */                                                                    \
-            QKV_COLS(vectors, TILE_NEXT_B, 0)                                                                        \
-            b += stride;                                                                                             \
-            QKV_ROWS(rows, TILE_PAIR_ROW, vectors)                                                                   \
-        }                                                                                                            \
-        for (; k > 0; k--) {                                                                                         \
-            QKV_COLS(vectors, TILE_B, 0)                                                                             \
-            QKV_ROWS(rows, TILE_FMA_ROW, vectors)                                                                    \
-            b += stride;                                                                                             \
-            if (transposed)                                                                                          \
-                a_0 += lda;                                                                                          \
-        }                                                                                                            \
-        QKV_ROWS(rows, TILE_ADD_ROW, vectors)                                                                        \
-        if (was_flushed())                                                                                           \
-            return 0;                                                                                                \
-        QKV_ROWS(rows, TILE_STORE_ROW, vectors)                                                                      \
-        return 1;                                                                                                    \
+#define TILE(name, kind_of_b, type_of_b, is_transposed, rows, vectors)                                                 \
+    static QKV_NOINLINE int name##_##rows##x##vectors(const tile *t) {                                                 \
+        const int kind = kind_of_b, type = type_of_b, transposed = is_transposed;                                      \
+        const unsigned char *b = t->b;                                                                                 \
+        const ptrdiff_t stride = kind == B_PANEL ? QKV_WORD_ROW : t->stride, lda = t->lda;                             \
+        size_t k = t->k;                                                                                               \
+        QKV_ROWS(rows, TILE_A, 0)                                                                                      \
+        QKV_ROWS(rows, TILE_START_ROW, vectors)                                                                        \
+        for (; (kind == B_PANEL || kind == B_WHOLE) && !transposed && vectors < 4 && k >= 2; k -= 2) {                 \
+            QKV_COLS(vectors, TILE_B, 0)                                                                               \
+            b += stride;                                                                                               \
+            QKV_OPAQUE(b); /* or GCC copies it */                                                                      \
+            QKV_COLS(vectors, TILE_NEXT_B, 0)                                                                          \
+            b += stride;                                                                                               \
+            QKV_ROWS(rows, TILE_PAIR_ROW, vectors)                                                                     \
+        }                                                                                                              \
+        for (; k > 0; k--) {                                                                                           \
+            QKV_COLS(vectors, TILE_B, 0)                                                                               \
+            QKV_ROWS(rows, TILE_FMA_ROW, vectors)                                                                      \
+            b += stride;                                                                                               \
+            if (transposed)                                                                                            \
+                a_0 += lda;                                                                                            \
+        }                                                                                                              \
+        QKV_ROWS(rows, TILE_ADD_ROW, vectors)                                                                          \
+        if (was_flushed())                                                                                             \
+            return 0;                                                                                                  \
+        QKV_ROWS(rows, TILE_STORE_ROW, vectors)                                                                        \
+        return 1;                                                                                                      \
     }
 
 typedef int tile_function(const tile *);
@@ -106,16 +106,18 @@ typedef int tile_function(const tile *);
 typedef struct shapes {
     tile_function *four, *two, *one, *wide_two, *wide_one;
 } shapes;
-#define TILES(name, kind, type, transposed)                                                                          \
-    TILE(name, kind, type, transposed, 4, 1)                                                                         \
-    TILE(name, kind, type, transposed, 2, 1)                                                                         \
+#define TILES(name, kind, type, transposed)                                                                            \
+    TILE(name, kind, type, transposed, 4, 1)                                                                           \
+    TILE(name, kind, type, transposed, 2, 1)                                                                           \
     TILE(name, kind, type, transposed, 1, 1)
-#define WIDE_TILES(name, kind, type)                                                                                 \
-    TILES(name, kind, type, 0)                                                                                       \
-    TILE(name, kind, type, 0, 2, 2)                                                                                  \
+#define WIDE_TILES(name, kind, type)                                                                                   \
+    TILES(name, kind, type, 0)                                                                                         \
+    TILE(name, kind, type, 0, 2, 2)                                                                                    \
     TILE(name, kind, type, 0, 1, 4)
-#define SHAPES(name) {name##_4x1, name##_2x1, name##_1x1, NULL, NULL}
-#define WIDE_SHAPES(name) {name##_4x1, name##_2x1, name##_1x1, name##_2x2, name##_1x4}
+#define SHAPES(name)                                                                                                   \
+    { name##_4x1, name##_2x1, name##_1x1, NULL, NULL }
+#define WIDE_SHAPES(name)                                                                                              \
+    { name##_4x1, name##_2x1, name##_1x1, name##_2x2, name##_1x4 }
 
 WIDE_TILES(panel, B_PANEL, QKV_F32)
 WIDE_TILES(whole, B_WHOLE, QKV_F32)
@@ -141,7 +143,7 @@ enum { OF_GEMM, OF_GEMM_T, OF_GEMM_NT, OF_GEMM_STORED };
 typedef struct product {
     int entry, type;
     const shapes *whole, *edge;
-    tile tile; /* its first one, and what all share */
+    tile tile;            /* its first one, and what all share */
     ptrdiff_t ldb, panel; /* floats */
     size_t rows, cols;
 } product;
@@ -199,8 +201,7 @@ static void go_to_column(const product *p, tile *t, size_t j) {
         t->column = p->type == QKV_Q8_0 ? j % QKV_Q8_0_CHANNELS : 0;
         t->b = b + qkv_stored_bytes(p->type, (int64_t)(j - t->column));
         break;
-    default:
-        t->b = b + ((ptrdiff_t)(j / QKV_PANEL) * p->panel + (ptrdiff_t)(j % QKV_PANEL)) * (ptrdiff_t)sizeof(float);
+    default: t->b = b + ((ptrdiff_t)(j / QKV_PANEL) * p->panel + (ptrdiff_t)(j % QKV_PANEL)) * (ptrdiff_t)sizeof(float);
     }
 }
 
@@ -242,14 +243,20 @@ static void multiply(const product *p) {
 
 enum { BYTES = sizeof(float) };
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
+                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     (void)soon;
     const product p = {.entry = OF_GEMM,
                        .whole = ldb == QKV_PANEL ? &panel_tiles : &whole_tiles,
                        .edge = &tail_tiles,
-                       .tile = {.c = c, .a = a, .b = (const unsigned char *)b, .ldc = ldc, .lda = lda,
-                                .stride = ldb * BYTES, .k = k, .accumulate = accumulate},
+                       .tile = {.c = c,
+                                .a = a,
+                                .b = (const unsigned char *)b,
+                                .ldc = ldc,
+                                .lda = lda,
+                                .stride = ldb * BYTES,
+                                .k = k,
+                                .accumulate = accumulate},
                        .ldb = ldb,
                        .panel = panel,
                        .rows = rows,
@@ -262,8 +269,14 @@ static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const
     const product p = {.entry = OF_GEMM_T,
                        .whole = &whole_t_tiles,
                        .edge = &tail_t_tiles,
-                       .tile = {.c = c, .a = a, .b = (const unsigned char *)b, .ldc = ldc, .lda = lda,
-                                .stride = ldb * BYTES, .k = k, .accumulate = accumulate},
+                       .tile = {.c = c,
+                                .a = a,
+                                .b = (const unsigned char *)b,
+                                .ldc = ldc,
+                                .lda = lda,
+                                .stride = ldb * BYTES,
+                                .k = k,
+                                .accumulate = accumulate},
                        .ldb = ldb,
                        .panel = QKV_PANEL,
                        .rows = rows,
@@ -277,8 +290,14 @@ static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, cons
     const product p = {.entry = OF_GEMM_NT,
                        .whole = &turned_tiles,
                        .edge = &turned_tiles,
-                       .tile = {.c = c, .a = a, .b = (const unsigned char *)b, .ldc = ldc, .lda = lda,
-                                .stride = BYTES, .k = k, .offsets = lane_offsets(ldb * BYTES),
+                       .tile = {.c = c,
+                                .a = a,
+                                .b = (const unsigned char *)b,
+                                .ldc = ldc,
+                                .lda = lda,
+                                .stride = BYTES,
+                                .k = k,
+                                .offsets = lane_offsets(ldb * BYTES),
                                 .accumulate = accumulate},
                        .ldb = ldb,
                        .rows = rows,
@@ -293,8 +312,14 @@ static void gemm_stored(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, 
                        .type = type,
                        .whole = type == QKV_F32 ? &whole_tiles : &stored_tiles[type],
                        .edge = &stored_tiles[type],
-                       .tile = {.c = c, .a = a, .b = (const unsigned char *)b, .ldc = ldc, .lda = lda,
-                                .stride = stride, .k = k, .resume = resume},
+                       .tile = {.c = c,
+                                .a = a,
+                                .b = (const unsigned char *)b,
+                                .ldc = ldc,
+                                .lda = lda,
+                                .stride = stride,
+                                .k = k,
+                                .resume = resume},
                        .rows = rows,
                        .cols = cols};
     multiply(&p);

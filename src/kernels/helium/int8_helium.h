@@ -132,12 +132,12 @@ static QKV_NOINLINE void keys_to_words_exactly(int type, float *panel, float *sc
     FLUSHES_CLEAR();
 }
 
-#define INTEGER_OF_KEYS(n, j)                                                                                        \
-    if (c + n < k) {                                                                                                 \
-        const vec y = vmulq_f32(term_of_keys(type, src, c + n, means), by);                                          \
-        word = vsliq_n_u32(word, vreinterpretq_u32_s32(vcvtnq_s32_f32(y)), 8 * n);                                   \
-    } else {                                                                                                         \
-        word = vsliq_n_u32(word, vdupq_n_u32(0), 8 * n);                                                             \
+#define INTEGER_OF_KEYS(n, j)                                                                                          \
+    if (c + n < k) {                                                                                                   \
+        const vec y = vmulq_f32(term_of_keys(type, src, c + n, means), by);                                            \
+        word = vsliq_n_u32(word, vreinterpretq_u32_s32(vcvtnq_s32_f32(y)), 8 * n);                                     \
+    } else {                                                                                                           \
+        word = vsliq_n_u32(word, vdupq_n_u32(0), 8 * n);                                                               \
     }
 /* Words of VLEN keys. type is a constant. */
 QKV_INLINE void keys_to_words(int type, float *panel, float *scales, const unsigned char *src, size_t k,
@@ -168,7 +168,7 @@ QKV_INLINE void keys_to_words(int type, float *panel, float *scales, const unsig
     FLUSHES_CLEAR();
 }
 
-#define BYTE_OF_KEYS(n, j)                                                                                           \
+#define BYTE_OF_KEYS(n, j)                                                                                             \
     word = vsliq_n_u32(word, c + n < k ? vldrbq_u32(src + (c + n) * QKV_PANEL) : vdupq_n_u32(0), 8 * n);
 QKV_INLINE void bytes_to_words(float *panel, const unsigned char *src, size_t k) {
     for (size_t c = 0; c < k; c += 4) {
@@ -201,27 +201,27 @@ typedef int32_t int8_sums[INT8_ROWS][QKV_PANEL];
 #define INT8_DOT(i, j) sums[i][j] = adds ? vmladavaq_s8(sums[i][j], a_##i, w) : vmladavq_s8(a_##i, w);
 /* So many rows, `row` bytes apart, by cols keys: up to sixteen terms. Of words that are missing the first one takes the
  * place, as the terms of A are 0 there. adds is a constant. */
-#define INT8_PRODUCT(rows)                                                                                           \
-    QKV_INLINE void int8_product_##rows(int adds, int8_sums sums, const int8_t *a, ptrdiff_t row,                    \
-                                        const unsigned char *b, size_t cols, size_t terms) {                         \
-        const uint32x4_t offsets = vpselq_u32(lane_offsets(QKV_WORD_ROW), vdupq_n_u32(0), lanes_of((terms + 3) / 4)); \
-        const mve_pred16_t bytes = vctp8q((uint32_t)terms);                                                          \
-        QKV_ROWS(rows, INT8_TERMS, 0)                                                                                \
-        for (size_t j = 0; j < cols; j++, b += 4) {                                                                  \
-            const int8x16_t w =                                                                                      \
-                vreinterpretq_s8_s32(vldrwq_gather_offset_s32((const int32_t *)(const void *)b, offsets));           \
-            QKV_ROWS(rows, INT8_DOT, j)                                                                              \
-        }                                                                                                            \
+#define INT8_PRODUCT(rows)                                                                                             \
+    QKV_INLINE void int8_product_##rows(int adds, int8_sums sums, const int8_t *a, ptrdiff_t row,                      \
+                                        const unsigned char *b, size_t cols, size_t terms) {                           \
+        const uint32x4_t offsets = vpselq_u32(lane_offsets(QKV_WORD_ROW), vdupq_n_u32(0), lanes_of((terms + 3) / 4));  \
+        const mve_pred16_t bytes = vctp8q((uint32_t)terms);                                                            \
+        QKV_ROWS(rows, INT8_TERMS, 0)                                                                                  \
+        for (size_t j = 0; j < cols; j++, b += 4) {                                                                    \
+            const int8x16_t w =                                                                                        \
+                vreinterpretq_s8_s32(vldrwq_gather_offset_s32((const int32_t *)(const void *)b, offsets));             \
+            QKV_ROWS(rows, INT8_DOT, j)                                                                                \
+        }                                                                                                              \
     }
 INT8_PRODUCT(1)
 INT8_PRODUCT(4)
-#define INT8_ROWS_OF(name, adds)                                                                                     \
-    static QKV_NOINLINE void name(int8_sums sums, const int8_t *a, ptrdiff_t row, size_t rows,                       \
-                                  const unsigned char *b, size_t cols, size_t terms) {                               \
-        if (rows == INT8_ROWS)                                                                                       \
-            int8_product_4(adds, sums, a, row, b, cols, terms);                                                      \
-        else                                                                                                         \
-            int8_product_1(adds, sums, a, row, b, cols, terms);                                                      \
+#define INT8_ROWS_OF(name, adds)                                                                                       \
+    static QKV_NOINLINE void name(int8_sums sums, const int8_t *a, ptrdiff_t row, size_t rows, const unsigned char *b, \
+                                  size_t cols, size_t terms) {                                                         \
+        if (rows == INT8_ROWS)                                                                                         \
+            int8_product_4(adds, sums, a, row, b, cols, terms);                                                        \
+        else                                                                                                           \
+            int8_product_1(adds, sums, a, row, b, cols, terms);                                                        \
     }
 INT8_ROWS_OF(first_int8_terms, 0)
 INT8_ROWS_OF(more_int8_terms, 1)

@@ -1,11 +1,10 @@
 /* Entries that are the portable set's, called through its table.  SPDX-License-Identifier: MIT */
 
 /* ENTRY(name in the table, name in table.inc.h, parameters, arguments) */
-#define ENTRY(entry, name, parameters, arguments)                                                                    \
+#define ENTRY(entry, name, parameters, arguments)                                                                      \
     static void name parameters { qkv_kernels_portable.entry arguments; }
 
-ENTRY(narrow, narrow,
-      (void *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds, int type, size_t rows, size_t n),
+ENTRY(narrow, narrow, (void *dst, ptrdiff_t stride, const float *src, ptrdiff_t lds, int type, size_t rows, size_t n),
       (dst, stride, src, lds, type, rows, n))
 ENTRY(widen_weights, widen_weights, (float *dst, const void *panel, int type, size_t first, size_t k),
       (dst, panel, type, first, k))

@@ -48,11 +48,11 @@ QKV_INLINE float sum_lanes(vec lanes_0, vec lanes_1, vec lanes_2, vec lanes_3) {
     return (x[0] + x[2]) + (x[1] + x[3]);
 }
 
-#define WEIGHTS(i)                                                                                                   \
-    {                                                                                                                \
-        const vec p = v_exp2(vsubq_n_f32(vldrwq_f32(t + x + i * VLEN), max), for_bf16);                              \
-        vstrwq_f32(t + x + i * VLEN, p);                                                                             \
-        lanes_##i = vaddq_f32(lanes_##i, p);                                                                         \
+#define WEIGHTS(i)                                                                                                     \
+    {                                                                                                                  \
+        const vec p = v_exp2(vsubq_n_f32(vldrwq_f32(t + x + i * VLEN), max), for_bf16);                                \
+        vstrwq_f32(t + x + i * VLEN, p);                                                                               \
+        lanes_##i = vaddq_f32(lanes_##i, p);                                                                           \
     }
 QKV_INLINE float row_weights(int for_bf16, float *t, size_t cols, float max) {
     vec lanes_0 = vdupq_n_f32(0), lanes_1 = lanes_0, lanes_2 = lanes_0, lanes_3 = lanes_0;
@@ -109,26 +109,26 @@ static uint32_t nan_rows(const float *o, ptrdiff_t ld, size_t rows, size_t cols)
 
 /* Sixteen elements x_0 … x_3 of a row at once, which are stored if nothing was flushed; else, and for what is left of
  * the row, the portable set. */
-#define IN_SIXTEENS(vector, exactly)                                                                                 \
-    for (size_t j = 0; j < n; j += QKV_LANES) {                                                                      \
-        size_t count = n - j;                                                                                        \
-        if (count >= QKV_LANES) {                                                                                    \
-            count = QKV_LANES;                                                                                       \
-            vec x_0 = vector(0), x_1 = vector(1), x_2 = vector(2), x_3 = vector(3);                                  \
-            V_ORDERED(x_0);                                                                                          \
-            V_ORDERED(x_1);                                                                                          \
-            V_ORDERED(x_2);                                                                                          \
-            V_ORDERED(x_3);                                                                                          \
-            if (!was_flushed()) {                                                                                    \
-                vstrwq_f32(dst + j, x_0);                                                                            \
-                vstrwq_f32(dst + j + VLEN, x_1);                                                                     \
-                vstrwq_f32(dst + j + 2 * VLEN, x_2);                                                                 \
-                vstrwq_f32(dst + j + 3 * VLEN, x_3);                                                                 \
-                continue;                                                                                            \
-            }                                                                                                        \
-        }                                                                                                            \
-        exactly;                                                                                                     \
-        FLUSHES_CLEAR();                                                                                             \
+#define IN_SIXTEENS(vector, exactly)                                                                                   \
+    for (size_t j = 0; j < n; j += QKV_LANES) {                                                                        \
+        size_t count = n - j;                                                                                          \
+        if (count >= QKV_LANES) {                                                                                      \
+            count = QKV_LANES;                                                                                         \
+            vec x_0 = vector(0), x_1 = vector(1), x_2 = vector(2), x_3 = vector(3);                                    \
+            V_ORDERED(x_0);                                                                                            \
+            V_ORDERED(x_1);                                                                                            \
+            V_ORDERED(x_2);                                                                                            \
+            V_ORDERED(x_3);                                                                                            \
+            if (!was_flushed()) {                                                                                      \
+                vstrwq_f32(dst + j, x_0);                                                                              \
+                vstrwq_f32(dst + j + VLEN, x_1);                                                                       \
+                vstrwq_f32(dst + j + 2 * VLEN, x_2);                                                                   \
+                vstrwq_f32(dst + j + 3 * VLEN, x_3);                                                                   \
+                continue;                                                                                              \
+            }                                                                                                          \
+        }                                                                                                              \
+        exactly;                                                                                                       \
+        FLUSHES_CLEAR();                                                                                               \
     }
 
 /* x·y + 0, which is never −0. */
@@ -166,15 +166,15 @@ static void add(float *dst, ptrdiff_t ldd, const float *src, ptrdiff_t lds, size
     flushes_end(flags);
 }
 
-#define SCALED_SCORE(i)                                                                                              \
-    vfmaq_n_f32(vdupq_n_f32(offsets[r]),                                                                             \
+#define SCALED_SCORE(i)                                                                                                \
+    vfmaq_n_f32(vdupq_n_f32(offsets[r]),                                                                               \
                 vmulq_f32(vldrwq_f32(dst + j + i * VLEN), vldrwq_f32(columns + j + i * VLEN)), factors[r])
 static void scale_scores(float *dst, ptrdiff_t ld, size_t rows, size_t n, const float *columns, const float *factors,
                          const float *offsets) {
     const uint32_t flags = flushes_begin();
     for (size_t r = 0; r < rows; r++, dst += ld)
-        IN_SIXTEENS(SCALED_SCORE, qkv_kernels_portable.scale_scores(dst + j, 0, 1, count, columns + j, factors + r,
-                                                                    offsets + r))
+        IN_SIXTEENS(SCALED_SCORE,
+                    qkv_kernels_portable.scale_scores(dst + j, 0, 1, count, columns + j, factors + r, offsets + r))
     flushes_end(flags);
 }
 

@@ -52,9 +52,7 @@ QKV_INLINE void flushes_end(uint32_t before) {
 QKV_INLINE mve_pred16_t lanes_of(size_t n) { return vctp32q((uint32_t)n); }
 
 /* From lane to lane so many bytes; any sign, addresses are mod 2³². */
-QKV_INLINE uint32x4_t lane_offsets(ptrdiff_t bytes) {
-    return vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)bytes);
-}
+QKV_INLINE uint32x4_t lane_offsets(ptrdiff_t bytes) { return vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)bytes); }
 
 /* Binary16 in the lower half of each lane. In q0 alone, as GNU as 2.40 assembles this instruction wrongly for any other
  * register. No conversion flushes: its result is a normal number or 0. */
@@ -81,8 +79,7 @@ QKV_INLINE vec gather_stored_lanes(int type, const unsigned char *p, uint32x4_t 
     const uint16_t *halves = (const uint16_t *)(const void *)p;
     switch (type) {
     case QKV_F16: return from_f16(vldrhq_gather_offset_z_u32(halves, offsets, lanes));
-    case QKV_BF16:
-        return vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_gather_offset_z_u32(halves, offsets, lanes), 16));
+    case QKV_BF16: return vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_gather_offset_z_u32(halves, offsets, lanes), 16));
     case QKV_INT8: return vcvtq_f32_s32(vldrbq_gather_offset_z_s32((const int8_t *)p, offsets, lanes));
     default: return vldrwq_gather_offset_z_f32((const float *)(const void *)p, offsets, lanes);
     }

@@ -18,35 +18,35 @@ typedef struct block_bytes {
 } block_bytes;
 
 #define TERMS(i, j) const int8x16_t lower_##i = vldrbq_s8(a[i].q), upper_##i = vldrbq_s8(a[i].q + 16);
-#define DOTS(i, j)                                                                                                   \
-    sums[i][j] = halves == 0   ? vmladavaq_s8(vmladavq_s8(w, lower_##i), v, upper_##i)                               \
-                 : halves == 1 ? vmladavq_s8(w, lower_##i)                                                           \
+#define DOTS(i, j)                                                                                                     \
+    sums[i][j] = halves == 0   ? vmladavaq_s8(vmladavq_s8(w, lower_##i), v, upper_##i)                                 \
+                 : halves == 1 ? vmladavq_s8(w, lower_##i)                                                             \
                                : vmladavq_s8(v, upper_##i);
 /* halves: 0 for all terms, 1 or 2 for one half of them. */
-#define DOTS_OF_ROWS(rows)                                                                                           \
-    QKV_INLINE void dots_of_##rows(int halves, block_sums sums, const qkv_terms *a, block_bytes b, size_t cols) {    \
-        const uint32x4_t offsets = lane_offsets(b.word);                                                             \
-        const unsigned char *at = b.at, *after = at + 4 * b.word;                                                    \
-        QKV_ROWS(rows, TERMS, 0)                                                                                     \
-        for (size_t j = 0; j < cols; j++, at += b.column, after += b.column) {                                       \
-            int8x16_t w = vdupq_n_s8(0), v = w;                                                                      \
-            if (halves != 2)                                                                                         \
-                w = vreinterpretq_s8_s32(vldrwq_gather_offset_s32((const int32_t *)(const void *)at, offsets));      \
-            if (halves != 1)                                                                                         \
-                v = vreinterpretq_s8_s32(vldrwq_gather_offset_s32((const int32_t *)(const void *)after, offsets));   \
-            QKV_ROWS(rows, DOTS, j)                                                                                  \
-        }                                                                                                            \
+#define DOTS_OF_ROWS(rows)                                                                                             \
+    QKV_INLINE void dots_of_##rows(int halves, block_sums sums, const qkv_terms *a, block_bytes b, size_t cols) {      \
+        const uint32x4_t offsets = lane_offsets(b.word);                                                               \
+        const unsigned char *at = b.at, *after = at + 4 * b.word;                                                      \
+        QKV_ROWS(rows, TERMS, 0)                                                                                       \
+        for (size_t j = 0; j < cols; j++, at += b.column, after += b.column) {                                         \
+            int8x16_t w = vdupq_n_s8(0), v = w;                                                                        \
+            if (halves != 2)                                                                                           \
+                w = vreinterpretq_s8_s32(vldrwq_gather_offset_s32((const int32_t *)(const void *)at, offsets));        \
+            if (halves != 1)                                                                                           \
+                v = vreinterpretq_s8_s32(vldrwq_gather_offset_s32((const int32_t *)(const void *)after, offsets));     \
+            QKV_ROWS(rows, DOTS, j)                                                                                    \
+        }                                                                                                              \
     }
 DOTS_OF_ROWS(1)
 DOTS_OF_ROWS(3)
 
-#define DOTS_BY_HALVES(name, halves)                                                                                 \
-    static QKV_NOINLINE void name(block_sums sums, const qkv_terms *a, size_t rows, block_bytes b, size_t cols) {    \
-        if (rows == WEIGHT_ROWS)                                                                                     \
-            dots_of_3(halves, sums, a, b, cols);                                                                     \
-        else                                                                                                         \
-            for (size_t i = 0; i < rows; i++)                                                                        \
-                dots_of_1(halves, sums + i, a + i, b, cols);                                                         \
+#define DOTS_BY_HALVES(name, halves)                                                                                   \
+    static QKV_NOINLINE void name(block_sums sums, const qkv_terms *a, size_t rows, block_bytes b, size_t cols) {      \
+        if (rows == WEIGHT_ROWS)                                                                                       \
+            dots_of_3(halves, sums, a, b, cols);                                                                       \
+        else                                                                                                           \
+            for (size_t i = 0; i < rows; i++)                                                                          \
+                dots_of_1(halves, sums + i, a + i, b, cols);                                                           \
     }
 DOTS_BY_HALVES(dots_of_block, 0)
 DOTS_BY_HALVES(dots_of_lower, 1)

@@ -59,8 +59,7 @@ typedef struct vterms {
     int8x16_t lower, upper;
 } vterms;
 QKV_INLINE vterms d_terms(const int8_t *q) { return (vterms){vld1q_s8(q), vld1q_s8(q + 16)}; }
-#define SDOT(lane)                                                                                                   \
-    __asm__("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(sum) : "w"(w), "w"(of_a))
+#define SDOT(lane) __asm__("sdot %0.4s, %1.16b, %2.4b[" #lane "]" : "+w"(sum) : "w"(w), "w"(of_a))
 QKV_INLINE vint d_dot(vint sum, vint w, vterms a, int g) {
     const int8x16_t of_a = g < 4 ? a.lower : a.upper;
     switch (g % 4) {

@@ -51,8 +51,8 @@ QKV_INLINE vec v_mul(vec a, vec b) { return vmulq_f32(a, b); }
 QKV_INLINE vec v_div(vec a, vec b) { return vdivq_f32(a, b); }
 QKV_INLINE vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }  /* a·b + c */
 QKV_INLINE vec v_fnma(vec a, vec b, vec c) { return vfmsq_f32(c, a, b); } /* c − a·b */
-QKV_INLINE vec v_max(vec a, vec b) { return vmaxq_f32(a, b); } /* a NaN where either is one */
-QKV_INLINE vec v_min(vec a, vec b) { return vminq_f32(a, b); } /* a NaN where either is one */
+QKV_INLINE vec v_max(vec a, vec b) { return vmaxq_f32(a, b); }            /* a NaN where either is one */
+QKV_INLINE vec v_min(vec a, vec b) { return vminq_f32(a, b); }            /* a NaN where either is one */
 QKV_INLINE vec v_abs(vec a) { return vabsq_f32(a); }
 QKV_INLINE vec v_sign_of(vec magnitude, vec sign) { /* magnitude ≥ 0 */
     return vbslq_f32(vdupq_n_u32(0x80000000u), sign, magnitude);
@@ -130,44 +130,42 @@ QKV_INLINE vec v_fma_lane(vec a, int lane, vec b, vec c) {
  * loads would occupy an FMA pipe each. In a whole tile 24 sums and 6 rows of A leave two registers for B: compilers
  * must neither load it ahead nor keep a pointer to each row of A, lest they spill. */
 #define LANE_STEPS 4
-#define LANES_OF_A(i, j)                                                                                             \
-    if (i % 2 == 0)                                                                                                  \
-        QKV_OPAQUE(at);                                                                                              \
-    vec columns_##i = v_load(at + i % 2 * row);                                                                      \
-    if (i % 2 == 1)                                                                                                  \
+#define LANES_OF_A(i, j)                                                                                               \
+    if (i % 2 == 0)                                                                                                    \
+        QKV_OPAQUE(at);                                                                                                \
+    vec columns_##i = v_load(at + i % 2 * row);                                                                        \
+    if (i % 2 == 1)                                                                                                    \
         at += 2 * row;
 #define LANE_FMA(i, j) SUM(i, j) = TILE_FMA_LANE(columns_##i, lane, of_b, SUM(i, j));
-#define LANE_VECTOR(i, j)                                                                                            \
-    {                                                                                                                \
-        vec of_b = v_load(b + j * VLEN);                                                                             \
-        __asm__("" ::: "memory"); /* later loads stay below */                                                       \
-        QKV_ROWS(ROWS, LANE_FMA, j)                                                                                  \
+#define LANE_VECTOR(i, j)                                                                                              \
+    {                                                                                                                  \
+        vec of_b = v_load(b + j * VLEN);                                                                               \
+        __asm__("" ::: "memory"); /* later loads stay below */                                                         \
+        QKV_ROWS(ROWS, LANE_FMA, j)                                                                                    \
     }
-#define LANE_STEP(x)                                                                                                 \
-    {                                                                                                                \
-        const int lane = x;                                                                                          \
-        QKV_COLS(VECTORS, LANE_VECTOR, 0)                                                                            \
-        b += ldb;                                                                                                    \
+#define LANE_STEP(x)                                                                                                   \
+    {                                                                                                                  \
+        const int lane = x;                                                                                            \
+        QKV_COLS(VECTORS, LANE_VECTOR, 0)                                                                              \
+        b += ldb;                                                                                                      \
     }
 
 /* One row of a transposed A, TILE_ROWS factors side by side, against one row of B. */
 #define LANE_FMA_T(i, j) SUM(i, j) = TILE_FMA_LANE(i < VLEN ? first : second, i % VLEN, of_b, SUM(i, j));
-#define LANE_VECTOR_T(i, j)                                                                                          \
-    {                                                                                                                \
-        vec of_b = v_load(b + j * VLEN);                                                                             \
-        QKV_ROWS(ROWS, LANE_FMA_T, j)                                                                                \
+#define LANE_VECTOR_T(i, j)                                                                                            \
+    {                                                                                                                  \
+        vec of_b = v_load(b + j * VLEN);                                                                               \
+        QKV_ROWS(ROWS, LANE_FMA_T, j)                                                                                  \
     }
-#define LANE_STEP_T                                                                                                  \
-    {                                                                                                                \
-        vec first = v_load(a), second = vcombine_f32(vld1_f32(a + VLEN), vdup_n_f32(0.0f));                          \
-        QKV_COLS(VECTORS, LANE_VECTOR_T, 0)                                                                          \
-        a += step, lower += step, b += ldb;                                                                          \
+#define LANE_STEP_T                                                                                                    \
+    {                                                                                                                  \
+        vec first = v_load(a), second = vcombine_f32(vld1_f32(a + VLEN), vdup_n_f32(0.0f));                            \
+        QKV_COLS(VECTORS, LANE_VECTOR_T, 0)                                                                            \
+        a += step, lower += step, b += ldb;                                                                            \
     }
 
 /* VLEN stored elements at p, and the scale of a block in every lane. No conversion looks at FPCR's flushing. */
-QKV_INLINE vec v_load_f16(const unsigned char *p) {
-    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
-}
+QKV_INLINE vec v_load_f16(const unsigned char *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
 QKV_INLINE vec v_load_bf16(const unsigned char *p) {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
 }
@@ -191,9 +189,7 @@ QKV_INLINE uint32x4_t to_bf16(vec x) {
 }
 QKV_INLINE vec v_round_bf16(vec x) { return vreinterpretq_f32_u32(vandq_u32(to_bf16(x), vdupq_n_u32(0xffff0000))); }
 QKV_INLINE vec v_swap(vec a) { return vrev64q_f32(a); } /* the two lanes of each pair */
-QKV_INLINE void v_store_bf16(unsigned char *p, vec x) {
-    vst1_u8(p, vreinterpret_u8_u16(vshrn_n_u32(to_bf16(x), 16)));
-}
+QKV_INLINE void v_store_bf16(unsigned char *p, vec x) { vst1_u8(p, vreinterpret_u8_u16(vshrn_n_u32(to_bf16(x), 16))); }
 
 /* Words of 32 bits in lanes, and their bytes. */
 typedef uint32x4_t vint;

@@ -115,8 +115,8 @@ static void multiply(float *c, ptrdiff_t ldc, const operands *o, ptrdiff_t panel
     }
 }
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb,
-                 ptrdiff_t panel, size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
+                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
     (void)soon;
     multiply(c, ldc, &(operands){a, b, lda, 1, ldb}, panel, rows, cols, k, accumulate);
 }

@@ -7,9 +7,9 @@
 #ifndef QKV_SIMD_RVV_H
 #define QKV_SIMD_RVV_H
 
-typedef vfloat32m2_t vec;  /* v_width() floats */
-typedef vbool16_t vmask;   /* one truth value a lane */
-typedef size_t vlanes;     /* so many first lanes take part */
+typedef vfloat32m2_t vec;   /* v_width() floats */
+typedef vbool16_t vmask;    /* one truth value a lane */
+typedef size_t vlanes;      /* so many first lanes take part */
 typedef vuint32m2_t vwords; /* as many words of 32 bits */
 
 typedef vfloat32m4_t vgroup;

@@ -28,8 +28,8 @@ typedef svfloat32_t vfactor;
 #define STORED_VECTORS_4 4
 /* Loads of a tile stay where they are: GCC else has so many of them early that sums go to the stack. */
 #define TILE_FENCE __asm__("" ::: "memory");
-#define EXP2_STREAMS 4       /* exponentials at once, so that none waits for another's chain */
-#define NT_ROWS 6            /* up to which loads of single floats cost less than packing */
+#define EXP2_STREAMS 4 /* exponentials at once, so that none waits for another's chain */
+#define NT_ROWS 6      /* up to which loads of single floats cost less than packing */
 
 V_INLINE size_t v_width(void) { return svcntw(); }
 /* Lanes for the `left` > 0 floats that are left: as many as there are, v_step of them. */
@@ -52,10 +52,10 @@ V_INLINE vec v_set(vlanes on, float x) {
 V_INLINE vec v_load(vlanes on, const float *p) { return svld1_f32(on, p); }
 V_INLINE void v_store(vlanes on, float *p, vec x) { svst1_f32(on, p, x); }
 
-#define V_BINARY(name, instruction)                                                                                  \
-    V_INLINE vec name(vlanes on, vec a, vec b) {                                                                     \
-        (void)on;                                                                                                    \
-        return instruction(svptrue_b32(), a, b);                                                                     \
+#define V_BINARY(name, instruction)                                                                                    \
+    V_INLINE vec name(vlanes on, vec a, vec b) {                                                                       \
+        (void)on;                                                                                                      \
+        return instruction(svptrue_b32(), a, b);                                                                       \
     }
 V_BINARY(v_add, svadd_f32_x)
 V_BINARY(v_sub, svsub_f32_x)

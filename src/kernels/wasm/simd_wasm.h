@@ -14,9 +14,9 @@ typedef size_t vtail; /* the first lanes of a vector: how much of it is memory *
 #define WIDEST_VECTORS 8 /* in a tile of one row */
 #define WIDE_VECTORS 4   /* in one of two or three rows */
 #endif
-#define NT_ROWS 6        /* of sums that fit the registers beside a square of VLEN vectors */
-#define MASKED_LOADS 0   /* v_load_tail is dear: a vector with a tail is a tile of its own */
-#define NO_PREFETCH      /* there is no such instruction */
+#define NT_ROWS 6      /* of sums that fit the registers beside a square of VLEN vectors */
+#define MASKED_LOADS 0 /* v_load_tail is dear: a vector with a tail is a tile of its own */
+#define NO_PREFETCH    /* there is no such instruction */
 
 QKV_INLINE vec v_zero(void) { return wasm_f32x4_const_splat(0.0f); }
 QKV_INLINE vec v_set(float x) { return wasm_f32x4_splat(x); }
@@ -66,8 +66,8 @@ QKV_INLINE vec of_halves(vec low, vec high) {
 /* Two lanes of qkv_fma_soft, in double: product + c, rounded to odd. */
 QKV_INLINE vec sum_to_odd(vec product, vec c) {
     const vec sum = wasm_f64x2_add(product, c), virtual_c = wasm_f64x2_sub(sum, product);
-    const vec error = wasm_f64x2_add(wasm_f64x2_sub(product, wasm_f64x2_sub(sum, virtual_c)),
-                                     wasm_f64x2_sub(c, virtual_c));
+    const vec error =
+        wasm_f64x2_add(wasm_f64x2_sub(product, wasm_f64x2_sub(sum, virtual_c)), wasm_f64x2_sub(c, virtual_c));
     /* 1 where there is one; there is none in a NaN or beside an infinity, where error is a NaN. */
     const vec inexact = wasm_u64x2_shr(wasm_f64x2_gt(wasm_f64x2_abs(error), wasm_f64x2_const_splat(0.0)), 63);
     const vec past = wasm_v128_and(wasm_u64x2_shr(wasm_v128_xor(sum, error), 63), inexact);
@@ -84,8 +84,8 @@ QKV_INLINE vec v_fma(vec a, vec b, vec c) {
     const vec low = wasm_f64x2_add(wasm_f64x2_mul(low_half(a), low_half(b)), low_half(c));
     const vec high = wasm_f64x2_add(wasm_f64x2_mul(high_half(a), high_half(b)), high_half(c));
     const v128_t lower = wasm_i32x4_shuffle(low, high, 0, 2, 4, 6), upper = wasm_i32x4_shuffle(low, high, 1, 3, 5, 7);
-    const v128_t halfway = wasm_i32x4_eq(wasm_v128_and(lower, wasm_i32x4_const_splat(0x1fffffff)),
-                                         wasm_i32x4_const_splat(0x10000000));
+    const v128_t halfway =
+        wasm_i32x4_eq(wasm_v128_and(lower, wasm_i32x4_const_splat(0x1fffffff)), wasm_i32x4_const_splat(0x10000000));
     /* Not zero and below 2^-126: from 1 to 2·0x38100000 − 1 without the sign; moved to the least signed numbers. */
     const v128_t small = wasm_i32x4_lt(wasm_i32x4_add(wasm_i32x4_shl(upper, 1), wasm_i32x4_const_splat(INT32_MAX)),
                                        wasm_i32x4_const_splat(INT32_MIN + 0x701fffff));
@@ -173,14 +173,14 @@ QKV_INLINE void v_zip(vec *a, vec *b) {
  * of a loop before its fmas, so with more of them it spills more. */
 #define LANE_STEPS 1
 #define LANES_OF_A(i, j) (void)at;
-#define LANE_STEP(x)                                                                                                 \
-    if (x == 0) {                                                                                                    \
-        QKV_COLS(VECTORS, LOAD_B, 0)                                                                                 \
-        QKV_ROWS(ROWS, STEP_ROW, 0)                                                                                  \
-        b += ldb;                                                                                                    \
+#define LANE_STEP(x)                                                                                                   \
+    if (x == 0) {                                                                                                      \
+        QKV_COLS(VECTORS, LOAD_B, 0)                                                                                   \
+        QKV_ROWS(ROWS, STEP_ROW, 0)                                                                                    \
+        b += ldb;                                                                                                      \
     }
-#define LANE_STEP_T                                                                                                  \
-    LANE_STEP(0)                                                                                                     \
+#define LANE_STEP_T                                                                                                    \
+    LANE_STEP(0)                                                                                                       \
     a += step, lower += step;
 
 /* VLEN stored elements at p, and the scale of a block in every lane. A binary16's bits, shifted, are a float 2^112 too
@@ -205,8 +205,8 @@ QKV_INLINE void v_store_f16(unsigned char *p, vec x) {
     const v128_t magnitude = wasm_v128_and(x, wasm_i32x4_const_splat(0x7fffffff));
     const v128_t sign = wasm_u32x4_shr(wasm_v128_xor(x, magnitude), 16);
     const v128_t odd = wasm_v128_and(wasm_u32x4_shr(magnitude, 13), wasm_i32x4_const_splat(1));
-    const v128_t normal = wasm_u32x4_shr(
-        wasm_i32x4_add(wasm_i32x4_add(magnitude, odd), wasm_i32x4_const_splat(0xfff - 0x38000000)), 13);
+    const v128_t normal =
+        wasm_u32x4_shr(wasm_i32x4_add(wasm_i32x4_add(magnitude, odd), wasm_i32x4_const_splat(0xfff - 0x38000000)), 13);
     const v128_t small = wasm_i32x4_sub(v_add(magnitude, v_set(0.5f)), wasm_i32x4_const_splat(0x3f000000));
     const v128_t is_nan = wasm_i32x4_gt(magnitude, wasm_i32x4_const_splat(0x7f800000));
     const v128_t special = v_select(is_nan, wasm_i32x4_const_splat(0x7e00), wasm_i32x4_const_splat(0x7c00));

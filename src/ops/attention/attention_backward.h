@@ -18,7 +18,7 @@ typedef struct gradient_shape {
     int64_t kv_heads;           /* of all batches */
     int64_t key_blocks;
     int64_t lanes, unit_rows, phases;
-    int64_t slots; /* rooms for a sweep's keys and sums: one for each worker, or some for each lane */
+    int64_t slots;                   /* rooms for a sweep's keys and sums: one for each worker, or some for each lane */
     int64_t rows, row_chunks;        /* queries of all heads and batches; tasks of the first phase for each head */
     int64_t bias_queries, bias_keys; /* tasks of the bias's own phase along these axes; 0: it has none */
     int64_t statistics_size, slot_size, worker_size; /* bytes */
@@ -28,10 +28,10 @@ typedef struct gradient_shape {
 
 /* A block of up to GRADIENT_ROWS queries of one head against one block of keys. */
 typedef struct gradient_task {
-    attention_task rows;      /* the queries: query and head, q (scaled), and scratch for computing scores */
+    attention_task rows; /* the queries: query and head, q (scaled), and scratch for computing scores */
     const gradient_shape *shape;
     const qkv_attention_backward_desc *desc;
-    bool sums_bias;           /* dbias is summed here and now */
+    bool sums_bias;                               /* dbias is summed here and now */
     const float *row_lse, *row_delta, *row_clean; /* of all rows, see qkv_gradient_statistics */
 
     /* the key block, in its slot */
@@ -50,16 +50,16 @@ typedef struct gradient_task {
     uint64_t masked;               /* bit i: but not all of it, as a mask hides keys in between */
 
     /* scratch of the worker */
-    int64_t first_kept;              /* the row that p and ds begin with: 0, or in bfloat16 the first of the tile */
-    float *p, *ds;                   /* [GRADIENT_ROWS or tile][LD_SCORES]: probabilities; gradients of scores */
-    float *visible;                  /* the same of logits, for what has to be done exactly */
-    float *cap_tanh, *dt;            /* [tile_rows][LD_SCORES] */
-    float *factors;                  /* the same: dropout's */
-    float *dq;                       /* [tile_rows][ld_q] */
-    float *scaled_delta, *column;    /* [GRADIENT_ROWS], [2·GRADIENT_ROWS] */
-    float *q_copy, *out_copy;        /* [GRADIENT_ROWS][ld_q], [ld_o] */
-    float *wide;                     /* [GRADIENT_ROWS][max(ld_q, ld_o)]: rows as floats that are stored otherwise */
-    float *row_sum;                  /* [max(ld_q, ld_o)] */
+    int64_t first_kept;           /* the row that p and ds begin with: 0, or in bfloat16 the first of the tile */
+    float *p, *ds;                /* [GRADIENT_ROWS or tile][LD_SCORES]: probabilities; gradients of scores */
+    float *visible;               /* the same of logits, for what has to be done exactly */
+    float *cap_tanh, *dt;         /* [tile_rows][LD_SCORES] */
+    float *factors;               /* the same: dropout's */
+    float *dq;                    /* [tile_rows][ld_q] */
+    float *scaled_delta, *column; /* [GRADIENT_ROWS], [2·GRADIENT_ROWS] */
+    float *q_copy, *out_copy;     /* [GRADIENT_ROWS][ld_q], [ld_o] */
+    float *wide;                  /* [GRADIENT_ROWS][max(ld_q, ld_o)]: rows as floats that are stored otherwise */
+    float *row_sum;               /* [max(ld_q, ld_o)] */
 
     /* In bfloat16, operands of products: K of the block in pairs of keys (in its slot), and without what a row does not
      * see; dS of a tile; rows of dO; q and dO, P and dS of the block of queries in pairs of these. So are then the
@@ -176,8 +176,8 @@ void qkv_gradient_statistics(const qkv_kernels *kernels, const gradient_shape *s
 
 /* Tasks of the phase of a dbias that is summed over heads or batches; one of dsink for each head. */
 int64_t qkv_gradient_bias_tasks(const gradient_shape *shape, const qkv_attention_backward_desc *desc);
-void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
-                       const qkv_attention_backward_desc *desc, void *workspace, int64_t index, int32_t worker);
+void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
+                       void *workspace, int64_t index, int32_t worker);
 void qkv_gradient_sink(const gradient_shape *shape, const qkv_attention_backward_desc *desc, const void *workspace,
                        int64_t head, const qkv_kernels *kernels);
 
@@ -205,8 +205,8 @@ enum { SCHEDULE_SIZE = (sizeof(gradient_schedule) + 63) / 64 * 64 };
 typedef struct gradient_step {
     bool sweeps, closes; /* anything; the last of the sweep */
     int64_t kv_head, block, slot;
-    int64_t first, end;  /* cells */
-    key_range units;     /* that a head has for this block */
+    int64_t first, end; /* cells */
+    key_range units;    /* that a head has for this block */
 } gradient_step;
 
 /* How many cells there are; the work of a KV head, in pairs of a query and a key. */

@@ -29,8 +29,12 @@ typedef struct paired_rows {
 static paired_rows pairs_of(const gradient_task *t, const qkv_input *x, int32_t type, int64_t channels, int64_t head,
                             int64_t token, float *pairs, int64_t rows) {
     const qkv_kernels *kernels = t->rows.kernels;
-    return (paired_rows){qkv_gradient_input_row(t, x, type, channels, head, token), qkv_stored_bytes(type, x->token),
-                         type, channels, pairs, qkv_gradient_panel(kernels, &t->desc->forward, rows)};
+    return (paired_rows){qkv_gradient_input_row(t, x, type, channels, head, token),
+                         qkv_stored_bytes(type, x->token),
+                         type,
+                         channels,
+                         pairs,
+                         qkv_gradient_panel(kernels, &t->desc->forward, rows)};
 }
 
 static paired_rows pairs_of_keys(const gradient_task *t, float *pairs) {

@@ -23,8 +23,8 @@ void qkv_settle_bias_gradient(qkv_matrix_output *x, const qkv_attention_desc *d)
 }
 
 enum {
-    ATTENTION_GRADIENTS = QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS |
-                          QKV_ACCUMULATE_SINKS
+    ATTENTION_GRADIENTS =
+        QKV_ACCUMULATE_Q | QKV_ACCUMULATE_K | QKV_ACCUMULATE_V | QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS
 };
 
 static qkv_status qkv_attention_backward_complete(const qkv_attention_backward_desc *desc,
@@ -141,8 +141,8 @@ static bool wants_sweeps(const gradient_shape *shape, const qkv_attention_backwa
     const qkv_attention_desc *d = &desc->forward;
     bool rows = shape->rows > 0, keys = shape->kv_heads > 0 && d->seq_k > 0;
     bool sums_keys = (desc->grad_k.data && d->head_dim > 0) || (desc->grad_v.data && d->head_dim_v > 0);
-    bool sums_rows = (desc->grad_q.data && d->head_dim > 0) ||
-                     (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc));
+    bool sums_rows =
+        (desc->grad_q.data && d->head_dim > 0) || (desc->grad_bias.data && qkv_gradient_bias_is_direct(desc));
     return keys && (sums_keys || (rows && sums_rows));
 }
 
@@ -247,11 +247,13 @@ static uint64_t qkv_attention_backward_checksum(const qkv_attention_backward_des
     int64_t fields[QKV_ATTENTION_FIELDS + 32];
     size_t n = qkv_attention_fields(&d->forward, fields);
     const int64_t more[] = {
-        d->flags, d->reserved, d->grad_out.batch, d->grad_out.head, d->grad_out.token, d->grad_lse.batch,
-        d->grad_lse.head, d->grad_lse.token, d->grad_q.batch, d->grad_q.head, d->grad_q.token, d->grad_k.batch,
-        d->grad_k.head, d->grad_k.token, d->grad_v.batch, d->grad_v.head, d->grad_v.token, d->grad_bias.batch,
-        d->grad_bias.head, d->grad_bias.query, d->grad_bias.key, !!d->grad_lse.data, !!d->grad_q.data,
-        !!d->grad_k.data, !!d->grad_v.data, !!d->grad_bias.data, !!d->grad_sinks,
+        d->flags,          d->reserved,         d->grad_out.batch, d->grad_out.head,
+        d->grad_out.token, d->grad_lse.batch,   d->grad_lse.head,  d->grad_lse.token,
+        d->grad_q.batch,   d->grad_q.head,      d->grad_q.token,   d->grad_k.batch,
+        d->grad_k.head,    d->grad_k.token,     d->grad_v.batch,   d->grad_v.head,
+        d->grad_v.token,   d->grad_bias.batch,  d->grad_bias.head, d->grad_bias.query,
+        d->grad_bias.key,  !!d->grad_lse.data,  !!d->grad_q.data,  !!d->grad_k.data,
+        !!d->grad_v.data,  !!d->grad_bias.data, !!d->grad_sinks,
     };
     _Static_assert(sizeof more + QKV_ATTENTION_FIELDS * sizeof(int64_t) <= sizeof fields, "fields has room");
     memcpy(fields + n, more, sizeof more);
@@ -298,7 +300,9 @@ static QKV_NOINLINE qkv_status qkv_attention_backward_make_plan(const qkv_ctx *c
     bool sweeps = wants_sweeps(&shape, d), clears = d->grad_q.data && d->forward.head_dim > 0;
     bool rows = sweeps || clears || shape.bias_queries > 0 || d->grad_sinks;
     const int64_t num_tasks[] = {rows ? d->forward.batch * d->forward.num_heads * shape.row_chunks : 0,
-                                 shape.lanes > 0 ? shape.lanes : sweeps ? shape.kv_heads : 0,
+                                 shape.lanes > 0 ? shape.lanes
+                                 : sweeps        ? shape.kv_heads
+                                                 : 0,
                                  shape.bias_queries > 0 ? qkv_gradient_bias_tasks(&shape, d) : 0, d->forward.num_heads};
     plan->num_phases = num_stages - 1 + (int32_t)phases;
     plan->more_phases[SWEEP] = (int32_t)phases - 1;

@@ -43,8 +43,8 @@ static void sum_outputs(gradient_task *t, float *delta, float *clean, int64_t he
     qkv_input x = qkv_as_input(&d->out);
     int64_t ld, ld_grad;
     const float *out = qkv_gradient_float_rows(t, &x, d->out_type, dim, head, first, n, t->wide, &ld);
-    const float *grad_out = qkv_gradient_float_rows(t, &t->desc->grad_out, d->out_type, dim, head, first, n,
-                                                    t->out_copy, &ld_grad);
+    const float *grad_out =
+        qkv_gradient_float_rows(t, &t->desc->grad_out, d->out_type, dim, head, first, n, t->out_copy, &ld_grad);
     if (qkv_in_bf16(d)) {
         find_infinite(t, clean, grad_out, ld_grad, n, dim);
         for (int64_t i = 0; i < n; i++) {
@@ -131,8 +131,8 @@ int64_t qkv_gradient_bias_tasks(const gradient_shape *shape, const qkv_attention
 }
 
 /* Batches outermost, then heads, key blocks, queries, keys. */
-void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape,
-                       const qkv_attention_backward_desc *desc, void *workspace, int64_t index, int32_t worker) {
+void qkv_gradient_bias(const qkv_kernels *kernels, const gradient_shape *shape, const qkv_attention_backward_desc *desc,
+                       void *workspace, int64_t index, int32_t worker) {
     const qkv_attention_desc *d = &desc->forward;
     const qkv_matrix_output *x = &desc->grad_bias;
     int64_t key = index % shape->bias_keys, query = index / shape->bias_keys % shape->bias_queries;

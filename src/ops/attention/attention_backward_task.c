@@ -287,8 +287,7 @@ static void open_sums(const gradient_task *t, float *sums, int64_t ld, const qkv
     memset(sums, 0, (size_t)(t->num_keys * ld) * sizeof(float));
     if (add)
         qkv_gradient_copy_rows(sums, ld, qkv_gradient_output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK),
-                               grad->token, t->num_keys,
-                  n);
+                               grad->token, t->num_keys, n);
 }
 
 void qkv_gradient_open_sums(const gradient_task *t) {
@@ -301,10 +300,8 @@ static void close_sums(const gradient_task *t, const float *sums, int64_t ld, co
     if (!grad->data || n == 0)
         return;
     for (int64_t j = 0; j < t->num_keys; j++)
-        qkv_scale_row(t->rows.kernels,
-                      qkv_gradient_output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j), sums +
-                               j * ld, 1.0f,
-                               (size_t)n);
+        qkv_scale_row(t->rows.kernels, qkv_gradient_output_row(t, grad, t->rows.kv_head, t->block * QKV_KEY_BLOCK + j),
+                      sums + j * ld, 1.0f, (size_t)n);
 }
 
 void qkv_gradient_close_sums(const gradient_task *t) {
@@ -320,7 +317,7 @@ static void scale_gradient_queries(const gradient_task *t, int64_t n) {
     bool whole = dim == ld && t->ld_q == ld;
     for (int64_t i = 0; i < (whole ? 1 : n); i++)
         qkv_scale_row(t->rows.kernels, t->rows.q + i * ld, t->q + i * t->ld_q, t->shape->scores.q_scale,
-                               (size_t)(whole ? n * dim : dim));
+                      (size_t)(whole ? n * dim : dim));
 }
 
 void qkv_gradient_name_rows(gradient_task *t, int64_t head, int64_t first, int64_t n) {

@@ -74,8 +74,8 @@ static void widen_two(const attention_task *t, const key_block *block, int64_t k
     const qkv_attention_desc *d = t->desc;
     int64_t base = block->index * QKV_KEY_BLOCK, ld = t->shape->ld_o;
     int64_t first = qkv_max(key, block->keys.first), end = qkv_min(key + 2, block->keys.end);
-    qkv_widen_keys(t, &d->v, qkv_v_type(d), d->head_dim_v, base + first, base + end,
-                   t->two_values + (first - key) * ld, ld);
+    qkv_widen_keys(t, &d->v, qkv_v_type(d), d->head_dim_v, base + first, base + end, t->two_values + (first - key) * ld,
+                   ld);
 }
 
 /* A pair of keys anew, from key j on, with zeros in place of hidden ones. */
@@ -99,8 +99,8 @@ bool qkv_bf16_find_holes(const attention_task *t, key_block *block) {
     block->searched = true;
     for (int64_t j = block->keys.first, n; j < block->keys.end; j += n) {
         n = qkv_min(most, block->keys.end - j);
-        qkv_widen_keys(t, &t->desc->v, qkv_v_type(t->desc), t->desc->head_dim_v, base + j, base + j + n,
-                       t->block_out, ld);
+        qkv_widen_keys(t, &t->desc->v, qkv_v_type(t->desc), t->desc->head_dim_v, base + j, base + j + n, t->block_out,
+                       ld);
         t->kernels->scale(t->block_out, ld, t->block_out, ld, twos, (size_t)n, dim);
         qkv_mark_holes(t, block, t->block_out, ld, j, n);
     }
@@ -122,11 +122,10 @@ void qkv_bf16_multiply_values(const attention_task *t, int64_t from, int64_t n, 
     const qkv_attention_desc *d = t->desc;
     int64_t size = value_panel_size(t->kernels, d), ld = qkv_bf16_ld_weights(t->kernels);
     for (int64_t c = 0; c < d->head_dim_v; c += QKV_PANEL, soon = NULL)
-        t->kernels->gemm_bf16(out + c, t->shape->ld_o, t->scores, ld, (size_t)(from * ld + keys.first),
-                              (const unsigned char *)pairs + c / QKV_PANEL * size +
-                                  qkv_bf16_panel_bytes(t->kernels, keys.first),
-                              (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c), (size_t)(keys.end - keys.first),
-                              0, soon);
+        t->kernels->gemm_bf16(
+            out + c, t->shape->ld_o, t->scores, ld, (size_t)(from * ld + keys.first),
+            (const unsigned char *)pairs + c / QKV_PANEL * size + qkv_bf16_panel_bytes(t->kernels, keys.first),
+            (size_t)n, (size_t)qkv_min(QKV_PANEL, d->head_dim_v - c), (size_t)(keys.end - keys.first), 0, soon);
 }
 
 /* Zeros in place of what the row does not see leave its chain as it would be without. */

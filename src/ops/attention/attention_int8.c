@@ -79,8 +79,8 @@ static void multiply_int8_panel(const attention_task *t, float *c, int64_t row, 
                           dim > 0 ? t->q_scales + row : zeros, dim > 0 ? t->q_offsets + row : zeros);
 }
 
-void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n, const void *panels,
-                       key_range columns, const qkv_soon *soon) {
+void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n, const void *panels, key_range columns,
+                       const qkv_soon *soon) {
     int64_t size = QKV_PANEL * t->shape->key_bytes, width;
     for (int64_t j = columns.first; j < columns.end; j += width, soon = NULL) {
         int64_t first = j % QKV_PANEL;

@@ -61,11 +61,11 @@ static qkv_status validate_storage(const qkv_attention_desc *d, qkv_problem *why
         const char *field, *tensor;
         int32_t type, most;
         int64_t channels, batch, head, token;
-    } stored[] = {{"q_type", "q", qkv_q_type(d), QKV_BF16, d->head_dim, d->q.batch, d->q.head, d->q.token},
-                  {"k_type", "k", qkv_k_type(d), QKV_INT8, d->head_dim, d->k.batch, d->k.head, d->k.token},
-                  {"v_type", "v", qkv_v_type(d), QKV_INT8, d->head_dim_v, d->v.batch, d->v.head, d->v.token},
-                  {"out_type", "out", qkv_out_type(d), QKV_BF16, d->head_dim_v, d->out.batch, d->out.head,
-                   d->out.token}};
+    } stored[] = {
+        {"q_type", "q", qkv_q_type(d), QKV_BF16, d->head_dim, d->q.batch, d->q.head, d->q.token},
+        {"k_type", "k", qkv_k_type(d), QKV_INT8, d->head_dim, d->k.batch, d->k.head, d->k.token},
+        {"v_type", "v", qkv_v_type(d), QKV_INT8, d->head_dim_v, d->v.batch, d->v.head, d->v.token},
+        {"out_type", "out", qkv_out_type(d), QKV_BF16, d->head_dim_v, d->out.batch, d->out.head, d->out.token}};
     for (size_t i = 0; i < sizeof stored / sizeof stored[0]; i++) {
         if (stored[i].type < 0 || stored[i].type > stored[i].most)
             return qkv_refuse(why, QKV_ERROR_FLAGS, stored[i].field, -1, "is no type of this tensor (%)",
@@ -84,7 +84,7 @@ qkv_status qkv_attention_only_floats(const qkv_attention_desc *d, bool keys, qkv
                         : keys && qkv_k_type(d) ? "k_type"
                         : keys && qkv_v_type(d) ? "v_type"
                         : qkv_out_type(d)       ? "out_type"
-                                            : NULL;
+                                                : NULL;
     return field ? qkv_refuse(why, QKV_ERROR_FLAGS, field, -1, "must be QKV_F32 here", 0, 0) : QKV_OK;
 }
 
@@ -139,27 +139,26 @@ static qkv_status refuse_left_out(const qkv_attention_desc *d, qkv_problem *why)
     const struct {
         bool asked;
         const char *field;
-    } options[] = {
-        {!QKV_WITH(STORED) && d->q_type != QKV_F32, "q_type"},
-        {!QKV_WITH(STORED) && d->k_type != QKV_F32, "k_type"},
-        {!QKV_WITH(STORED) && d->v_type != QKV_F32, "v_type"},
-        {!QKV_WITH(STORED) && d->out_type != QKV_F32, "out_type"},
-        {!QKV_WITH(PAGES) && d->page_table, "page_table"},
-        {!QKV_WITH(PAGES) && d->q_start, "q_start"},
-        {!QKV_WITH(PAGES) && d->k_start, "k_start"},
-        {!QKV_WITH(PAGES) && d->k_layout != QKV_KEY_ROWS, "k_layout"},
-        {!QKV_WITH(MASKS) && d->keep.data, "keep"},
-        {!QKV_WITH(MASKS) && d->bias.data, "bias"},
-        {!QKV_WITH(MASKS) && d->key_ranges.data, "key_ranges"},
-        {!QKV_WITH(MASKS) && d->alibi_slopes, "alibi_slopes"},
-        {!QKV_WITH(MASKS) && d->softcap != 0, "softcap"},
-        {!QKV_WITH(MASKS) && d->first_tokens != 0, "first_tokens"},
-        {!QKV_WITH(DROPOUT) && d->dropout != 0, "dropout"},
-        {!QKV_WITH(MERGE) && d->states.data, "states"},
-        {!QKV_WITH(SCORES) && d->scores.data, "scores"},
-        {!QKV_WITH(SCORES) && d->probabilities.data, "probabilities"},
-        {!QKV_WITH(BF16) && d->arithmetic != QKV_ARITHMETIC_F32, "arithmetic"},
-        {!QKV_WITH(QUANTIZED) && d->arithmetic == QKV_ARITHMETIC_INT8, "arithmetic"}};
+    } options[] = {{!QKV_WITH(STORED) && d->q_type != QKV_F32, "q_type"},
+                   {!QKV_WITH(STORED) && d->k_type != QKV_F32, "k_type"},
+                   {!QKV_WITH(STORED) && d->v_type != QKV_F32, "v_type"},
+                   {!QKV_WITH(STORED) && d->out_type != QKV_F32, "out_type"},
+                   {!QKV_WITH(PAGES) && d->page_table, "page_table"},
+                   {!QKV_WITH(PAGES) && d->q_start, "q_start"},
+                   {!QKV_WITH(PAGES) && d->k_start, "k_start"},
+                   {!QKV_WITH(PAGES) && d->k_layout != QKV_KEY_ROWS, "k_layout"},
+                   {!QKV_WITH(MASKS) && d->keep.data, "keep"},
+                   {!QKV_WITH(MASKS) && d->bias.data, "bias"},
+                   {!QKV_WITH(MASKS) && d->key_ranges.data, "key_ranges"},
+                   {!QKV_WITH(MASKS) && d->alibi_slopes, "alibi_slopes"},
+                   {!QKV_WITH(MASKS) && d->softcap != 0, "softcap"},
+                   {!QKV_WITH(MASKS) && d->first_tokens != 0, "first_tokens"},
+                   {!QKV_WITH(DROPOUT) && d->dropout != 0, "dropout"},
+                   {!QKV_WITH(MERGE) && d->states.data, "states"},
+                   {!QKV_WITH(SCORES) && d->scores.data, "scores"},
+                   {!QKV_WITH(SCORES) && d->probabilities.data, "probabilities"},
+                   {!QKV_WITH(BF16) && d->arithmetic != QKV_ARITHMETIC_F32, "arithmetic"},
+                   {!QKV_WITH(QUANTIZED) && d->arithmetic == QKV_ARITHMETIC_INT8, "arithmetic"}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         if (options[i].asked)
             return qkv_refuse(why, QKV_ERROR_LEFT_OUT, options[i].field, -1, "is left out of this build", 0, 0);
@@ -191,10 +190,10 @@ static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why
         return qkv_refuse(why, QKV_ERROR_VALUE, "dropout", -1, "is not in [0, 1)", 0, 0);
     if (qkv_wants_states(d) && (d->out.data || d->lse.data || qkv_wants_probabilities(d) || qkv_wants_scores(d)))
         return qkv_refuse(why, QKV_ERROR_SHAPE,
-                          d->out.data             ? "out"
-                          : d->lse.data           ? "lse"
+                          d->out.data                  ? "out"
+                          : d->lse.data                ? "lse"
                           : qkv_wants_probabilities(d) ? "probabilities"
-                                                  : "scores",
+                                                       : "scores",
                           -1, "must be NULL beside states", 0, 0);
     return QKV_OK;
 }
@@ -203,8 +202,8 @@ qkv_status qkv_attention_validate(const qkv_attention_desc *d, qkv_problem *why)
     const struct {
         const char *field;
         int64_t value;
-    } sizes[] = {{"batch", d->batch},   {"num_heads", d->num_heads}, {"num_kv_heads", d->num_kv_heads},
-                 {"seq_q", d->seq_q},   {"seq_k", d->seq_k},         {"head_dim", d->head_dim},
+    } sizes[] = {{"batch", d->batch},          {"num_heads", d->num_heads}, {"num_kv_heads", d->num_kv_heads},
+                 {"seq_q", d->seq_q},          {"seq_k", d->seq_k},         {"head_dim", d->head_dim},
                  {"head_dim_v", d->head_dim_v}};
     enum { NUM_SIZES = sizeof sizes / sizeof sizes[0] };
     qkv_status status = QKV_OK;
@@ -369,23 +368,78 @@ size_t qkv_attention_fields(const qkv_attention_desc *d, int64_t fields[QKV_ATTE
                              (d->sinks ? 8 : 0) | (qkv_bias(d) ? 16 : 0) | (qkv_keep(d) ? 32 : 0) |
                              (qkv_wants_probabilities(d) ? 64 : 0) | (qkv_wants_states(d) ? 128 : 0) |
                              (qkv_wants_scores(d) ? 256 : 0) | (qkv_q_start(d) ? 512 : 0) |
-                             (qkv_k_start(d) ? 1024 : 0) |
-                             (qkv_page_table(d) ? 2048 : 0) | (qkv_key_ranges(d) ? 4096 : 0) |
-                             (d->k_means.data ? 8192 : 0);
+                             (qkv_k_start(d) ? 1024 : 0) | (qkv_page_table(d) ? 2048 : 0) |
+                             (qkv_key_ranges(d) ? 4096 : 0) | (d->k_means.data ? 8192 : 0);
     const int64_t values[] = {
-        d->batch, d->num_heads, d->num_kv_heads, d->seq_q, d->seq_k, d->head_dim, d->head_dim_v,
-        d->q.batch, d->q.head, d->q.token, d->k.batch, d->k.head, d->k.token, d->v.batch, d->v.head, d->v.token,
-        d->out.batch, d->out.head, d->out.token, d->lse.batch, d->lse.head, d->lse.token,
-        qkv_float_field(d->scale), qkv_float_field(d->softcap), d->flags, d->reserved, d->left, d->right, d->q_offset,
-        d->bias.batch, d->bias.head, d->bias.query, d->bias.key,
-        d->keep.batch, d->keep.head, d->keep.query, d->keep.key,
-        d->probabilities.batch, d->probabilities.head, d->probabilities.query, d->probabilities.key,
-        d->states.batch, d->states.head, d->states.query, d->states.key,
-        d->scores.batch, d->scores.head, d->scores.query, d->scores.key, d->scores_stage, qkv_float_field(d->dropout),
+        d->batch,
+        d->num_heads,
+        d->num_kv_heads,
+        d->seq_q,
+        d->seq_k,
+        d->head_dim,
+        d->head_dim_v,
+        d->q.batch,
+        d->q.head,
+        d->q.token,
+        d->k.batch,
+        d->k.head,
+        d->k.token,
+        d->v.batch,
+        d->v.head,
+        d->v.token,
+        d->out.batch,
+        d->out.head,
+        d->out.token,
+        d->lse.batch,
+        d->lse.head,
+        d->lse.token,
+        qkv_float_field(d->scale),
+        qkv_float_field(d->softcap),
+        d->flags,
+        d->reserved,
+        d->left,
+        d->right,
+        d->q_offset,
+        d->bias.batch,
+        d->bias.head,
+        d->bias.query,
+        d->bias.key,
+        d->keep.batch,
+        d->keep.head,
+        d->keep.query,
+        d->keep.key,
+        d->probabilities.batch,
+        d->probabilities.head,
+        d->probabilities.query,
+        d->probabilities.key,
+        d->states.batch,
+        d->states.head,
+        d->states.query,
+        d->states.key,
+        d->scores.batch,
+        d->scores.head,
+        d->scores.query,
+        d->scores.key,
+        d->scores_stage,
+        qkv_float_field(d->dropout),
         qkv_q_type(d) | (int64_t)qkv_k_type(d) << 8 | (int64_t)qkv_v_type(d) << 16 | (int64_t)qkv_out_type(d) << 24,
-        d->k_scales.batch, d->k_scales.head, d->k_scales.token, d->v_scales.batch, d->v_scales.head, d->v_scales.token,
-        d->table_stride, d->page_tokens, d->num_pages, d->key_ranges.batch, d->key_ranges.query, d->k_layout,
-        d->first_tokens, d->arithmetic, d->k_means.batch, d->k_means.head, optional,
+        d->k_scales.batch,
+        d->k_scales.head,
+        d->k_scales.token,
+        d->v_scales.batch,
+        d->v_scales.head,
+        d->v_scales.token,
+        d->table_stride,
+        d->page_tokens,
+        d->num_pages,
+        d->key_ranges.batch,
+        d->key_ranges.query,
+        d->k_layout,
+        d->first_tokens,
+        d->arithmetic,
+        d->k_means.batch,
+        d->k_means.head,
+        optional,
     };
     _Static_assert(sizeof values <= QKV_ATTENTION_FIELDS * sizeof(int64_t), "fields has room");
     memcpy(fields, values, sizeof values);
@@ -453,8 +507,8 @@ static void qkv_attention_operands(qkv_operands *o, const qkv_attention_desc *d)
     if (qkv_v_type(d) == QKV_INT8)
         qkv_add_input(o, pairs, "v_scales", d->v_scales, keys, 1);
     if (!qkv_wants_states(d))
-        qkv_add_stored(o, QKV_NEEDED | QKV_OUTPUT, "out", qkv_as_input(&d->out), qkv_out_type(d), rows,
-                       d->head_dim_v)->itself = 1;
+        qkv_add_stored(o, QKV_NEEDED | QKV_OUTPUT, "out", qkv_as_input(&d->out), qkv_out_type(d), rows, d->head_dim_v)
+            ->itself = 1;
     qkv_attention_optional_outputs(o, d);
     qkv_attention_options(o, d);
     qkv_add_vector(o, QKV_NEEDED, "q_start", qkv_q_start(d), sizeof(int64_t), d->batch + 1);

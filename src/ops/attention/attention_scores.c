@@ -130,8 +130,8 @@ static void multiply_stored(const attention_task *t, const float *q, int64_t n, 
 }
 
 /* With some columns of a panel as it is stored. Its rows are channels, so that lanes run over keys at once. */
-static void multiply_stored_panel(const attention_task *t, int64_t row, int64_t n, const void *panel,
-                                  key_range columns, float *scores, const qkv_soon *soon) {
+static void multiply_stored_panel(const attention_task *t, int64_t row, int64_t n, const void *panel, key_range columns,
+                                  float *scores, const qkv_soon *soon) {
     const qkv_attention_desc *d = t->desc;
     const bool in_bf16 = qkv_in_bf16(d);
     const int64_t dim = d->head_dim, stride = qkv_stored_bytes(qkv_k_type(d), QKV_PANEL), ld = t->shape->ld_q;
@@ -227,8 +227,8 @@ void qkv_multiply_keys(const attention_task *t, int64_t row, int64_t n, int64_t 
     }
 }
 
-key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
-                         const row_view *views, key_range keys) {
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, const row_view *views,
+                         key_range keys) {
     key_range columns = whole_lanes(keys);
     if (block->panels) {
         const qkv_soon soon = share_of(t, &block->next_v, row, n);

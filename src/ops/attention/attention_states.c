@@ -8,8 +8,8 @@
 
 static void write_state(const attention_task *t, int64_t row, int64_t block, float max, float sum, const float *out) {
     const qkv_matrix_output *x = &t->desc->states;
-    float *state = (float *)x->data + t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
-                   block * x->key;
+    float *state =
+        (float *)x->data + t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query + block * x->key;
     qkv_store_state(t->kernels, state, max, sum, out, (size_t)t->desc->head_dim_v);
 }
 

@@ -33,15 +33,14 @@ static int64_t narrowest_tile(const qkv_kernels *kernels) {
     return kernels->tile_rows / 2;
 }
 
-static int64_t choose_tile(const qkv_kernels *kernels, const qkv_attention_shape *shape,
-                           const qkv_attention_desc *d) {
+static int64_t choose_tile(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d) {
     bool window = d->flags & QKV_LEFT && d->flags & QKV_RIGHT;
     int64_t spread = (kernels->tile_rows - 1) / shape->group;
     return window && bounded(d->left) + bounded(d->right) < 4 * spread ? narrowest_tile(kernels) : kernels->tile_rows;
 }
 
 static int64_t lay_out_scratch(attention_task *t, float *base, const qkv_kernels *kernels, const qkv_attention_desc *d,
-                       const qkv_attention_shape *shape) {
+                               const qkv_attention_shape *shape) {
     int64_t used = 0, rows = shape->block_rows, tile = kernels->tile_rows, ld_o = shape->ld_o;
     int64_t keys = qkv_min(QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL));
     bool few = shape->rows <= kernels->few_rows;
@@ -122,8 +121,7 @@ void qkv_widen_keys(const attention_task *t, const qkv_input *x, int32_t type, i
 }
 
 /* A panel in the form that products take it in, of rows of n keys at one stride … */
-static void turn_keys(const attention_task *t, void *panel, const void *from, int64_t stride, int32_t type,
-                      int64_t n) {
+static void turn_keys(const attention_task *t, void *panel, const void *from, int64_t stride, int32_t type, int64_t n) {
     const qkv_kernels *kernels = t->kernels;
     const size_t rows = (size_t)n, dim = (size_t)t->desc->head_dim;
     if (qkv_in_bf16(t->desc))
@@ -171,8 +169,7 @@ static void pack_block(const attention_task *t, void *panels, float *strip, int6
     int64_t base = block * QKV_KEY_BLOCK;
     for (int64_t j = keys.first / QKV_PANEL * QKV_PANEL; j < keys.end; j += QKV_PANEL) {
         int64_t end = qkv_min(j + QKV_PANEL, keys.end), first = qkv_page_table(t->desc) ? qkv_max(j, keys.first) : j;
-        qkv_pack_keys(t, (unsigned char *)panels + j * t->shape->key_bytes, strip, first - j, base + first,
-                      base + end);
+        qkv_pack_keys(t, (unsigned char *)panels + j * t->shape->key_bytes, strip, first - j, base + first, base + end);
     }
 }
 
@@ -188,8 +185,8 @@ static int64_t head_panels_size(const qkv_attention_shape *shape, const qkv_atte
     return qkv_min(shape->packed_blocks * QKV_KEY_BLOCK, qkv_round_up(d->seq_k, QKV_PANEL)) * shape->key_bytes;
 }
 
-void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
-                             const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker) {
+void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                             void *workspace, int64_t index, int32_t worker) {
     unsigned char *scratch = (unsigned char *)workspace + shape->packed_size + shape->states_size;
     int64_t place = index % shape->packed_blocks, head = index / shape->packed_blocks;
     attention_task t;
@@ -329,9 +326,9 @@ qkv_soon qkv_soon_values(const attention_task *t, const key_block *block, int64_
 static void read_values(const attention_task *t, key_block *block) {
     const qkv_attention_desc *d = t->desc;
     bool gathers = gathers_values(d);
-    block->v = gathers ? t->widened
-                       : qkv_stored_row(&d->v, QKV_F32, t->key_b, t->kv_head,
-                                        t->first_key + block->index * QKV_KEY_BLOCK);
+    block->v = gathers
+                   ? t->widened
+                   : qkv_stored_row(&d->v, QKV_F32, t->key_b, t->kv_head, t->first_key + block->index * QKV_KEY_BLOCK);
     block->ld_v = gathers ? t->shape->ld_o : d->v.token;
 }
 
@@ -463,7 +460,7 @@ void qkv_attention_scale_queries(const attention_task *t) {
     if (t->desc->seq_k == 0 || t->desc->head_dim == 0)
         return;
     for (int64_t row = 0; row < t->rows; row++)
-        t->sum[row] = t->shape->q_scale; /* not in use yet */
+        t->sum[row] = t->shape->q_scale;                          /* not in use yet */
     for (int64_t row = 0; row < qkv_min(group, t->rows); row++) { /* the rows of one head at a time */
         const void *from = qkv_stored_row(q, type, t->query_b, t->head[row], t->query[row]);
         size_t rows = rows_of_head(t, row, t->rows), dim = (size_t)t->desc->head_dim;

@@ -24,39 +24,39 @@ typedef struct attention_task {
      * queries are named by their tokens, and q_offset is so that position_of knows no difference. */
     int64_t query_b, key_b, first_key;
     int64_t kv_len, q_offset;
-    int64_t tile;             /* rows taken at once */
-    bool copies_values;       /* V of a block is copied */
+    int64_t tile;       /* rows taken at once */
+    bool copies_values; /* V of a block is copied */
     /* scratch of the worker */
-    int64_t *query, *head;         /* [block_rows]: which query and head a row is */
-    float *scores;                 /* [tile_rows][LD_SCORES] */
-    float *block_out;              /* [tile_rows][ld_o]: O_b */
-    float *block_max, *block_sum;  /* [tile_rows]: m_b, ℓ_b */
-    float *q, *out;                /* [block_rows][ld_q] scaled, [block_rows][ld_o]: O */
-    float *q_scales, *q_offsets;   /* [block_rows], in 8 bits: what scores are multiplied by, what is added */
-    float *max, *sum;              /* [block_rows]: m, ℓ */
+    int64_t *query, *head;        /* [block_rows]: which query and head a row is */
+    float *scores;                /* [tile_rows][LD_SCORES] */
+    float *block_out;             /* [tile_rows][ld_o]: O_b */
+    float *block_max, *block_sum; /* [tile_rows]: m_b, ℓ_b */
+    float *q, *out;               /* [block_rows][ld_q] scaled, [block_rows][ld_o]: O */
+    float *q_scales, *q_offsets;  /* [block_rows], in 8 bits: what scores are multiplied by, what is added */
+    float *max, *sum;             /* [block_rows]: m, ℓ */
     float *distance, *logits;
-    float *bias;                   /* [bias_rows][QKV_KEY_BLOCK]: gathered, where they are strided */
-    uint8_t *keep;                 /* [keep_rows][QKV_KEY_BLOCK]: the same */
-    uint64_t *shown;               /* [tiles]: key blocks that a contiguous mask does not hide; NULL: not looked for */
-    float *values;                 /* [keys][ld_o]: a copy of a block of V, where that pays */
-    float *widened;                /* [keys][ld_o]: a block of V in floats, where it is stored otherwise */
+    float *bias;     /* [bias_rows][QKV_KEY_BLOCK]: gathered, where they are strided */
+    uint8_t *keep;   /* [keep_rows][QKV_KEY_BLOCK]: the same */
+    uint64_t *shown; /* [tiles]: key blocks that a contiguous mask does not hide; NULL: not looked for */
+    float *values;   /* [keys][ld_o]: a copy of a block of V, where that pays */
+    float *widened;  /* [keys][ld_o]: a block of V in floats, where it is stored otherwise */
     float *key_scales, *value_scales; /* [QKV_KEY_BLOCK]: those of a block of int8 */
-    float *strip;                  /* [QKV_PANEL][ld_q]: some keys in floats, or in 8 bits as operands */
-    void *packed;                  /* a block of keys in panels, where the task packs its own */
+    float *strip;                     /* [QKV_PANEL][ld_q]: some keys in floats, or in 8 bits as operands */
+    void *packed;                     /* a block of keys in panels, where the task packs its own */
     const unsigned char *shared_keys; /* the panels of this KV head from its first visible key block on, else */
-    int64_t first_shared;          /* that key block */
+    int64_t first_shared;             /* that key block */
     /* Where operands are converted: a panel of keys, where the task has few rows; panels of a block of V, where it has
      * more, these without its holes, and without what a single row does not see; two rows of V in floats. Then q and,
      * after the softmax, scores are operands too. */
     void *panel, *pairs, *pairs_filled, *pairs_seen;
     float *two_values;
-    float *states;                 /* of its key blocks from first_state on, where keys are divided */
+    float *states; /* of its key blocks from first_state on, where keys are divided */
     int64_t first_state;
 } attention_task;
 
 /* Packs a block of keys for all tasks of its KV head. */
-void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape,
-                             const qkv_attention_desc *d, void *workspace, int64_t index, int32_t worker);
+void qkv_attention_pack_keys(const qkv_kernels *kernels, const qkv_attention_shape *shape, const qkv_attention_desc *d,
+                             void *workspace, int64_t index, int32_t worker);
 
 /* Opens block of rows `index`: names its rows and lays out the scratch of its worker. */
 void qkv_attention_begin(attention_task *t, const qkv_kernels *kernels, const qkv_attention_shape *shape,
@@ -216,7 +216,8 @@ typedef struct row_view {
 static inline const unsigned char *qkv_matrix_row(const attention_task *t, const qkv_matrix_input *x, int64_t row,
                                                   int64_t block, int64_t element) {
     return (const unsigned char *)x->data + (t->query_b * x->batch + t->head[row] * x->head + t->query[row] * x->query +
-                                             block * QKV_KEY_BLOCK * x->key) * element;
+                                             block * QKV_KEY_BLOCK * x->key) *
+                                                element;
 }
 
 /* Copies the given keys of n rows of a matrix, element j of row i to to[i·QKV_KEY_BLOCK + j]. Where the heads of a
@@ -236,12 +237,12 @@ void qkv_survey_mask(const attention_task *t, int64_t first);
 /* A key block as the tiles read it. */
 typedef struct key_block {
     int64_t index;
-    const void *panels;      /* K; NULL: as it lies in memory, since the rows are few */
-    key_range keys;          /* those that the task's rows see between them */
-    bool odd_scales;         /* a value's scale is infinite or NaN, which a probability of 0 would not hide */
-    bool is_stored;          /* V is multiplied as it lies in memory, and v not there until qkv_widen_stored */
-    bool paired;             /* where operands are converted: the task's pairs are those of this block */
-    const float *v;          /* of key 0 of the block */
+    const void *panels; /* K; NULL: as it lies in memory, since the rows are few */
+    key_range keys;     /* those that the task's rows see between them */
+    bool odd_scales;    /* a value's scale is infinite or NaN, which a probability of 0 would not hide */
+    bool is_stored;     /* V is multiplied as it lies in memory, and v not there until qkv_widen_stored */
+    bool paired;        /* where operands are converted: the task's pairs are those of this block */
+    const float *v;     /* of key 0 of the block */
     int64_t ld_v;
     /* Keys with a NaN or infinity in V, looked for when a product shows one that its row may not see. If there are any,
      * the task's values are V with zeros in their place. */
@@ -251,7 +252,7 @@ typedef struct key_block {
     /* What follows: the next block that the task's rows see, or the first of the worker's next task if tasks are handed
      * out in order. Every tile fetches its share: of rows at one stride, or of keys in pages. */
     qkv_soon next_k, next_v;
-    attention_task next;     /* without rows: whose sequence and KV head it is */
+    attention_task next; /* without rows: whose sequence and KV head it is */
     key_range next_keys;
 } key_block;
 
@@ -309,8 +310,8 @@ static inline qkv_soon qkv_soon_beside(const attention_task *t, const key_block 
 
 /* The logits of n rows from `row` on against a key block, into t->scores; keys that a row must not see become −inf.
  * `keys` is what the rows see of the block between them; the columns written are it, widened to whole lanes. */
-key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block,
-                         const row_view *views, key_range keys);
+key_range qkv_score_tile(const attention_task *t, int64_t row, int64_t n, const key_block *block, const row_view *views,
+                         key_range keys);
 
 /* Its first half, c[i][j] = Σ a[i·lda + x]·panels(j)[x] for n rows, the given columns of a key block, and x < dim … */
 void qkv_multiply_panels(const qkv_kernels *kernels, float *c, const float *a, int64_t lda, int64_t n,
@@ -389,11 +390,10 @@ static inline int64_t qkv_bf16_ld_weights(const qkv_kernels *kernels) {
 /* Scores in 8 bits (attention_int8.c): bytes of a key in a panel; as qkv_pack_keys; rows of q to operands; scores, as
  * by qkv_bf16_multiply. */
 int64_t qkv_int8_key_bytes(const qkv_kernels *kernels, const qkv_attention_desc *d);
-void qkv_int8_pack_keys(const attention_task *t, void *panel, float *strip, int64_t column, int64_t first,
-                        int64_t end);
+void qkv_int8_pack_keys(const attention_task *t, void *panel, float *strip, int64_t column, int64_t first, int64_t end);
 void qkv_int8_convert_queries(const attention_task *t);
-void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n, const void *panels,
-                       key_range columns, const qkv_soon *soon);
+void qkv_int8_multiply(const attention_task *t, float *c, int64_t row, int64_t n, const void *panels, key_range columns,
+                       const qkv_soon *soon);
 
 /* Whole pairs of keys: those beside are hidden, but multiplied too. */
 static inline key_range whole_pairs(key_range keys) {

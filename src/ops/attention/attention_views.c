@@ -121,8 +121,8 @@ key_range qkv_view_rows(const attention_task *t, int64_t row, int64_t n, int64_t
     /* Bounds of windows don't decrease, so what lies between two equal ranges is equal, unless they are empty. */
     bool ordered = !qkv_key_ranges(t->desc) || t->query[row] == t->query[row + n - 1];
     key_range all = within_block(ordered ? (key_range){first.first, last.end} : visible_to_rows(t, row, n), block);
-    bool equal = all.first == all.end ||
-                 (ordered && low.first < low.end && low.first == high.first && low.end == high.end);
+    bool equal =
+        all.first == all.end || (ordered && low.first < low.end && low.first == high.first && low.end == high.end);
     if (equal && ((!masked && !gap) || all.first == all.end)) {
         for (int64_t i = 0; i < n; i++)
             views[i] = (row_view){all, NULL};

@@ -29,8 +29,11 @@ static qkv_status qkv_merge_validate(const qkv_merge_desc *d, qkv_problem *why) 
     const struct {
         const char *field;
         int64_t value;
-    } sizes[] = {{"batch", d->batch}, {"num_heads", d->num_heads}, {"seq_q", d->seq_q},
-                 {"head_dim_v", d->head_dim_v}, {"num_parts", d->num_parts}};
+    } sizes[] = {{"batch", d->batch},
+                 {"num_heads", d->num_heads},
+                 {"seq_q", d->seq_q},
+                 {"head_dim_v", d->head_dim_v},
+                 {"num_parts", d->num_parts}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         if (qkv_check_size(why, sizes[i].field, -1, sizes[i].value) != QKV_OK)
             return why->status;
@@ -39,8 +42,11 @@ static qkv_status qkv_merge_validate(const qkv_merge_desc *d, qkv_problem *why) 
         return qkv_refuse(why, QKV_ERROR_SHAPE, d->part_out.data ? "part_out" : "part_lse", -1,
                           "must be NULL beside states", 0, 0);
     if (d->state.data && (d->out.data || d->lse.data || d->sinks))
-        return qkv_refuse(why, QKV_ERROR_SHAPE, d->out.data ? "out" : d->lse.data ? "lse" : "sinks", -1,
-                          "must be NULL beside state", 0, 0);
+        return qkv_refuse(why, QKV_ERROR_SHAPE,
+                          d->out.data   ? "out"
+                          : d->lse.data ? "lse"
+                                        : "sinks",
+                          -1, "must be NULL beside state", 0, 0);
     int64_t rows[4] = {d->batch, d->num_heads, d->seq_q, 64}, unused;
     if (d->head_dim_v > INT64_C(1) << 50 || d->num_parts > INT64_C(1) << 50)
         return qkv_refuse(why, QKV_ERROR_OVERFLOW, d->head_dim_v > INT64_C(1) << 50 ? "head_dim_v" : "num_parts", -1,
@@ -87,8 +93,10 @@ static void load_part(const qkv_merge_desc *d, int64_t part, int64_t b, int64_t 
                        h * d->part_lse.head + i * d->part_lse.token;
     qkv_single_state(*lse, m, l);
     if (bytes > 0)
-        memcpy(out, (const float *)d->part_out.data + part * d->part_out_stride + b * d->part_out.batch +
-                        h * d->part_out.head + i * d->part_out.token, bytes);
+        memcpy(out,
+               (const float *)d->part_out.data + part * d->part_out_stride + b * d->part_out.batch +
+                   h * d->part_out.head + i * d->part_out.token,
+               bytes);
 }
 
 /* One row: scratch holds the sum and the part, each ld floats. */
@@ -146,13 +154,37 @@ static void qkv_merge_run_one(const qkv_plan *plan, const void *desc, void *work
 }
 
 static uint64_t qkv_merge_checksum(const qkv_merge_desc *d) {
-    int64_t fields[] = {d->batch, d->num_heads, d->seq_q, d->head_dim_v, d->num_parts, d->part_out_stride,
-                        d->part_lse_stride, d->part_out.batch, d->part_out.head, d->part_out.token,
-                        d->part_lse.batch, d->part_lse.head, d->part_lse.token, d->states.batch, d->states.head,
-                        d->states.query, d->states.key, d->out.batch, d->out.head, d->out.token, d->lse.batch,
-                        d->lse.head, d->lse.token, !!d->states.data, !!d->sinks, !!d->lse.data,
-                        d->states.data && (d->part_out.data || d->part_lse.data), d->state.batch, d->state.head,
-                        d->state.token, !!d->state.data,
+    int64_t fields[] = {d->batch,
+                        d->num_heads,
+                        d->seq_q,
+                        d->head_dim_v,
+                        d->num_parts,
+                        d->part_out_stride,
+                        d->part_lse_stride,
+                        d->part_out.batch,
+                        d->part_out.head,
+                        d->part_out.token,
+                        d->part_lse.batch,
+                        d->part_lse.head,
+                        d->part_lse.token,
+                        d->states.batch,
+                        d->states.head,
+                        d->states.query,
+                        d->states.key,
+                        d->out.batch,
+                        d->out.head,
+                        d->out.token,
+                        d->lse.batch,
+                        d->lse.head,
+                        d->lse.token,
+                        !!d->states.data,
+                        !!d->sinks,
+                        !!d->lse.data,
+                        d->states.data && (d->part_out.data || d->part_lse.data),
+                        d->state.batch,
+                        d->state.head,
+                        d->state.token,
+                        !!d->state.data,
                         d->state.data && (d->out.data || d->lse.data || d->sinks)};
     return qkv_checksum(fields, sizeof fields / sizeof fields[0]);
 }

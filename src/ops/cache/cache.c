@@ -134,10 +134,19 @@ qkv_status qkv_cache_init(const qkv_cache_desc *desc, void *memory, size_t bytes
         return QKV_ERROR_WORKSPACE;
     memset(memory, 0, (size_t)at[K_POOL]);
     cache_header *h = memory;
-    *h = (cache_header){.version = LAYOUT_VERSION, .byte_order = QKV_CACHE_ORDER_MARK, .bytes = at[NUM_SECTIONS],
-                        .num_sequences = d.num_sequences, .max_tokens = d.max_tokens, .num_pages = d.num_pages,
-                        .num_kv_heads = d.num_kv_heads, .head_dim = d.head_dim, .head_dim_v = d.head_dim_v,
-                        .k_type = d.k_type, .v_type = d.v_type, .window = d.window, .first_tokens = d.first_tokens};
+    *h = (cache_header){.version = LAYOUT_VERSION,
+                        .byte_order = QKV_CACHE_ORDER_MARK,
+                        .bytes = at[NUM_SECTIONS],
+                        .num_sequences = d.num_sequences,
+                        .max_tokens = d.max_tokens,
+                        .num_pages = d.num_pages,
+                        .num_kv_heads = d.num_kv_heads,
+                        .head_dim = d.head_dim,
+                        .head_dim_v = d.head_dim_v,
+                        .k_type = d.k_type,
+                        .v_type = d.v_type,
+                        .window = d.window,
+                        .first_tokens = d.first_tokens};
     memcpy(h->magic, cache_magic, sizeof cache_magic);
     h->checksum = header_checksum(h);
     return QKV_OK;
@@ -162,10 +171,17 @@ qkv_status qkv_cache_open(const void *cache, qkv_cache_view *view) {
         h->lowest_free > h->num_pages)
         return QKV_ERROR_CACHE;
     *view = (qkv_cache_view){
-        .desc = {.size = sizeof view->desc, .num_sequences = h->num_sequences, .max_tokens = h->max_tokens,
-                 .num_pages = h->num_pages, .num_kv_heads = h->num_kv_heads, .head_dim = h->head_dim,
-                 .head_dim_v = h->head_dim_v, .k_type = (int32_t)h->k_type, .v_type = (int32_t)h->v_type,
-                 .window = h->window, .first_tokens = h->first_tokens},
+        .desc = {.size = sizeof view->desc,
+                 .num_sequences = h->num_sequences,
+                 .max_tokens = h->max_tokens,
+                 .num_pages = h->num_pages,
+                 .num_kv_heads = h->num_kv_heads,
+                 .head_dim = h->head_dim,
+                 .head_dim_v = h->head_dim_v,
+                 .k_type = (int32_t)h->k_type,
+                 .v_type = (int32_t)h->v_type,
+                 .window = h->window,
+                 .first_tokens = h->first_tokens},
         .bytes = h->bytes,
         .lowest_free = &h->lowest_free,
     };
@@ -198,8 +214,8 @@ qkv_status qkv_cache_sequence(const qkv_cache_view *c, int64_t sequence, int64_t
     if (*length < 0 || *length > c->desc.max_tokens)
         return QKV_ERROR_CACHE;
     const int64_t unseen = *length - c->desc.window + 1; /* tokens before this one */
-    const bool whole = *first_page == 0, hole = *first_page > c->kept_pages && c->desc.window > 0 &&
-                                                unseen > 0 && *first_page <= unseen / QKV_CACHE_PAGE;
+    const bool whole = *first_page == 0, hole = *first_page > c->kept_pages && c->desc.window > 0 && unseen > 0 &&
+                                                *first_page <= unseen / QKV_CACHE_PAGE;
     return whole || hole ? QKV_OK : QKV_ERROR_CACHE;
 }
 
@@ -378,7 +394,7 @@ qkv_status qkv_cache_extend(void *cache, int64_t sequence, int64_t n) {
 
 /* Strides that matter, pointers, overlap with the cache. In a function of its own: the list of operands is large. */
 static QKV_NOINLINE qkv_status check_appended(const qkv_cache_view *c, const void *cache, int64_t n, const qkv_input *k,
-                                            const qkv_input *v) {
+                                              const qkv_input *v) {
     qkv_operands o;
     qkv_problem unused = {0};
     const int64_t rows[3] = {1, c->desc.num_kv_heads, n};

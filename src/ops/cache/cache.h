@@ -29,16 +29,16 @@ enum {
 
 /* A cache at the address that it has now. Not to be written through where the cache is const. */
 typedef struct qkv_cache_view {
-    qkv_cache_desc desc;               /* complete */
-    int64_t table_stride;              /* pages of max_tokens */
-    int64_t kept_pages;                /* pages of first_tokens, never returned to the pool while in use */
-    int64_t bytes;                     /* of the block */
-    int64_t *lowest_free;              /* no page below it is free */
+    qkv_cache_desc desc;  /* complete */
+    int64_t table_stride; /* pages of max_tokens */
+    int64_t kept_pages;   /* pages of first_tokens, never returned to the pool while in use */
+    int64_t bytes;        /* of the block */
+    int64_t *lowest_free; /* no page below it is free */
     int64_t *lengths, *first_pages;
     int32_t *references, *tables;
     unsigned char *k, *v;
     float *k_scales, *v_scales;
-    int64_t k_head, v_head;            /* bytes of a page's KV head */
+    int64_t k_head, v_head; /* bytes of a page's KV head */
 } qkv_cache_view;
 
 /* QKV_ERROR_NULL, _ALIGNMENT or _CACHE. Checks the header; indices are checked where they are used. */
@@ -54,7 +54,7 @@ void qkv_cache_write(const qkv_kernels *kernels, const qkv_cache_view *c, int64_
                      int64_t position, int64_t rows, const float *src, int64_t ld);
 
 #if !QKV_WITH(CACHE) /* never reached, but named where nothing is optimised */
-#define qkv_cache_open(...) (qkv_status)qkv_absent(QKV_ERROR_LEFT_OUT, __VA_ARGS__)
+#define qkv_cache_open(...) (qkv_status) qkv_absent(QKV_ERROR_LEFT_OUT, __VA_ARGS__)
 #define qkv_cache_write(...) ((void)qkv_absent(0, __VA_ARGS__))
 #endif
 

@@ -8,8 +8,8 @@
 #if QKV_WITH(CACHE)
 
 enum {
-    CHANNELS = 8,   /* of a panel that are rounded at once: they take 2 KiB as floats */
-    CHUNK = 128     /* channels of a row that are rounded at once */
+    CHANNELS = 8, /* of a panel that are rounded at once: they take 2 KiB as floats */
+    CHUNK = 128   /* channels of a row that are rounded at once */
 };
 
 /* Rows smaller than this become 0, so that neither the scale nor its inverse is subnormal or overflows. */

@@ -22,8 +22,8 @@ typedef struct layer_shape {
 
 qkv_status qkv_layer_complete_inner(qkv_layer_desc *d, size_t size, qkv_problem *why) {
     qkv_enter(why, "attention.");
-    qkv_status status = qkv_import_inner(&d->attention.size, sizeof d->attention,
-                                         size - offsetof(qkv_layer_desc, attention), why);
+    qkv_status status =
+        qkv_import_inner(&d->attention.size, sizeof d->attention, size - offsetof(qkv_layer_desc, attention), why);
     if (status != QKV_OK)
         return status;
     if (d->cache && qkv_layer_attach_cache(d, why) != QKV_OK)
@@ -49,12 +49,12 @@ static qkv_status qkv_layer_complete(const qkv_layer_desc *desc, qkv_layer_desc 
 /* The first pointer that the layer brings itself and the descriptor must not. */
 static const char *foreign_pointer(const qkv_layer_desc *d) {
     const qkv_attention_desc *a = &d->attention;
-    return a->q.data        ? "attention.q"
+    return a->q.data                ? "attention.q"
            : a->k.data && !d->cache ? "attention.k"
            : a->v.data && !d->cache ? "attention.v"
-           : a->out.data    ? "attention.out"
-           : a->states.data ? "attention.states"
-                            : NULL;
+           : a->out.data            ? "attention.out"
+           : a->states.data         ? "attention.states"
+                                    : NULL;
 }
 
 /* Keys and values from tokens of their own. */
@@ -100,13 +100,16 @@ static qkv_status validate_head_steps(const qkv_layer_desc *d, qkv_problem *why)
 static qkv_status validate_raw(const qkv_layer_desc *d, qkv_problem *why) {
     const qkv_attention_desc *a = &d->attention;
     if (a->head_dim != d->model_dim || a->head_dim_v != d->model_dim)
-        return qkv_refuse(why, QKV_ERROR_SHAPE, a->head_dim != d->model_dim ? "attention.head_dim"
-                                                                            : "attention.head_dim_v", -1,
+        return qkv_refuse(why, QKV_ERROR_SHAPE,
+                          a->head_dim != d->model_dim ? "attention.head_dim" : "attention.head_dim_v", -1,
                           "is %, but without w_qkv it is model_dim (%)",
                           a->head_dim != d->model_dim ? a->head_dim : a->head_dim_v, d->model_dim);
     if (d->bias_q || d->bias_k || d->bias_v)
-        return qkv_refuse(why, QKV_ERROR_SHAPE, d->bias_q ? "bias_q" : d->bias_k ? "bias_k" : "bias_v", -1,
-                          "must be NULL without w_qkv", 0, 0);
+        return qkv_refuse(why, QKV_ERROR_SHAPE,
+                          d->bias_q   ? "bias_q"
+                          : d->bias_k ? "bias_k"
+                                      : "bias_v",
+                          -1, "must be NULL without w_qkv", 0, 0);
     if (a->num_kv_heads != a->num_heads && a->num_kv_heads != 1)
         return qkv_refuse(why, QKV_ERROR_SHAPE, "attention.num_kv_heads", -1,
                           "is %, but without w_qkv it is num_heads (%) or 1", a->num_kv_heads, a->num_heads);
@@ -137,10 +140,9 @@ static qkv_status validate_types(const qkv_layer_desc *d, qkv_problem *why) {
         if (!parts[i].weights && parts[i].type != 0)
             return qkv_refuse(why, QKV_ERROR_SHAPE, parts[i].field, -1,
                               i < 3 ? "must be 0 without w_qkv" : "must be 0 without w_o", 0, 0);
-        if (parts[i].weights &&
-            (qkv_check_weights(parts[i].type, parts[i].in, parts[i].out, parts[i].field, -1, parts[i].blocks, &bytes,
-                               why) != QKV_OK ||
-             qkv_check_arithmetic(d->arithmetic, parts[i].type, why) != QKV_OK))
+        if (parts[i].weights && (qkv_check_weights(parts[i].type, parts[i].in, parts[i].out, parts[i].field, -1,
+                                                   parts[i].blocks, &bytes, why) != QKV_OK ||
+                                 qkv_check_arithmetic(d->arithmetic, parts[i].type, why) != QKV_OK))
             return why->status;
     }
     return QKV_OK;
@@ -179,8 +181,8 @@ qkv_status qkv_layer_validate(const qkv_layer_desc *d, qkv_problem *why) {
     int64_t columns[3] = {qkv_max(1, a->num_heads), dim, 8};
     int64_t elements[4] = {qkv_max(1, a->batch), most, columns[0], dim};
     if (!qkv_product(columns, 3, INT64_MAX, &unused) || !qkv_product(elements, 4, PTRDIFF_MAX / 64, &unused))
-        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.batch * seq_q * num_heads * head_dim", -1,
-                          "is too large", 0, 0);
+        return qkv_refuse(why, QKV_ERROR_OVERFLOW, "attention.batch * seq_q * num_heads * head_dim", -1, "is too large",
+                          0, 0);
     int64_t in[2] = {qkv_max(d->model_dim, d->kv_dim), 3 * (columns[0] * columns[1] + QKV_PANEL)};
     int64_t out[2] = {d->out_features + QKV_PANEL, columns[0] * columns[1]};
     if ((d->w_qkv && !qkv_product(in, 2, PTRDIFF_MAX / 8, &unused)) ||
@@ -272,14 +274,14 @@ static void connect_projections(const qkv_layer_desc *d, const layer_tensors *te
                                 layer_calls *calls) {
     const qkv_attention_desc *a = &d->attention;
     int64_t keys = d->cache ? a->seq_q : a->seq_k, kv_heads = a->num_kv_heads;
-    const qkv_projection_part k = layer_part(keys, kv_heads, a->head_dim, d->bias_k, d->wk_type,
-                                             base ? base + tensors->k : NULL);
-    const qkv_projection_part v = layer_part(keys, kv_heads, a->head_dim_v, d->bias_v, d->wv_type,
-                                             base ? base + tensors->v : NULL);
+    const qkv_projection_part k =
+        layer_part(keys, kv_heads, a->head_dim, d->bias_k, d->wk_type, base ? base + tensors->k : NULL);
+    const qkv_projection_part v =
+        layer_part(keys, kv_heads, a->head_dim_v, d->bias_v, d->wv_type, base ? base + tensors->v : NULL);
     qkv_projection_desc *in = &calls->in;
     *in = layer_projection(d, &d->x, a->seq_q, d->model_dim, d->w_qkv, d->x_kv.data ? 1 : 3);
-    in->part[0] = layer_part(a->seq_q, a->num_heads, a->head_dim, d->bias_q, d->wq_type,
-                             base ? base + tensors->q : NULL);
+    in->part[0] =
+        layer_part(a->seq_q, a->num_heads, a->head_dim, d->bias_q, d->wq_type, base ? base + tensors->q : NULL);
     in->steps[0] = qkv_layer_steps(d, false);
     in->rope = d->rope;
     if (d->x_kv.data) {
@@ -325,9 +327,11 @@ void qkv_layer_connect(const qkv_layer_desc *d, const layer_tensors *tensors, fl
         attention->out = (qkv_output){base ? base + tensors->heads : NULL, a->seq_q * width, a->head_dim_v, width};
         const qkv_input from = qkv_as_input(&attention->out);
         calls->out = layer_projection(d, &from, a->seq_q, width, d->w_o, 1);
-        calls->out.part[0] = (qkv_projection_part){
-            .out_features = d->out_features, .head_dim = d->out_features, .bias = d->bias_o, .out = d->out,
-            .type = d->wo_type};
+        calls->out.part[0] = (qkv_projection_part){.out_features = d->out_features,
+                                                   .head_dim = d->out_features,
+                                                   .bias = d->bias_o,
+                                                   .out = d->out,
+                                                   .type = d->wo_type};
     }
 }
 
@@ -342,8 +346,8 @@ static QKV_NOINLINE qkv_status cut_projection_of(const qkv_kernels *kernels, con
     return status;
 }
 
-static QKV_NOINLINE qkv_status cut_attention_of(const qkv_ctx *ctx, const qkv_attention_desc *desc,
-                                                int32_t max_workers, qkv_attention_shape *shape) {
+static QKV_NOINLINE qkv_status cut_attention_of(const qkv_ctx *ctx, const qkv_attention_desc *desc, int32_t max_workers,
+                                                qkv_attention_shape *shape) {
     qkv_attention_desc d;
     qkv_problem unused = {0};
     qkv_status status = qkv_attention_prepare(desc, &d, &unused);
@@ -421,7 +425,7 @@ static void qkv_layer_run_one(const qkv_plan *plan, const void *desc, void *work
     if (d->w_qkv && convert_tasks_in(&shape) > 0 && phase-- == 0) {
         bool first = index < shape.in.convert_tasks;
         qkv_projection_convert(plan->kernels, first ? &shape.in : &shape.in_kv, first ? &calls.in : &calls.in_kv,
-                                scratch, first ? index : index - shape.in.convert_tasks);
+                               scratch, first ? index : index - shape.in.convert_tasks);
         return;
     }
     phase -= d->w_qkv ? 1 : 0;
@@ -456,10 +460,10 @@ static uint64_t qkv_layer_checksum(const qkv_layer_desc *d) {
 }
 
 void qkv_layer_steps_fields(const qkv_layer_desc *d, int64_t fields[QKV_LAYER_STEPS_FIELDS]) {
-    const int64_t own[] = {d->norm_q != NULL, d->norm_k != NULL, qkv_float_field(d->norm_epsilon), d->reserved,
-                           d->rope.cos != NULL, d->positions_q.data != NULL, d->positions_q.batch,
-                           d->positions_q.token, d->positions_k.data != NULL, d->positions_k.batch,
-                           d->positions_k.token};
+    const int64_t own[] = {d->norm_q != NULL,    d->norm_k != NULL,    qkv_float_field(d->norm_epsilon),
+                           d->reserved,          d->rope.cos != NULL,  d->positions_q.data != NULL,
+                           d->positions_q.batch, d->positions_q.token, d->positions_k.data != NULL,
+                           d->positions_k.batch, d->positions_k.token};
     _Static_assert(sizeof own == (QKV_LAYER_STEPS_FIELDS - QKV_ROPE_FIELDS) * sizeof(int64_t), "all are there");
     memcpy(fields, own, sizeof own);
     const qkv_rope none = {0};
@@ -483,7 +487,8 @@ qkv_status qkv_layer_check_positions(const qkv_layer_desc *d, qkv_problem *why) 
     const qkv_attention_desc *a = &d->attention;
     const qkv_head_steps q = qkv_layer_steps(d, false), k = qkv_layer_steps(d, true);
     qkv_status status = d->rope.cos && a->head_dim > 0
-                            ? qkv_check_positions(&q, &d->rope, a->batch, a->seq_q, q_names, -1, why) : QKV_OK;
+                            ? qkv_check_positions(&q, &d->rope, a->batch, a->seq_q, q_names, -1, why)
+                            : QKV_OK;
     if (status == QKV_OK && d->rope.cos && a->head_dim > 0 && a->num_kv_heads > 0)
         status = qkv_check_positions(&k, &d->rope, a->batch, a->seq_k, k_names, -1, why);
     return status;

@@ -109,8 +109,12 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
     if (d->forward.attention.first_tokens != 0)
         return qkv_refuse(why, QKV_ERROR_FLAGS, "attention.first_tokens", -1, "must be 0 in gradients", 0, 0);
     const qkv_layer_desc *f = &d->forward;
-    const char *type = f->wq_type ? "wq_type" : f->wk_type ? "wk_type" : f->wv_type ? "wv_type"
-                       : f->wo_type ? "wo_type" : f->arithmetic ? "arithmetic" : NULL;
+    const char *type = f->wq_type      ? "wq_type"
+                       : f->wk_type    ? "wk_type"
+                       : f->wv_type    ? "wv_type"
+                       : f->wo_type    ? "wo_type"
+                       : f->arithmetic ? "arithmetic"
+                                       : NULL;
     if (type)
         return qkv_refuse(why, QKV_ERROR_FLAGS, type, -1, "is not 0, but gradients take weights in floats", 0, 0);
     qkv_leave(why);
@@ -123,8 +127,10 @@ static qkv_status qkv_layer_backward_validate(const qkv_layer_backward_desc *d, 
         const char *field;
         const qkv_weight_grad *grad;
         const void *weights;
-    } grads[] = {{"grad_q", &d->grad_q, d->forward.w_qkv}, {"grad_k", &d->grad_k, d->forward.w_qkv},
-                 {"grad_v", &d->grad_v, d->forward.w_qkv}, {"grad_o", &d->grad_o, d->forward.w_o}};
+    } grads[] = {{"grad_q", &d->grad_q, d->forward.w_qkv},
+                 {"grad_k", &d->grad_k, d->forward.w_qkv},
+                 {"grad_v", &d->grad_v, d->forward.w_qkv},
+                 {"grad_o", &d->grad_o, d->forward.w_o}};
     for (size_t i = 0; i < sizeof grads / sizeof grads[0]; i++) {
         const qkv_weight_grad *g = grads[i].grad;
         if (!grads[i].weights && wants(g))
@@ -178,8 +184,8 @@ static void place_gradients(const qkv_layer_backward_desc *d, const layer_grad_s
         qkv_layer_heads(a->seq_k, a->num_kv_heads, a->head_dim_v, wants_v(d) ? place(base, shape->grad_v) : NULL);
 }
 
-static QKV_NOINLINE void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
-                                           float *base, const layer_calls *calls, qkv_attention_backward_desc *g) {
+static QKV_NOINLINE void connect_gradients(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, float *base,
+                                           const layer_calls *calls, qkv_attention_backward_desc *g) {
     const qkv_attention_desc *a = &calls->attention;
     const uint32_t flags = d->flags & (QKV_ACCUMULATE_BIAS | QKV_ACCUMULATE_SINKS);
     *g = (qkv_attention_backward_desc){.size = sizeof *g, .flags = flags, .forward = *a};
@@ -218,7 +224,8 @@ static QKV_NOINLINE void connect_input(const qkv_layer_backward_desc *d, enum op
                                        qkv_projection_backward_desc *g) {
     bool keys = operation == INPUT_KV;
     bool add = d->flags & (keys ? QKV_ACCUMULATE_X_KV : QKV_ACCUMULATE_X);
-    *g = (qkv_projection_backward_desc){.size = sizeof *g, .flags = add ? QKV_ACCUMULATE_X : 0,
+    *g = (qkv_projection_backward_desc){.size = sizeof *g,
+                                        .flags = add ? QKV_ACCUMULATE_X : 0,
                                         .grad_x = keys ? d->grad_x_kv : d->grad_x,
                                         .forward = keys ? calls->in_kv : calls->in};
     const uint32_t bits[3] = {QKV_ACCUMULATE_Q, QKV_ACCUMULATE_K, QKV_ACCUMULATE_V};
@@ -272,11 +279,16 @@ typedef struct raw_sum {
 
 static raw_sum raw_sum_of(const qkv_layer_backward_desc *d, bool keys) {
     const qkv_attention_desc *a = &d->forward.attention;
-    raw_sum s = {.to = &d->grad_x, .accumulate = d->flags & QKV_ACCUMULATE_X, .tokens = a->seq_q,
+    raw_sum s = {.to = &d->grad_x,
+                 .accumulate = d->flags & QKV_ACCUMULATE_X,
+                 .tokens = a->seq_q,
                  .end_part = d->forward.x_kv.data ? 1 : 3};
     if (keys)
-        s = (raw_sum){.to = &d->grad_x_kv, .accumulate = d->flags & QKV_ACCUMULATE_X_KV, .tokens = a->seq_k,
-                      .first_part = 1, .end_part = 3};
+        s = (raw_sum){.to = &d->grad_x_kv,
+                      .accumulate = d->flags & QKV_ACCUMULATE_X_KV,
+                      .tokens = a->seq_k,
+                      .first_part = 1,
+                      .end_part = 3};
     s.chunks = s.to->data && d->forward.model_dim > 0 ? a->batch * qkv_ceil_div(s.tokens, SUM_ROWS) : 0;
     return s;
 }
@@ -370,8 +382,10 @@ static void qkv_layer_backward_run_one(const qkv_plan *plan, const void *desc, v
     } else if (operation == NORM_WEIGHTS) {
         qkv_layer_sum_norm(plan->kernels, d, &shape, workspace, index);
     } else {
-        const qkv_ctx ctx = {.kernels = plan->kernels, .l1d_size = shape.cache_sizes[0],
-                             .l2_size = shape.cache_sizes[1], .l3_size = shape.cache_sizes[2]};
+        const qkv_ctx ctx = {.kernels = plan->kernels,
+                             .l1d_size = shape.cache_sizes[0],
+                             .l2_size = shape.cache_sizes[1],
+                             .l3_size = shape.cache_sizes[2]};
         qkv_plan inner;
         if (plan_operation(&ctx, d, &shape, (enum operation)operation, plan->max_workers, &inner) == QKV_OK)
             run_task(&inner, d, &shape, (enum operation)operation, workspace, phase, index, worker);
@@ -418,14 +432,17 @@ static uint64_t qkv_layer_backward_checksum(const qkv_layer_backward_desc *d) {
     const qkv_weight_grad *g[4] = {&d->grad_q, &d->grad_k, &d->grad_v, &d->grad_o};
     int64_t fields[QKV_ATTENTION_FIELDS + 58 + QKV_LAYER_STEPS_FIELDS];
     size_t n = qkv_attention_fields(a, fields);
-    const int64_t more[] = {d->flags, d->reserved, f->model_dim, f->out_features, f->x.batch, f->x.token, !!f->w_qkv,
-                            !!f->w_o, !!f->bias_q, !!f->bias_k, !!f->bias_v, !!f->bias_o, d->grad_out.batch,
-                            d->grad_out.token, d->grad_x.batch, d->grad_x.token, !!d->grad_x.data, d->grad_bias.batch,
-                            d->grad_bias.head, d->grad_bias.query, d->grad_bias.key, !!d->grad_bias.data,
-                            !!d->grad_sinks, a->q.data || a->k.data || a->v.data || a->out.data,
-                            f->kv_dim, f->x_kv.batch, f->x_kv.token, !!f->x_kv.data, !!f->w_kv, d->grad_x_kv.batch,
-                            d->grad_x_kv.token, !!d->grad_x_kv.data, !!d->grad_norm_q, !!d->grad_norm_k,
-                            f->wq_type, f->wk_type, f->wv_type, f->wo_type, f->arithmetic};
+    const int64_t more[] = {
+        d->flags,          d->reserved,         f->model_dim,       f->out_features,
+        f->x.batch,        f->x.token,          !!f->w_qkv,         !!f->w_o,
+        !!f->bias_q,       !!f->bias_k,         !!f->bias_v,        !!f->bias_o,
+        d->grad_out.batch, d->grad_out.token,   d->grad_x.batch,    d->grad_x.token,
+        !!d->grad_x.data,  d->grad_bias.batch,  d->grad_bias.head,  d->grad_bias.query,
+        d->grad_bias.key,  !!d->grad_bias.data, !!d->grad_sinks,    a->q.data || a->k.data || a->v.data || a->out.data,
+        f->kv_dim,         f->x_kv.batch,       f->x_kv.token,      !!f->x_kv.data,
+        !!f->w_kv,         d->grad_x_kv.batch,  d->grad_x_kv.token, !!d->grad_x_kv.data,
+        !!d->grad_norm_q,  !!d->grad_norm_k,    f->wq_type,         f->wk_type,
+        f->wv_type,        f->wo_type,          f->arithmetic};
     _Static_assert(sizeof more / sizeof more[0] + 16 <= 58, "fields has room");
     memcpy(fields + n, more, sizeof more);
     n += sizeof more / sizeof more[0];

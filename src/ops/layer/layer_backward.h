@@ -58,8 +58,8 @@ static inline int64_t qkv_layer_norm_floats(int64_t head_dim) {
 
 /* Bytes of a worker's scratch, and one task, of each. */
 int64_t qkv_layer_steps_scratch(const qkv_layer_backward_desc *d);
-void qkv_layer_apply_steps(const qkv_kernels *kernels, const qkv_layer_backward_desc *d,
-                           const layer_grad_shape *shape, float *base, int64_t index);
+void qkv_layer_apply_steps(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
+                           float *base, int64_t index);
 void qkv_layer_differentiate_steps(const qkv_kernels *kernels, const qkv_layer_backward_desc *d,
                                    const layer_grad_shape *shape, float *base, int64_t index, int32_t worker);
 void qkv_layer_sum_norm(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,

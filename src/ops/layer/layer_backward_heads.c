@@ -12,9 +12,15 @@
 
 layer_heads qkv_layer_heads_of(const qkv_layer_backward_desc *d, const layer_grad_shape *shape, bool keys) {
     const qkv_attention_desc *a = &d->forward.attention;
-    layer_heads h = {.steps = qkv_layer_steps(&d->forward, keys), .heads = a->num_heads, .tokens = a->seq_q,
-                     .tensor = shape->tensors.q, .plain = shape->plain_q, .grad = shape->grad_q,
-                     .norm_sums = shape->norm_q, .grad_norm = d->grad_norm_q, .keys = keys,
+    layer_heads h = {.steps = qkv_layer_steps(&d->forward, keys),
+                     .heads = a->num_heads,
+                     .tokens = a->seq_q,
+                     .tensor = shape->tensors.q,
+                     .plain = shape->plain_q,
+                     .grad = shape->grad_q,
+                     .norm_sums = shape->norm_q,
+                     .grad_norm = d->grad_norm_q,
+                     .keys = keys,
                      .accumulate = d->flags & QKV_ACCUMULATE_Q};
     if (keys) {
         h.heads = a->num_kv_heads;
@@ -47,8 +53,8 @@ static void find_chunk(const qkv_layer_backward_desc *d, const layer_heads *h, i
         qkv_find_positions(&h->steps, &d->forward.rope, c->b, c->t, h->tokens, c->rows, c->at);
 }
 
-void qkv_layer_apply_steps(const qkv_kernels *kernels, const qkv_layer_backward_desc *d,
-                           const layer_grad_shape *shape, float *base, int64_t index) {
+void qkv_layer_apply_steps(const qkv_kernels *kernels, const qkv_layer_backward_desc *d, const layer_grad_shape *shape,
+                           float *base, int64_t index) {
     layer_heads h = qkv_layer_heads_of(d, shape, false);
     int64_t dim = d->forward.attention.head_dim, q_tasks = h.steps.norm ? h.tasks : 0;
     if (index >= q_tasks) {

@@ -51,7 +51,8 @@ static void list_operands(qkv_operands *o, const qkv_pack_desc *d, const void *p
         int64_t columns = in_out ? w->out_features : d->in_features;
         if (unpacked) {
             qkv_add_operand(o, w->unpacked ? QKV_NEEDED | QKV_OUTPUT : 0, "part[].unpacked", w->unpacked, sizeof(float),
-                            1, &rows, &stride, columns)->index = (uint8_t)i;
+                            1, &rows, &stride, columns)
+                ->index = (uint8_t)i;
             continue;
         }
         int64_t terms = qkv_weight_terms((int)w->type), bytes_of_terms = qkv_weight_bytes(w->type);
@@ -64,7 +65,8 @@ static void list_operands(qkv_operands *o, const qkv_pack_desc *d, const void *p
             x->alignment = sizeof(uint16_t);
         if (w->type == QKV_INT8)
             qkv_add_operand(o, d->in_features > 0 ? QKV_NEEDED : 0, "part[].scales", w->scales, sizeof(float), 0, NULL,
-                            NULL, w->out_features)->index = (uint8_t)i;
+                            NULL, w->out_features)
+                ->index = (uint8_t)i;
     }
 }
 
@@ -137,8 +139,8 @@ qkv_status qkv_packed_size(const qkv_pack_desc *desc, size_t *bytes) {
 }
 
 /* All that qkv_pack (or, unpacked, qkv_unpack) checks. */
-static qkv_status check(const qkv_pack_desc *desc, const void *packed, bool unpacked, qkv_pack_desc *d,
-                        int64_t *bytes, qkv_problem *why) {
+static qkv_status check(const qkv_pack_desc *desc, const void *packed, bool unpacked, qkv_pack_desc *d, int64_t *bytes,
+                        qkv_problem *why) {
     qkv_status status = prepare(desc, unpacked, d, bytes, why);
     return status != QKV_OK ? status : check_tensors(d, packed, *bytes, unpacked, true, why);
 }

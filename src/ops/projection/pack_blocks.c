@@ -9,9 +9,9 @@
 #include "../ops.h"
 
 int64_t qkv_weight_bytes(int64_t type) {
-    static const uint8_t bytes[] = {[QKV_F32] = 4, [QKV_F16] = 2, [QKV_BF16] = 2, [QKV_INT8] = 1, [QKV_Q8_0] = 34,
-                                    [QKV_Q4_0] = 18, [QKV_Q4_1] = 20, [QKV_Q5_0] = 22, [QKV_Q5_1] = 24,
-                                    [QKV_Q4_K] = 144, [QKV_Q5_K] = 176, [QKV_Q6_K] = 210};
+    static const uint8_t bytes[] = {
+        [QKV_F32] = 4,   [QKV_F16] = 2,   [QKV_BF16] = 2,  [QKV_INT8] = 1,   [QKV_Q8_0] = 34,  [QKV_Q4_0] = 18,
+        [QKV_Q4_1] = 20, [QKV_Q5_0] = 22, [QKV_Q5_1] = 24, [QKV_Q4_K] = 144, [QKV_Q5_K] = 176, [QKV_Q6_K] = 210};
     return bytes[type];
 }
 
@@ -256,7 +256,9 @@ void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, i
         pack_int8(panel + QKV_PANEL * sizeof(float), data, in_out ? row : 1, in_out ? 1 : row, columns, in_features);
         break;
 #endif
-    case QKV_F32: case QKV_F16: case QKV_BF16:
+    case QKV_F32:
+    case QKV_F16:
+    case QKV_BF16:
         for (int64_t k = 0; in_out && k < in_features; k++)
             memcpy(panel + k * QKV_PANEL * bytes, data + k * row, (size_t)(columns * bytes));
         if (!in_out && type == QKV_F32)
@@ -265,14 +267,15 @@ void qkv_pack_panel(const qkv_kernels *kernels, void *to, const qkv_weight *w, i
             turn_elements(2, panel, data, row, columns, in_features);
         break;
 #if QKV_WITH(BLOCKS)
-#define BLOCKS(t) case t: turn_blocks(t, panel, data, row, columns, in_features); break;
-    BLOCKS(QKV_Q8_0)
-    BLOCKS(QKV_Q4_0)
-    BLOCKS(QKV_Q4_1)
-    BLOCKS(QKV_Q5_0)
-    BLOCKS(QKV_Q5_1)
-    BLOCKS(QKV_Q4_K)
-    BLOCKS(QKV_Q5_K)
+#define BLOCKS(t)                                                                                                      \
+    case t: turn_blocks(t, panel, data, row, columns, in_features); break;
+        BLOCKS(QKV_Q8_0)
+        BLOCKS(QKV_Q4_0)
+        BLOCKS(QKV_Q4_1)
+        BLOCKS(QKV_Q5_0)
+        BLOCKS(QKV_Q5_1)
+        BLOCKS(QKV_Q4_K)
+        BLOCKS(QKV_Q5_K)
     default: turn_blocks(QKV_Q6_K, panel, data, row, columns, in_features);
 #endif
     }

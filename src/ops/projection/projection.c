@@ -144,18 +144,20 @@ static void qkv_projection_operands(qkv_operands *o, const qkv_projection_desc *
             qkv_add_output(o, QKV_NEEDED, "part[].out", part->out, out, part->head_dim)->index = (uint8_t)i;
         if (part->bias)
             qkv_add_operand(o, used ? QKV_NEEDED : 0, "part[].bias", part->bias, sizeof(float), 0, NULL, NULL,
-                            part->out_features)->index = (uint8_t)i;
+                            part->out_features)
+                ->index = (uint8_t)i;
         const qkv_head_steps *steps = &d->steps[i];
         int role = used ? QKV_NEEDED : 0;
         if (qkv_norm(steps))
-            qkv_add_operand(o, role, "steps[].norm", steps->norm, sizeof(float), 0, NULL, NULL,
-                            part->head_dim)->index = (uint8_t)i;
+            qkv_add_operand(o, role, "steps[].norm", steps->norm, sizeof(float), 0, NULL, NULL, part->head_dim)->index =
+                (uint8_t)i;
         if (!qkv_rotates(steps))
             continue;
         rotated = rotated || used;
         if (steps->first_positions)
             qkv_add_operand(o, role, "steps[].first_positions", steps->first_positions, sizeof(int64_t), 0, NULL, NULL,
-                            d->batch)->index = (uint8_t)i;
+                            d->batch)
+                ->index = (uint8_t)i;
         qkv_add_positions(o, role, "steps[].positions", &steps->positions, d->batch, d->tokens, (int32_t)i);
     }
     if (first_rotated(d) >= 0)
@@ -357,8 +359,8 @@ static void *shared_rows(const qkv_projection_shape *shape, const qkv_projection
     return (unsigned char *)workspace + shape->shared + block * blocks * shape->block_rows * bytes_of_terms(d);
 }
 
-void qkv_projection_convert(const qkv_kernels *kernels, const qkv_projection_shape *shape,
-                            const qkv_projection_desc *d, void *workspace, int64_t index) {
+void qkv_projection_convert(const qkv_kernels *kernels, const qkv_projection_shape *shape, const qkv_projection_desc *d,
+                            void *workspace, int64_t index) {
     int64_t chunk = index % shape->k_chunks, block = index / shape->k_chunks;
     int64_t b = block / shape->row_blocks, row = block % shape->row_blocks * shape->block_rows;
     int64_t blocks = qkv_ceil_div(d->in_features, QKV_BLOCK_TERMS);
@@ -369,8 +371,8 @@ void qkv_projection_convert(const qkv_kernels *kernels, const qkv_projection_sha
                  qkv_min(terms, d->in_features - chunk * terms));
 }
 
-void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape,
-                            const qkv_projection_desc *d, void *workspace, int64_t index, int32_t worker) {
+void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_shape *shape, const qkv_projection_desc *d,
+                            void *workspace, int64_t index, int32_t worker) {
     unsigned char *scratch = (unsigned char *)workspace + shape->workers + worker * shape->worker_size;
     float *tile = (float *)(void *)scratch;
     int64_t group = index % shape->panel_groups, block = index / shape->panel_groups;
@@ -380,7 +382,10 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
     int64_t end_panel = qkv_min(first_panel + shape->task_panels, shape->panels);
     /* Without an inner dimension x and the weights may be NULL, and strides any: nothing is read. */
     bool empty = d->in_features == 0;
-    task_rows t = {.kernels = kernels, .x = tile, .rows = rows, .in_features = d->in_features,
+    task_rows t = {.kernels = kernels,
+                   .x = tile,
+                   .rows = rows,
+                   .in_features = d->in_features,
                    .widened = (float *)(void *)(scratch + shape->widened),
                    .arithmetic = empty ? QKV_ARITHMETIC_F32 : d->arithmetic};
     t.sums = t.widened + widened_rows(d) * QKV_PANEL;
@@ -424,11 +429,16 @@ void qkv_projection_execute(const qkv_kernels *kernels, const qkv_projection_sha
                 store(kernels, part, out, shape->out_token[i], tile, rows, first, width);
             } else if (in_tile + 1 == of_tile || panel + 1 == part_panels) {
                 int64_t first_column = first - in_tile * QKV_PANEL;
-                const qkv_head_rows heads = {
-                    .tile = tile, .ld = ld, .b = b, .t = row, .rows = rows, .first_head = first_column / part->head_dim,
-                    .heads = (first + width - first_column) / part->head_dim,
-                    .at = (ptrdiff_t *)(void *)(scratch + shape->at), .steps = &steps_of_part,
-                    .cache = qkv_stores(&d->steps[i]) ? cache : NULL};
+                const qkv_head_rows heads = {.tile = tile,
+                                             .ld = ld,
+                                             .b = b,
+                                             .t = row,
+                                             .rows = rows,
+                                             .first_head = first_column / part->head_dim,
+                                             .heads = (first + width - first_column) / part->head_dim,
+                                             .at = (ptrdiff_t *)(void *)(scratch + shape->at),
+                                             .steps = &steps_of_part,
+                                             .cache = qkv_stores(&d->steps[i]) ? cache : NULL};
                 qkv_projection_finish_heads(kernels, d, i, &heads, out, shape->out_token[i]);
             }
         }

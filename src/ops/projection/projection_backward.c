@@ -19,12 +19,12 @@ typedef qkv_projection_backward_desc gradient_desc;
 enum { X_ROWS = 192, X_COLUMNS = 256, W_ROWS = 192, W_COLUMNS = 256 };
 
 typedef struct projection_grad_shape {
-    int64_t rows;                       /* tokens of all batches */
-    int64_t in_panels, out_features;    /* out_features: of all parts */
-    int64_t row_blocks, panel_groups;   /* of dX */
-    int64_t w_rows, w_columns;          /* of a tile of dW */
-    int64_t w_tasks[QKV_MAX_PARTS];     /* tiles of each part */
-    int64_t packed_size, worker_size;   /* bytes */
+    int64_t rows;                     /* tokens of all batches */
+    int64_t in_panels, out_features;  /* out_features: of all parts */
+    int64_t row_blocks, panel_groups; /* of dX */
+    int64_t w_rows, w_columns;        /* of a tile of dW */
+    int64_t w_tasks[QKV_MAX_PARTS];   /* tiles of each part */
+    int64_t packed_size, worker_size; /* bytes */
 } projection_grad_shape;
 
 static bool wants_x(const gradient_desc *d) {
@@ -43,8 +43,8 @@ static int64_t grad_stride(const gradient_desc *d, int64_t i) {
 }
 
 static uint32_t all_gradients(const gradient_desc *d) {
-    return QKV_ACCUMULATE_X | (QKV_ACCUMULATE_PART(qkv_max(0, qkv_min(d->forward.num_parts, QKV_MAX_PARTS))) -
-                               QKV_ACCUMULATE_PART(0));
+    return QKV_ACCUMULATE_X |
+           (QKV_ACCUMULATE_PART(qkv_max(0, qkv_min(d->forward.num_parts, QKV_MAX_PARTS))) - QKV_ACCUMULATE_PART(0));
 }
 
 static qkv_status qkv_projection_backward_complete(const gradient_desc *desc, gradient_desc *d, qkv_problem *why) {
@@ -233,7 +233,7 @@ static void sum_tokens(const qkv_kernels *kernels, const gradient_desc *d, const
             gather_operand(d, w, w->in_out, at, w->a + x * W_ROWS, w->row, w->rows);
         for (int64_t c = 0; (w->weights || w->in_out) && c < w->columns; c += QKV_PANEL)
             gather_operand(d, w, !w->in_out, at, w->b + c * QKV_CHAIN + x * QKV_PANEL, w->column + c,
-                   qkv_min(QKV_PANEL, w->columns - c));
+                           qkv_min(QKV_PANEL, w->columns - c));
     }
     for (int64_t c = 0; w->weights && c < w->columns; c += QKV_PANEL)
         kernels->gemm_t(w->sums + c, W_COLUMNS, w->a, W_ROWS, w->b + c * QKV_CHAIN, QKV_PANEL, (size_t)w->rows,
@@ -311,8 +311,8 @@ static int64_t cut_projection(const gradient_desc *d, int32_t max_workers, proje
         shape->row_blocks = qkv_ceil_div(shape->rows, X_ROWS);
         shape->panel_groups = qkv_ceil_div(shape->in_panels, X_COLUMNS / QKV_PANEL);
         if (max_workers > 1 && shape->in_panels > 0)
-            shape->panel_groups = qkv_max(shape->panel_groups,
-                                          qkv_min(shape->in_panels, qkv_ceil_div(wanted, shape->row_blocks)));
+            shape->panel_groups =
+                qkv_max(shape->panel_groups, qkv_min(shape->in_panels, qkv_ceil_div(wanted, shape->row_blocks)));
         shape->packed_size = shape->in_panels * shape->out_features * QKV_PANEL * (int64_t)sizeof(float);
     }
     shape->w_rows = W_ROWS;
@@ -363,13 +363,20 @@ static void qkv_projection_backward_run_one(const qkv_plan *plan, const void *de
 static uint64_t qkv_projection_backward_checksum(const gradient_desc *d) {
     const qkv_projection_desc *f = &d->forward;
     int64_t fields[12 + (10 + QKV_STEPS_FIELDS) * QKV_MAX_PARTS] = {
-        f->batch, f->tokens, f->in_features, f->num_parts, f->x.batch, f->x.token, d->flags, d->reserved, wants_x(d),
-        d->grad_x.batch, d->grad_x.token, f->arithmetic};
+        f->batch, f->tokens,   f->in_features, f->num_parts,    f->x.batch,      f->x.token,
+        d->flags, d->reserved, wants_x(d),     d->grad_x.batch, d->grad_x.token, f->arithmetic};
     size_t n = 12;
     for (int64_t i = 0; i < qkv_min(f->num_parts, QKV_MAX_PARTS); i++) {
         const qkv_weight_grad *g = &d->grad[i];
-        const int64_t more[] = {f->part[i].out_features, f->part[i].head_dim, d->grad_out[i].batch, d->grad_out[i].head,
-                                d->grad_out[i].token, g->stride, g->layout, !!g->data, !!g->bias,
+        const int64_t more[] = {f->part[i].out_features,
+                                f->part[i].head_dim,
+                                d->grad_out[i].batch,
+                                d->grad_out[i].head,
+                                d->grad_out[i].token,
+                                g->stride,
+                                g->layout,
+                                !!g->data,
+                                !!g->bias,
                                 f->part[i].type};
         memcpy(fields + n, more, sizeof more);
         n += sizeof more / sizeof more[0];

@@ -11,7 +11,7 @@
 
 #if QKV_WITH(ROPE)
 
-enum { LOG_BITS = 55 };                            /* logarithms are signed, with 55 bits behind the point */
+enum { LOG_BITS = 55 }; /* logarithms are signed, with 55 bits behind the point */
 static const uint64_t top_bit = UINT64_C(1) << 63;
 
 static const uint64_t ln_2 = UINT64_C(0xb17217f7d1cf79ac);         /* ·2^64 */

@@ -13,6 +13,6 @@ int main(void) {
         return 0;
     }
     printf("in the library %g, which should be 0; elsewhere %g, which should not\n", (double)in_library,
-        (double)elsewhere);
+           (double)elsewhere);
     return 1;
 }
