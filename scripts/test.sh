@@ -426,6 +426,8 @@ all_stages() {
     stage flags 225 sh scripts/check/flags.sh
     stage clang 180 with_clang
     stage packaging 140 packaging
+    stage amalgamation 160 counted on_release sh scripts/check/amalgamation.sh
+    stage profiles 110 counted sh scripts/profiles.sh test
     stage fuzz-readers 120 on_release sh scripts/check/fuzz_readers.sh
     stage avx512-emulated 120 with_emulated_avx512
     stage ggml 236 ggml
