@@ -88,8 +88,8 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #define QKV_DOTS (__GNUC__ >= 11)
 #endif
 
-/* Whether it knows SVE, and RISC-V's V, in single functions; or the whole build may use them. Apple's CPUs have no SVE.
- * 0 on the command line leaves the set out. */
+/* Whether it knows SVE in single functions, or the whole build may use that, and RISC-V's V with its intrinsics of
+ * version 1.0. Apple's CPUs have no SVE. 0 on the command line leaves the set out. */
 #if !QKV_AARCH64 || defined(__apple_build_version__)
 #undef QKV_SVE
 #define QKV_SVE 0
@@ -105,8 +105,6 @@ _Static_assert(sizeof 1.0 == sizeof(double), "qkv can't be built with -fsingle-p
 #undef QKV_RVV
 #define QKV_RVV 0
 #elif defined(QKV_RVV)
-#elif defined(__riscv_v_intrinsic) && __riscv_v_intrinsic >= 12000
-#define QKV_RVV 1
 #elif defined(__clang__)
 #define QKV_RVV (__clang_major__ >= 19)
 #else

@@ -7,11 +7,11 @@
 
 #include <string.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("arch=+v"))), apply_to = function)
-#else
+#if !defined(__clang__)
 /* See kernels_portable.c: what is no template for such vectors is loops. */
 #pragma GCC optimize("tree-vectorize", "vect-cost-model=dynamic")
+#elif !defined(__riscv_v)
+#pragma clang attribute push(__attribute__((target("arch=+v"))), apply_to = function)
 #endif
 
 /* GCC has no such region for RISC-V, only an attribute of single functions, and inlines none into one that may use
@@ -46,7 +46,7 @@
 #include "../scalable_rows.inc.h"
 #include "../float_products.inc.h"
 
-#if defined(__clang__)
+#if defined(__clang__) && !defined(__riscv_v)
 #pragma clang attribute pop
 #endif
 
