@@ -83,7 +83,8 @@ function end_function(    i, j, head, jump, loops, size, inner, fma, loads, work
             if (i != j && head[i] >= head[j] && jump[i] <= jump[j] && (work[i] || !work[j])) inner = 0
         if (!inner) continue
         walk(head[j], jump[j])
-        own = scalable && name ~ /weights|quantize|^(rows|keys|values)_|_int8$/ # loops as the compiler likes them
+        # Loops as the compiler likes them; and row_dots, which has 16 lanes in an array at the end of a row.
+        own = scalable && name ~ /weights|quantize|^(rows|keys|values)_|_int8$|^row_dots$/
         hot = !(name in is_cold) && !own && name !~ /^gemm_nt/ && \
             (name ~ /gemm/ && name !~ /gemm_weights_/ ? fma[j] >= tile : name ~ /^stored_/ ? fma[j] > 0 : loads[j] > 0)
         print "loop", name, address[head[j]], size[j], fma[j], bad[j], hot ? "hot" : "other",

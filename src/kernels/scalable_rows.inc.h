@@ -384,6 +384,7 @@ static void dropout(float *t, size_t first, size_t end, const qkv_dropout *d) {
                 state_2 = w_xor(on, x, state_3, k1);
                 state_1 = y_low;
                 state_3 = x_low;
+                QKV_OPAQUE(round); /* unrolled, the keys of all rounds would be kept on the stack */
             }
             DROPOUT_KEEP(0)
             DROPOUT_KEEP(1)
