@@ -73,8 +73,8 @@ def rename(text, change):
 def defined_in(text):
     """Names of functions, constants and types at the outermost level."""
     bare = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
-    names = set(re.findall(r"^(?:static|QKV_INLINE|QKV_NOINLINE)\b[^;{}=()#]*?\b(\w+)\(", bare, re.M))
-    names |= set(re.findall(r"^ *(?:static|QKV_INLINE)\b[^;{}=()#\n]*?\b(\w+)\([^\n]*\\$", bare, re.M))
+    names = set(re.findall(r"^(?:static|[A-Z_]*INLINE)\b[^;{}=()#]*?\b(\w+)\(", bare, re.M))
+    names |= set(re.findall(r"^ *(?:static|[A-Z_]*INLINE)\b[^;{}=()#\n]*?\b(\w+)\([^\n]*\\$", bare, re.M))
     for first, rest in re.findall(r"^static [^;{}()=#]*?\b(\w+)(?:\[[^\]]*\])* = ([^;]*);", bare, re.M):
         names |= {first} | set(re.findall(r", (\w+) =", rest if "{" not in rest else ""))
     names |= set(re.findall(r"^#define \w+ ([a-z]\w+)$", bare, re.M))
@@ -94,7 +94,8 @@ def kernel_set(path):
     name = path.stem.removeprefix("kernels_")
     text = expand(path, set(ONCE))
     own = defined_in(text)
-    macros = sorted(set(DEFINE.findall(text)))
+    of_all = {name for once in ONCE for name in DEFINE.findall(pathlib.Path(once).read_text())}
+    macros = sorted(set(DEFINE.findall(text)) - of_all)
     own = {word for word in own - set(macros) if not word.startswith("qkv_kernels_")}
     # What is put together from parts begins with one that ends in an underscore.
     parts = sorted(set(re.findall(r"\b[a-z]\w*_(?!\w)", re.sub(r"/\*.*?\*/", "", text, flags=re.S))))
@@ -146,10 +147,12 @@ def main(folder):
            " * documentation; change things there. cc -O2 -c qkv.c is all; what may be left out stands below.\n *\n"
            " * SPDX-License-Identifier: MIT */\n")
     local = "#define QKV_LOCAL static\n\n"
+    # GCC inlines no function into one for RISC-V's vectors that is not for them itself, and takes that per file.
+    riscv = ("#if defined(__riscv) && !defined(__clang__) && !defined(QKV_RVV)\n#define QKV_RVV 0\n#endif\n\n")
     # GCC looks at the end of the file whether that warning is on.
     quiet = '#pragma GCC diagnostic ignored "-Wunused-function" /* what is left out is declared all the same */\n\n'
     includes = "#include <stdbool.h>\n#include <string.h>\n\n"
-    text = (top + quiet + config + '\n#include "qkv.h"\n\n' + includes + local + f"#ifdef QKV_PREFIX\n{names}#endif\n\n" + base +
+    text = (top + quiet + riscv + config + '\n#include "qkv.h"\n\n' + includes + local + f"#ifdef QKV_PREFIX\n{names}#endif\n\n" + base +
             "".join(kernel_set(path) for path in sets))
     text = re.sub(r"\n{3,}", "\n\n", text)
     (pathlib.Path(folder) / "qkv.c").write_text(text)
