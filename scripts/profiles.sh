@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 build=$PWD/build/profiles
 export build
-scalar='-DQKV_NO_AVX512 -DQKV_NO_AVX2 -DQKV_NO_NEON'
+scalar='-DQKV_NO_AVX512 -DQKV_NO_AVX2 -DQKV_NO_NEON -DQKV_NO_SVE'
 export scalar
 
 profiles() { # options, by commas

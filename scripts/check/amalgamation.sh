@@ -28,7 +28,7 @@ skip() {
 
 tests() { # COMPILER
     for test in test_bits test_gradient_bits test_same_bits test_attention test_gemm test_softmax test_bf16 test_int8 \
-        test_packed_kernels test_cache; do
+        test_packed_kernels test_layer_cache; do
         cc build/release/tests/CMakeFiles/$test.dir/*/*.o build/release/tests/libqkv_test_harness.a "$build/qkv-$1.o" \
             -lcmocka -lpthread -lm -o "$build/$test" && QKV_QUICK=1 "$build/$test" >"$build/log" 2>&1
         judge $? "$1: $test"
