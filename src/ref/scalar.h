@@ -63,6 +63,19 @@ QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
     return (float)(__builtin_fabs(error) > 0 ? odd : sum);
 }
 
+/* clang takes fmaf for a function that may set errno, and so for a call of libm, but where it knows the C library. It
+ * has a name for the instruction alone since version 17. */
+#if defined(__clang__)
+#if __has_builtin(__builtin_elementwise_fma)
+#define QKV_FMA __builtin_elementwise_fma
+#elif !defined(__NO_MATH_ERRNO__) && !defined(__gnu_linux__) && !defined(__APPLE__) && !defined(_WIN32)
+#define QKV_FMA qkv_fma_soft
+#endif
+#endif
+#if !defined(QKV_FMA)
+#define QKV_FMA __builtin_fmaf
+#endif
+
 /* Kernel files define QKV_HAVE_FMA inside their target region. clang has no macro for the instruction, but the last
  * architectures of this list always have it. */
 #if !defined(QKV_HAVE_FMA) && (defined(__FMA__) || defined(__FP_FAST_FMAF) || defined(__aarch64__) ||                  \
@@ -72,7 +85,7 @@ QKV_INLINE float qkv_fma_soft(float a, float b, float c) {
 
 QKV_INLINE float qkv_fma(float a, float b, float c) {
 #if defined(QKV_HAVE_FMA)
-    return __builtin_fmaf(a, b, c);
+    return QKV_FMA(a, b, c);
 #else
     return qkv_fma_soft(a, b, c);
 #endif
