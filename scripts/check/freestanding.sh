@@ -43,7 +43,8 @@ done
 if command -v clang >/dev/null; then
     mkdir -p "$work/bare" && cd "$work/bare" || exit 1
     printf '%s\n' '#include <stddef.h>' 'void *memcpy(void *, const void *, size_t);' \
-        'void *memmove(void *, const void *, size_t);' 'void *memset(void *, int, size_t);' 'int memcmp(const void *, const void *, size_t);' >string.h
+        'void *memmove(void *, const void *, size_t);' 'void *memset(void *, int, size_t);' \
+        'int memcmp(const void *, const void *, size_t);' >string.h
     for target in riscv64-unknown-elf,-march=rv64gc aarch64-none-elf thumbv7em-none-eabihf,-mfpu=fpv4-sp-d16; do
         # shellcheck disable=SC2046  # words
         clang -target $(echo "$target" | tr ',' ' ') -std=c11 -O2 -ffreestanding -isystem . -I"$root/include" -c \
