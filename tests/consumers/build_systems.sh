@@ -13,11 +13,12 @@ need_light() { # in $work/light
         tools; do
         cp -r "$root/$part" "$work/light"
     done
+    mkdir "$work/light/docs" && cp -r "$root/docs/man" "$work/light/docs"
     for set in "$work"/light/src/kernels/*/; do
         test "$(basename "$set")" = portable || rm -r "$set"
     done
-    sed -i -E '/^    \{"/{/"(portable|ref)"/!d;}' "$work/light/src/context.c"
-    test "$(grep -cE '^    \{"' "$work/light/src/context.c")" = 2
+    sed -i -E '/^    SET\(/{/\((portable|ref),/!d;}' "$work/light/src/context.c"
+    test "$(grep -cE '^    SET\(' "$work/light/src/context.c")" = 2
 }
 
 # The project of a section, in the folder page-SECTION, with the library in FOLDER of it; its commands changed by sed.
