@@ -11,7 +11,7 @@
 #include <avx2intrin.h>
 #include <f16cintrin.h>
 #include <fmaintrin.h>
-#if QKV_X86_DOTS
+#if QKV_WITH(AVXVNNI)
 #include <avxvnniintrin.h>
 #endif
 #endif

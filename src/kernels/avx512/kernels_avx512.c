@@ -17,7 +17,7 @@
 #include <avx512dqintrin.h>
 #include <avx512vlbwintrin.h>
 #include <avx512vldqintrin.h>
-#if QKV_X86_DOTS
+#if QKV_WITH(AVX512VNNI)
 #include <avx512vnniintrin.h>
 #include <avx512vlvnniintrin.h>
 #include <avx512bf16intrin.h>

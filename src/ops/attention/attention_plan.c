@@ -136,34 +136,37 @@ static qkv_status validate_layout(const qkv_attention_desc *d, qkv_problem *why)
 
 /* Refuses what this build leaves out (../../config.h). */
 static qkv_status refuse_left_out(const qkv_attention_desc *d, qkv_problem *why) {
-    const struct {
-        bool asked;
-        const char *field;
-    } options[] = {{!QKV_WITH(STORED) && d->q_type != QKV_F32, "q_type"},
-                   {!QKV_WITH(STORED) && d->k_type != QKV_F32, "k_type"},
-                   {!QKV_WITH(STORED) && d->v_type != QKV_F32, "v_type"},
-                   {!QKV_WITH(STORED) && d->out_type != QKV_F32, "out_type"},
-                   {!QKV_WITH(PAGES) && d->page_table, "page_table"},
-                   {!QKV_WITH(PAGES) && d->q_start, "q_start"},
-                   {!QKV_WITH(PAGES) && d->k_start, "k_start"},
-                   {!QKV_WITH(PAGES) && d->k_layout != QKV_KEY_ROWS, "k_layout"},
-                   {!QKV_WITH(MASKS) && d->keep.data, "keep"},
-                   {!QKV_WITH(MASKS) && d->bias.data, "bias"},
-                   {!QKV_WITH(MASKS) && d->key_ranges.data, "key_ranges"},
-                   {!QKV_WITH(MASKS) && d->alibi_slopes, "alibi_slopes"},
-                   {!QKV_WITH(MASKS) && d->softcap != 0, "softcap"},
-                   {!QKV_WITH(MASKS) && d->first_tokens != 0, "first_tokens"},
-                   {!QKV_WITH(DROPOUT) && d->dropout != 0, "dropout"},
-                   {!QKV_WITH(MERGE) && d->states.data, "states"},
-                   {!QKV_WITH(SCORES) && d->scores.data, "scores"},
-                   {!QKV_WITH(SCORES) && d->probabilities.data, "probabilities"},
-                   {!QKV_WITH(BF16) && d->arithmetic != QKV_ARITHMETIC_F32, "arithmetic"},
-                   {!QKV_WITH(QUANTIZED) && d->arithmetic == QKV_ARITHMETIC_INT8, "arithmetic"}};
-    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
-        if (options[i].asked)
-            return qkv_refuse(why, QKV_ERROR_LEFT_OUT, options[i].field, -1, "is left out of this build", 0, 0);
-    }
-    return QKV_OK;
+    const char *field = NULL;
+    if (!QKV_WITH(STORED))
+        field = d->q_type != QKV_F32     ? "q_type"
+                : d->k_type != QKV_F32   ? "k_type"
+                : d->v_type != QKV_F32   ? "v_type"
+                : d->out_type != QKV_F32 ? "out_type"
+                                         : field;
+    if (!QKV_WITH(PAGES))
+        field = d->page_table                 ? "page_table"
+                : d->q_start                  ? "q_start"
+                : d->k_start                  ? "k_start"
+                : d->k_layout != QKV_KEY_ROWS ? "k_layout"
+                                              : field;
+    if (!QKV_WITH(MASKS))
+        field = d->keep.data              ? "keep"
+                : d->bias.data            ? "bias"
+                : d->key_ranges.data      ? "key_ranges"
+                : d->alibi_slopes         ? "alibi_slopes"
+                : d->softcap != 0         ? "softcap"
+                : d->first_tokens != 0    ? "first_tokens"
+                                          : field;
+    if (!QKV_WITH(SCORES))
+        field = d->scores.data ? "scores" : d->probabilities.data ? "probabilities" : field;
+    if (!QKV_WITH(MERGE) && d->states.data)
+        field = "states";
+    if (!QKV_WITH(DROPOUT) && d->dropout != 0)
+        field = "dropout";
+    if ((!QKV_WITH(BF16) && d->arithmetic != QKV_ARITHMETIC_F32) ||
+        (!QKV_WITH(QUANTIZED) && d->arithmetic == QKV_ARITHMETIC_INT8))
+        field = "arithmetic";
+    return field ? qkv_refuse(why, QKV_ERROR_LEFT_OUT, field, -1, "is left out of this build", 0, 0) : QKV_OK;
 }
 
 static qkv_status validate_options(const qkv_attention_desc *d, qkv_problem *why) {
