@@ -150,13 +150,13 @@ static qkv_status refuse_left_out(const qkv_attention_desc *d, qkv_problem *why)
                 : d->k_layout != QKV_KEY_ROWS ? "k_layout"
                                               : field;
     if (!QKV_WITH(MASKS))
-        field = d->keep.data              ? "keep"
-                : d->bias.data            ? "bias"
-                : d->key_ranges.data      ? "key_ranges"
-                : d->alibi_slopes         ? "alibi_slopes"
-                : d->softcap != 0         ? "softcap"
-                : d->first_tokens != 0    ? "first_tokens"
-                                          : field;
+        field = d->keep.data           ? "keep"
+                : d->bias.data         ? "bias"
+                : d->key_ranges.data   ? "key_ranges"
+                : d->alibi_slopes      ? "alibi_slopes"
+                : d->softcap != 0      ? "softcap"
+                : d->first_tokens != 0 ? "first_tokens"
+                                       : field;
     if (!QKV_WITH(SCORES))
         field = d->scores.data ? "scores" : d->probabilities.data ? "probabilities" : field;
     if (!QKV_WITH(MERGE) && d->states.data)
