@@ -6,6 +6,7 @@ sets give functions of one template the same names: so each of them is written o
 set's name before it. Its macros are taken away at its end.
 
 SPDX-License-Identifier: MIT"""
+import os
 import pathlib
 import re
 import sys
@@ -13,34 +14,27 @@ import sys
 ROOT = pathlib.Path("src")
 ONCE = {"src/config.h", "include/qkv.h", "src/kernels/kernels.h"}  # the same for kernel sets and all else
 TOKEN = re.compile(r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[A-Za-z_]\w*|.""", re.S)
+GUARD = re.compile(r"^#ifndef (QKV_\w*H)\n#define \1\n", re.M)
 DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)", re.M)
 SPDX = re.compile(r"\n? \*\n \* SPDX-License-Identifier: MIT \*/|  SPDX-License-Identifier: MIT \*/")
 
 
 def resolve(including, name):
-    for folder in (including.parent, pathlib.Path("include"), ROOT):
-        path = folder / name
+    for folder in (including.parent, ROOT):
+        path = pathlib.Path(os.path.normpath(folder / name))
         if path.exists():
-            return pathlib.Path(re.sub(r"[^/]+/\.\./", "", re.sub(r"[^/]+/[^/]+/\.\./\.\./", "", path.as_posix())))
+            return path
     sys.exit(f"{including}: {name} is not there")
-
-
-def without_guard(text):
-    """A header's text between #ifndef, #define and the last #endif; or all of it."""
-    guard = re.search(r"^#ifndef (QKV_\w*H)\n#define \1\n", text, re.M)
-    if not guard:
-        return text
-    return text[:guard.start()] + text[guard.end():].rstrip().removesuffix("#endif")
 
 
 def expand(path, seen):
     """The text of a file with its own includes in it, those with a guard once; of a template again, without comments."""
     text = path.read_text()
-    has_guard = re.search(r"^#ifndef (QKV_\w*H)$", text, re.M)
-    if has_guard:
+    guard = GUARD.search(text)
+    if guard:
         if path.as_posix() in seen:
             return ""
-        text = without_guard(text)
+        text = text[:guard.start()] + text[guard.end():].rstrip().removesuffix("#endif")
     elif path.as_posix() in seen:
         text = re.sub(r" */\*.*?\*/", "", text, flags=re.S)
     seen.add(path.as_posix())

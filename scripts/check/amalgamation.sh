@@ -5,21 +5,12 @@
 # SPDX-License-Identifier: MIT
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-root=$PWD build=$PWD/build/amalgamation passed=0 failed=0 skipped=0
+build=$PWD/build/amalgamation skipped=0
+. scripts/check/judge.sh
+log=$build/log
 test -s build/release/tests/libqkv_test_harness.a || { echo "build/release is not there"; exit 1; }
 command -v python3 >/dev/null || { echo "python3 is not installed"; exit 77; }
 rm -rf "$build" && mkdir -p "$build" && sh scripts/amalgamate.sh "$build" || exit 1
-
-judge() { # STATUS WHAT
-    if [ "$1" = 0 ]; then
-        passed=$((passed + 1))
-        echo "ok      $2"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $2"
-        tail -n 20 "$build/log"
-    fi
-}
 
 skip() {
     skipped=$((skipped + 1))
@@ -75,8 +66,9 @@ two_copies() { # of different versions in one program
 
 example() {
     awk '/^```c$/ { inside = 1; next } /^```$/ { if (inside) exit } inside' README.md >"$build/example.c" &&
-        (cd "$build" && cc -std=c11 -O1 -DQKV_NO_AVX512 -DQKV_NO_AVX2 -I. example.c qkv.c -o example && ./example) &&
-        (cd "$build" && ./example | grep -qx 'head 0: 0 0.5 1 1.5')
+        line=$(sed -n 's/^\(cc .*\)own\.c qkv\.c -o own$/\1-DQKV_NO_AVX512 -DQKV_NO_AVX2/p' docs/integration.md) &&
+        test -n "$line" && cd "$build" && $line example.c qkv.c -o example &&
+        ./example | grep -x 'head 0: 0 0.5 1 1.5'
 }
 
 on_aarch64() {
@@ -92,8 +84,8 @@ with_compiler clang -DQKV_NO_AVX512
 in_cxx
 two_copies >"$build/log" 2>&1
 judge $? "two copies, each with a prefix"
-example >"$build/log" 2>&1
-judge $? "README's example, one line"
+(example) >"$build/log" 2>&1
+judge $? "README's example, by the line of integration.md"
 on_aarch64
 echo "$passed passed, $failed failed, $skipped skipped"
 test $failed = 0

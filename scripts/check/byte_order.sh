@@ -13,17 +13,7 @@ command -v $cc >/dev/null || { echo "$cc is not installed"; exit 77; }
 qemu=$(command -v qemu-s390x || command -v qemu-s390x-static) || { echo "qemu-s390x is not installed"; exit 77; }
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 mkdir "$work/objects" "$work/here" "$work/there"
-passed=0 failed=0
-
-judge() { # STATUS WHAT
-    if [ "$1" = 0 ]; then
-        passed=$((passed + 1))
-        echo "ok      $2"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $2"
-    fi
-}
+. scripts/check/judge.sh
 
 compiler=$(command -v ccache) # or nothing
 for source in src/*.c src/*/*.c src/*/*/*.c; do echo "$source"; done |

@@ -12,7 +12,7 @@ clang=${CLANG:-clang} mingw=x86_64-w64-mingw32-gcc
 command -v "$clang" >/dev/null || { echo "$clang is not installed"; exit 77; }
 folder=$PWD/build/clang-cl
 rm -rf "$folder" && mkdir -p "$folder/headers" "$folder/objects" || exit 1
-passed=0 failed=0
+. scripts/check/judge.sh
 
 cat >"$folder/headers/string.h" <<'HEADER'
 #include <stddef.h>
@@ -23,16 +23,6 @@ int memcmp(const void *, const void *, size_t);
 HEADER
 cl="$clang --driver-mode=cl /imsvc $folder/headers -Iinclude /W4 /WX /DQKV_UNOPTIMIZED"
 free=/clang:-ffreestanding # or clang's headers of intrinsics ask for <stdlib.h>
-
-judge() { # STATUS WHAT
-    if [ "$1" = 0 ]; then
-        passed=$((passed + 1))
-        echo "ok      $2"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $2"
-    fi
-}
 
 sources() {
     ls src/*.c src/*/*.c src/*/*/*.c

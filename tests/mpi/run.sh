@@ -16,24 +16,14 @@ sh scripts/packages.sh mpi || {
 test -e "$build/libqkv.a" || { echo "$build/libqkv.a is not there"; exit 1; }
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-passed=0 failed=0 skipped=0
+. scripts/check/judge.sh
+log=$work/out skipped=0
 
 # More ranks than processors, on this machine alone, be it by root in a container. Messages are copied twice by way of
 # shared memory rather than once by a system call that containers forbid; networks are not looked for.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_pml=ob1
 export OMPI_MCA_plm=isolated
-
-judge() { # STATUS WHAT
-    if [ "$1" = 0 ]; then
-        passed=$((passed + 1))
-        echo "ok      $2"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $2"
-        sed 's/^/    /' "$work/out" | tail -n 12
-    fi
-}
 
 ranks() { # N OPTION…: what it prints goes to $work/out
     n=$1

@@ -16,7 +16,8 @@ pictures='keys.svg loss.svg heads.svg spaces.svg'
 # Of all weights after ten steps for every layer. It changes with the training and on no other occasion.
 quick_hash=db4be8d362ee62f1
 sets=${QKV_ISA:-avx512 avx2 neon ref}
-passed=0 failed=0 skipped=0
+skipped=0
+. "$root/scripts/check/judge.sh"
 unset QKV_ISA
 
 # One word to call it by, whatever stands before it and whatever its path is.
@@ -25,16 +26,6 @@ unset QKV_ISA
     printf " '%s'" "$@"
     echo ' "$@"'
 } >"$work/program"
-
-judge() { # STATUS WHAT
-    if [ "$1" = 0 ]; then
-        passed=$((passed + 1))
-        echo "ok      $2"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $2"
-    fi
-}
 
 story() { # NAME OPTION…: the folder NAME holds what is printed and the pictures
     name=$1

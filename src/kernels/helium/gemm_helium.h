@@ -243,12 +243,13 @@ static void multiply(const product *p) {
 
 enum { BYTES = sizeof(float) };
 
-static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
-                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
-    (void)soon;
-    const product p = {.entry = OF_GEMM,
-                       .whole = ldb == QKV_PANEL ? &panel_tiles : &whole_tiles,
-                       .edge = &tail_tiles,
+/* Of floats, B in rows. */
+static void multiply_rows(int entry, const shapes *whole, const shapes *edge, float *c, ptrdiff_t ldc, const float *a,
+                          ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel, size_t rows, size_t cols,
+                          size_t k, int accumulate) {
+    const product p = {.entry = entry,
+                       .whole = whole,
+                       .edge = edge,
                        .tile = {.c = c,
                                 .a = a,
                                 .b = (const unsigned char *)b,
@@ -264,24 +265,17 @@ static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const f
     multiply(&p);
 }
 
+static void gemm(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, ptrdiff_t panel,
+                 size_t rows, size_t cols, size_t k, int accumulate, const qkv_soon *soon) {
+    (void)soon;
+    multiply_rows(OF_GEMM, ldb == QKV_PANEL ? &panel_tiles : &whole_tiles, &tail_tiles, c, ldc, a, lda, b, ldb, panel,
+                  rows, cols, k, accumulate);
+}
+
 static void gemm_t(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,
                    size_t cols, size_t k, int accumulate) {
-    const product p = {.entry = OF_GEMM_T,
-                       .whole = &whole_t_tiles,
-                       .edge = &tail_t_tiles,
-                       .tile = {.c = c,
-                                .a = a,
-                                .b = (const unsigned char *)b,
-                                .ldc = ldc,
-                                .lda = lda,
-                                .stride = ldb * BYTES,
-                                .k = k,
-                                .accumulate = accumulate},
-                       .ldb = ldb,
-                       .panel = QKV_PANEL,
-                       .rows = rows,
-                       .cols = cols};
-    multiply(&p);
+    multiply_rows(OF_GEMM_T, &whole_t_tiles, &tail_t_tiles, c, ldc, a, lda, b, ldb, QKV_PANEL, rows, cols, k,
+                  accumulate);
 }
 
 static void gemm_nt(float *c, ptrdiff_t ldc, const float *a, ptrdiff_t lda, const float *b, ptrdiff_t ldb, size_t rows,

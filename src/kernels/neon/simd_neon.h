@@ -263,24 +263,7 @@ QKV_INLINE vint i_sum_dots(vdots dots) {
     return vreinterpretq_u32_s32(vpaddq_s32(vpaddlq_s16(dots.low), vpaddlq_s16(dots.high)));
 }
 
-/* Signs are nothing special here. */
-QKV_INLINE vint i_biased(vint a) { return a; }
-QKV_INLINE vdots d_bias(vdots dots, vint w) {
-    (void)w;
-    return dots;
-}
-QKV_INLINE void d_store(void *p, vdots dots) {
-    (void)p;
-    (void)dots;
-}
-QKV_INLINE vdots d_load(const void *p) {
-    (void)p;
-    return d_zero();
-}
-QKV_INLINE vdots d_add_biased(vdots dots, vint w, vint a) { return d_add(dots, w, a); }
-
-/* Adds the four products of each word: any w, a within ±127. */
-QKV_INLINE vint i_add_signed_dots(vint sum, vint w, vint a) { return i_add(sum, i_sum_dots(d_add(d_zero(), w, a))); }
+#include "../signed_dots.inc.h"
 
 /* VLEN words of 32 bits, or their products with another. */
 typedef struct vwords {
